@@ -1,0 +1,27 @@
+"""Squared norms of per-sample gradients and scores of linear heads, as fused operations on tensors."""
+
+from fastgradnorm_kernels._dispatch import (
+    affine_sq_norm,
+    bias_sq_norm,
+    conv_sq_norm,
+    embedding_sq_norm,
+    head_scores,
+    resolve_backend,
+    weight_sq_norm,
+)
+from fastgradnorm_kernels._forms import choose_form, form_flops
+from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
+
+__all__ = [
+    "HeadScores",
+    "accumulation_dtype",
+    "affine_sq_norm",
+    "bias_sq_norm",
+    "choose_form",
+    "conv_sq_norm",
+    "embedding_sq_norm",
+    "form_flops",
+    "head_scores",
+    "resolve_backend",
+    "weight_sq_norm",
+]

@@ -1,0 +1,35 @@
+"""Which of three equal formulas computes a weight gradient's squared norm with the fewest operations."""
+
+from typing import Literal
+
+Form = Literal["closed form", "ghost", "direct"]
+
+
+def choose_form(positions: int, inputs: int, outputs: int, cotangents: int) -> Form:
+    """The cheapest form for T positions, I inputs, O outputs and K cotangents of one sample.
+
+    Per cotangent, ghost costs `T² (O + I/K)`, the activation Gram being shared by all K, and direct
+    `T·O·I`. Depends on this call's shape alone: a choice is never remembered for another.
+
+    Example:
+        >>> choose_form(1, 512, 10, 10), choose_form(16, 4608, 512, 10), choose_form(1024, 576, 64, 10)
+        ('closed form', 'ghost', 'direct')
+    """
+    if positions == 1:
+        return "closed form"
+    ghost = positions * (outputs + inputs / max(1, cotangents))
+    return "ghost" if ghost < outputs * inputs else "direct"
+
+
+def form_flops(form: Form, positions: int, inputs: int, outputs: int, cotangents: int) -> int:
+    """Floating-point operations of one sample in the given form, for all its K cotangents.
+
+    Example:
+        >>> form_flops("direct", positions=4, inputs=3, outputs=2, cotangents=1)
+        60
+    """
+    if form == "closed form":
+        return 2 * inputs + 2 * outputs * cotangents
+    if form == "ghost":
+        return 2 * positions * positions * (inputs + cotangents * outputs)
+    return 2 * cotangents * outputs * inputs * (positions + 1)

@@ -1,0 +1,203 @@
+r"""Every operation in plain PyTorch: the specification of the kernels, and the CPU path.
+
+Shape letters: N samples, K cotangents, T positions, I inputs, O outputs, C classes. Activations carry
+one entry a sample, output gradients one a sample and cotangent, so that whatever depends on the
+activations alone is computed once for all K.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm_kernels.shapes import Float, Int
+
+# Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the last-level cache.
+_DIRECT_BLOCK = 1 << 22
+
+
+class GhostNorm(NamedTuple):
+    """What `ghost_sq_norm` returns: the squared norm, and the scale at which its terms cancel."""
+
+    sq_norm: Float[Tensor, "N K"]
+    uncancelled: Float[Tensor, "N K"]
+
+
+class AffineNorm(NamedTuple):
+    """Squared norms of the scale's and the shift's gradients."""
+
+    weight: Float[Tensor, "N K"]
+    bias: Float[Tensor, "N K"]
+
+
+class HeadScores(NamedTuple):
+    """The three scores of a linear last layer."""
+
+    expected: Float[Tensor, " N"]
+    expected_squared: Float[Tensor, " N"]
+    entropy: Float[Tensor, " N"]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Float64 for float64, else float32: what squares and sums are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(tensors[-1].dtype)
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def _sum_of_squares(x: Float[Tensor, "N K ..."]) -> Float[Tensor, "N K"]:
+    flat = x.reshape(*x.shape[:2], -1)
+    return torch.linalg.vector_norm(flat, dim=-1).square()
+
+
+def _rows(grad_outputs: Float[Tensor, "N K T O"]) -> Float[Tensor, "N KO T"]:
+    n, k, t, o = grad_outputs.shape
+    return grad_outputs.mT.reshape(n, k * o, t)
+
+
+def outer_sq_norm(
+    activations: Float[Tensor, "N 1 I"], grad_outputs: Float[Tensor, "N K 1 O"]
+) -> Float[Tensor, "N K"]:
+    r"""`‖g‖² ‖a‖²`: the squared norm of a weight gradient of rank one (a single position)."""
+    a, g = _widen(activations, grad_outputs)
+    return a.square().sum((-1, -2))[:, None] * g.square().sum((-1, -2))
+
+
+def ghost_sq_norm(
+    activations: Float[Tensor, "N T I"], grad_outputs: Float[Tensor, "N K T O"]
+) -> GhostNorm:
+    r"""`Σ_{s,t} (a_s·a_t)(g_s·g_t)`: a weight gradient's squared norm without the gradient.
+
+    The activation Gram `A = a aᵀ` is formed once and shared by the K cotangents, as `⟨g, A g⟩`. The
+    terms may cancel: `uncancelled` is `Σ_t ‖a_t‖² ‖g_t‖²`, and where `sq_norm` is far below it, digits
+    are lost; recompute those with `direct_sq_norm`.
+    """
+    a, g = _widen(activations, grad_outputs)
+    n, k, t, o = g.shape
+    gram = a @ a.mT  # [N, T, T]
+    rows = _rows(g)  # [N, K*O, T]
+    products = torch.bmm(rows, gram).mul_(rows).view(n, k, o * t).sum(-1)
+    squares = rows.square().mul_(gram.diagonal(dim1=1, dim2=2)[:, None])
+    return GhostNorm(products, squares.view(n, k, o * t).sum(-1))
+
+
+def direct_sq_norm(
+    activations: Float[Tensor, "N T I"], grad_outputs: Float[Tensor, "N K T O"]
+) -> Float[Tensor, "N K"]:
+    r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
+    a, g = _widen(activations, grad_outputs)
+    n, k, _, o = g.shape
+    rows = _rows(g)  # [N, K*O, T]
+    block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
+    parts = [
+        _sum_of_squares(
+            torch.bmm(rows[i : i + block], a[i : i + block]).view(-1, k, o, a.shape[-1])
+        )
+        for i in range(0, n, block)
+    ]
+    return torch.cat(parts) if parts else g.new_zeros(n, k)
+
+
+def affine_sq_norm(
+    normalized: Float[Tensor, "N T D"], grad_outputs: Float[Tensor, "N K T D"]
+) -> AffineNorm:
+    r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`: scale and shift of a normalisation layer."""
+    x, g = _widen(normalized, grad_outputs)
+    return AffineNorm(_sum_of_squares((g * x[:, None]).sum(-2)), _sum_of_squares(g.sum(-2)))
+
+
+def embedding_sq_norm(
+    ids: Int[Tensor, "N T"],
+    grad_outputs: Float[Tensor, "N K T O"],
+    padding_idx: int | None = None,
+) -> Float[Tensor, "N K"]:
+    r"""`Σ_v ‖Σ_{t: id_t = v} g_t‖²` over the looked-up rows, without `padding_idx`.
+
+    Gradients of equal tokens are added in the slot of the token's first occurrence, so that memory
+    grows with the text, not with the vocabulary.
+    """
+    (g,) = _widen(grad_outputs)
+    if padding_idx is not None:
+        g = g.masked_fill((ids == padding_idx)[:, None, :, None], 0)
+    if ids.shape[1] == 0:
+        return g.new_zeros(g.shape[:2])
+    first = (ids[:, :, None] == ids[:, None, :]).to(torch.uint8).argmax(-1)  # [N, T]
+    slots = torch.zeros_like(g).scatter_add_(2, first[:, None, :, None].expand_as(g), g)
+    return _sum_of_squares(slots)
+
+
+def conv_patches(
+    x: Float[Tensor, "N C *space"],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Float[Tensor, "N CI T"]:
+    """What each output position of a convolution sees: `C × kernel` values at each of T positions."""
+    n, c, *space = x.shape
+    if all(k == 1 for k in kernel_size) and set(stride) == {1} and set(padding) == {0}:
+        return x.reshape(n, c, math.prod(space))
+    if len(space) == 2:
+        return F.unfold(x, kernel_size, dilation=dilation, padding=padding, stride=stride)
+    x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
+    steps = x.stride()[2:]
+    extent = [
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(x.shape[2:], kernel_size, stride, dilation, strict=True)
+    ]
+    view = x.as_strided(
+        (n, c, *kernel_size, *extent),
+        (
+            *x.stride()[:2],
+            *(d * step for d, step in zip(dilation, steps, strict=True)),
+            *(s * step for s, step in zip(stride, steps, strict=True)),
+        ),
+    )
+    return view.reshape(n, c * math.prod(kernel_size), math.prod(extent))
+
+
+def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:
+    r"""The three scores of a linear last layer from its logits and `q = ‖h‖² + 1`.
+
+    `√q Σ_c p_c ‖p - e_c‖`, `q (1 - ‖p‖²)` and `√q ‖p ⊙ (log p + H)‖`, written with the predicted class
+    k taken out, so that no digit is lost as `p_k → 1`: with `u_j = z_j - z_k`, `s = Σ_{j≠k} e^{u_j}`,
+    `r_j = e^{u_j}/s`, `om = s/(1+s)`, `m = Σ r_j u_j`:
+
+    - `‖p - e_k‖ = om √(1 + ‖r‖²)`, and `‖p - e_j‖² = (1 - p_j)² + om² (‖r‖² - r_j²) + p_k²`;
+    - `1 - ‖p‖² = om (1 + p_k - om ‖r‖²)`;
+    - the entropy's cotangent is `om p_k m` on k and `-om r_j (u_j - om m)` elsewhere.
+    """
+    z, scale = _widen(logits, q)
+    top = z.argmax(-1, keepdim=True)
+    u = z - z.gather(-1, top)
+    e = u.exp().scatter(-1, top, 0.0)
+    s = e.sum(-1, keepdim=True)
+    r = e / s.clamp_min(torch.finfo(s.dtype).tiny)
+    om, p_top = s / (1 + s), 1 / (1 + s)
+    p = om * r  # the others' probabilities; 0 on k
+    rr = r.square().sum(-1, keepdim=True)
+    rest = (1 - p).square() + om.square() * (rr - r.square()) + p_top.square()
+    expected = p_top * om * (1 + rr).sqrt() + (p * rest.sqrt()).sum(-1, keepdim=True)
+    expected_squared = om * (1 + p_top - om * rr)
+    # exp(u) = 0 where u = -inf or nearly so: 0 times an infinite u must stay 0
+    m = torch.where(r > 0, r * u, 0.0).sum(-1, keepdim=True)
+    others = torch.where(r > 0, r * (u - om * m), 0.0).square().sum(-1, keepdim=True)
+    entropy = om * ((p_top * m).square() + others).sqrt()
+    root = scale.sqrt()
+    return HeadScores(root * expected[:, 0], scale * expected_squared[:, 0], root * entropy[:, 0])
+
+
+def linear_head_scores(
+    features: Float[Tensor, "N D"],
+    weight: Float[Tensor, "C D"],
+    bias: Float[Tensor, " C"] | None = None,
+) -> HeadScores:
+    """`head_scores` of the logits `h Wᵀ + b`, with `q = ‖h‖² + 1`, or `‖h‖²` without a bias."""
+    dtype = accumulation_dtype(features.dtype)
+    q = features.to(dtype).square().sum(-1) + (0 if bias is None else 1)
+    return head_scores(F.linear(features, weight, bias), q)
