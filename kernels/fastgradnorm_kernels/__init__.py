@@ -1,16 +1,19 @@
-"""Squared norms of per-sample gradients and scores of linear heads, as fused operations on tensors."""
+"""Squared norms of per-sample gradients and scores of linear heads, as fused operations."""
 
+from fastgradnorm_kernels._backends import resolve_backend
 from fastgradnorm_kernels._dispatch import (
     affine_sq_norm,
     bias_sq_norm,
     conv_sq_norm,
+    direct_sq_norm,
     embedding_sq_norm,
+    ghost_sq_norm,
     head_scores,
-    resolve_backend,
+    linear_head_scores,
     weight_sq_norm,
 )
 from fastgradnorm_kernels._forms import choose_form, form_flops
-from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
+from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype, conv_patches
 
 __all__ = [
     "HeadScores",
@@ -18,10 +21,14 @@ __all__ = [
     "affine_sq_norm",
     "bias_sq_norm",
     "choose_form",
+    "conv_patches",
     "conv_sq_norm",
+    "direct_sq_norm",
     "embedding_sq_norm",
     "form_flops",
+    "ghost_sq_norm",
     "head_scores",
+    "linear_head_scores",
     "resolve_backend",
     "weight_sq_norm",
 ]

@@ -1,4 +1,4 @@
-"""Which of three equal formulas computes a weight gradient's squared norm with the fewest operations."""
+"""Which of three equal formulas gives a weight gradient's squared norm in the fewest operations."""
 
 from typing import Literal
 
@@ -12,8 +12,10 @@ def choose_form(positions: int, inputs: int, outputs: int, cotangents: int) -> F
     `T·O·I`. Depends on this call's shape alone: a choice is never remembered for another.
 
     Example:
-        >>> choose_form(1, 512, 10, 10), choose_form(16, 4608, 512, 10), choose_form(1024, 576, 64, 10)
-        ('closed form', 'ghost', 'direct')
+        >>> choose_form(1, 512, 10, 10), choose_form(16, 4608, 512, 10)
+        ('closed form', 'ghost')
+        >>> choose_form(1024, 576, 64, 10)
+        'direct'
     """
     if positions == 1:
         return "closed form"

@@ -1,8 +1,8 @@
 r"""Every operation in plain PyTorch: the specification of the kernels, and the CPU path.
 
-Shape letters: N samples, K cotangents, T positions, I inputs, O outputs, C classes. Activations carry
-one entry a sample, output gradients one a sample and cotangent, so that whatever depends on the
-activations alone is computed once for all K.
+Shape letters: N samples, K cotangents, T positions, I inputs, O outputs, C classes. Activations
+carry one entry a sample, output gradients one a sample and cotangent, so that whatever depends on
+the activations alone is computed once for all K.
 """
 
 import math
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from fastgradnorm_kernels.shapes import Float, Int
 
-# Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the last-level cache.
+# Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
+# last-level cache.
 _DIRECT_BLOCK = 1 << 22
 
 
@@ -52,7 +53,8 @@ def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _sum_of_squares(x: Float[Tensor, "N K ..."]) -> Float[Tensor, "N K"]:
     flat = x.reshape(*x.shape[:2], -1)
-    return torch.linalg.vector_norm(flat, dim=-1).square()
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=-1)
+    return norm.square()
 
 
 def _rows(grad_outputs: Float[Tensor, "N K T O"]) -> Float[Tensor, "N KO T"]:
@@ -74,16 +76,16 @@ def ghost_sq_norm(
     r"""`Σ_{s,t} (a_s·a_t)(g_s·g_t)`: a weight gradient's squared norm without the gradient.
 
     The activation Gram `A = a aᵀ` is formed once and shared by the K cotangents, as `⟨g, A g⟩`. The
-    terms may cancel: `uncancelled` is `Σ_t ‖a_t‖² ‖g_t‖²`, and where `sq_norm` is far below it, digits
-    are lost; recompute those with `direct_sq_norm`.
+    terms may cancel: `uncancelled` is `Σ_t ‖a_t‖² ‖g_t‖²`, and where `sq_norm` is far below it,
+    digits are lost; recompute those with `direct_sq_norm`.
     """
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
     gram = a @ a.mT  # [N, T, T]
     rows = _rows(g)  # [N, K*O, T]
-    products = torch.bmm(rows, gram).mul_(rows).view(n, k, o * t).sum(-1)
+    products = torch.bmm(rows, gram).mul_(rows).reshape(n, k, o * t).sum(-1)
     squares = rows.square().mul_(gram.diagonal(dim1=1, dim2=2)[:, None])
-    return GhostNorm(products, squares.view(n, k, o * t).sum(-1))
+    return GhostNorm(products, squares.reshape(n, k, o * t).sum(-1))
 
 
 def direct_sq_norm(
@@ -138,7 +140,7 @@ def conv_patches(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Float[Tensor, "N CI T"]:
-    """What each output position of a convolution sees: `C × kernel` values at each of T positions."""
+    """What each of a convolution's T output positions sees: `C × kernel` values."""
     n, c, *space = x.shape
     if all(k == 1 for k in kernel_size) and set(stride) == {1} and set(padding) == {0}:
         return x.reshape(n, c, math.prod(space))
@@ -164,9 +166,9 @@ def conv_patches(
 def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:
     r"""The three scores of a linear last layer from its logits and `q = ‖h‖² + 1`.
 
-    `√q Σ_c p_c ‖p - e_c‖`, `q (1 - ‖p‖²)` and `√q ‖p ⊙ (log p + H)‖`, written with the predicted class
-    k taken out, so that no digit is lost as `p_k → 1`: with `u_j = z_j - z_k`, `s = Σ_{j≠k} e^{u_j}`,
-    `r_j = e^{u_j}/s`, `om = s/(1+s)`, `m = Σ r_j u_j`:
+    `√q Σ_c p_c ‖p - e_c‖`, `q (1 - ‖p‖²)` and `√q ‖p ⊙ (log p + H)‖`, written with the predicted
+    class k taken out, so that no digit is lost as `p_k → 1`: with `u_j = z_j - z_k`, `s = Σ_{j≠k}
+    e^{u_j}`, `r_j = e^{u_j}/s`, `om = s/(1+s)`, `m = Σ r_j u_j`:
 
     - `‖p - e_k‖ = om √(1 + ‖r‖²)`, and `‖p - e_j‖² = (1 - p_j)² + om² (‖r‖² - r_j²) + p_k²`;
     - `1 - ‖p‖² = om (1 + p_k - om ‖r‖²)`;

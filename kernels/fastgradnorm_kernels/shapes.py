@@ -1,4 +1,4 @@
-"""Shape annotations of jaxtyping where it is installed (tests check them), plain names where not."""
+"""Shape annotations of jaxtyping where it is installed, plain names elsewhere."""
 
 from typing import TYPE_CHECKING, Any
 

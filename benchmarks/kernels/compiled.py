@@ -1,0 +1,330 @@
+"""What every kernel compiles to on GPUs that need not be there: registers, shared memory, instructions.
+
+    python -m benchmarks.kernels.compiled           # writes results/kernels_compiled.json
+    python -m benchmarks.kernels.compiled --check   # compiles and checks, writes nothing
+
+The launchers run on meta tensors of realistic shapes, and their launches are recorded instead of made:
+what is compiled is what would be launched, with the same specialisation of arguments. Fails where a
+kernel spills registers, takes more shared memory than the chip has, or forms a product off the matrix
+units though its dtype allows them.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = (
+    "0"  # before the kernels are imported: an interpreter compiles nothing
+)
+
+import torch
+import triton
+from fastgradnorm_kernels import (
+    affine_norm,
+    conv_norm,
+    direct_norm,
+    embedding_norm,
+    ghost_norm,
+    linear_head,
+    logit_head,
+)
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+RESULTS = Path(__file__).parent.parent / "results" / "kernels_compiled.json"
+# Bytes of shared memory that one block may have. [CUDA programming guide, compute capabilities]
+SHARED_LIMIT = {80: 166_912, 90: 232_448}
+_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_INTEGERS = {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
+# What is counted in the PTX.
+_INSTRUCTIONS = {
+    "mma.sync": r"\bmma\.sync",
+    "wgmma": r"\bwgmma\.mma_async",
+    "ldmatrix": r"\bldmatrix",
+    "cp.async": r"\bcp\.async\.(?:ca|cg)",
+    "ld.global": r"\bld\.global",
+    "st.global": r"\bst\.global",
+    "fma.f32": r"\bfma\.rn\.f32",
+    "ex2": r"\bex2\.approx",
+    "sqrt": r"\bsqrt\.",
+    "atom": r"\b(?:atom|red)\.",
+}
+
+
+@dataclass
+class Launch:
+    """One launch as a launcher asked for it."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    operation: str
+    kernel: str
+    dtype: str
+    precision: str
+    blocks: dict[str, Any]
+    arch: int
+    registers: int
+    stack: int
+    shared: int
+    instructions: dict[str, int]
+    problems: list[str]
+
+
+def record(launch: Callable[[], Any]) -> list[Launch]:
+    """The kernel launches that `launch()` would make."""
+    launches = []
+
+    def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        names = list(self.arg_names)
+        arguments = dict(zip(names, args, strict=False))
+        arguments |= {name: value for name, value in kwargs.items() if name in names}
+        assert list(arguments) and set(arguments) == set(names), set(names) - set(arguments)
+        options = {name: value for name, value in kwargs.items() if name not in names}
+        launches.append(Launch(self, {name: arguments[name] for name in names}, options))
+
+    original = JITFunction.run
+    JITFunction.run = run  # type: ignore[method-assign]
+    try:
+        launch()
+    finally:
+        JITFunction.run = original  # type: ignore[method-assign]
+    return launches
+
+
+def specialise(launch: Launch) -> ASTSource:
+    """The source that Triton would compile for this launch, with its usual specialisation."""
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+
+    def kind(value: Any, path: tuple[int, ...]) -> Any:
+        if isinstance(value, tuple):
+            return tuple(kind(item, (*path, i)) for i, item in enumerate(value))
+        if isinstance(value, Tensor):
+            attributes[path] = [["tt.divisibility", 16]]
+            return "*" + (_TYPES | _INTEGERS)[value.dtype]
+        if value == 1:
+            constants[path] = 1
+            return "constexpr"
+        if value % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
+        return "i32" if abs(value) < 2**31 else "i64"
+
+    for i, (name, value) in enumerate(launch.arguments.items()):
+        if launch.kernel.params[i].is_constexpr:
+            signature[name], constants[(i,)] = "constexpr", value
+        else:
+            signature[name] = kind(value, (i,))
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every operation built on matrix products, at shapes that reach every block configuration."""
+
+    def pair(n: int, k: int, t: int, i: int, o: int) -> tuple[Tensor, Tensor]:
+        return _meta(dtype, n, t, i), _meta(dtype, n, k, t, o)
+
+    options = {"input_precision": precision}
+    for n, k, t, i, o in ((32, 10, 16, 768, 768), (32, 10, 32, 768, 768), (32, 10, 197, 768, 3072)):
+        a, g = pair(n, k, t, i, o)
+        yield "ghost_sq_norm", lambda a=a, g=g: ghost_norm.ghost_sq_norm(a, g, **options)
+    for n, k, t, i, o in ((32, 10, 1024, 768, 10), (32, 10, 1024, 64, 64), (1, 1, 4096, 768, 768)):
+        a, g = pair(n, k, t, i, o)
+        yield "direct_sq_norm", lambda a=a, g=g: direct_norm.direct_sq_norm(a, g, **options)
+    a, g = pair(32, 10, 197, 768, 3072)
+    needed = _meta(torch.bool, 32, 10)
+    yield (
+        "direct_sq_norm",
+        lambda a=a, g=g: direct_norm.direct_sq_norm(a, g, needed, **options),
+    )
+    square = ((3, 3), (1, 1), (1, 1), (1, 1))
+    stem = ((7, 7), (2, 2), (3, 3), (1, 1))
+    cube = ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1))
+    direct = (
+        ((32, 3, 224, 224), (32, 10, 64, 112, 112), stem, 1),
+        ((32, 256, 28, 28), (32, 10, 256, 28, 28), square, 1),
+        ((32, 96, 28, 28), (32, 10, 96, 28, 28), square, 96),
+        ((2, 16, 16, 32, 32), (2, 2, 32, 16, 32, 32), cube, 1),
+    )
+    for x, g, geometry, groups in direct:
+        yield (
+            "conv_sq_norm",
+            lambda x=_meta(dtype, *x), g=_meta(dtype, *g), geometry=geometry, groups=groups: (
+                conv_norm.conv_direct_sq_norm(x, g, geometry, groups, **options)
+            ),
+        )
+    ghost = (
+        ((32, 512, 4, 4), (32, 10, 512, 4, 4), square, 1),
+        ((32, 512, 5, 5), (32, 10, 512, 5, 5), square, 1),
+        ((32, 512, 7, 7), (32, 10, 512, 7, 7), square, 1),
+        ((2, 256, 4, 4, 4), (2, 2, 256, 4, 4, 4), cube, 1),
+    )
+    for x, g, geometry, groups in ghost:
+        yield (
+            "conv_sq_norm",
+            lambda x=_meta(dtype, *x), g=_meta(dtype, *g), geometry=geometry, groups=groups: (
+                conv_norm.conv_ghost_sq_norm(x, g, geometry, groups, **options)
+            ),
+        )
+    h, w, b = _meta(dtype, 4096, 4096), _meta(dtype, 128_256, 4096), _meta(dtype, 128_256)
+    yield "linear_head_scores", lambda: linear_head.linear_head_scores(h, w, b, **options)
+
+
+def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every operation that is bound by memory."""
+    for classes in (10, 64, 100, 256, 1000, 4096, 16_384, 50_257):
+        z, q = _meta(dtype, 4096, classes), _meta(torch.float32, 4096)
+        yield "head_scores", lambda z=z, q=q: logit_head.head_scores(z, q)
+    x, g = _meta(dtype, 32, 197, 768), _meta(dtype, 32, 10, 197, 768)
+    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x, g)
+    x_last, g_last = _meta(dtype, 32, 256, 784).mT, _meta(dtype, 32, 10, 256, 784).mT
+    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x_last, g_last)
+    ids, g_tokens = _meta(torch.int64, 32, 512), _meta(dtype, 32, 10, 512, 768)
+    yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
+
+
+def _smallest(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Sizes of one, which Triton turns into constants: each kernel must compile so too."""
+    a, g = _meta(dtype, 1, 1, 1), _meta(dtype, 1, 1, 1, 1)
+    point, one = ((1, 1), (1, 1), (0, 0), (1, 1)), _meta(torch.bool, 1, 1)
+    x, gx = _meta(dtype, 1, 1, 1, 1), _meta(dtype, 1, 1, 1, 1, 1)
+    yield "ghost_sq_norm", lambda: ghost_norm.ghost_sq_norm(a, g)
+    yield "direct_sq_norm", lambda: direct_norm.direct_sq_norm(a, g, one)
+    yield "conv_sq_norm", lambda: conv_norm.conv_direct_sq_norm(x, gx, point, 1, one)
+    yield "conv_sq_norm", lambda: conv_norm.conv_ghost_sq_norm(x, gx, point, 1)
+    yield "linear_head_scores", lambda: linear_head.linear_head_scores(a[0], a[0])
+    yield "head_scores", lambda: logit_head.head_scores(a[0], a[0, 0])
+    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(a, g)
+    ids = _meta(torch.int64, 1, 1)
+    yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g)
+
+
+def launches() -> list[tuple[str, torch.dtype, str, Launch]]:
+    """Every operation, dtype and block configuration in use, once."""
+    found = []
+    choices = [(dtype, "ieee") for dtype in _TYPES] + [(torch.float32, "tf32")]
+    calls = [
+        (dtype, precision, *call)
+        for dtype, precision in choices
+        for call in _products(dtype, precision)
+    ]
+    calls += [(dtype, "ieee", *call) for dtype in _TYPES for call in _others(dtype)]
+    calls += [(torch.float32, "ieee", *call) for call in _smallest(torch.float32)]
+    for dtype, precision, operation, call in calls:
+        found += [(operation, dtype, precision, launch) for launch in record(call)]
+    return found
+
+
+def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
+    """Registers and stack bytes, as the assembler left them in the binary."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    scratch.write_bytes(cubin)
+    report = subprocess.run(
+        [tool, "--dump-resource-usage", scratch], capture_output=True, text=True, check=True
+    ).stdout
+    scratch.unlink()
+    match = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    assert match, report
+    return int(match[1]), int(match[2])
+
+
+def compile_one(index: int, arch: int) -> Row:
+    """One launch compiled for one architecture."""
+    operation, dtype, precision, launch = launches()[index] if not _ALL else _ALL[index]
+    options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages")}
+    compiled = triton.compile(
+        specialise(launch), target=GPUTarget("cuda", arch, 32), options=options
+    )
+    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"kernel_{os.getpid()}.cubin"
+    registers, stack = _resources(compiled.asm["cubin"], scratch)
+    ptx = compiled.asm["ptx"]
+    counts = {name: len(re.findall(pattern, ptx)) for name, pattern in _INSTRUCTIONS.items()}
+    shared = compiled.metadata.shared
+    blocks = {
+        param.name: launch.arguments[param.name]
+        for param in launch.kernel.params
+        if param.is_constexpr
+    }
+    problems = []
+    if stack:
+        problems.append(f"{stack} bytes of stack: registers spilled")
+    if shared > SHARED_LIMIT[arch]:
+        problems.append(f"{shared} bytes of shared memory, {SHARED_LIMIT[arch]} at most")
+    products = "PRECISION" in blocks or "BLOCK_S" in blocks
+    if products and (dtype != torch.float32 or precision != "ieee"):
+        if not counts["mma.sync"] + counts["wgmma"]:
+            problems.append("no matrix-unit instruction in a product that allows it")
+    if counts["atom"]:
+        problems.append("an atomic operation: results would not be deterministic")
+    return Row(
+        operation,
+        launch.kernel.__name__,
+        _TYPES[dtype],
+        precision,
+        blocks | options,
+        arch,
+        registers,
+        stack,
+        shared,
+        {name: count for name, count in counts.items() if count},
+        problems,
+    )
+
+
+_ALL: list[tuple[str, torch.dtype, str, Launch]] = []
+
+
+def table(processes: int, archs: tuple[int, ...] = (80, 90)) -> list[Row]:
+    """All rows, compiled by so many processes."""
+    _ALL[:] = launches()  # before the fork, so that the workers have them
+    jobs = [(i, arch) for i in range(len(_ALL)) for arch in archs]
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        return pool.starmap(compile_one, jobs, chunksize=4)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.compiled")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args(argv)
+    rows = table(options.processes)
+    bad = [row for row in rows if row.problems]
+    for row in bad:
+        print(
+            f"{row.kernel} {row.dtype} {row.precision} sm_{row.arch} {row.blocks}: {row.problems}"
+        )
+    print(f"{len(rows)} compilations, {len(bad)} with problems")
+    if not options.check:
+        document = {
+            "versions": {"triton": triton.__version__, "torch": torch.__version__},
+            "shared_limit": SHARED_LIMIT,
+            "rows": [asdict(row) for row in rows],
+        }
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"wrote {RESULTS}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Which of Triton and PyTorch computes an operation, and at which precision."""
+
+import functools
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+_BACKENDS = ("auto", "torch", "triton")
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Operations that are matrix products. IEEE float32 keeps them off the matrix units, where cuBLAS is
+# hard to beat: "auto" leaves those to PyTorch. By counting, not measured: `python -m benchmarks
+# gpu` tells.
+_PRODUCTS = frozenset({"weight_sq_norm", "conv_sq_norm", "linear_head_scores"})
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def input_precision(dtype: torch.dtype) -> str:
+    """`"tf32"` for float32 where `torch.set_float32_matmul_precision` allows it, else `"ieee"`."""
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee"
+
+
+def _not_slower(operation: str | None, dtype: torch.dtype) -> bool:
+    if operation not in _PRODUCTS or dtype != torch.float32:
+        return True
+    return input_precision(dtype) == "tf32"
+
+
+def resolve_backend(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    operation: str | None = None,
+) -> str:
+    """`"torch"` or `"triton"`: what computes on `device` when `backend` is asked for.
+
+    `"auto"` takes Triton on CUDA devices of compute capability 8 and more, for the dtypes that
+    kernels read, where `operation` is not expected to be slower; PyTorch everywhere else.
+
+    Raises:
+        ValueError: If `backend` is none of `"auto"`, `"torch"`, `"triton"`.
+        RuntimeError: If `"triton"` is asked for without a GPU, or is not installed.
+
+    Example:
+        >>> resolve_backend("auto", torch.device("cpu"))
+        'torch'
+    """
+    if backend not in _BACKENDS:
+        raise ValueError(f"`backend` must be 'auto', 'torch' or 'triton'. Got {backend!r}.")
+    if backend == "torch":
+        return "torch"
+    if backend == "triton":
+        if not _has_triton():
+            raise RuntimeError("`backend='triton'` needs Triton. Run `pip install triton`.")
+        if device.type != "cuda" and not _interpreted():
+            raise RuntimeError(
+                f"`backend='triton'` must be given CUDA tensors. Got a tensor on {device}. Use "
+                "backend='torch' or 'auto', or set TRITON_INTERPRET=1 to interpret the kernels."
+            )
+        return "triton"
+    if device.type != "cuda" or dtype not in _KERNEL_DTYPES or not _has_triton():
+        return "torch"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "torch"
+    return "triton" if _not_slower(operation, dtype) else "torch"
+
+
+def uses_triton(backend: str, tensor: Tensor, operation: str) -> bool:
+    """Whether Triton computes `operation` on `tensor`."""
+    return resolve_backend(backend, tensor.device, tensor.dtype, operation) == "triton"

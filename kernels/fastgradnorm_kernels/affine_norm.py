@@ -1,0 +1,85 @@
+r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`, scale and shift of a norm layer, in one read of g.
+
+A program owns BLOCK_D features of one sample and cotangent and sweeps the positions. The cotangents
+of one sample and block run side by side, so that `x̂` comes from the L2 cache for all but the
+first. Both layouts, features last (layer norm) and positions last (batch and group norm), are read
+as they lie.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastgradnorm_kernels._validate import check_affine
+from fastgradnorm_kernels.reference import AffineNorm
+from fastgradnorm_kernels.shapes import Float
+
+
+@triton.jit
+def _affine_sq_norm_kernel(
+    x_ptr,  # [N, T, D]
+    g_ptr,  # [N, K, T, D]
+    partial_ptr,  # [2, N, K, blocks], float32: weight, bias
+    N,
+    K,
+    T,
+    D,
+    blocks,
+    x_stride_n,
+    x_stride_t,
+    x_stride_d,
+    g_stride_n,
+    g_stride_k,
+    g_stride_t,
+    g_stride_d,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    k = tl.cast(tl.program_id(0) % K, tl.int64)
+    block = tl.cast(tl.program_id(0) // K % blocks, tl.int64)
+    n = tl.cast(tl.program_id(0) // K // blocks, tl.int64)
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    x_rows = x_ptr + n * x_stride_n + d[None, :] * x_stride_d
+    g_rows = g_ptr + n * g_stride_n + k * g_stride_k + d[None, :] * g_stride_d
+    weight = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    bias = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    for start in range(0, T, BLOCK_T):
+        t = start + tl.arange(0, BLOCK_T).to(tl.int64)
+        mask = (t < T)[:, None] & (d < D)[None, :]
+        x = tl.load(x_rows + t[:, None] * x_stride_t, mask=mask, other=0.0).to(tl.float32)
+        g = tl.load(g_rows + t[:, None] * g_stride_t, mask=mask, other=0.0).to(tl.float32)
+        weight += g * x
+        bias += g
+    weight, bias = tl.sum(weight, 0), tl.sum(bias, 0)  # [BLOCK_D]
+    slot = partial_ptr + (n * K + k) * blocks + block
+    tl.store(slot, tl.sum(weight * weight))
+    tl.store(slot + tl.cast(N, tl.int64) * K * blocks, tl.sum(bias * bias))
+
+
+def blocks(positions: int, position_stride: int) -> dict[str, Any]:
+    """Block sizes and warps: wide along whichever dimension is contiguous."""
+    if position_stride == 1 and positions > 1:
+        return {"BLOCK_T": 128, "BLOCK_D": 16, "num_warps": 4}
+    return {"BLOCK_T": 16, "BLOCK_D": 128, "num_warps": 4}
+
+
+def affine_sq_norm(
+    normalized: Float[Tensor, "N T D"], grad_outputs: Float[Tensor, "N K T D"]
+) -> AffineNorm:
+    """Triton form of :func:`fastgradnorm_kernels.reference.affine_sq_norm`."""
+    check_affine(normalized, grad_outputs)
+    n, k, t, d = grad_outputs.shape
+    options = blocks(t, grad_outputs.stride(2))
+    tiles = triton.cdiv(d, options["BLOCK_D"])
+    partial = torch.empty(2, n, k, tiles, dtype=torch.float32, device=grad_outputs.device)
+    if partial.numel():
+        strides = (*normalized.stride(), *grad_outputs.stride())
+        _affine_sq_norm_kernel[(n * k * tiles,)](
+            normalized, grad_outputs, partial, n, k, t, d, tiles, *strides, **options
+        )
+    return AffineNorm(partial[0].sum(-1), partial[1].sum(-1))

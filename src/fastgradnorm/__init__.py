@@ -1,0 +1,30 @@
+"""Per-sample gradient norms of PyTorch classifiers: which unlabelled samples to label next."""
+
+from fastgradnorm._errors import (
+    CoverageError,
+    NonFiniteScoreError,
+    SlowPathWarning,
+    UnsupportedModelError,
+    VerificationError,
+)
+from fastgradnorm._naive import naive_score_pool
+from fastgradnorm._options import Options
+from fastgradnorm._results import PoolScores
+from fastgradnorm._scoring import GradNormScorer, score_pool
+from fastgradnorm._selection import select
+from fastgradnorm._version import __version__
+
+__all__ = [
+    "CoverageError",
+    "GradNormScorer",
+    "NonFiniteScoreError",
+    "Options",
+    "PoolScores",
+    "SlowPathWarning",
+    "UnsupportedModelError",
+    "VerificationError",
+    "__version__",
+    "naive_score_pool",
+    "score_pool",
+    "select",
+]

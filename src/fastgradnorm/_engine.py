@@ -1,0 +1,264 @@
+"""Scores of a batch: vmap over samples of vjp over taps of vmap over cotangents.
+
+For one sample, inside `vmap`: a forward pass with taps behind its operations, the objective's
+cotangents for its logits, and one pull-back of all of them under a second `vmap`. A pull-back gives
+the squared gradient norms of tapped parameters as the "gradients" of the taps, and the gradients of
+the leftovers, which are squared and dropped.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype, head_scores
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fastgradnorm._batches import Batch
+from fastgradnorm._capture import (
+    DivergentControlFlowError,
+    HeadInput,
+    PlanChangedError,
+    Tapping,
+)
+from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
+from fastgradnorm._naive import plain_scores, total_norms
+from fastgradnorm._objectives import Objective, make_objective
+from fastgradnorm._options import Options
+from fastgradnorm._planning import Plan, make_plan
+from fastgradnorm._subject import Subject
+
+
+@dataclass
+class Scored:
+    """Scores `[N]` by scheme, and standard errors of the sampled ones."""
+
+    scores: dict[str, Tensor]
+    errors: dict[str, Tensor]
+
+
+class Engine:
+    """Scores batches with one model, as it is when the engine is made.
+
+    Args:
+        subject: The model.
+        options: All that is asked for.
+    """
+
+    def __init__(self, subject: Subject, options: Options) -> None:
+        self.subject, self.options = subject, options
+        self._plans: dict[Any, Plan] = {}
+        self._warned = False
+
+    def plan(self, batch: Batch) -> Plan:
+        """The plan for samples of this shape; made on the first of them."""
+        key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.subject, batch)
+        return self._plans[key]
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Names of the parameters counted so far, over all plans."""
+        return tuple(dict.fromkeys(name for plan in self._plans.values() for name in plan.names))
+
+    def score(self, batch: Batch) -> Scored:
+        """Scores of all samples, in order."""
+        plan = self.plan(batch)
+        objective = make_objective(self.options, plan.logits_shape)
+        if plan.exact_head and _has_closed_form(objective, plan):
+            return self._pieces(batch, len(batch), self._head_pass(plan))
+        forward = self._full_pass(plan, objective)
+        samples, _ = plan.chunks(len(batch), objective.count(plan.logits_shape))
+        return self._pieces(batch, samples, forward)
+
+    def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
+        """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
+        plan = self.plan(batch)
+
+        def per_sample(cotangents: Tensor, *leaves: Tensor) -> Tensor:
+            _, pull = self._pull(plan, batch, leaves)
+            return pull(cotangents)
+
+        return vmap(per_sample)(cotangents, *batch.leaves)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[N, *positions, C]` as the scoring passes compute them."""
+        plan = self.plan(batch)
+        return vmap(lambda *leaves: self._pull(plan, batch, leaves)[0])(*batch.leaves)
+
+    def _pieces(self, batch: Batch, size: int, run: Callable[[Batch], Scored]) -> Scored:
+        """Scores chunk by chunk; a chunk whose samples take different branches is split."""
+        parts = [
+            self._split(batch.take(slice(i, i + size)), run) for i in range(0, len(batch), size)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Scored(
+            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+            {name: torch.cat([part.errors[name] for part in parts]) for name in parts[0].errors},
+        )
+
+    def _split(self, batch: Batch, run: Callable[[Batch], Scored]) -> Scored:
+        try:
+            return run(batch)
+        except DivergentControlFlowError as branch:
+            _, group = branch.values.unique(return_inverse=True)
+        except PlanChangedError:
+            return self._replan(batch)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return self._loop(batch, error)
+        if len(batch) > 2 and int(group.max()) + 1 == len(batch):
+            return self._loop(batch, None)
+        parts = [(group == value).nonzero()[:, 0] for value in range(int(group.max()) + 1)]
+        order = torch.cat(parts).argsort()
+        scored = [self._split(batch.take(index), run) for index in parts]
+        return Scored(
+            {k: torch.cat([s.scores[k] for s in scored])[order] for k in scored[0].scores},
+            {k: torch.cat([s.errors[k] for s in scored])[order] for k in scored[0].errors},
+        )
+
+    def _replan(self, batch: Batch) -> Scored:
+        """Plans anew from a batch that uses parameters in another way than the first one did."""
+        plan = make_plan(self.subject, batch)
+        objective = make_objective(self.options, plan.logits_shape)
+        try:
+            return self._full_pass(plan, objective)(batch)
+        except PlanChangedError as error:
+            raise CoverageError(
+                "the model uses its parameters differently each time it runs, so that their "
+                "gradients cannot be accounted for."
+            ) from error
+
+    def _loop(self, batch: Batch, error: Exception | None) -> Scored:
+        """Exact and slow: plain autograd, sample by sample."""
+        if error is not None and "random operation" in str(error):
+            raise UnsupportedModelError(
+                "the model draws random numbers in eval mode, so that a sample has no score of its "
+                "own. Turn that off before scoring."
+            ) from error
+        if not self._warned:
+            self._warned = True
+            reason = "each sample takes a branch of its own"
+            if error is not None:
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            warnings.warn(
+                f"This model cannot run under vmap, so that samples are scored one by one with "
+                f"plain autograd: exact, and slow. {reason}",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+        names = self.plan(batch).names
+        rows = [
+            plain_scores(self.subject, batch.take(slice(i, i + 1)), names, self.options)
+            for i in range(len(batch))
+        ]
+        scores, errors = zip(*rows, strict=True)
+        return Scored(
+            {k: torch.stack([row[k] for row in scores]) for k in scores[0]},
+            {k: torch.stack([row[k] for row in errors]) for k in errors[0]},
+        )
+
+    def _full_pass(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
+        def run(batch: Batch) -> Scored:
+            valid = batch.valid(plan.logits_shape)
+
+            def per_sample(valid: Tensor | None, *leaves: Tensor) -> Any:
+                logits, pull = self._pull(plan, batch, leaves)
+                pull_backs = objective.pull_backs(logits, valid)
+                found = pull_backs.scores(self._norms(pull(pull_backs.cotangents)))
+                return (
+                    {scheme: score for scheme, (score, _) in found.items()},
+                    {scheme: error for scheme, (_, error) in found.items() if error is not None},
+                )
+
+            in_dims = (None if valid is None else 0, *(0 for _ in batch.leaves))
+            scores, errors = vmap(per_sample, in_dims)(valid, *batch.leaves)
+            return Scored(scores, errors)
+
+        return run
+
+    def _norms(self, sq_norms: Tensor) -> Tensor:
+        return total_norms(sq_norms, self.options.reduction)
+
+    def _pull(
+        self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """One sample's logits, and the function from cotangents `[K, *logits]` to `[K, P]`."""
+        subject = self.subject
+        ruled = subject.values([name for tap in plan.taps for name in tap.slots.values()])
+        # A fresh object each time: its `id` is how the mode knows it.
+        ruled = {name: tensor.detach() for name, tensor in ruled.items()}
+        names = {id(tensor): name for name, tensor in ruled.items()}
+
+        def forward(taps: list[Tensor], leftovers: dict[str, Tensor]) -> Tensor:
+            view, swaps = subject.view({**ruled, **leftovers})
+            mode = Tapping(names, swaps, self.options.backend, plan.taps, plan.harmless, taps)
+            with mode:
+                return subject.tempered(view, batch, [leaf[None] for leaf in leaves])
+
+        wide = accumulation_dtype(subject.dtype)
+        taps = [torch.zeros(len(tap.slots), dtype=wide, device=subject.device) for tap in plan.taps]
+        leftovers = subject.values(plan.leftovers)
+        logits, pull_back = vjp(forward, taps, leftovers)
+
+        def pull(cotangents: Tensor) -> Tensor:
+            _, size = plan.chunks(1, len(cotangents))
+            chunks = cotangents.to(logits.dtype).split(size)
+
+            def one(cotangent: Tensor, last: bool) -> Tensor:
+                with torch.no_grad():  # nobody wants the graph of the gradients
+                    tapped, direct = pull_back(cotangent, retain_graph=not last)
+                squares = [g.to(wide).square().sum()[None] for g in direct.values()]
+                return torch.cat([*tapped, *squares])
+
+            *first, last = chunks
+            rows = [vmap(partial(one, last=False))(chunk) for chunk in first]
+            return torch.cat([*rows, vmap(partial(one, last=True))(last)])
+
+        return logits, pull
+
+    def _head_pass(self, plan: Plan) -> Callable[[Batch], Scored]:
+        """Closed forms from logits and features: a forward pass without gradients."""
+        subject, (tap,) = self.subject, plan.taps
+
+        def run(batch: Batch) -> Scored:
+            def per_sample(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+                ruled = {
+                    name: tensor.detach()
+                    for name, tensor in subject.values(list(tap.slots.values())).items()
+                }
+                view, swaps = subject.view(ruled)
+                names = {id(tensor): name for name, tensor in ruled.items()}
+                mode = HeadInput(names, swaps, self.options.backend)
+                with mode:
+                    logits = subject.tempered(view, batch, [leaf[None] for leaf in leaves])
+                if mode.features is None:
+                    raise PlanChangedError
+                return logits, mode.features
+
+            with torch.no_grad():
+                logits, features = vmap(per_sample)(*batch.leaves)
+                return Scored(self._closed_form(tap.slots, logits, features), {})
+
+        return run
+
+    def _closed_form(self, slots: Any, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
+        wide = accumulation_dtype(logits.dtype)
+        q = features.to(wide).square().sum(-1)
+        if "bias" in slots:
+            q = (q.sqrt() + 1).square() if self.options.reduction == "per_tensor" else q + 1
+        q = q / self.options.temperature**2
+        if logits.shape[-1] == 1:  # one logit: two classes, whose head moves by √2 more
+            logits, q = torch.cat([torch.zeros_like(logits), logits], -1), q / 2
+        found = head_scores(logits, q, backend=self.options.backend)
+        return {scheme: getattr(found, scheme) for scheme in self.options.schemes}
+
+
+def _has_closed_form(objective: Objective, plan: Plan) -> bool:
+    return objective.likelihood == "categorical" or plan.logits_shape == (1,)

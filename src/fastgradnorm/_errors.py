@@ -1,0 +1,34 @@
+"""What goes wrong, as types: callers can tell a refusal from a failed check and from bad values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class CoverageError(ValueError):
+    """A trainable parameter's part in the forward pass cannot be accounted for exactly once."""
+
+
+class UnsupportedModelError(ValueError):
+    """A layer gives samples no gradient of their own: it mixes them, or draws random numbers."""
+
+
+class NonFiniteScoreError(ValueError):
+    """Some scores are NaN or infinite. Nothing is lost: the whole pool was scored.
+
+    Attributes:
+        indices: Positions of the bad samples in the pool, in loader order.
+        scores: All scores, as `GradNormScorer.score` would have returned them.
+    """
+
+    def __init__(self, message: str, indices: Sequence[int], scores: Any) -> None:
+        super().__init__(message)
+        self.indices = list(indices)
+        self.scores = scores
+
+
+class VerificationError(RuntimeError):
+    """The engine disagrees with plain autograd on the first samples. Nothing was scored."""
+
+
+class SlowPathWarning(UserWarning):
+    """Scores stay exact, but something makes them slow; the message names it."""

@@ -1,0 +1,272 @@
+r"""Each scheme as cotangents to pull back from the logits, and how their norms become a score.
+
+With `p = softmax(z)`, `k` the predicted class, `u_j = z_j - z_k`, `s = Σ_{j≠k} e^{u_j}`,
+`r_j = e^{u_j}/s` and `om = s/(1+s) = 1 - p_k`, everything is written with `om` and `r` instead of
+`1 - p_k` and `p_k - 1`, which lose all digits for confident samples:
+
+- expected, class k: `p - e_k` is `-om` on k and `om r_j` elsewhere; class j: `p_j - 1` on j, `p_k`
+  on k, `om r_i` elsewhere;
+- entropy: with `m = Σ r_j u_j`, the cotangent `-p_c (log p_c + H)` is `om p_k m` on k and
+  `-om r_j (u_j - om m)` elsewhere.
+
+Each cotangent is divided by its largest entry before it is pulled back, so that no gradient
+underflows, and its norm multiplied by it after.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm._options import Options
+from fastgradnorm._validate import fail
+
+Likelihood = Literal["categorical", "bernoulli"]
+
+
+class Posterior(NamedTuple):
+    """Class probabilities `[..., C]`, written so that a large one hides no digits of the others."""
+
+    top: Tensor  # one-hot of the predicted class k, bool
+    gap: Tensor  # u: logits minus the largest
+    p_top: Tensor  # [..., 1]
+    om: Tensor  # [..., 1], 1 - p_top without its rounding
+    r: Tensor  # the others' probabilities given that k is wrong; 0 on k
+
+    @property
+    def p(self) -> Tensor:
+        """Probabilities, each with all its digits."""
+        return torch.where(self.top, self.p_top, self.om * self.r)
+
+    @property
+    def residual(self) -> Tensor:
+        """`p - e_k`, with all its digits."""
+        return torch.where(self.top, -self.om, self.om * self.r)
+
+
+def _one_hot(index: Tensor, classes: int) -> Tensor:
+    return index[..., None] == torch.arange(classes, device=index.device)
+
+
+def posterior(logits: Tensor) -> Posterior:
+    """The class probabilities of logits `[..., C]`, C ≥ 2."""
+    top = _one_hot(logits.argmax(-1), logits.shape[-1])
+    gap = logits - logits.amax(-1, keepdim=True)
+    others = gap.masked_fill(top, -torch.inf)
+    # The floor keeps -inf - -inf out where every other class is masked by -inf logits.
+    second = others.amax(-1, keepdim=True).clamp_min(torch.finfo(gap.dtype).min)
+    e = (others - second).exp()
+    total = e.sum(-1, keepdim=True)
+    s = second.exp() * total
+    r = e / total.clamp_min(torch.finfo(gap.dtype).tiny)
+    return Posterior(top, gap, 1 / (1 + s), s / (1 + s), r)
+
+
+def entropy_cotangent(posterior: Posterior) -> Tensor:
+    """`∂H/∂z` for each row of classes."""
+    _, gap, p_top, om, r = posterior
+    # A class with no probability has a gap without meaning, perhaps infinite.
+    m = torch.where(r > 0, r * gap, 0.0).sum(-1, keepdim=True)
+    rest = torch.where(r > 0, r * (gap - om * m), 0.0)
+    return torch.where(posterior.top, om * p_top * m, -om * rest)
+
+
+@dataclass(frozen=True)
+class Term:
+    """`Σ_k weights_k norm_k^power` over the cotangents `start:stop` is the score of `scheme`."""
+
+    scheme: str
+    start: int
+    stop: int
+    weights: Tensor
+    power: int
+    sampled: bool = False
+
+
+@dataclass(frozen=True)
+class PullBacks:
+    """What to pull back from one sample's logits, and what to make of the norms.
+
+    Attributes:
+        cotangents: `[K, *logits.shape]`, each with a largest entry of 1.
+        scales: `[K]`, what each was divided by.
+        terms: One a scheme.
+    """
+
+    cotangents: Tensor
+    scales: Tensor
+    terms: tuple[Term, ...]
+
+    def scores(self, norms: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Score and standard error (None where exact) of each scheme, from norms `[K]`."""
+        norms = norms * self.scales
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for term in self.terms:
+            powers = norms[term.start : term.stop].pow(term.power)
+            error = None
+            if term.sampled:
+                draws = term.stop - term.start
+                spread = powers.std() if draws > 1 else torch.full_like(powers[0], torch.nan)
+                error = spread / draws**0.5
+            found[term.scheme] = ((term.weights * powers).sum(), error)
+        return found
+
+
+def make_objective(options: Options, logits_shape: Sequence[int]) -> "Objective":
+    """The objective for logits `[*positions, C]`: `likelihood="auto"` is settled here."""
+    likelihood, classes = options.likelihood, logits_shape[-1]
+    if likelihood == "auto":
+        likelihood = "bernoulli" if classes == 1 else "categorical"
+    if likelihood == "categorical" and classes < 2:
+        raise fail(
+            "likelihood",
+            f"'bernoulli' or 'auto' for {classes} logit",
+            likelihood,
+            "A softmax over one class is always 1 and has no gradient.",
+        )
+    return Objective(options.schemes, likelihood, options.num_samples, options.seed)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The schemes asked for, under one likelihood.
+
+    Attributes:
+        schemes: Names, in any order.
+        likelihood: Softmax over the last dimension of the logits, or a sigmoid on each.
+        num_samples: Draws where label combinations are too many to enumerate.
+        seed: Of the draws.
+    """
+
+    schemes: tuple[str, ...]
+    likelihood: Likelihood
+    num_samples: int
+    seed: int
+
+    def count(self, logits_shape: Sequence[int]) -> int:
+        """How many cotangents one sample has at most."""
+        *positions, classes = logits_shape
+        single = not positions and (self.likelihood == "categorical" or classes == 1)
+        if single and classes <= 2:
+            return 1
+        labels = classes if single else self.num_samples
+        return labels * self._needs_labels + ("entropy" in self.schemes)
+
+    def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
+        """Cotangents for one sample's logits `[*positions, C]`; `mask` `[*positions]`: those valid."""
+        z = logits.detach().to(accumulation_dtype(logits.dtype))
+        if self.likelihood == "bernoulli":
+            if z.numel() == 1 and mask is None:
+                return self._single_label(z)
+            mask = mask if mask is None else mask[..., None].expand(z.shape)
+            # Each label is a choice between two classes, of logits 0 and z.
+            pairs = torch.stack([torch.zeros_like(z), z], -1)
+            return self._many(pairs, mask, lambda ct: ct[..., 1])
+        if z.dim() == 1:
+            return self._two_classes(z) if len(z) == 2 else self._classes(z)
+        return self._many(z, mask, lambda ct: ct)
+
+    def _assemble(self, rows: dict[str, tuple[Tensor, Tensor]], sampled: bool = False) -> PullBacks:
+        """Joins groups of cotangents `[K, ...]` and weights `[K]`: "labels" and "entropy"."""
+        parts, terms, start = [], [], 0
+        for group, (cotangents, weights) in rows.items():
+            stop = start + len(cotangents)
+            for scheme in self.schemes:
+                if (scheme == "entropy") == (group == "entropy"):
+                    power = 2 if scheme == "expected_squared" else 1
+                    drawn = sampled and group == "labels"
+                    terms.append(Term(scheme, start, stop, weights, power, drawn))
+            parts.append(cotangents)
+            start = stop
+        cotangents = torch.cat(parts)
+        flat = cotangents.flatten(1)
+        scales = flat.abs().amax(-1).clamp_min(torch.finfo(flat.dtype).tiny)
+        shape = (-1,) + (1,) * (cotangents.dim() - 1)
+        return PullBacks(cotangents / scales.view(shape), scales, tuple(terms))
+
+    @property
+    def _needs_labels(self) -> bool:
+        return any(scheme != "entropy" for scheme in self.schemes)
+
+    def _classes(self, z: Tensor) -> PullBacks:
+        """A single position: each class exactly."""
+        post = posterior(z)
+        rows = {}
+        if self._needs_labels:
+            p = post.p
+            eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
+            rows["labels"] = torch.where(post.top[:, None], post.residual, p - eye), p
+        if "entropy" in self.schemes:
+            rows["entropy"] = entropy_cotangent(post)[None], torch.ones_like(z[:1])
+        return self._assemble(rows)
+
+    def _two_classes(self, z: Tensor) -> PullBacks:
+        """Two classes: every cotangent is a multiple of `e_0 - e_1`, pulled back once."""
+        post = posterior(z)
+        direction = torch.tensor([1.0, -1.0], dtype=z.dtype, device=z.device)
+        pq = post.p_top * post.om
+        return self._one_direction(direction, pq, post.gap.sum(-1, keepdim=True).abs())
+
+    def _single_label(self, z: Tensor) -> PullBacks:
+        """One logit: a Bernoulli variable, exact as two classes."""
+        pq = z.sigmoid() * (-z).sigmoid()
+        return self._one_direction(torch.ones_like(z), pq.flatten(), z.flatten().abs())
+
+    def _one_direction(self, direction: Tensor, pq: Tensor, gap: Tensor) -> PullBacks:
+        factors = {"expected": 2 * pq, "expected_squared": pq, "entropy": pq * gap}
+        terms = tuple(
+            Term(scheme, 0, 1, factors[scheme], 2 if scheme == "expected_squared" else 1)
+            for scheme in self.schemes
+        )
+        return PullBacks(direction[None], torch.ones_like(pq), terms)
+
+    def _many(
+        self, z: Tensor, mask: Tensor | None, logit_part: Callable[[Tensor], Tensor]
+    ) -> PullBacks:
+        """Many independent labels `[*positions, C]`: the loss is their mean where valid."""
+        post = posterior(z)
+        valid = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
+        share = valid.to(z.dtype) / valid.sum().clamp_min(1)  # [*positions]
+        rows, sampled = {}, False
+        if self._needs_labels:
+            labels, weights = self._label_maps(post, mask is None)
+            sampled = weights is None
+            if weights is None:
+                weights = torch.full_like(z.flatten()[:1], 1 / len(labels)).expand(len(labels))
+            cotangents = _label_cotangents(post, labels) * share[..., None]
+            rows["labels"] = logit_part(cotangents), weights
+        if "entropy" in self.schemes:
+            cotangent = entropy_cotangent(post) * share[..., None]
+            rows["entropy"] = logit_part(cotangent)[None], torch.ones_like(z.flatten()[:1])
+        return self._assemble(rows, sampled)
+
+    def _label_maps(self, post: Posterior, enumerable: bool) -> tuple[Tensor, Tensor | None]:
+        """Label maps `[S, *positions]` with probabilities `[S]`, or None where they were drawn."""
+        *positions, classes = post.top.shape
+        count = int(np.prod(positions))
+        if enumerable and count * np.log(classes) <= np.log(self.num_samples) + 1e-9:
+            grid = np.indices((classes,) * count).reshape(count, -1).T
+            maps = torch.as_tensor(grid, device=post.p.device).view(-1, *positions)
+            chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
+            return maps, chances.flatten(1).prod(-1)
+        numbers = _uniform_numbers(self.seed, count, self.num_samples)
+        u = torch.as_tensor(numbers, dtype=post.p.dtype, device=post.p.device)
+        below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
+        return below.sum(-1), None
+
+
+def _label_cotangents(post: Posterior, labels: Tensor) -> Tensor:
+    """`p - e_y` at each position, for label maps `[S, *positions]`."""
+    chosen = _one_hot(labels, post.top.shape[-1])
+    right = (chosen & post.top).any(-1, keepdim=True)
+    return torch.where(right, post.residual, post.p - chosen.to(post.p.dtype))
+
+
+def _uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
+    """`[draws, positions]`; those of a position do not depend on how many positions follow it."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    return generator.random((positions, draws)).T.copy()

@@ -1,0 +1,203 @@
+"""The options of scoring: declared, documented and checked here, and nowhere else."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm import _validate
+
+Scheme = Literal["expected", "expected_squared", "entropy"]
+ParamSelector = Literal["all", "last_layer"] | Callable[[str, nn.Parameter], bool]
+Forward = Callable[[nn.Module, Any], Any]
+Mask = Callable[[Any], Tensor]
+
+SCHEMES: tuple[Scheme, ...] = ("expected", "expected_squared", "entropy")
+
+P = ParamSpec("P")
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    r"""How a pool is scored. The keyword arguments of everything that scores.
+
+    Args:
+        scheme: Which score. With :math:`p = \mathrm{softmax}(z)` and :math:`\ell` the
+            cross-entropy,
+
+            - `"expected"`: :math:`\sum_c p_c \|\nabla_\theta \ell(x, c)\|`, the expected gradient
+              length (Settles et al., 2007);
+            - `"expected_squared"`: :math:`\sum_c p_c \|\nabla_\theta \ell(x, c)\|^2`, the trace of
+              the sample's Fisher matrix;
+            - `"entropy"`: :math:`\|\nabla_\theta H(p)\|`, entropy-gradnorm (Wang et al., 2022,
+              https://arxiv.org/abs/2112.05683).
+
+            A sequence of names computes all of them in one pass, and the result is a dict.
+        params: The parameters :math:`\theta` the gradient is taken over: `"all"` that have
+            `requires_grad=True`; those of the `"last_layer"`, the operation that produced the
+            logits (one forward pass, no backward); or a function `(name, parameter) -> bool`.
+        reduction: `"global"`: one L2 norm over all parameters. `"per_tensor"`: the sum of the L2
+            norms of the parameter tensors, as in the code published with Wang et al.
+        likelihood: `"categorical"`: softmax over the classes. `"bernoulli"`: each logit is a label
+            of its own. `"auto"`: Bernoulli for a single logit, else categorical.
+        class_dim: The dimension of the classes in the logits `[N, C, ...]`; -1 for `[N, T, C]`.
+        temperature: Logits are divided by it first.
+        forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping; it is
+            given the model to call and one batch (of a single sample).
+        mask: `(batch) -> bool [N, *positions]`: the valid positions of dense outputs. By default
+            all of them, or a mapping's `attention_mask` where it has the logits' length.
+        device: Where to compute; by default where the model is.
+        autocast: A dtype for `torch.autocast` during the forward pass and the pull-backs. Squares
+            and sums are float32 in any case.
+        backend: `"auto"`, `"torch"` or `"triton"`: what computes the norms.
+        max_memory: Not yet.
+        rtol: Not yet; 0 is exact.
+        num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
+            multi-label outputs, where classes cannot be enumerated. If that many cover every
+            combination of labels, all are used and the score is exact.
+        seed: Of those draws. The same numbers are used for each sample, so that a score depends on
+            its sample alone.
+        verify: Compare the first two samples with plain autograd, and raise on disagreement.
+        on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
+            `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
+        subset: Not yet.
+        checkpoint: Not yet.
+        progress: Show a progress bar; by default where standard error is a terminal.
+    """
+
+    scheme: Scheme | Sequence[Scheme] = "expected"
+    params: ParamSelector = "all"
+    reduction: Literal["global", "per_tensor"] = "global"
+    likelihood: Literal["auto", "categorical", "bernoulli"] = "auto"
+    class_dim: int = 1
+    temperature: float = 1.0
+    forward: Forward | None = None
+    mask: Mask | None = None
+    device: torch.device | str | None = None
+    autocast: torch.dtype | None = None
+    backend: Literal["auto", "torch", "triton"] = "auto"
+    max_memory: int | float | None = None
+    rtol: float = 0.0
+    num_samples: int = 8
+    seed: int = 0
+    verify: bool = True
+    on_nonfinite: Literal["raise", "warn", "keep"] = "raise"
+    subset: int | float | None = None
+    checkpoint: str | Path | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._check_schemes()
+        if not callable(self.params) and self.params not in ("all", "last_layer"):
+            wanted = "'all', 'last_layer' or a function (name, parameter) -> bool"
+            raise _validate.fail("params", wanted, self.params)
+        _validate.check_choice("reduction", self.reduction, ("global", "per_tensor"))
+        _validate.check_choice("likelihood", self.likelihood, ("auto", "categorical", "bernoulli"))
+        _validate.check_choice("backend", self.backend, ("auto", "torch", "triton"))
+        _validate.check_choice("on_nonfinite", self.on_nonfinite, ("raise", "warn", "keep"))
+        _validate.check_integer("class_dim", self.class_dim)
+        if self.class_dim == 0:
+            raise _validate.fail(
+                "class_dim", "a dimension other than the batch's", 0, "Use 1 or -1."
+            )
+        _validate.check_number("temperature", self.temperature, above=0)
+        _validate.check_integer("num_samples", self.num_samples, at_least=1)
+        _validate.check_integer("seed", self.seed, at_least=0)
+        _validate.check_bool("verify", self.verify)
+        if self.progress is not None:
+            _validate.check_bool("progress", self.progress)
+        _validate.check_callable("forward", self.forward, "(model, batch) -> logits")
+        _validate.check_callable("mask", self.mask, "(batch) -> bool [N, *positions]")
+        if self.autocast is not None and not isinstance(self.autocast, torch.dtype):
+            raise _validate.fail_type("autocast", "a torch.dtype or None", self.autocast)
+        if self.device is not None:
+            _check_device(self.device)
+        _validate.check_number("rtol", self.rtol, at_least=0)
+        _validate.not_yet("rtol", self.rtol, 0.0)
+        for name in ("max_memory", "subset", "checkpoint"):
+            _validate.not_yet(name, getattr(self, name), None)
+
+    def _check_schemes(self) -> None:
+        if isinstance(self.scheme, str):
+            _validate.check_choice("scheme", self.scheme, SCHEMES)
+            return
+        if not isinstance(self.scheme, Sequence) or not self.scheme:
+            raise _validate.fail_type(
+                "scheme", "a name or a non-empty sequence of names", self.scheme
+            )
+        for name in self.scheme:
+            _validate.check_choice("scheme", name, SCHEMES)
+        if len(set(self.scheme)) < len(self.scheme):
+            raise _validate.fail("scheme", "names that differ", self.scheme)
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """The asked-for schemes as a tuple, also for one."""
+        return (self.scheme,) if isinstance(self.scheme, str) else tuple(self.scheme)
+
+    def pick(self, by_scheme: Mapping[str, R]) -> R | dict[str, R]:
+        """The value of the one asked-for scheme, or a dict of those of several."""
+        if isinstance(self.scheme, str):
+            return by_scheme[self.scheme]
+        return {name: by_scheme[name] for name in self.scheme}
+
+
+def _check_device(device: object) -> None:
+    if not isinstance(device, (str, torch.device)):
+        raise _validate.fail_type("device", "a torch.device, its name, or None", device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`device` must be usable on this machine. Got {str(device)!r}. {reason}"
+        ) from error
+
+
+def takes_options(
+    make: Callable[P, Options],
+) -> Callable[[Callable[[A, B, Options], R]], Callable[Concatenate[A, B, P], R]]:
+    """Lets `function(first, second, options)` be called with the options as keyword arguments.
+
+    Signatures shown by editors and `help` name every option with its default; a misspelt one raises
+    `TypeError` with the closest name.
+    """
+    names = inspect.signature(make).parameters
+
+    def decorate(function: Callable[[A, B, Options], R]) -> Callable[Concatenate[A, B, P], R]:
+        own = inspect.signature(function)
+        first, second = list(own.parameters.values())[:2]
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> R:
+            chosen = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+            _refuse_unknown(function.__qualname__, kwargs, {first.name, second.name}, names)
+            bound = inspect.Signature([first, second]).bind(*args, **kwargs).arguments
+            options = make(**chosen)  # type: ignore[call-arg]
+            return function(bound[first.name], bound[second.name], options)
+
+        shown = [first, second, *names.values()]
+        call.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _refuse_unknown(
+    function: str, kwargs: Mapping[str, Any], own: set[str], names: Mapping[str, Any]
+) -> None:
+    import difflib
+
+    for name in kwargs:
+        if name not in own:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Options: {', '.join(names)}."
+            raise TypeError(f"`{name}` is not an option of {function}. {hint}")

@@ -1,0 +1,227 @@
+"""One plain pass over one sample: which parameters are used where, and how each is counted."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._batches import Batch
+from fastgradnorm._capture import PlannedTap, Recorder, Use
+from fastgradnorm._errors import CoverageError, UnsupportedModelError
+from fastgradnorm._subject import Subject
+from fastgradnorm._validate import type_name
+
+# Working memory of one chunk of samples and cotangents, in bytes. Larger chunks were not faster.
+_CHUNK_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a forward pass of this shape is scored.
+
+    Attributes:
+        taps: Operations whose parameters' squared norms a tap computes.
+        leftovers: Parameters differentiated directly.
+        unused: Chosen parameters that the logits do not depend on.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+        uses: Every use of a chosen parameter, in order.
+        logits_shape: `[*positions, C]`.
+        exact_head: The last layer's output *is* the logits, at one position.
+        activation_bytes: What one sample keeps for its backward pass.
+        transient_bytes: What one sample and cotangent need at a time.
+    """
+
+    taps: tuple[PlannedTap, ...]
+    leftovers: tuple[str, ...]
+    unused: tuple[str, ...]
+    harmless: frozenset[tuple[str, str]]
+    uses: tuple[Use, ...]
+    logits_shape: tuple[int, ...]
+    exact_head: bool
+    activation_bytes: int
+    transient_bytes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters that are counted, in the order of the columns of the squared norms."""
+        tapped = (name for tap in self.taps for name in tap.slots.values())
+        return (*tapped, *self.leftovers)
+
+    def chunks(self, samples: int, cotangents: int) -> tuple[int, int]:
+        """Samples and cotangents to work on at a time."""
+        per_pair = max(1, self.transient_bytes)
+        cotangents = max(1, min(cotangents, _CHUNK_BYTES // per_pair))
+        per_sample = self.activation_bytes + per_pair * cotangents
+        return max(1, min(samples, _CHUNK_BYTES // max(1, per_sample))), cotangents
+
+
+def make_plan(subject: Subject, batch: Batch) -> Plan:
+    """Plans from the first sample of `batch`.
+
+    Raises:
+        ValueError: If the model cannot run on that sample.
+        UnsupportedModelError: If a layer has no exact per-sample gradient.
+        CoverageError: If a chosen parameter's use cannot be accounted for.
+    """
+    run = _record(subject, batch)
+    edges = _edges(run.logits, run.leaves, subject.parameters)
+    names = list(subject.chosen)
+    exact_head = False
+    if subject.options.params == "last_layer":
+        head, exact_head = _last_layer(run)
+        names = [name for name in names if name in head.slots.values()]
+        exact_head = exact_head and len(run.logits.shape) == 1
+    count = Counter(
+        name for use in run.recorder.uses for name in (*use.slots.values(), *use.others)
+    )
+    alone = {name for name in names if count[name] == 1 and edges[name] == 1}
+    taps = []
+    for use in run.recorder.uses:
+        slots = {slot: name for slot, name in use.slots.items() if name in alone}
+        if slots:
+            taps.append(PlannedTap(use.operation, slots))
+    tapped = {name for tap in taps for name in tap.slots.values()}
+    leftovers = tuple(name for name in names if edges[name] > 0 and name not in tapped)
+    if not tapped and not leftovers:
+        raise CoverageError(
+            "none of the chosen parameters takes part in the logits: "
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Was part of the forward "
+            "pass run under `torch.no_grad()`, or detached?"
+        )
+    uses = tuple(u for u in run.recorder.uses if {*u.slots.values(), *u.others} & {*names})
+    return Plan(
+        taps=tuple(taps),
+        leftovers=leftovers,
+        unused=tuple(name for name in names if edges[name] == 0),
+        harmless=frozenset(run.recorder.harmless),
+        uses=uses,
+        logits_shape=tuple(run.logits.shape),
+        exact_head=exact_head and not leftovers and len(taps) == 1,
+        activation_bytes=run.saved_bytes,
+        transient_bytes=_transient_bytes(uses, subject, leftovers),
+    )
+
+
+@dataclass
+class _Run:
+    recorder: Recorder
+    leaves: dict[str, Tensor]
+    logits: Tensor
+    saved_bytes: int
+
+
+def _record(subject: Subject, batch: Batch) -> _Run:
+    values = subject.values(list(subject.chosen))
+    leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
+    versions = {name: v._version for name, v in leaves.items()}
+    view, swaps = subject.view(leaves)
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    recorder = Recorder(names, swaps, subject.options.backend)
+    _track_layers(view, recorder)
+    saved = _SavedBytes(leaves.values())
+    inputs = [leaf[:1] for leaf in batch.leaves]
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor), recorder:
+            logits = subject.run(view, batch, inputs)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
+    except CoverageError:
+        raise
+    except Exception as error:
+        given = ", ".join(type_name(x) for x in inputs)
+        raise ValueError(
+            f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
+            f"on {given}: {type(error).__name__}: {error}"
+        ) from error
+    for name, leaf in leaves.items():
+        if leaf._version != versions[name]:
+            raise UnsupportedModelError(
+                f"the forward pass changes the parameter `{name}` in place."
+            )
+    subject.note_changes()
+    return _Run(recorder, leaves, logits, saved.total)
+
+
+def _track_layers(view: nn.Module, recorder: Recorder) -> None:
+    for path, module in view.named_modules():
+
+        def enter(*_: Any, path: str = path) -> None:
+            recorder.layers.append(path)
+
+        def leave(*_: Any) -> None:
+            recorder.layers.pop()
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+
+
+def _layer(view: nn.Module, recorder: Recorder) -> str:
+    path = recorder.layer
+    kind = type(view.get_submodule(path)).__name__ if path else type(view).__name__
+    return f"`model.{path}` ({kind})" if path else f"`model` ({kind})"
+
+
+class _SavedBytes:
+    """Adds up what autograd keeps for one sample, parameters apart."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self.total = 0
+
+    def note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _edges(
+    logits: Tensor, leaves: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> Counter[str]:
+    """How often the autograd graph of the logits reaches each leaf: uses as autograd counts."""
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    originals = {id(p): name for name, p in parameters.items()}
+    found: Counter[str] = Counter()
+    stack, seen = [logits.grad_fn], {logits.grad_fn}
+    while stack:
+        node = stack.pop()
+        for parent, _ in node.next_functions if node is not None else ():
+            leaf = getattr(parent, "variable", None)
+            if leaf is not None and id(leaf) in names:
+                found[names[id(leaf)]] += 1
+            elif leaf is not None and id(leaf) in originals:
+                raise CoverageError(
+                    f"the parameter `{originals[id(leaf)]}` is reached past the module tree, by a "
+                    "function that PyTorch does not let others see. Call it through its module."
+                )
+            elif parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return found
+
+
+def _last_layer(run: _Run) -> tuple[Use, bool]:
+    use, exact = run.recorder.source(run.logits)
+    if use is None or use.rule is None or not use.slots:
+        made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
+        raise ValueError(
+            "`params='last_layer'` must find one layer that produced the logits. They come from "
+            f"{made}. Select parameters by a function instead: `params=lambda name, p: ...`."
+        )
+    whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
+    return use, exact and whole and use.operation == "linear"
+
+
+def _transient_bytes(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
+    """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
+    width = 8 if subject.dtype == torch.float64 else 4
+    largest = 1
+    for use in uses:
+        if use.output is not None:
+            largest = max(largest, use.output.numel())
+    per_parameter = sum(subject.parameters[name].numel() for name in leftovers)
+    return width * (4 * largest + 2 * per_parameter)

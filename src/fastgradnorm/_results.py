@@ -1,0 +1,114 @@
+"""Scores of a pool with all that is needed to know how they came about."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgradnorm._selection import Strategy, select
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PoolScores:
+    """Scores of a pool, in loader order.
+
+    Attributes:
+        values: `[N]`, float32 (float64 for a float64 model), on the CPU; higher is labelled first.
+        standard_error: `[N]` where scores were estimated from drawn labels, else None.
+        provenance: Scheme, parameters counted, versions, device, seed, seconds and the options.
+    """
+
+    values: Tensor
+    standard_error: Tensor | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        scheme = self.provenance.get("scheme", "scores")
+        bad = int((~self.values.isfinite()).sum())
+        lines = [f"PoolScores({scheme}, {len(self)} samples{f', {bad} not finite' if bad else ''})"]
+        finite = self.values[self.values.isfinite()].double()
+        if len(finite):
+            levels = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
+            low, middle, high = torch.quantile(_thinned(finite), levels)
+            lines.append(
+                f"  min {float(finite.min()):.4g}  5% {float(low):.4g}  "
+                f"median {float(middle):.4g}  95% {float(high):.4g}  max {float(finite.max()):.4g}"
+            )
+        counted = self.provenance.get("parameters", {})
+        if counted:
+            lines.append(
+                f"  over {counted['elements']:,} elements of {counted['tensors']} parameters "
+                f"({counted['selected']}), {self.provenance.get('seconds', 0):.2f} s on "
+                f"{self.provenance.get('device')}"
+            )
+        if self.standard_error is not None:
+            lines.append(f"  standard error: mean {float(self.standard_error.mean()):.3g}")
+        return "\n".join(lines)
+
+    def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
+        """Indices of the `k` samples to label, best first; see `fastgradnorm.select`."""
+        return select(self.values, k, strategy=strategy, seed=seed)
+
+    def to_numpy(self) -> np.ndarray:
+        """The values as an array `[N]`."""
+        return self.values.numpy()
+
+    def save(self, path: str | Path) -> Path:
+        """Writes values, standard errors and provenance to one npz file, whole or not at all.
+
+        Returns:
+            The path written; `.npz` is added where it is missing.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            target = target.with_name(target.name + ".npz")
+        arrays = {"values": self.values.numpy()}
+        if self.standard_error is not None:
+            arrays["standard_error"] = self.standard_error.numpy()
+        arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
+        partial = target.with_name(target.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PoolScores":
+        """Reads what `save` wrote. Nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not one that `save` wrote whole.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = torch.from_numpy(file["values"])
+                error = file.get("standard_error")
+                provenance = json.loads(str(file["provenance"]))
+        except FileNotFoundError:
+            raise
+        except Exception as error_:
+            raise ValueError(
+                f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}: "
+                f"{type(error_).__name__}: {error_}"
+            ) from error_
+        provenance.pop("format", None)
+        return cls(values, None if error is None else torch.from_numpy(error), provenance)
+
+
+def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """`torch.quantile` takes 16 million values at most; a part is enough to print."""
+    return values[:: len(values) // most + 1]

@@ -1,0 +1,89 @@
+"""A throw-away copy of a module tree: other tensors in it, and nothing of the caller's to change.
+
+Models store things on themselves while running: rotary tables, attention-bias caches, activations
+for later. A copy made for each forward pass takes these with it when it goes. Modules are copied
+with their attribute dictionaries and the plain containers in them; tensors are shared or replaced,
+never copied.
+"""
+
+import functools
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONTAINER_DEPTH = 4  # of lists in dicts in lists; deeper ones are shared with the original
+
+
+def shadow(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+    """A copy of the tree in eval mode, with `tensors[id(t)]` wherever the original has tensor `t`.
+
+    Args:
+        model: The original; not changed.
+        tensors: Replacements of parameters, buffers and other tensor attributes, by `id`.
+    """
+    return _Copier(tensors).module(model)
+
+
+class _Copier:
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+        self.tensors = tensors
+        self.done: dict[int, nn.Module] = {}
+
+    def module(self, original: nn.Module) -> nn.Module:
+        if id(original) in self.done:
+            return self.done[id(original)]
+        copy: nn.Module = object.__new__(type(original))
+        self.done[id(original)] = copy
+        for name, value in original.__dict__.items():
+            copy.__dict__[name] = self.value(value, _CONTAINER_DEPTH)
+        copy.__dict__["training"] = False
+        return copy
+
+    def value(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Tensor):
+            return self.tensors.get(id(value), value)
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, self.module(value.__self__))
+        if depth == 0:
+            return value
+        return self.container(value, depth - 1)
+
+    def container(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in (list, tuple, set):
+            return kind(self.value(v, depth) for v in value)
+        if kind in (dict, OrderedDict, defaultdict):
+            copy = value.copy()
+            for key, v in value.items():
+                copy[key] = self.value(v, depth)
+            return copy
+        if kind is functools.partial:
+            args = [self.value(v, depth) for v in value.args]
+            keywords = {key: self.value(v, depth) for key, v in value.keywords.items()}
+            return functools.partial(self.value(value.func, depth), *args, **keywords)
+        return value
+
+
+def tensor_attributes(model: nn.Module) -> dict[int, Tensor]:
+    """Every tensor but parameters that a shadow would share: buffers, caches, lists of tensors."""
+    found: dict[int, Tensor] = {}
+
+    def visit(value: Any, depth: int) -> None:
+        if isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter):
+                found[id(value)] = value
+        elif depth > 0 and isinstance(value, Mapping):
+            for v in value.values():
+                visit(v, depth - 1)
+        elif depth > 0 and type(value) in (list, tuple, set):
+            for v in value:
+                visit(v, depth - 1)
+
+    for module in model.modules():
+        visit(module.__dict__, _CONTAINER_DEPTH + 1)
+    return found

@@ -1,0 +1,112 @@
+"""Argument checks; messages say which argument, what it must be, what it was, and what to do."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def type_name(value: object) -> str:
+    """The type as a reader knows it: `list of str`, `Tensor int64 [3]`, `dict`."""
+    if isinstance(value, torch.Tensor):
+        return f"Tensor {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    name = type(value).__name__
+    if isinstance(value, (list, tuple)) and value:
+        return f"{name} of {type(value[0]).__name__}"
+    return name
+
+
+def fail(name: str, requirement: str, value: object, advice: str = "") -> ValueError:
+    """The error for a wrong value; a tensor is told by its dtype and shape."""
+    got = type_name(value) if isinstance(value, torch.Tensor) else repr(value)
+    return ValueError(f"`{name}` must be {requirement}. Got {got}. {advice}".rstrip())
+
+
+def fail_type(name: str, requirement: str, value: object, advice: str = "") -> TypeError:
+    """The error for a wrong type."""
+    return TypeError(f"`{name}` must be {requirement}. Got {type_name(value)}. {advice}".rstrip())
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises unless `value` is one of `choices`."""
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        raise fail(name, "one of " + ", ".join(map(repr, known)), value)
+
+
+def check_number(
+    name: str, value: object, *, above: float | None = None, at_least: float | None = None
+) -> None:
+    """Raises unless `value` is a finite real number within its bound."""
+    bound = f" > {above:g}" if above is not None else ""
+    bound += f" >= {at_least:g}" if at_least is not None else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise fail_type(name, f"a number{bound}", value)
+    low = (above is not None and not value > above) or (
+        at_least is not None and not value >= at_least
+    )
+    if low or not math.isfinite(value):
+        raise fail(name, f"a finite number{bound}", value)
+
+
+def check_integer(name: str, value: object, *, at_least: int | None = None) -> None:
+    """Raises unless `value` is an integer within its bound."""
+    bound = "" if at_least is None else f" >= {at_least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise fail_type(name, f"an integer{bound}", value)
+    if at_least is not None and value < at_least:
+        raise fail(name, f"an integer{bound}", value)
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raises unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise fail_type(name, "True or False", value)
+
+
+def check_callable(name: str, value: object, signature: str) -> None:
+    """Raises unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise fail_type(name, f"a function {signature}, or None", value)
+
+
+def check_model(model: object) -> nn.Module:
+    """The module itself, out of its compiled or data-parallel wrapper."""
+    if not isinstance(model, nn.Module):
+        raise fail_type("model", "a torch.nn.Module", model)
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = model._orig_mod
+        else:
+            break
+        assert isinstance(model, nn.Module)
+    if type(model).__name__ in ("FullyShardedDataParallel", "FSDPModule"):
+        raise ValueError(
+            "`model` must hold whole parameters. Got one sharded by FSDP. Gather it into a plain "
+            "module first."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"`model` must be plain PyTorch. Got a scripted module at `{name or 'model'}`. "
+                "Pass the module it was made from."
+            )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"`model` must be initialised. Got the lazy parameter `{name}`. "
+                "Run one batch through it first."
+            )
+    return model
+
+
+def not_yet(name: str, value: Any, default: Any) -> None:
+    """Raises for an option whose name is final and whose work is still to come."""
+    if value != default:
+        raise NotImplementedError(
+            f"`{name}` is not available yet. Got {value!r}. Leave it at {default!r}."
+        )

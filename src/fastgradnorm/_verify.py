@@ -1,0 +1,64 @@
+"""The engine against plain autograd on the first samples of a pool, before anything is scored."""
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._batches import Batch
+from fastgradnorm._capture import DivergentControlFlowError, PlanChangedError
+from fastgradnorm._engine import Engine
+from fastgradnorm._errors import VerificationError
+from fastgradnorm._naive import PlainPass
+from fastgradnorm._objectives import make_objective
+
+_SAMPLES = 2
+_COTANGENTS = 8  # of each sample: a wrong rule is wrong for all of them
+_RELATIVE = {torch.float64: 1e-6, torch.float32: 5e-3}
+_RELATIVE_HALF = 5e-2
+# A parameter whose gradient is zero but for rounding (a bias before a norm layer) has no digits to
+# compare; below this share of the whole gradient, times the tolerance above, it is not looked at.
+_NOISE = 1e-2
+
+
+def verify(engine: Engine, batch: Batch) -> None:
+    """Compares per-parameter gradient norms of the first samples with plain autograd.
+
+    Raises:
+        VerificationError: Naming the first parameter that differs, and both norms.
+    """
+    plan = engine.plan(batch)
+    objective = make_objective(engine.options, plan.logits_shape)
+    valid = batch.valid(plan.logits_shape)
+    for i in range(min(_SAMPLES, len(batch))):
+        sample = batch.take(slice(i, i + 1))
+        run = PlainPass(engine.subject, sample, plan.names)
+        mask = None if valid is None else valid[i]
+        cotangents = objective.pull_backs(run.logits, mask).cotangents
+        rows = torch.linspace(0, len(cotangents) - 1, min(_COTANGENTS, len(cotangents))).long()
+        cotangents = cotangents[rows.to(cotangents.device)]
+        if not bool(cotangents.isfinite().all()):
+            continue  # a NaN or infinite input has no gradient to compare
+        try:
+            actual = engine.sq_norms(sample, cotangents[None])[0]
+        except (DivergentControlFlowError, PlanChangedError, RuntimeError):
+            return  # scored by plain autograd itself
+        exact = torch.stack([run.sq_norms(cotangent) for cotangent in cotangents])
+        _compare(engine, i, actual.sqrt(), exact.sqrt(), plan.names)
+
+
+def _compare(
+    engine: Engine, sample: int, actual: Tensor, exact: Tensor, names: tuple[str, ...]
+) -> None:
+    """For norms `[K, P]`."""
+    dtype = torch.float16 if engine.options.autocast is not None else engine.subject.dtype
+    tolerance = _RELATIVE.get(dtype, _RELATIVE_HALF)
+    floor = _NOISE * torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+    difference = (actual - exact).abs()
+    wrong = ~(difference <= tolerance * torch.maximum(exact, floor))
+    if bool(wrong.any()):
+        k, p = (int(x) for x in wrong.nonzero()[0])
+        raise VerificationError(
+            f"The engine disagrees with plain autograd on sample {sample}: the gradient of "
+            f"`{names[p]}` has norm {float(exact[k, p]):.6g}, the engine computed "
+            f"{float(actual[k, p]):.6g}. Please report this with the layer's definition; "
+            "`naive_score_pool` gives correct scores meanwhile."
+        )

@@ -1,0 +1,219 @@
+"""The report as one HTML page, every picture inside it."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from torch import Tensor
+
+from fastgradnorm.demo._figures import draw_digit
+from fastgradnorm.demo._learning import STRATEGIES
+from fastgradnorm.demo._results import Results
+from fastgradnorm.demo._template import PAGE
+from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
+
+_SHOWN = 10  # images at either end of the ranking
+
+
+def write_page(
+    out: Path, results: Results, *, light: Mapping[str, bytes], dark: Mapping[str, bytes]
+) -> Path:
+    """Write ``index.html`` into `out` and return its path.
+
+    Args:
+        out: An existing folder.
+        results: What to show.
+        light: PNG figures by name, for a light page.
+        dark: The same figures for a dark page.
+    """
+    charts = {
+        f"{name}_chart": _chart(light[name], dark[name], caption)
+        for name, caption in _captions(results).items()
+    }
+    order = results.pool.order
+    page = PAGE.substitute(
+        charts,
+        lede=_lede(results),
+        facts="\n".join(f"<li><b>{value}</b>{text}</li>" for value, text in _facts(results)),
+        learning=escape(headline(results)),
+        accuracy_table=_accuracy_table(results),
+        strategies=_strategies(results),
+        extremes=_extremes(results),
+        highest=_tiles(results, order[:_SHOWN]),
+        lowest=_tiles(results, order.flip(0)[:_SHOWN]),
+        speed=_speed(results),
+        speed_table=_speed_table(results),
+        provenance="\n".join(
+            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>"
+            for key, value in results.provenance().items()
+        ),
+    )
+    path = out / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _lede(results: Results) -> str:
+    settings = results.settings
+    return (
+        f"A small network saw {settings.start_labels} labelled handwritten digits. It then scored "
+        f"{len(results.pool.scores):,} unlabelled ones by how far each would move its parameters: "
+        "the expected norm of the gradient, over the labels that the network holds possible."
+    )
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    point, count = results.headline_point, results.settings.start_labels
+    best, random = results.curve("top"), results.curve("random")
+    main = next(s for s in results.speeds if (s.params, s.scheme) == ("all", "expected"))
+    worst = max(speed.largest_relative_difference for speed in results.speeds)
+    high, low = _wrong_at_ends(results)
+    ends = min(count, len(results.pool.order))
+    return [
+        (
+            f"{100 * best.means[point]:.1f} %",
+            f"accuracy with {results.settings.label_counts[point]} labels when the "
+            f"pool&rsquo;s best are added; {100 * random.means[point]:.1f} % when random ones are. "
+            f"{_seeds(results)}.",
+        ),
+        (
+            f"{high} to {low}",
+            f"wrong predictions among the {ends} highest-scored images, and among the {ends} "
+            "lowest-scored.",
+        ),
+        (
+            f"{main.speedup:.1f}&times;",
+            f"the speed of the plain autograd loop: {rate(main.samples_per_second)} images a "
+            f"second over all {results.parameters:,} parameters.",
+        ),
+        (
+            _power(worst),
+            "the largest relative difference from that loop in float64, over all schemes.",
+        ),
+    ]
+
+
+def _captions(results: Results) -> dict[str, str]:
+    pool = results.pool
+    line = f"The dashed line cuts off the {results.settings.start_labels} best."
+    spread = (
+        f"Mean and standard deviation over {results.settings.seeds} seeds."
+        if results.settings.seeds > 1
+        else "One seed, so no spread."
+    )
+    return {
+        "accuracy": f"Accuracy on held-out images by number of labels. {spread}",
+        "histogram": f"Scores of the pool, by whether the prediction is right. {line}",
+        "entropy": "Score against predictive entropy; "
+        f"rank correlation {pool.rank_correlation:.3f}. {line}",
+    }
+
+
+def _strategies(results: Results) -> str:
+    step = results.settings.labels_per_step
+    return (
+        f"<b>{STRATEGIES['top']}</b> takes the top of one ranking; "
+        f"<b>{STRATEGIES['gumbel'].lower()}</b> picks at random with chances in proportion to the "
+        f"score, for variety; <b>{STRATEGIES['rounds'].lower()}</b> labels {step}, trains, scores "
+        "what is left, and goes on. Within a seed all four start from the same labels and weights."
+    )
+
+
+def _extremes(results: Results) -> str:
+    high, low = _wrong_at_ends(results)
+    ends = min(results.settings.start_labels, len(results.pool.order))
+    return (
+        f"The network that scored names {100 * results.test_accuracy:.1f} % of the held-out images "
+        f"correctly. It is wrong on {high} of the {ends} images that it scores highest and on "
+        f"{low} of the {ends} that it scores lowest. True classes are shown here; no score uses them."
+    )
+
+
+def _wrong_at_ends(results: Results) -> tuple[int, int]:
+    pool, count = results.pool, results.settings.start_labels
+    wrong = pool.wrong[pool.order]
+    return int(wrong[:count].sum()), int(wrong[-count:].sum())
+
+
+def _speed(results: Results) -> str:
+    return (
+        f"<code>score_pool</code> on {len(results.pool.scores):,} images, its own check against "
+        f"autograd included, and the plain loop (one image at a time, a backward pass per class) "
+        f"on {results.settings.loop_images} of them. The difference is from the loop in float64. At "
+        "this size much of the time goes to starting operations, so larger networks look different."
+    )
+
+
+def _speed_table(results: Results) -> str:
+    head = ("Parameters, scheme", "images/s", "loop, images/s", "speed-up", "largest difference")
+    rows = [
+        (
+            f"{PARAMS[speed.params]}, {speed.scheme}",
+            rate(speed.samples_per_second),
+            rate(speed.loop_samples_per_second),
+            f"{speed.speedup:.1f}&times;",
+            _power(speed.largest_relative_difference),
+        )
+        for speed in results.speeds
+    ]
+    return _table(head, rows)
+
+
+def _accuracy_table(results: Results) -> str:
+    head = ("Labels", *STRATEGIES.values())
+    rows = [
+        (str(count), *(percent(results.curve(strategy), point) for strategy in STRATEGIES))
+        for point, count in enumerate(results.settings.label_counts)
+    ]
+    return _table(head, rows, caption=f"Accuracy, %. {_seeds(results)}.")
+
+
+def _seeds(results: Results) -> str:
+    seeds = results.settings.seeds
+    return f"Mean over {seeds} seeds" if seeds > 1 else "One seed"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    told = f"<caption>{caption}</caption>" if caption else ""
+    return f"<table>{told}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _tiles(results: Results, indices: Tensor) -> str:
+    tiles = "".join(_tile(results, int(index)) for index in indices)
+    return f'<ul class="tiles">{tiles}</ul>'
+
+
+def _tile(results: Results, index: int) -> str:
+    pool = results.pool
+    predicted, true = int(pool.predictions[index]), int(pool.labels[index])
+    verdict = "right" if predicted == true else f'<span class="wrong">is {true}</span>'
+    return (
+        f'<li><figure><img src="{_data_uri(draw_digit(pool.images[index]))}" alt="Digit {true}">'
+        f"<figcaption><b>{float(pool.scores[index]):.3g}</b><br>says {predicted}, {verdict}"
+        "</figcaption></figure></li>"
+    )
+
+
+def _chart(light: bytes, dark: bytes, caption: str) -> str:
+    text = escape(caption)
+    return (
+        '<figure class="chart"><picture>'
+        f'<source srcset="{_data_uri(dark)}" media="(prefers-color-scheme: dark)">'
+        f'<img src="{_data_uri(light)}" alt="{text}" width="1040" height="740"></picture>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
+
+
+def _power(value: float) -> str:
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return f"{mantissa}&times;10<sup>{int(exponent)}</sup>"

@@ -1,0 +1,176 @@
+"""The frame of the page: one HTML file without scripts, fonts or anything else from elsewhere."""
+
+from string import Template
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --paper: #f6f5f1; --card: #ffffff; --ink: #1c2230; --muted: #5d6677; --line: #e1e0da;
+  --accent: #2456c7; --wrong: #b93d0c; --bar: #d9e2f5; --flip: 0;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #11141b; --card: #191d26; --ink: #e9e7e2; --muted: #a3abba; --line: #2c3340;
+    --accent: #7ea8ff; --wrong: #ff9a62; --bar: #2a3a5c; --flip: 0.9;
+  }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink);
+  font: 17px/1.6 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
+    Arial, sans-serif;
+  overflow-wrap: break-word;
+}
+main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
+header { padding: 4rem 0 1rem; }
+h1, h2 {
+  font-family: "Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", Georgia, serif;
+  font-weight: 600; line-height: 1.15; text-wrap: balance;
+}
+h1 { font-size: clamp(2.1rem, 6vw, 3.4rem); margin: 0.2rem 0 1rem; letter-spacing: -0.015em; }
+h2 { font-size: clamp(1.45rem, 3.4vw, 1.9rem); margin: 0 0 0.6rem; letter-spacing: -0.01em; }
+h3 { font-size: 1rem; margin: 1.4rem 0 0.6rem; }
+p { margin: 0 0 1rem; max-width: 42rem; text-wrap: pretty; }
+.kicker { color: var(--accent); font-weight: 600; margin: 0; font-size: 0.95rem; }
+.lede { font-size: 1.18rem; }
+.muted, figcaption, caption { color: var(--muted); }
+section { padding: 2.4rem 0 0.6rem; border-top: 1px solid var(--line); margin-top: 2rem; }
+.facts {
+  display: grid; gap: 1rem; margin: 2rem 0 0; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fit, minmax(13.5rem, 1fr));
+}
+.facts li {
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 1.1rem 1.2rem; font-size: 0.92rem; line-height: 1.45; color: var(--muted);
+}
+.facts b {
+  display: block; color: var(--ink); font-size: 1.9rem; line-height: 1.2; margin-bottom: 0.35rem;
+  font-weight: 650; letter-spacing: -0.02em; font-variant-numeric: tabular-nums;
+}
+.pair { display: grid; gap: 1.5rem; align-items: start; }
+.pair > * { min-width: 0; }
+@media (min-width: 54rem) { .pair { grid-template-columns: 1fr 1fr; } }
+.chart {
+  margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 0.8rem 0.8rem 1rem;
+}
+.chart img { display: block; width: 100%; height: auto; }
+figcaption { font-size: 0.92rem; line-height: 1.5; padding: 0.4rem 0.4rem 0; }
+.tiles {
+  display: grid; gap: 0.8rem 0.7rem; margin: 0; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr));
+}
+@media (min-width: 64rem) { .tiles { grid-template-columns: repeat(10, 1fr); } }
+.tiles img {
+  display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: 8px;
+  filter: invert(var(--flip)); border: 1px solid var(--line);
+}
+.tiles figure { margin: 0; }
+.tiles figcaption { font-size: 0.82rem; line-height: 1.35; padding: 0.35rem 0 0; }
+.tiles b { color: var(--ink); font-variant-numeric: tabular-nums; }
+.wrong { color: var(--wrong); font-weight: 600; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 0.94rem; line-height: 1.4; }
+caption { text-align: left; font-size: 0.92rem; caption-side: bottom; padding-top: 0.6rem; }
+th, td { padding: 0.5rem 0.7rem 0.5rem 0; border-bottom: 1px solid var(--line); text-align: right; }
+th:last-child, td:last-child { padding-right: 0; }
+th { font-weight: 600; } thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
+tbody th, thead th:first-child { text-align: left; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.4rem; margin: 0; }
+dt { color: var(--muted); } dd { margin: 0; }
+@media (max-width: 34rem) {
+  body { font-size: 16px; }
+  header { padding-top: 2.2rem; }
+  main, footer { padding: 0 1rem; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.6rem; }
+  table { font-size: 0.86rem; } th, td { padding-right: 0.5rem; }
+}
+pre {
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow-x: auto;
+  padding: 1rem 1.2rem; font-size: 0.88rem; line-height: 1.55; margin: 0;
+}
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+footer { padding-top: 2rem; padding-bottom: 3rem; font-size: 0.9rem; }
+"""
+
+PAGE = Template(
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Which digits to label next: fastgradnorm</title>
+<link rel="icon" href="data:,">
+<style>"""
+    + _STYLE
+    + """</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker">fastgradnorm demo</p>
+<h1>Which digits to label next</h1>
+<p class="lede">$lede</p>
+<ul class="facts">
+$facts
+</ul>
+</header>
+
+<section>
+<h2>What the choice is worth</h2>
+<p>$learning</p>
+<div class="pair">
+$accuracy_chart
+<div>
+<div class="scroll">$accuracy_table</div>
+<p class="muted" style="margin-top:1.2rem">$strategies</p>
+</div>
+</div>
+</section>
+
+<section>
+<h2>What the score sees</h2>
+<p>$extremes</p>
+<h3>Highest scores</h3>
+$highest
+<h3>Lowest scores</h3>
+$lowest
+</section>
+
+<section>
+<h2>How the scores lie</h2>
+<div class="pair">
+$histogram_chart
+$entropy_chart
+</div>
+</section>
+
+<section>
+<h2>Speed, and the same numbers</h2>
+<p>$speed</p>
+<div class="scroll">$speed_table</div>
+</section>
+
+<section>
+<h2>In your code</h2>
+<pre><code>from fastgradnorm import score_pool, select
+
+scores = score_pool(model, loader)   # one score per sample, in pool order
+chosen = select(scores, k=100)       # indices to label, best first</code></pre>
+</section>
+
+<section>
+<h2>Where these numbers come from</h2>
+<dl>
+$provenance
+</dl>
+</section>
+</main>
+<footer class="muted">Written by <code>fastgradnorm demo</code>. The figures are in
+<code>results.json</code> beside this page.</footer>
+</body>
+</html>
+"""
+)

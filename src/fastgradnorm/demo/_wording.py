@@ -1,0 +1,36 @@
+"""Numbers and sentences that the terminal and the page share. Each says what the run found."""
+
+from fastgradnorm.demo._learning import Curve
+from fastgradnorm.demo._results import Results
+
+PARAMS = {"all": "all", "last_layer": "last layer"}
+
+
+def percent(curve: Curve, point: int) -> str:
+    """Accuracy at `point`: mean and, with more than one seed, standard deviation, in percent."""
+    mean = f"{100 * curve.means[point]:.1f}"
+    return mean if curve.spreads is None else f"{mean} ± {100 * curve.spreads[point]:.1f}"
+
+
+def rate(samples_per_second: float) -> str:
+    """Samples per second to three digits.
+
+    Example:
+        >>> rate(81.234), rate(12345.6)
+        ('81.2', '12,300')
+    """
+    rounded = float(f"{samples_per_second:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
+
+
+def headline(results: Results) -> str:
+    """What the best of the pool are worth against as many random images, whichever wins."""
+    point, seeds = results.headline_point, results.settings.seeds
+    best, random = results.curve("top"), results.curve("random")
+    wins, ties = best.wins(random, point)
+    tied = f", equal in {ties}" if ties else ""
+    return (
+        f"With {results.settings.label_counts[point]} labels: {percent(best, point)} % when the "
+        f"added ones are the pool's best, {percent(random, point)} % when they are random; the "
+        f"best are ahead in {wins} of {seeds} {'seeds' if seeds > 1 else 'seed'}{tied}."
+    )

@@ -1,0 +1,305 @@
+"""A score depends on its sample alone, and nothing of the caller's changes."""
+
+import itertools
+import random
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from asserts import assert_close_relative
+from cases import CASES, MLP
+from torch import nn
+
+from fastgradnorm import GradNormScorer, NonFiniteScoreError, score_pool
+
+RTOL = 1e-6
+
+
+def scores(model, batches, **options):
+    return score_pool(model, batches, **{"progress": False, "verify": False} | options)
+
+
+class TestScoresDependOnTheirSampleAlone:
+    @pytest.mark.parametrize("params", ["all", "last_layer"])
+    @pytest.mark.parametrize("name", [name for name in CASES if name != "resnet18"])
+    def test_batch_size_and_order(self, name, params):
+        model, inputs = CASES[name].random()
+        options = {"scheme": oracle.SCHEMES, "params": params}
+        whole = scores(model, inputs.split(64), **options)
+        order = torch.randperm(64)
+        for size in (1, 7):
+            split = scores(model, inputs.split(size), **options)
+            shuffled = scores(model, inputs[order].split(size), **options)
+            for scheme in oracle.SCHEMES:
+                what = f"{scheme}, batches of {size}"
+                assert_close_relative(split[scheme], whole[scheme], RTOL, what)
+                assert_close_relative(shuffled[scheme], whole[scheme][order], RTOL, what)
+
+    def test_batch_size_for_resnet18(self):
+        model, inputs = CASES["resnet18"].random()
+        whole = scores(model, [inputs[:7]], scheme="entropy")
+        split = scores(model, inputs[:7].flip(0).split(1), scheme="entropy")
+        assert_close_relative(split.flip(0), whole, RTOL)
+
+    def test_equal_inputs_give_equal_scores_and_the_same_call_the_same_bits(self):
+        model, inputs = CASES["groupnorm-cnn"].random()
+        first, second = (scores(model, inputs.split(16)) for _ in range(2))
+        assert torch.equal(first, second)
+        twins = scores(model, [inputs[:1].repeat(5, 1, 1, 1)])
+        assert_close_relative(twins, twins[:1].expand(5), RTOL)
+
+    def test_positions_of_different_batches_may_differ(self):
+        """Nothing is cached from another shape: images of several sizes in one pool."""
+        model = CASES["groupnorm-cnn"].random()[0]
+        pool = [torch.randn(2, 2, side, side) for side in (8, 12, 6, 8)]
+        expected = torch.cat([scores(model, [batch]) for batch in pool])
+        assert_close_relative(scores(model, pool), expected, RTOL)
+        table = torch.cat([oracle.scores(model, oracle.ones(batch)) for batch in pool])
+        assert_close_relative(scores(model, pool), table, 1e-5)
+
+    def test_empty_batches_have_no_scores(self):
+        model, inputs = CASES["mlp"].random()
+        expected = scores(model, [inputs[:5]])
+        actual = scores(model, [inputs[:3], inputs[:0], inputs[3:5]])
+        assert_close_relative(actual, expected, RTOL)
+
+    def test_inputs_that_are_not_contiguous(self):
+        model, inputs = CASES["padded-cnn"].random()
+        expected = scores(model, [inputs[:6]])
+        strided = inputs[:6].permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+        assert not strided.is_contiguous()
+        assert_close_relative(scores(model, [strided]), expected, RTOL)
+
+
+class TestNonFinite:
+    @pytest.mark.parametrize("params", ["all", "last_layer"])
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("name", ["mlp", "groupnorm-cnn", "padded-cnn", "transformer"])
+    def test_a_bad_input_harms_only_its_own_score(self, name, bad, params):
+        model, inputs = CASES[name].random()
+        inputs = inputs[:7].clone()
+        options = {"scheme": oracle.SCHEMES, "params": params, "on_nonfinite": "keep"}
+        good = scores(model, [inputs], **options)
+        inputs[3] = bad
+        rest = [0, 1, 2, 4, 5, 6]
+        for size in (7, 2, 1):
+            actual = scores(model, inputs.split(size), **options)
+            for scheme in oracle.SCHEMES:
+                assert not actual[scheme][3].isfinite()
+                assert_close_relative(actual[scheme][rest], good[scheme][rest], RTOL, scheme)
+
+    @pytest.fixture
+    def pool(self):
+        model, inputs = CASES["mlp"].random()
+        inputs = inputs[:10].clone()
+        inputs[[4, 8]] = float("nan")
+        return model, inputs.split(3)
+
+    @pytest.mark.parametrize("scheme", ["expected", ["expected", "entropy"]])
+    def test_raise_names_the_samples_and_loses_nothing(self, pool, scheme):
+        with pytest.raises(NonFiniteScoreError, match=r"\b4\b.*\b8\b") as caught:
+            scores(*pool, scheme=scheme)
+        assert isinstance(caught.value, ValueError)
+        assert list(caught.value.indices) == [4, 8]
+        held = caught.value.scores
+        held = held["expected"] if isinstance(held, dict) else held
+        held = held if isinstance(held, torch.Tensor) else held.values
+        kept = scores(*pool, on_nonfinite="keep")
+        assert torch.equal(held, kept) or torch.allclose(held, kept, equal_nan=True)
+
+    def test_raise_is_the_default_with_verification_of_a_bad_first_sample(self):
+        model, inputs = CASES["mlp"].random()
+        inputs[0] = float("nan")
+        with pytest.raises(NonFiniteScoreError) as caught:
+            score_pool(model, [inputs], progress=False)
+        assert list(caught.value.indices) == [0]
+
+    def test_warn_names_the_samples_and_returns_the_scores(self, pool):
+        with pytest.warns(UserWarning, match=r"\b4\b.*\b8\b"):
+            actual = scores(*pool, on_nonfinite="warn")
+        assert actual.isnan().nonzero().flatten().tolist() == [4, 8]
+
+
+def snapshot(model):
+    """Everything that a caller could see change, by value and by identity."""
+    state = {
+        "rng": torch.get_rng_state().tolist(),
+        "numpy rng": str(np.random.get_state()),
+        "python rng": random.getstate(),
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+    }
+    for kind, tensors in (("p", model.named_parameters()), ("b", model.named_buffers())):
+        for name, t in tensors:
+            grad = None if t.grad is None else (id(t.grad), t.grad.tolist())
+            state[f"{kind} {name}"] = (
+                id(t), t.tolist(), t.requires_grad, grad, t._version, type(t), t.data_ptr()
+            )  # fmt: skip
+            state[f"{kind} {name} hooks"] = len(t._backward_hooks or {})
+    for name, module in model.named_modules():
+        state[f"m {name}"] = (
+            module.training,
+            type(module),
+            {key: id(value) for key, value in vars(module).items() if key != "training"},
+            {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")},
+            {key: id(value) for key, value in module._parameters.items()},
+            {key: id(value) for key, value in module._buffers.items()},
+        )
+    return state
+
+
+def assert_unchanged(before, model):
+    after = snapshot(model)
+    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    assert not changed, f"changed: {sorted(changed)}"
+
+
+def eventful():
+    """A model with mixed train and eval flags, gradients, frozen parameters, buffers and hooks."""
+    model, inputs = CASES["transformer"].random()
+    model.train()
+    model.encoder.layers[0].eval()
+    model.encoder.layers[1].dropout.eval()
+    model.extra = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
+    model.patches.weight.grad = torch.ones_like(model.patches.weight)
+    model.head.bias.requires_grad_(False)
+    model.register_buffer("counter", torch.arange(3))
+    model.encoder.register_forward_hook(lambda module, args, output: None)
+    model.head.register_forward_pre_hook(lambda module, args: None)
+    model.pos_embed.register_hook(lambda grad: grad)
+    return model, inputs[:6]
+
+
+class TestNothingChanges:
+    @pytest.mark.parametrize("params", ["all", "last_layer"])
+    def test_after_scoring(self, params):
+        model, inputs = eventful()
+        before = snapshot(model)
+        score_pool(model, inputs.split(4), scheme=oracle.SCHEMES, params=params, progress=False)
+        assert_unchanged(before, model)
+
+    def test_after_sampling(self):
+        model, inputs = MLP(classes=6), torch.randn(5, 10)
+        before = snapshot(model)
+        score_pool(model, [inputs], likelihood="bernoulli", num_samples=4, progress=False)
+        assert_unchanged(before, model)
+
+    def test_after_an_exception_in_the_loader(self):
+        model, inputs = eventful()
+
+        def breaks():
+            yield inputs[:3]
+            raise RuntimeError("disk full")
+
+        before = snapshot(model)
+        with pytest.raises(RuntimeError, match=r"disk full"):
+            score_pool(model, breaks(), progress=False)
+        assert_unchanged(before, model)
+
+    @pytest.mark.parametrize("call", [1, 2, 3, 4])
+    def test_after_an_exception_in_the_model(self, call):
+        """Whichever of the engine's forward passes fails, for whatever reason."""
+        model, inputs = eventful()
+        calls = []
+
+        def forward(model, batch):
+            logits = model(batch)
+            calls.append(1)
+            if len(calls) >= call:
+                raise RuntimeError("out of luck")
+            return logits
+
+        before = snapshot(model)
+        with pytest.raises(RuntimeError, match=r"out of luck"):
+            score_pool(model, inputs.split(1), forward=forward, progress=False)
+        assert_unchanged(before, model)
+
+    def test_while_a_stream_is_half_consumed(self):
+        """Between two batches, and after the stream is dropped, the caller sees an idle model."""
+        model, inputs = eventful()
+        before = snapshot(model)
+        stream = GradNormScorer(model, progress=False).stream(inputs.split(2))
+        next(stream)
+        assert_unchanged(before, model)
+        next(stream)
+        stream.close()
+        assert_unchanged(before, model)
+
+    def test_inputs_are_not_written_to(self):
+        class InPlace(MLP):
+            def forward(self, x):
+                return super().forward(x.mul_(2))
+
+        model, inputs = InPlace(), torch.randn(5, 10)
+        kept = inputs.clone()
+        expected = oracle.scores(model, oracle.ones(inputs))
+        assert_close_relative(score_pool(model, [inputs], progress=False), expected, 1e-5)
+        assert torch.equal(inputs, kept)
+
+    def test_scores_carry_no_graph(self):
+        model, inputs = CASES["mlp"].random()
+        actual = score_pool(model, [inputs[:4]], progress=False)
+        assert not actual.requires_grad
+        assert actual.grad_fn is None
+        assert not actual.is_inference()
+
+
+class TestModes:
+    @pytest.fixture(params=["mlp", "groupnorm-cnn", "transformer"])
+    def case(self, request):
+        model, inputs = CASES[request.param].random()
+        expected = {
+            params: scores(model, [inputs[:5]], scheme=oracle.SCHEMES, params=params)
+            for params in ("all", "last_layer")
+        }
+        return request.param, model, inputs[:5], expected
+
+    @staticmethod
+    def check(model, inputs, expected):
+        for params, scheme in itertools.product(expected, oracle.SCHEMES):
+            actual = score_pool(model, [inputs], scheme=scheme, params=params, progress=False)
+            assert_close_relative(actual, expected[params][scheme], RTOL, f"{params} {scheme}")
+
+    def test_inside_no_grad(self, case):
+        _, model, inputs, expected = case
+        with torch.no_grad():
+            self.check(model, inputs, expected)
+            assert not torch.is_grad_enabled()
+
+    def test_inside_inference_mode_with_ordinary_and_with_inference_tensors(self, case):
+        _, model, inputs, expected = case
+        with torch.inference_mode():
+            self.check(model, inputs, expected)
+            self.check(model, inputs.clone(), expected)
+            assert torch.is_inference_mode_enabled()
+
+    def test_inference_tensors_outside_of_inference_mode(self, case):
+        _, model, inputs, expected = case
+        with torch.inference_mode():
+            inputs = inputs.clone()
+        self.check(model, inputs, expected)
+
+    def test_model_created_in_inference_mode(self, case):
+        name, model, inputs, expected = case
+        with torch.inference_mode():
+            created = CASES[name].build().eval()
+            created.load_state_dict(model.state_dict())
+            assert all(p.is_inference() for p in created.parameters())
+            self.check(created, inputs, expected)
+        self.check(created, inputs, expected)
+
+    def test_dropout_is_off_though_the_model_trains(self, case):
+        _, model, inputs, expected = case
+        model.train()
+        self.check(model, inputs, expected)
+        assert model.training
+
+    def test_under_deterministic_algorithms(self, case):
+        _, model, inputs, expected = case
+        torch.use_deterministic_algorithms(True)
+        try:
+            self.check(model, inputs, expected)
+        finally:
+            torch.use_deterministic_algorithms(False)
