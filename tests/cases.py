@@ -1,7 +1,7 @@
 """The small models that scores are checked on, and makers of their inputs.
 
-No parameter or running statistic keeps its trivial initial value (zeros, ones), so that no gradient
-is zero by accident. Heads are calibrated: logits of the drawn inputs are centred and spread, or, for
+No parameter or running statistic keeps its trivial initial value (zeros, ones): no gradient is zero
+by accident. Heads are calibrated: logits of the drawn inputs are centred and spread or, for
 confident samples, scaled until the most certain one has `1 - p_max = 1e-30`.
 """
 
@@ -79,7 +79,8 @@ class GroupNormCNN(nn.Module):
     def __init__(self, classes: int = 3):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(2, 8, 3, padding=1), nn.GroupNorm(4, 8)
-        self.conv2, self.norm2 = nn.Conv2d(8, 6, 3, stride=2, bias=False), nn.GroupNorm(1, 6)
+        self.conv2 = nn.Conv2d(8, 6, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(2, 6)
         self.head = nn.Linear(6, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def images(*shape: int) -> Callable[[int], Tensor]:
 
     def draw(n: int) -> Tensor:
         rest = [1] * (len(shape) - 1)
-        scale, offset = 0.5 + torch.rand(n, shape[0], *rest), torch.randn(n, shape[0], *rest)
+        scale, offset = 0.5 + torch.rand(n, shape[0], *rest), 0.5 * torch.randn(n, shape[0], *rest)
         return scale * torch.randn(n, *shape) + offset
 
     return draw
@@ -201,11 +202,14 @@ class Case:
     samples: int = 64
     head: str = "head"
 
+    def initial(self) -> tuple[nn.Module, Tensor]:
+        """The model as it is initialised, and inputs [samples, ...]."""
+        torch.manual_seed(1)
+        return perturb(self.build()), self.draw(self.samples)
+
     def random(self) -> tuple[nn.Module, Tensor]:
         """The model and inputs [samples, ...]; logits have mean 0 and standard deviation 1.5."""
-        torch.manual_seed(1)
-        model = perturb(self.build())
-        inputs = self.draw(self.samples)
+        model, inputs = self.initial()
         center(model, inputs, self.head)
         scale_head(model, 1.5 / logits_of(model, inputs).std(), self.head)
         return model, inputs

@@ -1,9 +1,9 @@
 """The referee: every score in float64, by one plain `torch.autograd.grad` per sample and cotangent.
 
-It is written to be obviously right, not fast, and knows nothing of the package under test. A sample is
-a batch of one; nothing is batched, transformed or shared between samples. The model is a float64 copy
-in eval mode. `norms` keeps the L2 norm of every parameter tensor's gradient, for every label and for
-the entropy, so that all schemes, reductions and selections of parameters are read off one table.
+It is written to be obviously right, not fast, and knows nothing of the package under test. A sample
+is a batch of one; nothing is batched, transformed or shared between samples. The model is a float64
+copy in eval mode. `norms` keeps the L2 norm of every parameter tensor's gradient, for every label
+and for the entropy: all schemes, reductions and selections of parameters are read off one table.
 
 Cotangents are exact for confident samples. With k the most probable class, `u_j = z_j - z_k` and
 `p_j = exp(u_j) / sum_i exp(u_i)`, no component is ever a difference of numbers near one:
@@ -108,8 +108,8 @@ def norms(
     Args:
         logits: What the model under test returned, `[N, ...]`: the cotangents are computed from
             these (in float64) instead of the float64 model's own logits.
-        likelihood: `"categorical"` (over `class_dim`), or `"bernoulli"`: each of a sample's L logits
-            is a label of its own, the loss is the mean over labels, and all 2^L label vectors count.
+        likelihood: `"categorical"` (over `class_dim`), or `"bernoulli"`: each of a sample's L
+            logits is a label of its own, the loss is their mean, and all 2^L label vectors count.
         call: From the model and a batch of one to its logits `[1, ...]`.
         masks: Valid positions `[N, *positions]` of dense outputs, which have the entropy only.
     """

@@ -21,10 +21,26 @@ def scores(model, batches, **options):
 
 
 class TestScoresDependOnTheirSampleAlone:
+    # Products of matrices of another size are rounded in another way. In float32 that may show in
+    # scores that magnify it: where logits are small differences of large terms, as calibrated heads
+    # make them, and behind GroupNorm, where each size is within 8e-7 of the truth and two are up to
+    # 1.4e-6 apart. So 1e-6 is for models as initialised, and float64 tells the rest.
+
     @pytest.mark.parametrize("params", ["all", "last_layer"])
-    @pytest.mark.parametrize("name", [name for name in CASES if name != "resnet18"])
+    @pytest.mark.parametrize("name", sorted(CASES.keys() - {"resnet18", "groupnorm-cnn"}))
     def test_batch_size_and_order(self, name, params):
+        self.check_batch_size_and_order(*CASES[name].initial(), params, RTOL)
+
+    @pytest.mark.parametrize("params", ["all", "last_layer"])
+    @pytest.mark.parametrize("name", sorted(CASES.keys() - {"resnet18"}))
+    def test_batch_size_and_order_in_float64(self, name, params):
         model, inputs = CASES[name].random()
+        self.check_batch_size_and_order(
+            model.double(), oracle.in_float64(inputs), params, rtol=1e-12
+        )
+
+    @staticmethod
+    def check_batch_size_and_order(model, inputs, params, rtol):
         options = {"scheme": oracle.SCHEMES, "params": params}
         whole = scores(model, inputs.split(64), **options)
         order = torch.randperm(64)
@@ -33,11 +49,11 @@ class TestScoresDependOnTheirSampleAlone:
             shuffled = scores(model, inputs[order].split(size), **options)
             for scheme in oracle.SCHEMES:
                 what = f"{scheme}, batches of {size}"
-                assert_close_relative(split[scheme], whole[scheme], RTOL, what)
-                assert_close_relative(shuffled[scheme], whole[scheme][order], RTOL, what)
+                assert_close_relative(split[scheme], whole[scheme], rtol, what)
+                assert_close_relative(shuffled[scheme], whole[scheme][order], rtol, what)
 
     def test_batch_size_for_resnet18(self):
-        model, inputs = CASES["resnet18"].random()
+        model, inputs = CASES["resnet18"].initial()
         whole = scores(model, [inputs[:7]], scheme="entropy")
         split = scores(model, inputs[:7].flip(0).split(1), scheme="entropy")
         assert_close_relative(split.flip(0), whole, RTOL)
@@ -78,13 +94,14 @@ class TestNonFinite:
     @pytest.mark.parametrize("name", ["mlp", "groupnorm-cnn", "padded-cnn", "transformer"])
     def test_a_bad_input_harms_only_its_own_score(self, name, bad, params):
         model, inputs = CASES[name].random()
-        inputs = inputs[:7].clone()
+        inputs = inputs[:7]
         options = {"scheme": oracle.SCHEMES, "params": params, "on_nonfinite": "keep"}
-        good = scores(model, [inputs], **options)
-        inputs[3] = bad
+        bad_inputs = inputs.clone()
+        bad_inputs[3] = bad
         rest = [0, 1, 2, 4, 5, 6]
         for size in (7, 2, 1):
-            actual = scores(model, inputs.split(size), **options)
+            good = scores(model, inputs.split(size), **options)
+            actual = scores(model, bad_inputs.split(size), **options)
             for scheme in oracle.SCHEMES:
                 assert not actual[scheme][3].isfinite()
                 assert_close_relative(actual[scheme][rest], good[scheme][rest], RTOL, scheme)
@@ -198,6 +215,7 @@ class TestNothingChanges:
             score_pool(model, breaks(), progress=False)
         assert_unchanged(before, model)
 
+    @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
     @pytest.mark.parametrize("call", [1, 2, 3, 4])
     def test_after_an_exception_in_the_model(self, call):
         """Whichever of the engine's forward passes fails, for whatever reason."""
@@ -212,7 +230,7 @@ class TestNothingChanges:
             return logits
 
         before = snapshot(model)
-        with pytest.raises(RuntimeError, match=r"out of luck"):
+        with pytest.raises((RuntimeError, ValueError), match=r"out of luck"):
             score_pool(model, inputs.split(1), forward=forward, progress=False)
         assert_unchanged(before, model)
 
@@ -227,7 +245,19 @@ class TestNothingChanges:
         stream.close()
         assert_unchanged(before, model)
 
+    def test_random_numbers_drawn_between_two_batches_of_a_stream_stay_drawn(self):
+        """The caller's own draws are not rolled back when the stream ends."""
+        model, inputs = MLP(classes=6), torch.randn(6, 10)
+        torch.manual_seed(4)
+        expected = torch.rand(4)
+        torch.manual_seed(4)
+        scorer = GradNormScorer(model, likelihood="bernoulli", num_samples=4, progress=False)
+        actual = [torch.rand(1) for _ in scorer.stream(inputs.split(2))] + [torch.rand(1)]
+        assert torch.equal(torch.cat(actual), expected)
+
     def test_inputs_are_not_written_to(self):
+        """A model may begin with an in-place operation."""
+
         class InPlace(MLP):
             def forward(self, x):
                 return super().forward(x.mul_(2))
@@ -295,6 +325,12 @@ class TestModes:
         model.train()
         self.check(model, inputs, expected)
         assert model.training
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+    @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+    def test_wrapped_models_are_unwrapped(self, case, wrap):
+        _, model, inputs, expected = case
+        self.check(wrap(model), inputs, expected)
 
     def test_under_deterministic_algorithms(self, case):
         _, model, inputs, expected = case

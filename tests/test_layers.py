@@ -39,13 +39,17 @@ class TestModelsThatKeepTensors:
             model.scale.add_(1.0)
         assert_exact(model, x)
 
-    def test_hooks_that_keep_activations(self):
+    def test_hooks_that_keep_activations_on_a_module(self):
         model, inputs = CASES["mlp"].random()
-        kept = {}
-        model.body.register_forward_hook(lambda m, args, out: kept.update(body=out))
+        model.body.register_forward_hook(lambda m, args, out: setattr(m, "kept", out))
         assert_exact(model, inputs[:4])
-        for tensor in kept.values():  # if hooks run at all, what they keep can be used
-            assert not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        assert not hasattr(model.body, "kept")
+
+    def test_hooks_that_change_activations(self):
+        model, inputs = CASES["mlp"].random()
+        model.body.register_forward_hook(lambda m, args, out: 2 * out)
+        model.head.register_forward_pre_hook(lambda m, args: (args[0] + 0.5,))
+        assert_exact(model, inputs[:4])
 
     def test_running_statistics_are_not_updated_and_eval_statistics_used(self):
         model, inputs = CASES["cnn3d"].random()
@@ -59,9 +63,18 @@ class TestModelsThatKeepTensors:
 class TestInPlace:
     def test_activations_after_a_tapped_layer(self):
         model = Custom(
-            lambda m, x: m.head(F.relu(m.body(x), inplace=True).mul_(2.0).add_(x)),
+            lambda m, x: m.head(F.relu(m.body(x).mul_(2.0).add_(x), inplace=True)),
             body=linear(4, 4), head=linear(4, 3),
         )  # fmt: skip
+        assert_exact(model, torch.randn(4, 4))
+
+    def test_normalised_activations(self):
+        model = Custom(
+            lambda m, x: m.head(F.relu(m.norm(m.body(x)), inplace=True)),
+            body=linear(4, 4),
+            norm=perturb(nn.LayerNorm(4)),
+            head=linear(4, 3),
+        )
         assert_exact(model, torch.randn(4, 4))
 
     def test_logits_changed_in_place(self):

@@ -179,14 +179,18 @@ class TestRawParameters:
         assert_exact(model, torch.randn(4, 4))
 
 
-def test_verification_catches_a_model_that_differs_under_the_engine():
+@pytest.mark.parametrize("empty_first", [False, True])
+def test_verification_catches_a_model_that_differs_under_the_engine(empty_first):
+    """On the first samples there are, even if the first batch has none."""
+
     class Treacherous(MLP):
         def forward(self, x):
             wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
             return super().forward(x * 1.5 if wrapped else x)
 
     with pytest.raises(VerificationError) as caught:
-        score_pool(Treacherous(), [torch.randn(4, 10)], progress=False)
+        pool = torch.randn(4, 10).split([0, 4] if empty_first else [4])
+        score_pool(Treacherous(), pool, progress=False)
     assert isinstance(caught.value, RuntimeError)
 
 

@@ -97,17 +97,19 @@ class TestRandomStrategies:
         assert actual[0] < actual[1] < actual[2]
         assert actual[2] < 1.0
 
-    @pytest.mark.parametrize("strategy", ["gumbel", "proportional"])
-    def test_zero_scores_come_last(self, strategy):
-        """Scores of zero are drawn only when nothing else is left."""
+    def test_zero_scores_are_never_drawn_in_proportion(self):
         scores = torch.zeros(20)
         scores[[4, 11]] = torch.tensor([1.0, 2.0])
-        if strategy == "proportional":
-            for seed in range(20):
-                chosen = select(scores, 5, strategy=strategy, seed=seed).tolist()
-                assert set(chosen[:2]) == {4, 11}
-        else:
-            assert len(set(select(scores, 20, strategy=strategy).tolist())) == 20
+        for seed in range(20):
+            chosen = select(scores, 2, strategy="proportional", seed=seed)
+            assert set(chosen.tolist()) == {4, 11}
+        with pytest.raises(ValueError, match=r"`k` must be .*Got 3"):
+            select(scores, 3, strategy="proportional")
+
+    def test_gumbel_draws_zero_and_equal_scores_too(self):
+        for scores in (torch.zeros(20), torch.eye(20)[3], -torch.rand(20)):
+            chosen = select(scores, 20, strategy="gumbel")
+            assert sorted(chosen.tolist()) == list(range(20))
 
 
 @pytest.mark.parametrize(

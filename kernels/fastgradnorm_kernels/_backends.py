@@ -1,12 +1,12 @@
 """Which of Triton and PyTorch computes an operation, and at which precision."""
 
-import functools
 import importlib.util
 import os
 
 import torch
 from torch import Tensor
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _BACKENDS = ("auto", "torch", "triton")
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Operations that are matrix products. IEEE float32 keeps them off the matrix units, where cuBLAS is
@@ -17,11 +17,6 @@ _PRODUCTS = frozenset({"weight_sq_norm", "conv_sq_norm", "linear_head_scores"})
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def input_precision(dtype: torch.dtype) -> str:
@@ -61,7 +56,7 @@ def resolve_backend(
     if backend == "torch":
         return "torch"
     if backend == "triton":
-        if not _has_triton():
+        if not _HAS_TRITON:
             raise RuntimeError("`backend='triton'` needs Triton. Run `pip install triton`.")
         if device.type != "cuda" and not _interpreted():
             raise RuntimeError(
@@ -69,7 +64,7 @@ def resolve_backend(
                 "backend='torch' or 'auto', or set TRITON_INTERPRET=1 to interpret the kernels."
             )
         return "triton"
-    if device.type != "cuda" or dtype not in _KERNEL_DTYPES or not _has_triton():
+    if device.type != "cuda" or dtype not in _KERNEL_DTYPES or not _HAS_TRITON:
         return "torch"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "torch"

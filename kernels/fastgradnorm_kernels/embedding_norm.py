@@ -62,6 +62,7 @@ def _embedding_sq_norm_kernel(
 
 def _slots(ids: Tensor, padding_idx: int | None, tiles: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted order [N, T], slots in that order [N, T], and each tile's bounds [N, tiles + 1]."""
+    ids = ids.contiguous()  # `sort` keeps strides
     if padding_idx is not None:
         ids = ids.masked_fill(ids == padding_idx, -1)  # first in the order, and in no slot
     tokens, order = ids.sort(dim=1, stable=True)

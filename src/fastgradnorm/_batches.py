@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +93,9 @@ def as_batch(
 def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:
     """The inputs of a tensor, sequence or mapping, and how the model takes them."""
     if isinstance(raw, (tuple, list)) and raw:
-        if not isinstance(raw[0], (Tensor, Mapping)):
-            _refuse(raw)
-        return _plain(raw[0])
+        if isinstance(raw[0], (Tensor, Mapping)):
+            return _plain(raw[0])
+        raise _refusal(raw)
     if isinstance(raw, Mapping):
         inputs = {key: value for key, value in raw.items() if key not in _LABELS}
         for key, value in inputs.items():
@@ -109,11 +109,11 @@ def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:
         return inputs, lambda model, given: model(**given)
     if isinstance(raw, Tensor):
         return raw, lambda model, given: model(given)
-    _refuse(raw)
+    raise _refusal(raw)
 
 
-def _refuse(raw: Any) -> NoReturn:
-    raise fail_type(
+def _refusal(raw: Any) -> TypeError:
+    return fail_type(
         "loader",
         "an iterable of tensors, tuples or lists of tensors, or mappings of them",
         raw,
@@ -137,7 +137,7 @@ def _batch_size(flat: Sequence[Any], raw: Any) -> int:
             if leaf.dim() == 0:
                 raise fail("loader", "batches [N, ...]", leaf, "Add a batch dimension.")
             return len(leaf)
-    _refuse(raw)
+    raise _refusal(raw)
 
 
 def _check_mask(mask: Any, size: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm import _rules
+from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._rules import Rule
 
@@ -94,6 +95,13 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
     return opened
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """In operations that have vmap rules; the fused one has none."""
+    others = [d for d in range(v.dim()) if d != dim]
+    norm: Tensor = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / norm)
+
+
 def _raw_values(tensor: Tensor) -> Tensor:
     """One value a sample, out of its functorch wrappers."""
     while functorch.is_functorch_wrapped_tensor(tensor):
@@ -144,6 +152,13 @@ class Watch(TorchFunctionMode):
             kwargs = {k: _replace(v, self.swaps) for k, v in kwargs.items()}
         if func is F.embedding_bag:
             return self._embedding_bag(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            output = attention(*args, **kwargs)
+            if output is not None:
+                return output
+        if func is torch._weight_norm:
+            with self:
+                return _weight_norm(*args, **kwargs)
         call = _rules.bind(func, args, kwargs)
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
@@ -152,7 +167,8 @@ class Watch(TorchFunctionMode):
             self._check(func, call)
             return self.ruled(func, call, args, kwargs)
         tracked = [self.names[id(t)] for t in _tensors(args, kwargs) if id(t) in self.names]
-        if tracked and (opened := _open(func)) is not None:
+        composite = bool(tracked) or func is F.multi_head_attention_forward
+        if composite and (opened := _open(func)) is not None:
             with self:
                 return opened(*args, **kwargs)
         return self.plain(func, tracked, args, kwargs)

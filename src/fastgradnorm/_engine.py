@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype, head_scores
@@ -30,6 +30,9 @@ from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
 from fastgradnorm._planning import Plan, make_plan
 from fastgradnorm._subject import Subject
+
+
+_Vjp = tuple[Tensor, Callable[..., tuple[list[Tensor], dict[str, Tensor]]]]
 
 
 @dataclass
@@ -200,12 +203,12 @@ class Engine:
             view, swaps = subject.view({**ruled, **leftovers})
             mode = Tapping(names, swaps, self.options.backend, plan.taps, plan.harmless, taps)
             with mode:
-                return subject.tempered(view, batch, [leaf[None] for leaf in leaves])
+                return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
         wide = accumulation_dtype(subject.dtype)
         taps = [torch.zeros(len(tap.slots), dtype=wide, device=subject.device) for tap in plan.taps]
         leftovers = subject.values(plan.leftovers)
-        logits, pull_back = vjp(forward, taps, leftovers)
+        logits, pull_back = cast(_Vjp, vjp(forward, taps, leftovers))
 
         def pull(cotangents: Tensor) -> Tensor:
             _, size = plan.chunks(1, len(cotangents))
@@ -237,7 +240,7 @@ class Engine:
                 names = {id(tensor): name for name, tensor in ruled.items()}
                 mode = HeadInput(names, swaps, self.options.backend)
                 with mode:
-                    logits = subject.tempered(view, batch, [leaf[None] for leaf in leaves])
+                    logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
                 if mode.features is None:
                     raise PlanChangedError
                 return logits, mode.features

@@ -10,7 +10,7 @@ from fastgradnorm._batches import Batch, as_batch
 from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._planning import make_plan
-from fastgradnorm._states import autograd_ready, same_random_state
+from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
 
 
@@ -41,7 +41,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
     """
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
     names: tuple[str, ...] | None = None
-    with same_random_state(), autograd_ready():
+    with OwnRandomState(), autograd_ready():
         subject = Subject(model, options)
         for raw in loader:
             batch = as_batch(raw, subject.device, options.forward, options.mask)
@@ -69,7 +69,7 @@ class PlainPass:
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
         view, _ = subject.view(self.leaves)
-        self.logits = subject.tempered(view, sample, sample.leaves)
+        self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
 
     def sq_norms(self, cotangent: Tensor) -> Tensor:
         """Squared norm of the pulled-back gradient of each parameter, `[P]`."""

@@ -157,7 +157,7 @@ class Objective:
         return labels * self._needs_labels + ("entropy" in self.schemes)
 
     def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
-        """Cotangents for one sample's logits `[*positions, C]`; `mask` `[*positions]`: those valid."""
+        """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
         z = logits.detach().to(accumulation_dtype(logits.dtype))
         if self.likelihood == "bernoulli":
             if z.numel() == 1 and mask is None:

@@ -50,8 +50,8 @@ class Options:
             of its own. `"auto"`: Bernoulli for a single logit, else categorical.
         class_dim: The dimension of the classes in the logits `[N, C, ...]`; -1 for `[N, T, C]`.
         temperature: Logits are divided by it first.
-        forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping; it is
-            given the model to call and one batch (of a single sample).
+        forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping;
+            it is given the model to call and a batch of a single sample.
         mask: `(batch) -> bool [N, *positions]`: the valid positions of dense outputs. By default
             all of them, or a mapping's `attention_mask` where it has the logits' length.
         device: Where to compute; by default where the model is.
@@ -116,8 +116,10 @@ class Options:
             _validate.check_bool("progress", self.progress)
         _validate.check_callable("forward", self.forward, "(model, batch) -> logits")
         _validate.check_callable("mask", self.mask, "(batch) -> bool [N, *positions]")
-        if self.autocast is not None and not isinstance(self.autocast, torch.dtype):
+        if not isinstance(self.autocast, (torch.dtype, type(None))):
             raise _validate.fail_type("autocast", "a torch.dtype or None", self.autocast)
+        if self.autocast not in (None, torch.bfloat16, torch.float16):
+            raise _validate.fail("autocast", "torch.bfloat16, torch.float16 or None", self.autocast)
         if self.device is not None:
             _check_device(self.device)
         _validate.check_number("rtol", self.rtol, at_least=0)

@@ -122,7 +122,7 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     recorder = Recorder(names, swaps, subject.options.backend)
     _track_layers(view, recorder)
     saved = _SavedBytes(leaves.values())
-    inputs = [leaf[:1] for leaf in batch.leaves]
+    inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
         with torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor), recorder:
             logits = subject.run(view, batch, inputs)
@@ -209,8 +209,8 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
     if use is None or use.rule is None or not use.slots:
         made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
         raise ValueError(
-            "`params='last_layer'` must find one layer that produced the logits. They come from "
-            f"{made}. Select parameters by a function instead: `params=lambda name, p: ...`."
+            "`params` must not be 'last_layer' where no single layer produced the logits. They "
+            f"come from {made}. Select parameters by a function: `params=lambda name, parameter: ...`."
         )
     whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
     return use, exact and whole and use.operation == "linear"

@@ -67,11 +67,9 @@ class PoolScores:
         """Writes values, standard errors and provenance to one npz file, whole or not at all.
 
         Returns:
-            The path written; `.npz` is added where it is missing.
+            The path written.
         """
         target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
         arrays = {"values": self.values.numpy()}
         if self.standard_error is not None:
             arrays["standard_error"] = self.standard_error.numpy()

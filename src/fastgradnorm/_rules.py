@@ -54,7 +54,8 @@ RuleMaker = Callable[[Call, str], Rule | None]  # (call, backend)
 
 def _weight(a: Tensor, g: Tensor, backend: str) -> Tensor:
     """`‖Σ_t g_t a_tᵀ‖²` for a `[T, I]`, g `[T, O]`."""
-    return kernels.weight_sq_norm(a[None], g[None, None], backend)[0, 0]
+    norm: Tensor = kernels.weight_sq_norm(a[None], g[None, None], backend)
+    return norm[0, 0]
 
 
 def _linear(call: Call, backend: str) -> Rule:
@@ -135,12 +136,14 @@ def _conv_weight(
 ) -> Tensor:
     if len(x) == 1:
         args = (kernel, stride, padding, dilation, groups, backend)
-        return kernels.conv_sq_norm(x, g[:, None], *args)[0, 0]
+        norm: Tensor = kernels.conv_sq_norm(x, g[:, None], *args)
+        return norm[0, 0]
     # Frames in the batch dimension: their positions add to one weight gradient.
     patches = kernels.conv_patches(x, kernel, stride, padding, dilation)  # [B, C*I, T]
     a = patches.unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, I, B*T]
     rows = g.flatten(2).unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, O, B*T]
-    return kernels.weight_sq_norm(a.mT, rows.mT[:, None], backend).sum()
+    norms: Tensor = kernels.weight_sq_norm(a.mT, rows.mT[:, None], backend)
+    return norms.sum()
 
 
 def _affine(normalized: Tensor, g: Tensor, backend: str) -> dict[str, Tensor]:
@@ -174,7 +177,8 @@ def _batch_norm(call: Call, backend: str) -> Rule:
 
     def normalize(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        return (x - mean.view(shape)) * (var.view(shape) + eps).rsqrt()
+        scale: Tensor = (var.view(shape) + eps).rsqrt()
+        return (x - mean.view(shape)) * scale
 
     return _channel_norm(normalize, (call["input"], mean, var), backend)
 

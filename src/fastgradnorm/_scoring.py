@@ -19,7 +19,7 @@ from fastgradnorm._engine import Engine, Scored
 from fastgradnorm._errors import NonFiniteScoreError
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._results import PoolScores
-from fastgradnorm._states import autograd_ready, same_random_state
+from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import check_model, fail_type
 from fastgradnorm._verify import verify
@@ -98,8 +98,8 @@ class GradNormScorer:
 
     def score_batch(self, batch: Any) -> Any:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes."""
-        with same_random_state(), autograd_ready():
-            _, scored = self._score_one(self._engine(), batch, first=True)
+        with OwnRandomState(), autograd_ready():
+            scored = self._score_one(self._engine(), batch, first=True)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return self.options.pick(scored.scores)
 
@@ -108,9 +108,13 @@ class GradNormScorer:
 
         NaN and infinite scores are passed on as they are.
         """
-        with same_random_state():
-            for _, scored in self._batches(loader):
-                yield self.options.pick(scored.scores)
+        batches, random_state = self._batches(loader), OwnRandomState()
+        while True:
+            with random_state:
+                found = next(batches, None)
+            if found is None:
+                return
+            yield self.options.pick(found[1].scores)
 
     def score(self, loader: Iterable[Any]) -> Any:
         """`PoolScores` of a whole pool, with standard errors and provenance; a dict of several.
@@ -121,7 +125,7 @@ class GradNormScorer:
         start = time.perf_counter()
         parts: list[Scored] = []
         engine: Engine | None = None
-        with same_random_state():
+        with OwnRandomState():
             for engine, scored in self._batches(loader):  # noqa: B007 - all are the same one
                 parts.append(scored)
         if engine is None or not sum(len(next(iter(p.scores.values()))) for p in parts):
@@ -156,23 +160,26 @@ class GradNormScorer:
         with autograd_ready():
             engine = self._engine()
         with _progress(loader, self.options.progress) as bar:
-            for i, raw in enumerate(loader):
+            done = 0
+            for raw in loader:
                 with autograd_ready():
-                    result = self._score_one(engine, raw, first=i == 0)
-                bar.update(len(next(iter(result[1].scores.values()))))
-                yield result
+                    scored = self._score_one(engine, raw, first=done == 0)
+                size = len(next(iter(scored.scores.values())))
+                done += size
+                bar.update(size)
+                yield engine, scored
 
-    def _score_one(self, engine: Engine, raw: Any, first: bool) -> tuple[Engine, Scored]:
+    def _score_one(self, engine: Engine, raw: Any, first: bool) -> Scored:
         options = self.options
         batch: Batch = as_batch(raw, engine.subject.device, options.forward, options.mask)
         if len(batch) == 0:
             empty = torch.empty(0, dtype=_result_dtype(engine.subject.dtype))
-            return engine, Scored(dict.fromkeys(options.schemes, empty), {})
+            return Scored(dict.fromkeys(options.schemes, empty), {})
         if first and options.verify:
             verify(engine, batch)
         scored = engine.score(batch)
         dtype = _result_dtype(engine.subject.dtype)
-        return engine, Scored(
+        return Scored(
             {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
             {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
         )

@@ -130,6 +130,8 @@ def _extract(output: Any) -> Tensor:
 
 def _one_sample(logits: Tensor, class_dim: int) -> Tensor:
     """Logits of a batch of one, without the batch dimension and with the classes last."""
+    if logits.numel() == 0:
+        raise fail("model", "a classifier that returns logits of at least one class", logits)
     if logits.dim() == 1 and len(logits) == 1:
         return logits  # a single logit, squeezed
     if logits.dim() < 2 or logits.shape[0] != 1:
@@ -139,8 +141,6 @@ def _one_sample(logits: Tensor, class_dim: int) -> Tensor:
             logits,
             "Keep the batch dimension (`squeeze(-1)`, not `squeeze()`).",
         )
-    if logits.dim() == 2:
-        return logits[0]
-    if not -logits.dim() < class_dim < logits.dim():
+    if not 1 - logits.dim() <= class_dim < logits.dim():
         raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
     return logits.movedim(class_dim, -1)[0]

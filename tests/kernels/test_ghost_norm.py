@@ -1,0 +1,90 @@
+import pytest
+import torch
+from fastgradnorm_kernels import ghost_norm, reference
+from kernel_support import (
+    assert_within_budget,
+    far_apart,
+    guarded,
+    linear_oracle,
+    product_modes,
+    randn,
+    scattered,
+)
+
+SHAPES = [
+    pytest.param(2, 2, 32, 32, 32, id="one-tile"),
+    pytest.param(3, 2, 45, 37, 10, id="ragged"),
+    pytest.param(1, 1, 1, 1, 1, id="scalar"),
+    pytest.param(1, 2, 140, 5, 70, id="many-tiles"),
+    pytest.param(2, 11, 5, 3, 2, id="two-chunks"),
+    pytest.param(1, 1, 17, 130, 66, id="deep"),
+]
+
+
+def _pair(N, K, T, I, O, dtype):
+    # a common mean: without it the off-diagonal terms are noise that hides in the sum
+    return randn(N, T, I, dtype=dtype) + 0.5, randn(N, K, T, O, dtype=dtype) + 0.5
+
+
+def _uncancelled(a, g):
+    a, g = a.double().cpu(), g.double().cpu()
+    return (a.square().sum(-1)[:, None] * g.square().sum(-1)).sum(-1)
+
+
+@product_modes
+@pytest.mark.parametrize("N, K, T, I, O", SHAPES)
+def test_ghost_sq_norm(N, K, T, I, O, mode):
+    a, g = map(guarded, _pair(N, K, T, I, O, mode.dtype))
+    actual = ghost_norm.ghost_sq_norm(a, g, input_precision=mode.precision)
+    ref = reference.ghost_sq_norm(a, g)
+    assert_within_budget(actual.sq_norm, ref.sq_norm, linear_oracle(a, g), mode.slack)
+    assert_within_budget(actual.uncancelled, ref.uncancelled, _uncancelled(a, g), mode.slack)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 4, 5), (2, 0, 3, 4, 5), (2, 2, 0, 4, 5)], ids=str)
+def test_nothing_to_sum(shape):
+    actual = ghost_norm.ghost_sq_norm(*_pair(*shape, torch.float32))
+    assert actual.sq_norm.shape == actual.uncancelled.shape == shape[:2]
+    assert (actual.sq_norm == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 0, 5), (2, 2, 3, 4, 0)], ids=str)
+def test_no_features(shape):
+    actual = ghost_norm.ghost_sq_norm(*_pair(*shape, torch.float32))
+    assert (actual.sq_norm == 0).all()
+    assert (actual.uncancelled == 0).all()
+
+
+def test_strides():
+    a, g = _pair(2, 3, 9, 7, 5, torch.float32)
+    expected = ghost_norm.ghost_sq_norm(a, g)
+    for strided in ((scattered(a), scattered(g)), (a.mT.contiguous().mT, g.mT.contiguous().mT)):
+        torch.testing.assert_close(ghost_norm.ghost_sq_norm(*strided), expected, rtol=0, atol=0)
+    one = g[:, :1].expand(-1, 3, -1, -1)
+    actual = ghost_norm.ghost_sq_norm(a, one).sq_norm
+    torch.testing.assert_close(actual, expected.sq_norm[:, :1].expand(-1, 3), rtol=0, atol=0)
+
+
+def test_beyond_32_bits():
+    a, g = _pair(3, 1, 4, 3, 2, torch.float16)
+    far = ghost_norm.ghost_sq_norm(far_apart(a), far_apart(g))
+    torch.testing.assert_close(far, ghost_norm.ghost_sq_norm(a, g), rtol=0, atol=0)
+    a, g = _pair(1, 3, 4, 3, 2, torch.float16)
+    far = ghost_norm.ghost_sq_norm(a, far_apart(g[0])[None])
+    torch.testing.assert_close(far, ghost_norm.ghost_sq_norm(a, g), rtol=0, atol=0)
+
+
+def test_same_bits_twice_and_alone():
+    a, g = _pair(3, 2, 70, 20, 9, torch.float32)
+    first, again = ghost_norm.ghost_sq_norm(a, g), ghost_norm.ghost_sq_norm(a, g)
+    alone = ghost_norm.ghost_sq_norm(a[1:2], g[1:2])
+    assert torch.equal(first.sq_norm, again.sq_norm)
+    assert torch.equal(first.sq_norm[1:2], alone.sq_norm)
+
+
+def test_cancellation_shows_in_the_ratio():
+    a = randn(2, 1, 16).expand(2, 40, 16) + 1e-3 * randn(2, 40, 16)
+    g = randn(2, 1, 40, 8)
+    g -= g.mean(2, keepdim=True)
+    sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g)
+    assert (sq_norm / uncancelled < 1e-4).all()
