@@ -31,7 +31,6 @@ from fastgradnorm._options import Options
 from fastgradnorm._planning import Plan, make_plan
 from fastgradnorm._subject import Subject
 
-
 _Vjp = tuple[Tensor, Callable[..., tuple[list[Tensor], dict[str, Tensor]]]]
 
 

@@ -210,7 +210,7 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
         made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
         raise ValueError(
             "`params` must not be 'last_layer' where no single layer produced the logits. They "
-            f"come from {made}. Select parameters by a function: `params=lambda name, parameter: ...`."
+            f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."
         )
     whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
     return use, exact and whole and use.operation == "linear"
