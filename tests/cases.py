@@ -89,7 +89,7 @@ class GroupNormCNN(nn.Module):
 
 
 class CNN3d(nn.Module):
-    def __init__(self, classes: int = 3):
+    def __init__(self, classes: int = 2):
         super().__init__()
         self.conv1 = nn.Conv3d(1, 4, 3, padding=1)
         self.norm = nn.BatchNorm3d(4)
@@ -262,7 +262,7 @@ CASES = {
     for case in [
         Case("mlp", MLP, images(10)),
         Case("padded-cnn", PaddedCNN, images(4, 7, 7)),
-        Case("resnet18", ResNet18, images(3, 8, 8), samples=32),
+        Case("resnet18", ResNet18, images(3, 8, 8), samples=24),
         Case("groupnorm-cnn", GroupNormCNN, images(2, 8, 8)),
         Case("cnn3d", CNN3d, images(1, 5, 6, 6)),
         Case("transformer", TransformerClassifier, images(3, 8, 8)),

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 
 SCHEMES = ("expected", "expected_squared", "entropy")
 REDUCTIONS = ("global", "per_tensor")
+MOST_LABEL_MAPS = 100
 
 
 def in_float64(tree: Any) -> Any:
@@ -111,7 +112,8 @@ def norms(
         likelihood: `"categorical"` (over `class_dim`), or `"bernoulli"`: each of a sample's L
             logits is a label of its own, the loss is their mean, and all 2^L label vectors count.
         call: From the model and a batch of one to its logits `[1, ...]`.
-        masks: Valid positions `[N, *positions]` of dense outputs, which have the entropy only.
+        masks: Valid positions `[N, *positions]` of dense outputs, whose loss is the mean over them.
+            Labels are all maps of classes where these are few; else there is the entropy only.
     """
     model = copy.deepcopy(model).double().eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -127,7 +129,7 @@ def norms(
             elif z.dim() == 2:
                 cotangents, entropy = _categorical(z)
             else:
-                cotangents, entropy = [], _dense_entropy(z, class_dim, masks, n)
+                cotangents, entropy = _dense(z, class_dim, masks, n)
             label_norms = [_gradient_norms(out, named, c) for _, c in cotangents]
             rows.append(
                 (
@@ -189,11 +191,21 @@ def _bernoulli(z: Tensor) -> tuple[list[tuple[float, Tensor]], Tensor]:
     return labels, entropy.view_as(z)
 
 
-def _dense_entropy(z: Tensor, class_dim: int, masks: Tensor | None, n: int) -> Tensor:
+def _dense(
+    z: Tensor, class_dim: int, masks: Tensor | None, n: int
+) -> tuple[list[tuple[float, Tensor]], Tensor]:
     positions = z.movedim(class_dim, -1)  # [1, *positions, C]
     valid = torch.ones(positions.shape[1:-1], dtype=torch.bool) if masks is None else masks[n]
-    cotangent = torch.zeros_like(positions)
-    for where in valid.nonzero():
-        at = (0, *where.tolist())
-        cotangent[at] = entropy_cotangent(positions[at]) / int(valid.sum())
-    return cotangent.movedim(-1, class_dim)
+    where = [(0, *index.tolist()) for index in valid.nonzero()]
+    entropy = torch.zeros_like(positions)
+    for at in where:
+        entropy[at] = entropy_cotangent(positions[at]) / len(where)
+    classes, labels = positions.shape[-1], []
+    if masks is None and classes ** len(where) <= MOST_LABEL_MAPS:
+        for y in itertools.product(range(classes), repeat=len(where)):
+            probability, cotangent = 1.0, torch.zeros_like(positions)
+            for at, label in zip(where, y, strict=True):
+                probability *= float(softmax(positions[at])[label])
+                cotangent[at] = label_cotangent(positions[at], label) / len(where)
+            labels.append((probability, cotangent.movedim(-1, class_dim)))
+    return labels, entropy.movedim(-1, class_dim)

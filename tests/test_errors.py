@@ -1,6 +1,5 @@
-"""Every wrong argument, loader, model and batch: the message says which, and what to do."""
+"""Every wrong argument and model: the message says which, and what to do."""
 
-import itertools
 import os
 
 import pytest
@@ -225,101 +224,6 @@ class TestParams:
 
         with pytest.raises(ValueError, match=r"`params\b.*last_layer"):
             scores(TwoHeads(), params="last_layer")
-
-
-class TestLoader:
-    @pytest.mark.parametrize("params", ["all", "last_layer"])
-    @pytest.mark.parametrize("score", [score_pool, naive_score_pool])
-    @pytest.mark.parametrize("loader", [[], iter(()), [X[:0]]], ids=["list", "iter", "no-samples"])
-    def test_empty(self, loader, score, params):
-        with pytest.raises(ValueError, match=r"`loader` must yield"):
-            score(MLP(), loader, params=params)
-
-    def test_that_is_one_batch(self):
-        with pytest.raises(TypeError, match=r"`loader` must be .*Got Tensor.*\[batch\]"):
-            score_pool(MLP(), X)
-
-    def test_that_shuffles_is_warned_about(self):
-        """Scores in an unknown order are of no use."""
-        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), shuffle=True)
-        with pytest.warns(UserWarning, match=r"`loader` shuffles.*shuffle=False"):
-            scores(loader=loader)
-
-    @pytest.mark.parametrize("loader", [None, 3, MLP()])
-    def test_that_cannot_be_iterated(self, loader):
-        with pytest.raises(TypeError, match=r"`loader` must be .*Got"):
-            score_pool(MLP(), loader)
-
-    @pytest.mark.parametrize(
-        "batch",
-        [
-            "a text",
-            ["a text", "another"],
-            (["a text"], X),
-            {"x": ["a", "b"]},
-            {"x": "text"},
-            3.0,
-            None,
-            (),
-            {},
-            {"labels": X},
-        ],
-        ids=repr,
-    )
-    def test_of_strings_and_other_batches_without_tensors(self, batch):
-        with pytest.raises((TypeError, ValueError), match=r"`loader` must .*Got .*`?forward"):
-            scores(loader=[batch])
-
-    def test_of_tensors_without_a_batch_dimension(self):
-        with pytest.raises(ValueError, match=r"`loader` must .*Got"):
-            scores(loader=[torch.tensor(3.0)])
-
-    def test_of_integers_for_a_convolution(self):
-        """The layer that refuses them, or the loader, is named, with the type."""
-        model = nn.Sequential()
-        model.add_module("stem", nn.Conv2d(1, 2, 3))
-        model.add_module("pool", nn.Flatten())
-        model.add_module("head", nn.Linear(2, 3))
-        for dtype, params in itertools.product([torch.uint8, torch.int64], ["all", "last_layer"]):
-            batch = torch.ones(2, 1, 3, 3, dtype=dtype)
-            with pytest.raises((TypeError, ValueError), match=r"stem|`loader`") as caught:
-                scores(model, [batch], params=params)
-            assert str(dtype).removeprefix("torch.") in str(caught.value).lower()
-            assert "float" in str(caught.value).lower()
-
-    def test_of_the_wrong_precision(self):
-        with pytest.raises((TypeError, ValueError), match=r"float64|double|Double"):
-            scores(loader=[X.double()])
-
-    def test_of_the_wrong_shape(self):
-        """The model's own error is heard."""
-        with pytest.raises((RuntimeError, ValueError), match=r"7|shape"):
-            scores(loader=[torch.ones(4, 7)])
-
-    def test_whose_tensors_disagree_about_the_number_of_samples(self):
-        class Two(MLP):
-            def forward(self, x, y):
-                return super().forward(x + y)
-
-        with pytest.raises((ValueError, RuntimeError)):
-            scores(Two(), [{"x": X, "y": X[:3]}])
-
-
-class TestMask:
-    @pytest.mark.parametrize(
-        "mask",
-        [
-            pytest.param(lambda batch: None, id="none"),
-            pytest.param(lambda batch: torch.ones(2, 3, 3), id="float"),
-            pytest.param(lambda batch: torch.ones(1, 3, 3, dtype=torch.bool), id="samples"),
-            pytest.param(lambda batch: torch.ones(2, 4, 3, dtype=torch.bool), id="positions"),
-            pytest.param(lambda batch: torch.ones(2, dtype=torch.bool), id="no-positions"),
-        ],
-    )
-    def test_of_wrong_type_or_shape(self, mask):
-        model = nn.Conv2d(1, 3, 3, padding=1)
-        with pytest.raises((TypeError, ValueError), match=r"`mask` must .*Got"):
-            scores(model, [torch.ones(2, 1, 3, 3)], scheme="entropy", mask=mask)
 
 
 def test_error_types():

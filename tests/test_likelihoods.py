@@ -1,4 +1,4 @@
-"""Bernoulli labels, exact and sampled, and outputs with positions."""
+"""Bernoulli labels: one, a few, and so many that label vectors are drawn."""
 
 from collections import OrderedDict
 
@@ -6,10 +6,10 @@ import oracle
 import pytest
 import torch
 from asserts import assert_close_relative
-from cases import MLP, perturb
+from cases import MLP
 from torch import nn
 
-from fastgradnorm import GradNormScorer, naive_score_pool, score_pool
+from fastgradnorm import GradNormScorer, score_pool
 
 RTOL = 1e-5
 
@@ -22,17 +22,20 @@ class TestBernoulli:
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     @pytest.mark.parametrize("likelihood", ["auto", "bernoulli"])
-    def test_single_logit_is_exact_as_two_classes(self, params, reduction, likelihood):
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    def test_single_logit_is_exact_as_two_classes(self, params, reduction, likelihood, temperature):
         model, x = MLP(classes=1), 3 * torch.randn(12, 10)
         with torch.no_grad():
             model.head.weight.mul_(20)
         actual = scores(
             model, x.split(5), scheme=oracle.SCHEMES, likelihood=likelihood, params=params,
-            reduction=reduction, num_samples=1,
+            reduction=reduction, num_samples=1, temperature=temperature,
         )  # fmt: skip
         with torch.no_grad():
             logits = model(x)
-        table = oracle.norms(model, oracle.ones(x), likelihood="bernoulli", logits=logits)
+        table = oracle.norms(
+            model, oracle.ones(x), likelihood="bernoulli", logits=logits, temperature=temperature
+        )
         for scheme in oracle.SCHEMES:
             expected = table.scores(
                 scheme, reduction, lambda name: params == "all" or name.startswith("head")
@@ -192,95 +195,3 @@ class TestSampledLabels:
         assert many.standard_error.mean() < 0.5 * few.standard_error.mean()
         truth = table.scores("expected")
         assert (many.values - truth).abs().mean() < (few.values - truth).abs().mean()
-
-
-class Segmenter(nn.Module):
-    def __init__(self, classes=3):
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.norm = nn.GroupNorm(2, 4)
-        self.head = nn.Conv2d(4, classes, 1)
-
-    def forward(self, x):
-        return {"out": self.head(torch.tanh(self.norm(self.conv(x))))}
-
-
-class Tagger(nn.Module):
-    """Token classification [N, T, C]."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        self.embed, self.mix = nn.Embedding(9, 6), nn.Linear(6, 6)
-        self.head = nn.Linear(6, classes)
-
-    def forward(self, input_ids, attention_mask=None):
-        x = self.embed(input_ids)
-        valid = 1.0 if attention_mask is None else attention_mask[..., None].to(x.dtype)
-        context = torch.tanh(self.mix((x * valid).sum(1, keepdim=True)))
-        return self.head(torch.tanh(x) + context)
-
-
-class TestDense:
-    @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
-    @pytest.mark.parametrize("temperature", [1.0, 0.5])
-    def test_entropy_of_segmentation(self, reduction, temperature):
-        model, x = perturb(Segmenter()), torch.randn(5, 2, 4, 5)
-        options = {"reduction": reduction, "temperature": temperature}
-        table = oracle.norms(
-            model, oracle.ones(x), call=lambda m, s: m(s)["out"], temperature=temperature
-        )
-        expected = table.scores("entropy", reduction)
-        actual = scores(model, x.split(2), scheme="entropy", **options)
-        assert_close_relative(actual, expected, RTOL)
-        naive = naive_score_pool(model, x.split(2), scheme="entropy", **options)
-        assert_close_relative(naive, expected, RTOL)
-
-    def test_last_layer_of_segmentation(self):
-        model, x = perturb(Segmenter()), torch.randn(5, 2, 4, 5)
-        table = oracle.norms(model, oracle.ones(x), call=lambda m, s: m(s)["out"])
-        expected = table.scores("entropy", keep=lambda name: name.startswith("head"))
-        actual = scores(model, x.split(2), scheme="entropy", params="last_layer")
-        assert_close_relative(actual, expected, RTOL)
-
-    def test_confident_positions(self):
-        """One undecided position among certain ones, and all certain."""
-        model, x = perturb(Segmenter()), torch.randn(6, 2, 4, 5)
-        with torch.no_grad():
-            model.head.weight.mul_(30)
-            logits = model(x)["out"]
-        table = oracle.norms(model, oracle.ones(x), logits=logits, call=lambda m, s: m(s)["out"])
-        actual = scores(model, [x], scheme="entropy", verify=False)
-        assert_close_relative(actual, table.scores("entropy"), 1e-4)
-
-    def test_mask_leaves_positions_out(self):
-        model, x = perturb(Segmenter()), torch.randn(6, 2, 4, 5)
-        masks = torch.rand(6, 4, 5) < 0.5
-        masks[0], masks[1] = True, False
-        masks[1, 2, 3] = True
-        batches = list(zip(x.split(4), masks.split(4), strict=True))
-        table = oracle.norms(model, oracle.ones(x), call=lambda m, s: m(s)["out"], masks=masks)
-        actual = scores(model, batches, scheme="entropy", mask=lambda batch: batch[1])
-        assert_close_relative(actual, table.scores("entropy"), RTOL)
-
-    def test_token_classification_with_a_class_dimension_at_the_end(self):
-        model, ids = Tagger(), torch.randint(0, 9, (5, 4))
-        table = oracle.norms(model, oracle.ones(ids), class_dim=-1)
-        for class_dim in (-1, 2):
-            actual = scores(model, ids.split(3), scheme="entropy", class_dim=class_dim)
-            assert_close_relative(actual, table.scores("entropy"), RTOL)
-
-    def test_attention_mask_of_a_mapping_is_the_default_mask(self):
-        """Padding changes no score, neither its amount nor its content."""
-        model, ids = Tagger(), torch.randint(0, 9, (5, 4))
-        attention = torch.arange(4) < torch.tensor([[4], [3], [2], [1], [4]])
-        samples = [(ids[n : n + 1], attention[n : n + 1]) for n in range(5)]
-        table = oracle.norms(model, samples, class_dim=-1, call=lambda m, s: m(*s), masks=attention)
-        expected = table.scores("entropy")
-        options = {"scheme": "entropy", "class_dim": -1}
-        for extra in (0, 3):
-            pad = torch.randint(0, 9, (5, extra))
-            batch = {
-                "input_ids": torch.cat([ids, pad], 1),
-                "attention_mask": torch.cat([attention, torch.zeros_like(pad)], 1).long(),
-            }
-            assert_close_relative(scores(model, [batch], **options), expected, RTOL)

@@ -126,6 +126,16 @@ def test_dense_entropy_is_the_gradient_of_the_mean_over_valid_positions():
         assert_close_relative(actual[n], expected, 1e-12)
 
 
+def test_dense_label_maps_are_those_of_mean_cross_entropy():
+    model, x = nn.Conv1d(2, 3, 1).double(), torch.randn(1, 2, 2).double()
+    table = oracle.norms(model, [x])
+    assert table.probabilities.sum().item() == pytest.approx(1.0, rel=1e-12)
+    for i, y in enumerate(torch.cartesian_prod(torch.arange(3), torch.arange(3))):
+        grads = torch.autograd.grad(F.cross_entropy(model(x), y[None]), list(model.parameters()))
+        expected = torch.stack([g.norm() for g in grads])
+        assert_close_relative(table.label_norms[0, i], expected, 1e-12)
+
+
 def test_norms_agree_with_finite_differences():
     model, x = MLP(3, 4, 3).double(), torch.randn(1, 3).double()
     table = oracle.norms(model, [x])

@@ -9,6 +9,7 @@ import recorder
 import torch
 from asserts import assert_close_relative
 from cases import CASES, logits_of, sharpen
+from torch import nn
 
 from fastgradnorm import GradNormScorer, naive_score_pool, score_pool
 
@@ -96,12 +97,12 @@ def test_exact_for_every_batch_size(name, kind, size):
 @pytest.mark.parametrize("name", CASES)
 def test_plain_batches_score_as_recorded_ones(name):
     """Without `forward=`, with a lone scheme and with verification the scores are the same."""
-    model, inputs = prepared(name, "random")
+    model, inputs = CASES[name].initial()
     inputs = inputs[:8]
     several, _ = scored(model, inputs, scheme=oracle.SCHEMES)
     for scheme in oracle.SCHEMES:
         alone = score_pool(model, inputs.split(8), scheme=scheme, progress=False)
-        assert_close_relative(alone, several[scheme], 1e-6, scheme)
+        assert_close_relative(alone, several[scheme], TOLERANCE, scheme)
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
@@ -208,6 +209,31 @@ def test_extreme_and_equal_logits_are_finite(magnitude):
         assert by_scheme[scheme].isfinite().all()
         assert (by_scheme[scheme] >= 0).all()
         assert torch.allclose(by_scheme[scheme].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+def test_impossible_classes_do_not_count(params):
+    """A logit of -inf is a class that is not there."""
+    model, inputs = CASES["mlp"].random()
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = model.body, nn.Linear(16, 7)
+            with torch.no_grad():
+                self.head.weight[1:6].copy_(model.head.weight)
+                self.head.bias[1:6].copy_(model.head.bias)
+                self.head.weight[[0, 6]] = 0.0
+                self.head.bias[[0, 6]] = -torch.inf
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    options = {"scheme": oracle.SCHEMES, "params": params, "progress": False}
+    actual = score_pool(Masked(), [inputs[:8]], **options)
+    expected = score_pool(model, [inputs[:8]], **options)
+    for scheme in oracle.SCHEMES:
+        assert_close_relative(actual[scheme], expected[scheme], 1e-5, scheme)
 
 
 def test_stream_and_score_batch_are_the_same_scores():

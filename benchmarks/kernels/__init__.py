@@ -1,1 +1,1 @@
-"""What the kernels compile to, whether planted faults are caught, and how fast they run on a GPU."""
+"""What the kernels compile to, whether planted faults are caught, how fast they run on a GPU."""

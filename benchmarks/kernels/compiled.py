@@ -1,12 +1,12 @@
-"""What every kernel compiles to on GPUs that need not be there: registers, shared memory, instructions.
+"""What every kernel compiles to, without a GPU: registers, shared memory, instructions.
 
     python -m benchmarks.kernels.compiled           # writes results/kernels_compiled.json
     python -m benchmarks.kernels.compiled --check   # compiles and checks, writes nothing
 
-The launchers run on meta tensors of realistic shapes, and their launches are recorded instead of made:
-what is compiled is what would be launched, with the same specialisation of arguments. Fails where a
-kernel spills registers, takes more shared memory than the chip has, or forms a product off the matrix
-units though its dtype allows them.
+The launchers run on meta tensors of realistic shapes, and their launches are recorded instead of
+made: what is compiled is what would be launched, with the same specialisation of arguments. Fails
+where a kernel spills registers, takes more shared memory than the chip has, or forms a product off
+the matrix units though its dtype allows them.
 """
 
 import argparse
@@ -16,30 +16,22 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["TRITON_INTERPRET"] = (
-    "0"  # before the kernels are imported: an interpreter compiles nothing
-)
+# Before the kernels are imported: interpreted ones compile to nothing.
+os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
-from fastgradnorm_kernels import (
-    affine_norm,
-    conv_norm,
-    direct_norm,
-    embedding_norm,
-    ghost_norm,
-    linear_head,
-    logit_head,
-)
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+
+from benchmarks.kernels.compiled_calls import calls
 
 RESULTS = Path(__file__).parent.parent / "results" / "kernels_compiled.json"
 # Bytes of shared memory that one block may have. [CUDA programming guide, compute capabilities]
@@ -135,105 +127,13 @@ def specialise(launch: Launch) -> ASTSource:
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
-    return torch.empty(*shape, dtype=dtype, device="meta")
-
-
-def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every operation built on matrix products, at shapes that reach every block configuration."""
-
-    def pair(n: int, k: int, t: int, i: int, o: int) -> tuple[Tensor, Tensor]:
-        return _meta(dtype, n, t, i), _meta(dtype, n, k, t, o)
-
-    options = {"input_precision": precision}
-    for n, k, t, i, o in ((32, 10, 16, 768, 768), (32, 10, 32, 768, 768), (32, 10, 197, 768, 3072)):
-        a, g = pair(n, k, t, i, o)
-        yield "ghost_sq_norm", lambda a=a, g=g: ghost_norm.ghost_sq_norm(a, g, **options)
-    for n, k, t, i, o in ((32, 10, 1024, 768, 10), (32, 10, 1024, 64, 64), (1, 1, 4096, 768, 768)):
-        a, g = pair(n, k, t, i, o)
-        yield "direct_sq_norm", lambda a=a, g=g: direct_norm.direct_sq_norm(a, g, **options)
-    a, g = pair(32, 10, 197, 768, 3072)
-    needed = _meta(torch.bool, 32, 10)
-    yield (
-        "direct_sq_norm",
-        lambda a=a, g=g: direct_norm.direct_sq_norm(a, g, needed, **options),
-    )
-    square = ((3, 3), (1, 1), (1, 1), (1, 1))
-    stem = ((7, 7), (2, 2), (3, 3), (1, 1))
-    cube = ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1))
-    direct = (
-        ((32, 3, 224, 224), (32, 10, 64, 112, 112), stem, 1),
-        ((32, 256, 28, 28), (32, 10, 256, 28, 28), square, 1),
-        ((32, 96, 28, 28), (32, 10, 96, 28, 28), square, 96),
-        ((2, 16, 16, 32, 32), (2, 2, 32, 16, 32, 32), cube, 1),
-    )
-    for x, g, geometry, groups in direct:
-        yield (
-            "conv_sq_norm",
-            lambda x=_meta(dtype, *x), g=_meta(dtype, *g), geometry=geometry, groups=groups: (
-                conv_norm.conv_direct_sq_norm(x, g, geometry, groups, **options)
-            ),
-        )
-    ghost = (
-        ((32, 512, 4, 4), (32, 10, 512, 4, 4), square, 1),
-        ((32, 512, 5, 5), (32, 10, 512, 5, 5), square, 1),
-        ((32, 512, 7, 7), (32, 10, 512, 7, 7), square, 1),
-        ((2, 256, 4, 4, 4), (2, 2, 256, 4, 4, 4), cube, 1),
-    )
-    for x, g, geometry, groups in ghost:
-        yield (
-            "conv_sq_norm",
-            lambda x=_meta(dtype, *x), g=_meta(dtype, *g), geometry=geometry, groups=groups: (
-                conv_norm.conv_ghost_sq_norm(x, g, geometry, groups, **options)
-            ),
-        )
-    h, w, b = _meta(dtype, 4096, 4096), _meta(dtype, 128_256, 4096), _meta(dtype, 128_256)
-    yield "linear_head_scores", lambda: linear_head.linear_head_scores(h, w, b, **options)
-
-
-def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every operation that is bound by memory."""
-    for classes in (10, 64, 100, 256, 1000, 4096, 16_384, 50_257):
-        z, q = _meta(dtype, 4096, classes), _meta(torch.float32, 4096)
-        yield "head_scores", lambda z=z, q=q: logit_head.head_scores(z, q)
-    x, g = _meta(dtype, 32, 197, 768), _meta(dtype, 32, 10, 197, 768)
-    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x, g)
-    x_last, g_last = _meta(dtype, 32, 256, 784).mT, _meta(dtype, 32, 10, 256, 784).mT
-    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x_last, g_last)
-    ids, g_tokens = _meta(torch.int64, 32, 512), _meta(dtype, 32, 10, 512, 768)
-    yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
-
-
-def _smallest(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Sizes of one, which Triton turns into constants: each kernel must compile so too."""
-    a, g = _meta(dtype, 1, 1, 1), _meta(dtype, 1, 1, 1, 1)
-    point, one = ((1, 1), (1, 1), (0, 0), (1, 1)), _meta(torch.bool, 1, 1)
-    x, gx = _meta(dtype, 1, 1, 1, 1), _meta(dtype, 1, 1, 1, 1, 1)
-    yield "ghost_sq_norm", lambda: ghost_norm.ghost_sq_norm(a, g)
-    yield "direct_sq_norm", lambda: direct_norm.direct_sq_norm(a, g, one)
-    yield "conv_sq_norm", lambda: conv_norm.conv_direct_sq_norm(x, gx, point, 1, one)
-    yield "conv_sq_norm", lambda: conv_norm.conv_ghost_sq_norm(x, gx, point, 1)
-    yield "linear_head_scores", lambda: linear_head.linear_head_scores(a[0], a[0])
-    yield "head_scores", lambda: logit_head.head_scores(a[0], a[0, 0])
-    yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(a, g)
-    ids = _meta(torch.int64, 1, 1)
-    yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g)
-
-
 def launches() -> list[tuple[str, torch.dtype, str, Launch]]:
-    """Every operation, dtype and block configuration in use, once."""
-    found = []
-    choices = [(dtype, "ieee") for dtype in _TYPES] + [(torch.float32, "tf32")]
-    calls = [
-        (dtype, precision, *call)
-        for dtype, precision in choices
-        for call in _products(dtype, precision)
+    """Every operation, dtype and block configuration in use."""
+    return [
+        (operation, dtype, precision, launch)
+        for operation, dtype, precision, call in calls()
+        for launch in record(call)
     ]
-    calls += [(dtype, "ieee", *call) for dtype in _TYPES for call in _others(dtype)]
-    calls += [(torch.float32, "ieee", *call) for call in _smallest(torch.float32)]
-    for dtype, precision, operation, call in calls:
-        found += [(operation, dtype, precision, launch) for launch in record(call)]
-    return found
 
 
 def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
@@ -272,9 +172,9 @@ def compile_one(index: int, arch: int) -> Row:
     if shared > SHARED_LIMIT[arch]:
         problems.append(f"{shared} bytes of shared memory, {SHARED_LIMIT[arch]} at most")
     products = "PRECISION" in blocks or "BLOCK_S" in blocks
-    if products and (dtype != torch.float32 or precision != "ieee"):
-        if not counts["mma.sync"] + counts["wgmma"]:
-            problems.append("no matrix-unit instruction in a product that allows it")
+    allowed = products and (dtype != torch.float32 or precision != "ieee")
+    if allowed and not counts["mma.sync"] + counts["wgmma"]:
+        problems.append("no matrix-unit instruction in a product that allows it")
     if counts["atom"]:
         problems.append("an atomic operation: results would not be deterministic")
     return Row(

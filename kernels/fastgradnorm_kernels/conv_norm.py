@@ -177,7 +177,7 @@ def _conv_ghost_kernel(
 
 
 def _depth(dtype: torch.dtype, input_precision: str) -> int:
-    """Patches gathered at a time: fewer than in plain products, as each has an address and a mask."""
+    """Patches gathered at a time: fewer than in plain products, each has an address and a mask."""
     return 16 if dtype == torch.float32 and input_precision == "ieee" else 32
 
 

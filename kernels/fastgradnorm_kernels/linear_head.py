@@ -153,7 +153,7 @@ def _linear_head_scores_kernel(
     for start in range(split * SPLIT, tl.minimum(split * SPLIT + SPLIT, C), BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C).to(tl.int64)
         z = _logits(h_ptr, w_ptr, b_ptr, rows, columns, N, C, D, HAS_BIAS, BLOCK_D, PRECISION)
-        other = (columns[None, :] != index[:, None]) & (columns < C)[None, :]
+        other = columns[None, :] != index[:, None]
         v = tl.where(other, above_floor(z - finite(base)[:, None]), FLOOR)
         terms, squares = other_terms(
             v,

@@ -122,7 +122,7 @@ def _head_scores_sweep_kernel(
     for start in range(0, C, BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C)
         z = tl.load(row_ptr + columns[None, :], mask=(columns < C)[None, :], other=-float("inf"))
-        other = (columns[None, :] != index[:, None]) & (columns < C)[None, :]
+        other = columns[None, :] != index[:, None]
         v = tl.where(other, above_floor(z.to(tl.float32) - finite(base)[:, None]), FLOOR)
         terms, squares = other_terms(v, delta, om, p_top, inverse, rr, m)
         expected += tl.sum(terms, 1)

@@ -18,20 +18,19 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fastgradnorm._batches import Batch
-from fastgradnorm._capture import (
-    DivergentControlFlowError,
-    HeadInput,
-    PlanChangedError,
-    Tapping,
-)
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
 from fastgradnorm._naive import plain_scores, total_norms
 from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
+from fastgradnorm._pieces import Pieces
 from fastgradnorm._planning import Plan, make_plan
+from fastgradnorm._rules import joint_sq_norm
 from fastgradnorm._subject import Subject
+from fastgradnorm._taps import HeadInput, Tapping, tap_parameter
+from fastgradnorm._watch import DivergentControlFlowError, PlanChangedError
 
-_Vjp = tuple[Tensor, Callable[..., tuple[list[Tensor], dict[str, Tensor]]]]
+_Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
+_Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
 
 
 @dataclass
@@ -192,52 +191,81 @@ class Engine:
         self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """One sample's logits, and the function from cotangents `[K, *logits]` to `[K, P]`."""
-        subject = self.subject
-        ruled = subject.values([name for tap in plan.taps for name in tap.slots.values()])
-        # A fresh object each time: its `id` is how the mode knows it.
-        ruled = {name: tensor.detach() for name, tensor in ruled.items()}
-        names = {id(tensor): name for name, tensor in ruled.items()}
+        subject, coverage, taps = self.subject, plan.coverage, plan.coverage.taps
+        # Fresh objects each time: a mode knows them by `id`.
+        tracked = {
+            name: value.detach()
+            for name, value in subject.values(plan.names).items()
+            if name not in coverage.leftovers
+        }
+        direct = subject.values(coverage.leftovers)
+        joints: dict[int, Any] = {}
 
-        def forward(taps: list[Tensor], leftovers: dict[str, Tensor]) -> Tensor:
-            view, swaps = subject.view({**ruled, **leftovers})
-            mode = Tapping(names, swaps, self.options.backend, plan.taps, plan.harmless, taps)
+        def forward(primals: _Primals) -> tuple[Tensor, dict[int, tuple[Tensor, ...]]]:
+            norms, carriers, extras = primals
+            tapped = {k: tap_parameter(v, extras[k]) for k, v in direct.items()}
+            view, swaps = subject.view({**tracked, **tapped})
+            mode = Tapping(
+                Pieces(tracked),
+                swaps,
+                self.options.backend,
+                taps,
+                plan.harmless,
+                [norms[i] for i in range(len(taps))],
+                [carriers.get(i) for i in range(len(taps))],
+            )
             with mode:
-                return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+                inputs = [leaf[None].clone() for leaf in leaves]
+                logits = subject.tempered(view, batch, inputs)
+            joints.update({i: joint for i, (joint, _) in mode.joints.items()})
+            return logits, {i: saved for i, (_, saved) in mode.joints.items()}
 
-        wide = accumulation_dtype(subject.dtype)
-        taps = [torch.zeros(len(tap.slots), dtype=wide, device=subject.device) for tap in plan.taps]
-        leftovers = subject.values(plan.leftovers)
-        logits, pull_back = cast(_Vjp, vjp(forward, taps, leftovers))
+        logits, pull_back, saved = cast(_Vjp, vjp(forward, self._zeros(plan), has_aux=True))
+        if len(joints) < sum(tap.joint is not None for tap in taps):
+            raise PlanChangedError
+
+        def columns(cotangent: Tensor, last: bool) -> Tensor:
+            with torch.no_grad():  # nobody wants the graph of the gradients
+                ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
+                shared = [
+                    joint_sq_norm(
+                        [(joints[i], saved[i], carried[i]) for i in group], self.options.backend
+                    )[None]
+                    for group in coverage.joints
+                ]
+            return torch.cat([*norms.values(), *shared, *extras.values()])
 
         def pull(cotangents: Tensor) -> Tensor:
             _, size = plan.chunks(1, len(cotangents))
-            chunks = cotangents.to(logits.dtype).split(size)
-
-            def one(cotangent: Tensor, last: bool) -> Tensor:
-                with torch.no_grad():  # nobody wants the graph of the gradients
-                    tapped, direct = pull_back(cotangent, retain_graph=not last)
-                squares = [g.to(wide).square().sum()[None] for g in direct.values()]
-                return torch.cat([*tapped, *squares])
-
-            *first, last = chunks
-            rows = [vmap(partial(one, last=False))(chunk) for chunk in first]
-            return torch.cat([*rows, vmap(partial(one, last=True))(last)])
+            *first, last = cotangents.to(logits.dtype).split(size)
+            rows = [vmap(partial(columns, last=False))(chunk) for chunk in first]
+            rows.append(vmap(partial(columns, last=True))(last))
+            return _by_parameter(torch.cat(rows), plan)
 
         return logits, pull
 
+    def _zeros(self, plan: Plan) -> "_Primals":
+        """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""
+        device, wide = self.subject.device, accumulation_dtype(self.subject.dtype)
+        taps = list(enumerate(plan.coverage.taps))
+        norms = {i: torch.zeros(len(tap.single), dtype=wide, device=device) for i, tap in taps}
+        carriers = {
+            i: torch.zeros(tap.output_shape, dtype=tap.output_dtype, device=device)
+            for i, tap in taps
+            if tap.joint is not None
+        }
+        extras = {k: torch.zeros(1, dtype=wide, device=device) for k in plan.coverage.leftovers}
+        return norms, carriers, extras
+
     def _head_pass(self, plan: Plan) -> Callable[[Batch], Scored]:
         """Closed forms from logits and features: a forward pass without gradients."""
-        subject, (tap,) = self.subject, plan.taps
+        subject = self.subject
 
         def run(batch: Batch) -> Scored:
             def per_sample(*leaves: Tensor) -> tuple[Tensor, Tensor]:
-                ruled = {
-                    name: tensor.detach()
-                    for name, tensor in subject.values(list(tap.slots.values())).items()
-                }
-                view, swaps = subject.view(ruled)
-                names = {id(tensor): name for name, tensor in ruled.items()}
-                mode = HeadInput(names, swaps, self.options.backend)
+                tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
+                view, swaps = subject.view(tracked)
+                mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
                 with mode:
                     logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
                 if mode.features is None:
@@ -246,7 +274,7 @@ class Engine:
 
             with torch.no_grad():
                 logits, features = vmap(per_sample)(*batch.leaves)
-                return Scored(self._closed_form(tap.slots, logits, features), {})
+                return Scored(self._closed_form(plan.coverage.taps[0].single, logits, features), {})
 
         return run
 
@@ -264,3 +292,14 @@ class Engine:
 
 def _has_closed_form(objective: Objective, plan: Plan) -> bool:
     return objective.likelihood == "categorical" or plan.logits_shape == (1,)
+
+
+def _by_parameter(columns: Tensor, plan: Plan) -> Tensor:
+    """Squared norms `[K, P]`: pieces of one parameter have columns of their own, to be added."""
+    names = plan.names
+    if len(names) == len(plan.coverage.columns):
+        return columns
+    place = {name: i for i, name in enumerate(names)}
+    index = [place[name] for name in plan.coverage.columns]
+    total = columns.new_zeros(len(columns), len(names))
+    return total.index_add(1, torch.tensor(index, device=columns.device), columns)

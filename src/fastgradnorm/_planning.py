@@ -1,7 +1,6 @@
 """One plain pass over one sample: which parameters are used where, and how each is counted."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._batches import Batch
-from fastgradnorm._capture import PlannedTap, Recorder, Use
+from fastgradnorm._coverage import Coverage, Edges, check_reached, cover
 from fastgradnorm._errors import CoverageError, UnsupportedModelError
+from fastgradnorm._pieces import Pieces
+from fastgradnorm._record import Recorder, Use
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import type_name
 
@@ -23,9 +24,7 @@ class Plan:
     """How a forward pass of this shape is scored.
 
     Attributes:
-        taps: Operations whose parameters' squared norms a tap computes.
-        leftovers: Parameters differentiated directly.
-        unused: Chosen parameters that the logits do not depend on.
+        coverage: How each parameter is counted.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
         uses: Every use of a chosen parameter, in order.
         logits_shape: `[*positions, C]`.
@@ -34,9 +33,7 @@ class Plan:
         transient_bytes: What one sample and cotangent need at a time.
     """
 
-    taps: tuple[PlannedTap, ...]
-    leftovers: tuple[str, ...]
-    unused: tuple[str, ...]
+    coverage: Coverage
     harmless: frozenset[tuple[str, str]]
     uses: tuple[Use, ...]
     logits_shape: tuple[int, ...]
@@ -46,9 +43,8 @@ class Plan:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Parameters that are counted, in the order of the columns of the squared norms."""
-        tapped = (name for tap in self.taps for name in tap.slots.values())
-        return (*tapped, *self.leftovers)
+        """Parameters that are counted, in the order of their squared norms."""
+        return tuple(dict.fromkeys(self.coverage.columns))
 
     def chunks(self, samples: int, cotangents: int) -> tuple[int, int]:
         """Samples and cotangents to work on at a time."""
@@ -67,41 +63,26 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         CoverageError: If a chosen parameter's use cannot be accounted for.
     """
     run = _record(subject, batch)
-    edges = _edges(run.logits, run.leaves, subject.parameters)
-    names = list(subject.chosen)
-    exact_head = False
+    edges = Edges(run.logits, subject.parameters)
+    leaves, exact_head = run.leaves, False
     if subject.options.params == "last_layer":
         head, exact_head = _last_layer(run)
-        names = [name for name in names if name in head.slots.values()]
-        exact_head = exact_head and len(run.logits.shape) == 1
-    count = Counter(
-        name for use in run.recorder.uses for name in (*use.slots.values(), *use.others)
-    )
-    alone = {name for name in names if count[name] == 1 and edges[name] == 1}
-    taps = []
-    for use in run.recorder.uses:
-        slots = {slot: name for slot, name in use.slots.items() if name in alone}
-        if slots:
-            taps.append(PlannedTap(use.operation, slots))
-    tapped = {name for tap in taps for name in tap.slots.values()}
-    leftovers = tuple(name for name in names if edges[name] > 0 and name not in tapped)
-    if not tapped and not leftovers:
-        raise CoverageError(
-            "none of the chosen parameters takes part in the logits: "
-            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Was part of the forward "
-            "pass run under `torch.no_grad()`, or detached?"
-        )
-    uses = tuple(u for u in run.recorder.uses if {*u.slots.values(), *u.others} & {*names})
+        chosen = {piece.name for piece in head.slots.values()}
+        leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
+        exact_head = exact_head and run.logits.dim() == 1
+    coverage = cover(run.recorder, edges, leaves)
+    check_reached(coverage, list(leaves))
+    pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
+    uses = tuple(u for u, names in zip(run.recorder.uses, pieces, strict=True) if names & {*leaves})
+    lone = len(coverage.taps) == 1 and not coverage.joints and not coverage.leftovers
     return Plan(
-        taps=tuple(taps),
-        leftovers=leftovers,
-        unused=tuple(name for name in names if edges[name] == 0),
+        coverage=coverage,
         harmless=frozenset(run.recorder.harmless),
         uses=uses,
         logits_shape=tuple(run.logits.shape),
-        exact_head=exact_head and not leftovers and len(taps) == 1,
+        exact_head=exact_head and lone,
         activation_bytes=run.saved_bytes,
-        transient_bytes=_transient_bytes(uses, subject, leftovers),
+        transient_bytes=_transient_bytes(uses, subject, coverage.leftovers),
     )
 
 
@@ -118,8 +99,7 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
     versions = {name: v._version for name, v in leaves.items()}
     view, swaps = subject.view(leaves)
-    names = {id(leaf): name for name, leaf in leaves.items()}
-    recorder = Recorder(names, swaps, subject.options.backend)
+    recorder = Recorder(Pieces(leaves, indexed=True), swaps, subject.options.backend)
     _track_layers(view, recorder)
     saved = _SavedBytes(leaves.values())
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
@@ -179,31 +159,6 @@ class _SavedBytes:
         return tensor
 
 
-def _edges(
-    logits: Tensor, leaves: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
-) -> Counter[str]:
-    """How often the autograd graph of the logits reaches each leaf: uses as autograd counts."""
-    names = {id(leaf): name for name, leaf in leaves.items()}
-    originals = {id(p): name for name, p in parameters.items()}
-    found: Counter[str] = Counter()
-    stack, seen = [logits.grad_fn], {logits.grad_fn}
-    while stack:
-        node = stack.pop()
-        for parent, _ in node.next_functions if node is not None else ():
-            leaf = getattr(parent, "variable", None)
-            if leaf is not None and id(leaf) in names:
-                found[names[id(leaf)]] += 1
-            elif leaf is not None and id(leaf) in originals:
-                raise CoverageError(
-                    f"the parameter `{originals[id(leaf)]}` is reached past the module tree, by a "
-                    "function that PyTorch does not let others see. Call it through its module."
-                )
-            elif parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return found
-
-
 def _last_layer(run: _Run) -> tuple[Use, bool]:
     use, exact = run.recorder.source(run.logits)
     if use is None or use.rule is None or not use.slots:
@@ -219,9 +174,6 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
 def _transient_bytes(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
     """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
     width = 8 if subject.dtype == torch.float64 else 4
-    largest = 1
-    for use in uses:
-        if use.output is not None:
-            largest = max(largest, use.output.numel())
-    per_parameter = sum(subject.parameters[name].numel() for name in leftovers)
-    return width * (4 * largest + 2 * per_parameter)
+    outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
+    largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
+    return width * (4 * outputs + 2 * largest)

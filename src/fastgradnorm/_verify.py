@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._batches import Batch
-from fastgradnorm._capture import DivergentControlFlowError, PlanChangedError
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import VerificationError
 from fastgradnorm._naive import PlainPass
 from fastgradnorm._objectives import make_objective
+from fastgradnorm._watch import DivergentControlFlowError, PlanChangedError
 
 _SAMPLES = 2
 _COTANGENTS = 8  # of each sample: a wrong rule is wrong for all of them

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from fastgradnorm.demo._watch import Watch
 
 STRATEGIES = {
     "random": "Random",
-    "top": "Best scores",
+    "top": "Best",
     "gumbel": "Drawn by score",
-    "rounds": "Best, in rounds",
+    "rounds": "Best in rounds",
 }
 
 
@@ -94,12 +95,14 @@ class _Run:
             return torch.cat([labelled, left[chosen]])
         if self._ranking is None:
             self._ranking = self._scores(self._start, self._pool)
-        how = "gumbel" if strategy == "gumbel" else "top"
+        how: Literal["top", "gumbel"] = "gumbel" if strategy == "gumbel" else "top"
         chosen = select(self._ranking, count, strategy=how, seed=self._seed)
         return torch.cat([self._start, self._pool[chosen]])
 
     def _scores(self, labelled: Tensor, pool: Tensor) -> Tensor:
-        return score_pool(self._fit(labelled), self._digits.batches(pool, self._settings))
+        batches = self._digits.batches(pool, self._settings)
+        scores: Tensor = score_pool(self._fit(labelled), batches, progress=False)
+        return scores
 
     def _test_accuracy(self, labelled: Tensor) -> float:
         test = self._digits.test

@@ -126,7 +126,7 @@ def _extremes(results: Results) -> str:
     return (
         f"The network that scored names {100 * results.test_accuracy:.1f} % of the held-out images "
         f"correctly. It is wrong on {high} of the {ends} images that it scores highest and on "
-        f"{low} of the {ends} that it scores lowest. True classes are shown here; no score uses them."
+        f"{low} of the {ends} that it scores lowest. True classes are shown; no score uses them."
     )
 
 
@@ -140,8 +140,8 @@ def _speed(results: Results) -> str:
     return (
         f"<code>score_pool</code> on {len(results.pool.scores):,} images, its own check against "
         f"autograd included, and the plain loop (one image at a time, a backward pass per class) "
-        f"on {results.settings.loop_images} of them. The difference is from the loop in float64. At "
-        "this size much of the time goes to starting operations, so larger networks look different."
+        f"on {results.settings.loop_images} of them. The difference is from the loop in float64. "
+        "Much of the time here goes to starting operations; larger networks look different."
     )
 
 

@@ -121,7 +121,8 @@ class Results:
 
 def score_digits(model: nn.Module, digits: Digits, pool: Tensor, settings: Settings) -> ScoredPool:
     """Score the images at `pool`, and keep what the report shows of them."""
-    found = GradNormScorer(model, scheme="expected").score(digits.batches(pool, settings))
+    scorer = GradNormScorer(model, scheme="expected", progress=False)
+    found = scorer.score(digits.batches(pool, settings))
     predicted = probabilities(model, digits.images[pool])
     return ScoredPool(
         images=digits.images[pool],

@@ -64,12 +64,12 @@ def _measure(
     parameters = "all parameters" if params == "all" else "last layer"
 
     # The first call of each pays for what PyTorch sets up once.
-    score_pool(model, part[:2], scheme=scheme, params=params)
+    score_pool(model, part[:2], scheme=scheme, params=params, progress=False)
     naive_score_pool(model, part[:2], scheme=scheme, params=params)
 
     start = perf_counter()
     watched = watch(batches, f"Score the pool: {scheme}, {parameters}")
-    scores = score_pool(model, watched, scheme=scheme, params=params)
+    scores = score_pool(model, watched, scheme=scheme, params=params, progress=False)
     seconds = perf_counter() - start
 
     start = perf_counter()

@@ -30,6 +30,7 @@ h1, h2 {
 }
 h1 { font-size: clamp(2.1rem, 6vw, 3.4rem); margin: 0.2rem 0 1rem; letter-spacing: -0.015em; }
 h2 { font-size: clamp(1.45rem, 3.4vw, 1.9rem); margin: 0 0 0.6rem; letter-spacing: -0.01em; }
+sup { line-height: 0; font-size: 0.7em; }
 h3 { font-size: 1rem; margin: 1.4rem 0 0.6rem; }
 p { margin: 0 0 1rem; max-width: 42rem; text-wrap: pretty; }
 .kicker { color: var(--accent); font-weight: 600; margin: 0; font-size: 0.95rem; }

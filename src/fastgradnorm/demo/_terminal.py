@@ -1,5 +1,6 @@
 """The tables that the demo prints."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,11 +26,12 @@ def _speed_table(results: Results) -> Table:
         title=f"Scoring {len(results.pool.scores):,} images",
         caption=f"loop: plain autograd, samples/s, on {results.settings.loop_images} of them. "
         "difference: largest relative one, from the loop in float64.",
+        box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("parameters")
-    table.add_column("scheme")
+    table.add_column("scheme", no_wrap=True)
     for name in ("samples/s", "loop", "speed-up", "difference"):
         table.add_column(name, justify="right")
     for speed in results.speeds:
@@ -49,12 +51,13 @@ def _accuracy_table(results: Results) -> Table:
     table = Table(
         title=f"Accuracy on {results.settings.test_images} held-out images, by number of labels, %",
         caption=f"Mean ± standard deviation, {seeds} seeds." if seeds > 1 else "One seed.",
+        box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("which labels")
+    table.add_column("labels", no_wrap=True)
     for count in results.settings.label_counts:
-        table.add_column(str(count), justify="right")
+        table.add_column(str(count), justify="right", no_wrap=True)
     for strategy, name in STRATEGIES.items():
         curve = results.curve(strategy)
         points = range(len(curve.means))

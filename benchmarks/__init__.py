@@ -1,0 +1,1 @@
+"""What the package costs and where others fail: `python -m benchmarks`, results in `results/`."""

@@ -1,0 +1,173 @@
+"""Taps: how one backward pass gives squared gradient norms instead of gradients.
+
+A tap is an identity put behind an operation, or on a parameter. Its backward returns, besides the
+incoming gradient, as the "gradient" of an extra input, what the rule makes of it: the squared norms
+of the operation's parameters. No per-sample gradient of a parameter is stored.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm import _rules
+from fastgradnorm._pieces import Piece, Pieces
+from fastgradnorm._rules import Joint
+from fastgradnorm._watch import PlanChangedError, Watch
+
+
+class Tap(torch.autograd.Function):
+    """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, ctx.read, *saved = inputs
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g, ctx.read(ctx.saved_tensors, g), None, *(None,) * len(ctx.saved_tensors)
+
+
+def _tap(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
+    tapped: Tensor = Tap.apply(y, extra, read, *saved)  # type: ignore[no-untyped-call]
+    return tapped
+
+
+def tap_parameter(parameter: Tensor, extra: Tensor) -> Tensor:
+    """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped."""
+
+    def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
+        return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
+
+    return _tap(parameter, extra, read)
+
+
+@dataclass(frozen=True)
+class PlannedTap:
+    """One operation to tap.
+
+    Attributes:
+        key: What the use looks like, see `Use.key`.
+        single: Arguments that are parameters used here alone, in the order of their norms.
+        joint: The argument that is a parameter used elsewhere too, if there is one.
+        output_shape: Of the operation's output, for a joint parameter.
+        output_dtype: Likewise.
+    """
+
+    key: tuple[Any, ...]
+    single: tuple[str, ...]
+    joint: str | None
+    output_shape: tuple[int, ...]
+    output_dtype: torch.dtype
+
+
+class Tapping(Watch):
+    """Puts a tap behind each planned operation.
+
+    Args:
+        pieces: The planned parameters.
+        swaps: As in `Watch`.
+        backend: What computes the norms.
+        plan: The taps.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+        norms: Zeros for the norms of single parameters, one tensor a tap.
+        carriers: Zeros of the outputs' shapes for taps with joint parameters, else None.
+
+    Attributes:
+        joints: For each tap with a joint parameter that was reached, how it adds to that, and the
+            tensors saved for it.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        swaps: Mapping[int, Tensor],
+        backend: str,
+        plan: Sequence[PlannedTap],
+        harmless: frozenset[tuple[str, str]],
+        norms: Sequence[Tensor],
+        carriers: Sequence[Tensor | None],
+    ) -> None:
+        super().__init__(pieces, swaps, backend)
+        self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
+        self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
+        self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for i, tap in reversed(list(enumerate(plan))):
+            self._waiting[tap.key].append(i)
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        found: dict[str, Piece | None] = {slot: self.pieces.of(call[slot]) for slot in slots}
+        waiting = self._waiting.get((func.__name__, *sorted(found.items())))
+        rule = _rules.make_rule(func, call, slots, self.backend) if waiting else None
+        if not waiting or rule is None:
+            raise PlanChangedError
+        index = waiting.pop()
+        tap, carrier = self.plan[index], self.carriers[index]
+        output: Tensor = func(*args, **kwargs)
+        if carrier is not None:
+            if output.shape != carrier.shape or rule.joint is None:
+                raise PlanChangedError
+            self.joints[index] = (rule.joint, rule.saved)
+            output = _tap(output, carrier, lambda saved, g: g)
+        if not tap.single:
+            return output
+
+        def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+            by_slot = rule.sq_norms(saved, g)
+            return torch.stack([by_slot[slot] for slot in tap.single])
+
+        return _tap(output, self.norms[index], read, *rule.saved)
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        tracked = self.pieces.among(tensors)
+        output = func(*args, **kwargs)
+        if tracked and not self.pieces.note_view(func, args, kwargs, output):
+            name = getattr(func, "__name__", str(func))
+            if any((piece.name, name) not in self.harmless for piece in tracked):
+                raise PlanChangedError
+        return output
+
+
+class HeadInput(Watch):
+    """Keeps the input `[D]` of the one linear layer that holds a tracked parameter."""
+
+    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
+        super().__init__(pieces, swaps, backend)
+        self.features: Tensor | None = None
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        if func is not torch.nn.functional.linear or self.features is not None:
+            raise PlanChangedError
+        self.features = call["input"].reshape(-1)
+        return func(*args, **kwargs)

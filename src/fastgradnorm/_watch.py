@@ -1,0 +1,178 @@
+"""The torch-function mode under all passes: what every one of them sees and does alike."""
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch._C._functorch as functorch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from fastgradnorm import _decompose, _layer_rules, _product_rules, _rules
+from fastgradnorm._attention import attention
+from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._pieces import Pieces, tensors_in
+
+assert _layer_rules and _product_rules  # imported for the rules they put into the table
+
+_BRANCHES = frozenset({"__bool__", "__int__", "__float__", "__index__", "item"})
+
+# Each gives None where it does not apply.
+_DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.scaled_dot_product_attention: attention,
+    F.embedding_bag: _decompose.embedding_bag,
+    torch._weight_norm: _decompose.weight_norm,
+}
+for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+    _DECOMPOSED[getattr(torch, _kind)] = partial(_decompose.recurrent, _kind)
+    _cell = partial(_decompose.recurrent_cell, _kind)
+    _DECOMPOSED[getattr(torch, f"{_kind}_cell")] = _cell
+
+
+class DivergentControlFlowError(Exception):
+    """The samples of one batch take different branches; `values` `[N]` tells which."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__("the samples of a batch take different branches")
+        self.values = values
+
+
+class PlanChangedError(Exception):
+    """A forward pass used parameters in another way than the one the plan was made from."""
+
+
+class Watch(TorchFunctionMode):
+    """Follows tracked parameters, swaps strays, settles branches, opens composite functions.
+
+    Args:
+        pieces: The tracked parameters.
+        swaps: Tensors to use for the caller's own parameters, by `id`, for models that reach those
+            past the module tree.
+        backend: What computes the norms.
+    """
+
+    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
+        super().__init__()
+        self.pieces, self.swaps, self.backend = pieces, swaps, backend
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _BRANCHES and _is_batched(args[0]):
+            return func(_common_value(args[0]))
+        tensors = tensors_in(args, kwargs)
+        if any(id(t) in self.swaps for t in tensors):
+            args = [_replace(a, self.swaps) for a in args]
+            kwargs = {k: _replace(v, self.swaps) for k, v in kwargs.items()}
+            tensors = tensors_in(args, kwargs)
+        if name == "__get__" and self.pieces.of(args[0]) is None:
+            return func(*args, **kwargs)
+        if func in _DECOMPOSED:
+            with self:
+                output = _DECOMPOSED[func](*args, **kwargs)
+            if output is not None:
+                return output
+        call = _rules.bind(func, args, kwargs)
+        if call is not None:
+            if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
+                call = {**call, "sparse": False}
+                args, kwargs = _rules.unbind(func, call), {}
+            _check(func, call)
+        tracked = bool(self.pieces.among(tensors))
+        if tracked and call is not None:
+            slots = [name for name, value in call.items() if self.pieces.of(value) is not None]
+            return self.ruled(func, call, slots, args, kwargs)
+        if call is None and (tracked or func is F.multi_head_attention_forward):
+            opened = _open(func)
+            if opened is not None:
+                with self:
+                    return opened(*args, **kwargs)
+        return self.plain(func, tensors, args, kwargs)
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """A call of an operation in the table, with tracked parameters for arguments `slots`."""
+        return func(*args, **kwargs)
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """A call of any other operation; `tensors` are all among its arguments."""
+        return func(*args, **kwargs)
+
+
+def _check(func: Callable[..., Any], call: Mapping[str, Any]) -> None:
+    if func is F.batch_norm and call["training"]:
+        raise UnsupportedModelError(
+            "batch normalisation without running statistics mixes samples, so that no sample "
+            "has a gradient of its own. Use track_running_stats=True, or GroupNorm."
+        )
+    if func is F.embedding and call["max_norm"] is not None:
+        raise UnsupportedModelError(
+            "an embedding with `max_norm` changes its weight whenever it is used. Renormalise "
+            "the weight once and set `max_norm=None`."
+        )
+
+
+def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return swaps.get(id(value), value)
+    if type(value) in (list, tuple):
+        return type(value)(_replace(v, swaps) for v in value)
+    return value
+
+
+def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A composite function of `torch.nn.functional` that lets modes see what it calls inside.
+
+    Such functions hand themselves over whole to an active mode. In this copy that check says no.
+    """
+    if not isinstance(func, types.FunctionType) or func.__module__ != F.__name__:
+        return None
+    hidden = {name: lambda *_: False for name in func.__globals__ if name.startswith("has_torch_f")}
+    opened = types.FunctionType(
+        func.__code__,
+        {**func.__globals__, **hidden},
+        func.__name__,
+        func.__defaults__,
+        func.__closure__,
+    )
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
+
+
+def _common_value(tensor: Tensor) -> Tensor:
+    """The value that all samples of a vmapped scalar have."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    values = tensor.reshape(-1)
+    if not bool((values == values[0]).all()):
+        raise DivergentControlFlowError(values)
+    return values[0]
+
+
+def _is_batched(tensor: Any) -> bool:
+    while isinstance(tensor, Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False

@@ -1,0 +1,304 @@
+"""Models that branch on tensors: samples that agree run together, the others apart, all in order."""
+
+import warnings
+
+import oracle
+import pytest
+import torch
+from asserts import assert_close_relative, assert_exact
+from cases import Custom, linear
+from torch import nn
+
+from fastgradnorm import SlowPathWarning, UnsupportedModelError, score_pool
+
+
+class Branching(nn.Module):
+    """Takes one of two layers, by a function of the input `[B, 4]`."""
+
+    def __init__(self, choose):
+        super().__init__()
+        self.choose = choose
+        self.yes, self.no, self.head = linear(4, 4), linear(4, 4), linear(4, 3)
+
+    def forward(self, x):
+        layer = self.yes if self.choose(x) else self.no
+        return self.head(torch.tanh(layer(x)))
+
+
+def contains(x):
+    return 1.0 in x.sign()
+
+
+CONDITIONS = {
+    "all": lambda x: (x > -1).all(),
+    "any": lambda x: (x > 1).any(),
+    "not": lambda x: not (x[:, 0] > 0).all(),
+    "and": lambda x: (x[:, 0] > 0).all() and (x[:, 1] > 0).all(),
+    "item": lambda x: x[:, 0].sign().sum().item() > 0,
+    "int": lambda x: int(x[:, 0].sign().sum()) > 0,
+    "float": lambda x: float(x[:, 0].sign().sum()) > 0,
+    "bool": lambda x: bool(x[:, 0].sum() > 0),
+    "index": lambda x: [False, True][(x[:, 0].sum() > 0).long()],
+    "range": lambda x: len(range((x[:, 0].sum() > 0).long())) == 1,
+    "is-nonzero": lambda x: torch.is_nonzero((x > 1).any()),
+    "equal": lambda x: torch.equal(x[:, :2].sign(), x[:, 2:].sign()),
+    "allclose": lambda x: torch.allclose(x[:, :2].sign(), x[:, 2:].sign()),
+    "contains": contains,
+    "tolist": lambda x: x.sign().tolist()[0][0] > 0,
+    "max-of-counts": lambda x: max((x > 0).sum(1)) > 2,
+    "python-sum": lambda x: sum(x[0].sign()) > 0,
+    "compared-with-a-parameter-free-tensor": lambda x: (x.sum() > torch.tensor(0.5)).any(),
+}
+
+
+class TestTwoBranches:
+    @pytest.mark.parametrize("choose", CONDITIONS.values(), ids=CONDITIONS.keys())
+    def test_samples_that_disagree_come_back_in_order_and_exact(self, choose):
+        x = torch.randn(13, 4)
+        x[:, :2] = torch.where(torch.arange(13)[:, None] % 3 == 0, x[:, 2:], x[:, :2])
+        taken = [bool(choose(row)) for row in x.split(1)]
+        assert len(set(taken[:3])) == 2, "the first batch agrees"
+        assert_exact(Branching(choose), x)
+
+    @pytest.mark.parametrize("choose", [CONDITIONS["any"], CONDITIONS["int"]])
+    def test_batch_size_order_and_company_change_nothing(self, choose):
+        model, x = Branching(choose).double(), torch.randn(12, 4).double()
+        expected = oracle.scores(model, oracle.ones(x))
+        for size in (1, 2, 5, 12):
+            order = torch.randperm(12)
+            scores = score_pool(model, x[order].split(size), verify=False, progress=False)
+            assert_close_relative(scores, expected[order], 1e-12)
+
+    @pytest.mark.parametrize("params", ["all", "last_layer"])
+    def test_a_batch_of_which_the_first_sample_differs(self, params):
+        """The plan is made from a sample that uses other layers than the rest do."""
+        model, x = Branching(CONDITIONS["all"]), torch.randn(6, 4).abs()
+        x[0] = -2.0
+        expected = oracle.scores(
+            model, oracle.ones(x), keep=lambda n: params == "all" or n.startswith("head")
+        )
+        scores = score_pool(model, [x], params=params, progress=False)
+        assert_close_relative(scores, expected, 1e-5)
+        scores = score_pool(model, x.split(1), params=params, progress=False)
+        assert_close_relative(scores, expected, 1e-5)
+
+    def test_a_layer_used_twice_by_some_samples(self):
+        def forward(m, x):
+            x = torch.tanh(m.body(x))
+            if (x[:, 0] > 0).all():
+                x = torch.tanh(m.body(x))
+            return m.head(x)
+
+        x = torch.randn(8, 4)
+        assert_exact(Custom(forward, body=linear(4, 4), head=linear(4, 3)), x)
+        assert_exact(Custom(forward, body=linear(4, 4), head=linear(4, 3)), x.flip(0))
+
+    def test_a_layer_that_some_samples_leave_out(self):
+        """An early exit, whose logits come from another head."""
+
+        def forward(m, x):
+            x = torch.tanh(m.body(x))
+            early = m.early(x)
+            if early.softmax(-1).amax() > 0.6:
+                return early
+            return m.head(torch.tanh(m.deep(x)))
+
+        model = Custom(
+            forward, body=linear(4, 4), early=linear(4, 3), deep=linear(4, 4), head=linear(4, 3)
+        )
+        x = 2 * torch.randn(12, 4)
+        with torch.no_grad():
+            early = model.early(torch.tanh(model.body(x))).softmax(-1).amax(-1) > 0.6
+        assert len(set(early[:3].tolist())) == 2
+        assert_exact(model, x)
+
+    def test_a_branch_on_a_parameter_and_on_a_buffer(self):
+        def forward(m, x):
+            x = m.body(x) if (m.body.weight.sum() > 0) else torch.tanh(m.body(x))
+            x = x if m.flag else torch.sin(x)
+            return m.head(x * float(m.body.bias.sum() > 0))
+
+        model = Custom(forward, body=linear(4, 4), head=linear(4, 3))
+        nn.init.ones_(model.body.bias)
+        model.register_buffer("flag", torch.tensor(False))
+        assert_exact(model, torch.randn(5, 4))
+
+    def test_classes_of_different_sizes_are_told(self):
+        def forward(m, x):
+            return m.head(x) if (x[:, 0] > 0).all() else m.other(x)
+
+        model = Custom(forward, head=linear(4, 3), other=linear(4, 2))
+        x = torch.randn(6, 4)
+        try:
+            scores = score_pool(model, [x], progress=False)
+        except (UnsupportedModelError, ValueError, RuntimeError) as error:
+            assert str(error)
+        else:
+            each = [oracle.scores(model, [sample]) for sample in oracle.ones(x)]
+            assert_close_relative(scores, torch.cat(each), 1e-5)
+
+
+class TestNested:
+    class Deep(nn.Module):
+        """A branch in each layer, on what the layer before it returned."""
+
+        def __init__(self, layers=4):
+            super().__init__()
+            self.layers = nn.ModuleList(Branching(self.positive) for _ in range(layers))
+            for layer in self.layers:
+                layer.head = linear(4, 4)
+            self.head = linear(4, 3)
+
+        @staticmethod
+        def positive(x):
+            return x[:, 0].sum() > 0
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x)
+
+    def test_branches_of_every_layer(self):
+        x = torch.randn(24, 4)
+        model = self.Deep()
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
+        assert_exact(model, x[:9])
+
+    def test_a_branch_within_a_branch(self):
+        def forward(m, x):
+            if (x[:, 0] > 0).all():
+                x = m.a(x) if x[:, 1].sum().item() > 0 else m.b(x)
+            elif int((x > 0).sum()) > 1:
+                x = m.c(x)
+            return m.head(torch.tanh(x))
+
+        model = Custom(
+            forward, a=linear(4, 4), b=linear(4, 4), c=linear(4, 4), head=linear(4, 3)
+        )
+        x = torch.randn(20, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
+
+    def test_a_number_of_steps_that_depends_on_the_sample(self):
+        """Rows of three steps, of two, and of one: three groups."""
+
+        def forward(m, x):
+            for _ in range(int((x > 0).sum())):
+                x = torch.tanh(m.body(x))
+            return m.head(x)
+
+        model = Custom(forward, body=linear(4, 4), head=linear(4, 3))
+        x = torch.randn(20, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
+
+    def test_slices_whose_length_depends_on_the_sample(self):
+        """Padding cut off by the longest text, as some models do themselves."""
+
+        def forward(m, ids):
+            length = int((ids != 0).sum(1).max())
+            return m.head(torch.tanh(m.embed(ids[:, :length])).mean(1))
+
+        model = Custom(forward, embed=nn.Embedding(6, 4), head=linear(4, 3))
+        ids = torch.randint(1, 6, (9, 5)) * (torch.arange(5) < torch.randint(1, 6, (9, 1)))
+        assert_exact(model, ids)
+
+
+class TestContinuousValues:
+    """A branch that splits every sample apart ends in the plain loop, with one warning."""
+
+    @staticmethod
+    def model():
+        def forward(m, x):
+            return m.head(torch.tanh(m.body(x) * x.sum().item()))
+
+        return Custom(forward, body=linear(4, 4), head=linear(4, 3))
+
+    @pytest.mark.parametrize("size", [4, 12])
+    def test_one_warning_and_exact_scores(self, size):
+        model, x = self.model(), torch.randn(12, 4)
+        expected = oracle.norms(model, oracle.ones(x))
+        with pytest.warns(SlowPathWarning, match="branch") as caught:
+            scores = score_pool(model, x.split(size), scheme=oracle.SCHEMES, progress=False)
+        assert [w.category for w in caught] == [SlowPathWarning]
+        for scheme in oracle.SCHEMES:
+            assert_close_relative(scores[scheme], expected.scores(scheme), 1e-5, scheme)
+
+    def test_samples_that_are_alike_share_a_group(self):
+        """A pool of few distinct values is no reason for the slow path."""
+        model, x = self.model(), torch.randn(3, 4).repeat(4, 1)
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
+
+    def test_batches_of_one_are_no_slower(self):
+        model, x = self.model(), torch.randn(4, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, x.split(1), progress=False), expected, 1e-5)
+
+    def test_nan_takes_a_branch_of_its_own(self):
+        model, x = Branching(lambda x: x.sum() > 0), torch.randn(7, 4)
+        x[2] = float("nan")
+        rest = [0, 1, 3, 4, 5, 6]
+        expected = oracle.scores(model, oracle.ones(x[rest]))
+        scores = score_pool(model, [x], on_nonfinite="keep", progress=False)
+        assert scores[2].isnan()
+        assert_close_relative(scores[rest], expected, 1e-5)
+
+    def test_nan_as_the_value_branched_on(self):
+        def forward(m, x):
+            return m.head(torch.tanh(m.body(x) * x[:, 0].sign().sum().item()))
+
+        model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(7, 4)
+        x[[2, 3]] = float("nan")
+        rest = [0, 1, 4, 5, 6]
+        expected = oracle.scores(model, oracle.ones(x[rest]))
+        scores = score_pool(model, [x], on_nonfinite="keep", progress=False)
+        assert scores[[2, 3]].isnan().all()
+        assert_close_relative(scores[rest], expected, 1e-5)
+
+
+class TestWhatCannotBeBatched:
+    def test_operations_without_a_rule_are_named_in_one_warning(self):
+        """An autograd function that knows nothing of vmap."""
+
+        class Square(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x)
+                return x * x
+
+            @staticmethod
+            def backward(ctx, g):
+                return 2 * g * ctx.saved_tensors[0]
+
+        model = Custom(
+            lambda m, x: m.head(Square.apply(m.body(x))), body=linear(4, 4), head=linear(4, 3)
+        )
+        x = torch.randn(6, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        with pytest.warns(SlowPathWarning, match=r"\w+") as caught:
+            scores = score_pool(model, x.split(3), progress=False)
+        assert len(caught) == 1
+        assert_close_relative(scores, expected, 1e-5)
+
+    @pytest.mark.parametrize("kind", ["nonzero", "mask", "unique"])
+    def test_shapes_that_depend_on_the_sample(self, kind):
+        """Exact in any case; the slow path is taken with its warning or not at all."""
+
+        def forward(m, x):
+            if kind == "nonzero":
+                chosen = x[0, (x[0] > 0).nonzero()[:, 0]]
+            elif kind == "mask":
+                chosen = x[x > 0]
+            else:
+                chosen = x.sign().unique()
+            return m.head(torch.tanh(m.body(x)) * (1 + chosen.sum()))
+
+        model = Custom(forward, body=linear(4, 4), head=linear(4, 3))
+        x = torch.randn(6, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPathWarning)
+            scores = score_pool(model, x.split(3), progress=False)
+        assert_close_relative(scores, expected, 1e-5)

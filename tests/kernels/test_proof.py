@@ -1,0 +1,31 @@
+"""What needs the compiler, or kernels planted with faults: each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _run(module, *options):
+    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'kernels'}"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--check", *options],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_every_block_configuration_compiles():
+    # shared memory within the chip's limit, no spills, matrix units, no atomics: sm_80 and sm_90
+    assert ", 0 with problems" in _run("benchmarks.kernels.compiled")
+
+
+def test_planted_faults_are_caught():
+    assert "8 of 8 unplanted" in _run("benchmarks.kernels.faults", "--per-kernel", "4")
