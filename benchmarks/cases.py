@@ -1,7 +1,8 @@
-"""The models that throughput is measured on, made where they are used: random weights, eval mode."""
+"""The models that throughput is measured on, with random weights, in eval mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class CNN3d(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         widths = (1, 16, 32, 64, 128)
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             layers += [nn.Conv3d(i, o, 3, padding=1), nn.GroupNorm(4, o), nn.ReLU()]
             layers.append(nn.MaxPool3d(2))
         self.body = nn.Sequential(*layers)

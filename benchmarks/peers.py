@@ -1,8 +1,8 @@
 """Other packages' squared per-sample gradient norms of a batch, class by class.
 
-Each engine is used as its documentation says, with `F.cross_entropy` of one label for all samples as
-the loss and one backward pass a class, and nothing done to the model that the package does not ask
-for. None needs to be installed: packages are imported when an engine is made.
+Each engine is used as its documentation says, with `F.cross_entropy` of one label for all samples
+as the loss and one backward pass a class, and nothing done to the model that the package does not
+ask for. None needs to be installed: packages are imported when an engine is made.
 """
 
 import traceback

@@ -12,6 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# Before PyTorch is imported: its profiler announces every start and stop.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
 import torch
 
 RESULTS = Path(__file__).parent / "results"

@@ -42,8 +42,8 @@ class Trap:
     draw: Callable[[], list[Tensor]]
     refuse: str = ""
 
-    def make(self) -> tuple[nn.Module, list[Tensor]]:
-        """The model in float64 and eval mode, and its batches; the same ones every time."""
+    def make(self, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, list[Tensor]]:
+        """The model in eval mode and its batches; the same ones every time."""
         torch.manual_seed(0)
         model = self.build().double()
         with torch.no_grad():
@@ -52,7 +52,10 @@ class Trap:
             for name, buffer in model.named_buffers():
                 if "running" in name:
                     buffer.uniform_(0.5, 1.5)
-        return model.eval(), self.draw()
+        batches = self.draw()
+        return model.to(dtype).eval(), [
+            b.to(dtype) if b.is_floating_point() else b for b in batches
+        ]
 
 
 def _numbers(*shape: int) -> Callable[[], list[Tensor]]:
@@ -72,7 +75,9 @@ def _model(function: Callable[..., Tensor], inputs: int = WIDTH, **members: Any)
 
 def _pooled(module: nn.Module, channels: int) -> nn.Module:
     """A module on channels-first data, a nonlinearity, a mean over positions and a head."""
-    return _model(lambda m, x: m.head(torch.tanh(m.layer(x)).flatten(2).mean(2)), channels, layer=module)  # fmt: skip
+    return _model(
+        lambda m, x: m.head(torch.tanh(m.layer(x)).flatten(2).mean(2)), channels, layer=module
+    )
 
 
 def _tokens(function: Callable[..., Tensor], **members: Any) -> nn.Module:
@@ -116,6 +121,11 @@ def _conv_traps() -> list[Trap]:
     ]  # fmt: skip
 
 
+def _more_dimensions() -> list[Tensor]:
+    """Tensors kept from the first batch do not suit the second."""
+    return [torch.randn(SAMPLES, *s, WIDTH, dtype=torch.float64) for s in ((5,), (3, 4))]
+
+
 def _varied_lengths() -> list[Tensor]:
     return [torch.randn(SAMPLES, t, WIDTH, dtype=torch.float64) for t in (5, 3, 8)]
 
@@ -136,7 +146,7 @@ def _linear_traps() -> list[Trap]:
 
     return [
         Trap("linear", "inputs [N, T, D]", tokens, _numbers(5, WIDTH)),
-        Trap("linear", "inputs [N, H, W, D]", tokens, _numbers(3, 4, WIDTH)),
+        Trap("linear", "inputs [N, T, D], then [N, H, W, D]", tokens, _more_dimensions),
         Trap("linear", "lengths that vary from batch to batch", tokens, _varied_lengths),
         Trap("linear", "bias at every token, no weight",
              lambda: _tokens(lambda m, x: m.norm(x), norm=nn.LayerNorm(WIDTH)), _numbers(5, WIDTH)),
@@ -186,7 +196,8 @@ def _embedding_traps() -> list[Trap]:
         return _tokens(positions, position=nn.Embedding(length, WIDTH))
 
     return [
-        Trap("embedding", "padding_idx", lambda: bag(nn.Embedding(9, WIDTH, padding_idx=0)), _words),
+        Trap("embedding", "padding_idx",
+             lambda: bag(nn.Embedding(9, WIDTH, padding_idx=0)), _words),
         Trap("embedding", "repeated tokens", lambda: bag(nn.Embedding(9, WIDTH)), _words),
         Trap("embedding", "tied to the head",
              lambda: Custom(tied, embed=nn.Embedding(9, WIDTH)), _words),
@@ -221,10 +232,13 @@ def _frozen() -> nn.Module:
 
 def _parameter_traps() -> list[Trap]:
     def raw(
-        name: str, function: Callable[..., Tensor], make: Callable[[], dict[str, Any]],
+        name: str,
+        function: Callable[..., Tensor],
+        make: Callable[[], dict[str, Any]],
         length: int = 5,
     ) -> Trap:
-        return Trap("parameters", name, lambda: _tokens(function, **make()), _numbers(length, WIDTH))  # fmt: skip
+        draw = _numbers(length, WIDTH)
+        return Trap("parameters", name, lambda: _tokens(function, **make()), draw)
 
     def with_token(m: Any, x: Tensor) -> Tensor:
         return torch.cat([m.token.expand(len(x), -1, -1), x], 1)

@@ -7,24 +7,29 @@ from fastgradnorm._errors import (
     UnsupportedModelError,
     VerificationError,
 )
+from fastgradnorm._explain import Explanation
 from fastgradnorm._naive import naive_score_pool
 from fastgradnorm._options import Options
 from fastgradnorm._results import PoolScores
+from fastgradnorm._rules import Rule, register_rule
 from fastgradnorm._scoring import GradNormScorer, score_pool
 from fastgradnorm._selection import select
 from fastgradnorm._version import __version__
 
 __all__ = [
     "CoverageError",
+    "Explanation",
     "GradNormScorer",
     "NonFiniteScoreError",
     "Options",
     "PoolScores",
+    "Rule",
     "SlowPathWarning",
     "UnsupportedModelError",
     "VerificationError",
     "__version__",
     "naive_score_pool",
+    "register_rule",
     "score_pool",
     "select",
 ]

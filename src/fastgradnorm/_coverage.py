@@ -67,6 +67,12 @@ class Coverage:
     unused: tuple[str, ...]
     columns: tuple[str, ...]
 
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """The parameter of each group of `joints`."""
+        first = sum(len(tap.single) for tap in self.taps)
+        return self.columns[first : first + len(self.joints)]
+
 
 def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Coverage:
     """Decides for the parameters `leaves`: taps where every use has a rule, else leftovers."""

@@ -20,6 +20,18 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / norm)
 
 
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """`F.prelu`, whose gradients under vmap torch 2.13 gets wrong for batches."""
+    shape = (1, -1) + (1,) * (input.dim() - 2) if weight.numel() > 1 else (1,)
+    return torch.where(input > 0, input, weight.reshape(shape) * input)
+
+
+def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.bilinear` as a linear layer on the outer products of its inputs."""
+    outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)
+    return F.linear(outer, weight.flatten(1), bias)
+
+
 def embedding_bag(
     input: Tensor,
     weight: Tensor,

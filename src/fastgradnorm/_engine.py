@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fastgradnorm._batches import Batch
+from fastgradnorm._clock import Clock
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
 from fastgradnorm._naive import plain_scores, total_norms
 from fastgradnorm._objectives import Objective, make_objective
@@ -51,8 +52,9 @@ class Engine:
 
     def __init__(self, subject: Subject, options: Options) -> None:
         self.subject, self.options = subject, options
+        self.clock: Clock | None = None
+        self.loop_reason: str | None = None
         self._plans: dict[Any, Plan] = {}
-        self._warned = False
 
     def plan(self, batch: Batch) -> Plan:
         """The plan for samples of this shape; made on the first of them."""
@@ -143,14 +145,14 @@ class Engine:
                 "the model draws random numbers in eval mode, so that a sample has no score of its "
                 "own. Turn that off before scoring."
             ) from error
-        if not self._warned:
-            self._warned = True
-            reason = "each sample takes a branch of its own"
+        if self.loop_reason is None:
+            self.loop_reason = "each sample takes a branch of its own"
             if error is not None:
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                first = str(error).strip().splitlines()[0]
+                self.loop_reason = f"{type(error).__name__}: {first}"
             warnings.warn(
-                f"This model cannot run under vmap, so that samples are scored one by one with "
-                f"plain autograd: exact, and slow. {reason}",
+                "This model cannot run under vmap, so that samples are scored one by one with "
+                f"plain autograd: exact, and slow. {self.loop_reason}",
                 SlowPathWarning,
                 stacklevel=2,
             )
@@ -203,7 +205,7 @@ class Engine:
 
         def forward(primals: _Primals) -> tuple[Tensor, dict[int, tuple[Tensor, ...]]]:
             norms, carriers, extras = primals
-            tapped = {k: tap_parameter(v, extras[k]) for k, v in direct.items()}
+            tapped = {k: tap_parameter(k, v, extras[k], self.clock) for k, v in direct.items()}
             view, swaps = subject.view({**tracked, **tapped})
             mode = Tapping(
                 Pieces(tracked),
@@ -213,6 +215,7 @@ class Engine:
                 plan.harmless,
                 [norms[i] for i in range(len(taps))],
                 [carriers.get(i) for i in range(len(taps))],
+                self.clock,
             )
             with mode:
                 inputs = [leaf[None].clone() for leaf in leaves]
@@ -224,16 +227,18 @@ class Engine:
         if len(joints) < sum(tap.joint is not None for tap in taps):
             raise PlanChangedError
 
+        def shared(group: Sequence[int], carried: dict[int, Tensor]) -> Tensor:
+            uses = [(joints[i], saved[i], carried[i]) for i in group]
+            return joint_sq_norm(uses, self.options.backend)[None]
+
         def columns(cotangent: Tensor, last: bool) -> Tensor:
             with torch.no_grad():  # nobody wants the graph of the gradients
                 ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
-                shared = [
-                    joint_sq_norm(
-                        [(joints[i], saved[i], carried[i]) for i in group], self.options.backend
-                    )[None]
-                    for group in coverage.joints
+                joined = [
+                    self._timed(name, shared)(group, carried)
+                    for name, group in zip(coverage.joint_names, coverage.joints, strict=True)
                 ]
-            return torch.cat([*norms.values(), *shared, *extras.values()])
+            return torch.cat([*norms.values(), *joined, *extras.values()])
 
         def pull(cotangents: Tensor) -> Tensor:
             _, size = plan.chunks(1, len(cotangents))
@@ -243,6 +248,9 @@ class Engine:
             return _by_parameter(torch.cat(rows), plan)
 
         return logits, pull
+
+    def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return function if self.clock is None else self.clock.timing([name], function)
 
     def _zeros(self, plan: Plan) -> "_Primals":
         """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""

@@ -256,11 +256,9 @@ _TRANSPOSED: list[Callable[..., Tensor]] = [
     F.conv_transpose3d,
 ]
 for _dims in (1, 2, 3):
-    _make = partial(_conv, _dims)
-    add(_CONVS[_dims - 1], _make, "input weight", **_CONV, dilation=1, groups=1)
-    _make = partial(_conv_transpose, _dims)
+    add(_CONVS[_dims - 1], partial(_conv, _dims), "input weight", **_CONV, dilation=1, groups=1)
     _more = {"output_padding": 0, "groups": 1, "dilation": 1}
-    add(_TRANSPOSED[_dims - 1], _make, "input weight", **_CONV, **_more)
+    add(_TRANSPOSED[_dims - 1], partial(_conv_transpose, _dims), "input weight", **_CONV, **_more)
 add(
     F.batch_norm,
     _batch_norm,

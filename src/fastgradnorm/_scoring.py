@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fastgradnorm._batches import Batch, as_batch
+from fastgradnorm._clock import Clock, now
 from fastgradnorm._engine import Engine, Scored
-from fastgradnorm._errors import NonFiniteScoreError
+from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
+from fastgradnorm._explain import Explanation, explain
+from fastgradnorm._objectives import make_objective
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._results import PoolScores
 from fastgradnorm._states import OwnRandomState, autograd_ready
@@ -144,6 +147,33 @@ class GradNormScorer:
             )
         self._judge(found)
         return self.options.pick(found)
+
+    def explain(self, batch: Any, *, measure: bool = False) -> Explanation:
+        """How each parameter is counted on batches like this one, at what cost, and what is slow.
+
+        Args:
+            batch: As a loader yields it.
+            measure: Also score the batch twice, and tell each parameter's share of the time.
+
+        Returns:
+            A table to print, with `.to_dict()`.
+        """
+        options, clock = self.options, Clock()
+        with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
+            engine = self._engine()
+            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            plan = engine.plan(parsed)
+            engine.score(parsed if measure else parsed.take(slice(0, 2)))
+            start = now()
+            if measure:
+                engine.clock = clock
+                engine.score(parsed)
+            seconds = now() - start
+            count = make_objective(options, plan.logits_shape).count(plan.logits_shape)
+            shares = {name: clock.seconds[name] / seconds for name in plan.names}
+            measured = (shares, seconds) if measure else (None, None)
+            return explain(engine.subject, plan, count, engine.loop_reason, *measured)
 
     def _engine(self) -> Engine:
         resolve_backend(self.options.backend, torch.device(self.options.device or "cpu"))

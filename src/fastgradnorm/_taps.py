@@ -15,6 +15,7 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
 from fastgradnorm import _rules
+from fastgradnorm._clock import Clock
 from fastgradnorm._pieces import Piece, Pieces
 from fastgradnorm._rules import Joint
 from fastgradnorm._watch import PlanChangedError, Watch
@@ -44,13 +45,13 @@ def _tap(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) 
     return tapped
 
 
-def tap_parameter(parameter: Tensor, extra: Tensor) -> Tensor:
+def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
     """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped."""
 
     def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
         return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
 
-    return _tap(parameter, extra, read)
+    return _tap(parameter, extra, read if clock is None else clock.timing([name], read))
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Tapping(Watch):
         harmless: (parameter, function) pairs that read a parameter without a gradient.
         norms: Zeros for the norms of single parameters, one tensor a tap.
         carriers: Zeros of the outputs' shapes for taps with joint parameters, else None.
+        clock: Measures the rules, if given.
 
     Attributes:
         joints: For each tap with a joint parameter that was reached, how it adds to that, and the
@@ -98,9 +100,11 @@ class Tapping(Watch):
         harmless: frozenset[tuple[str, str]],
         norms: Sequence[Tensor],
         carriers: Sequence[Tensor | None],
+        clock: Clock | None = None,
     ) -> None:
         super().__init__(pieces, swaps, backend)
         self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
+        self.clock = clock
         self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
         self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for i, tap in reversed(list(enumerate(plan))):
@@ -134,6 +138,9 @@ class Tapping(Watch):
             by_slot = rule.sq_norms(saved, g)
             return torch.stack([by_slot[slot] for slot in tap.single])
 
+        if self.clock is not None:
+            names = [piece.name for slot in tap.single if (piece := found[slot]) is not None]
+            read = self.clock.timing(names, read)
         return _tap(output, self.norms[index], read, *rule.saved)
 
     def plain(

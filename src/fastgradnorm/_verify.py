@@ -25,24 +25,30 @@ def verify(engine: Engine, batch: Batch) -> None:
     Raises:
         VerificationError: Naming the first parameter that differs, and both norms.
     """
+    batch = batch.take(slice(0, _SAMPLES))
     plan = engine.plan(batch)
     objective = make_objective(engine.options, plan.logits_shape)
     valid = batch.valid(plan.logits_shape)
-    for i in range(min(_SAMPLES, len(batch))):
-        sample = batch.take(slice(i, i + 1))
-        run = PlainPass(engine.subject, sample, plan.names)
-        mask = None if valid is None else valid[i]
-        cotangents = objective.pull_backs(run.logits, mask).cotangents
+    runs = [
+        PlainPass(engine.subject, batch.take(slice(i, i + 1)), plan.names)
+        for i in range(len(batch))
+    ]
+    chosen = []
+    for i, run in enumerate(runs):
+        cotangents = objective.pull_backs(
+            run.logits, None if valid is None else valid[i]
+        ).cotangents
         rows = torch.linspace(0, len(cotangents) - 1, min(_COTANGENTS, len(cotangents))).long()
-        cotangents = cotangents[rows.to(cotangents.device)]
-        if not bool(cotangents.isfinite().all()):
-            continue  # a NaN or infinite input has no gradient to compare
-        try:
-            actual = engine.sq_norms(sample, cotangents[None])[0]
-        except (DivergentControlFlowError, PlanChangedError, RuntimeError):
-            return  # scored by plain autograd itself
-        exact = torch.stack([run.sq_norms(cotangent) for cotangent in cotangents])
-        _compare(engine, i, actual.sqrt(), exact.sqrt(), plan.names)
+        chosen.append(cotangents[rows.to(cotangents.device)])
+    try:
+        # Both at once: what is right for one sample may be wrong for a batch.
+        actual = engine.sq_norms(batch, torch.stack(chosen))
+    except (DivergentControlFlowError, PlanChangedError, RuntimeError):
+        return  # split, planned anew, or scored by plain autograd itself
+    for i, (run, cotangents) in enumerate(zip(runs, chosen, strict=True)):
+        if bool(cotangents.isfinite().all()):  # a NaN input has no gradient to compare
+            exact = torch.stack([run.sq_norms(cotangent) for cotangent in cotangents])
+            _compare(engine, i, actual[i].sqrt(), exact.sqrt(), plan.names)
 
 
 def _compare(

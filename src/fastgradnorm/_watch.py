@@ -25,6 +25,8 @@ _DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.scaled_dot_product_attention: attention,
     F.embedding_bag: _decompose.embedding_bag,
     torch._weight_norm: _decompose.weight_norm,
+    torch.prelu: _decompose.prelu,
+    torch.bilinear: _decompose.bilinear,
 }
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     _DECOMPOSED[getattr(torch, _kind)] = partial(_decompose.recurrent, _kind)

@@ -1,0 +1,3 @@
+"""`pytest benchmarks --benchmark-only`: the kernels have commands of their own."""
+
+collect_ignore = ["kernels"]
