@@ -95,6 +95,22 @@ def test_exact_for_every_batch_size(name, kind, size):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_each_parameter_alone(name):
+    """An error in one small tensor would be lost in the norm of all: each is scored by itself."""
+    model, inputs = CASES[name].random()
+    inputs = inputs[:2] if name == "resnet18" else inputs[:4]
+    table = None
+    for chosen in dict(model.named_parameters()):
+        scores, logits = scored(
+            model, inputs, scheme="entropy", params=lambda name, _, chosen=chosen: name == chosen
+        )
+        if table is None:
+            table = oracle.norms(model, oracle.ones(inputs), logits=logits)
+        expected = table.scores("entropy", keep=lambda name, chosen=chosen: name == chosen)
+        assert_close_relative(scores, expected, TOLERANCE, chosen)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_plain_batches_score_as_recorded_ones(name):
     """Without `forward=`, with a lone scheme and with verification the scores are the same."""
     model, inputs = CASES[name].initial()

@@ -68,6 +68,12 @@ def check_pair(activations: Tensor, grad_outputs: Tensor) -> None:
     n, t = activations.shape[:2]
     if grad_outputs.ndim != 4 or grad_outputs.shape[0] != n or grad_outputs.shape[2] != t:
         raise ValueError(f"`grad_outputs` must be [{n}, K, {t}, O]. Got {_shape(grad_outputs)}.")
+    if max(activations[:1].numel(), grad_outputs[:1, :1].numel()) >= 2**31:
+        raise ValueError(
+            f"`activations` must have fewer than 2³¹ elements a sample for a Triton kernel, and so "
+            f"must `grad_outputs`. Got {_shape(activations)}, {_shape(grad_outputs)}. Use "
+            "backend='torch'."
+        )
     check_kernel_dtypes(activations=activations, grad_outputs=grad_outputs)
     if grad_outputs.dtype != activations.dtype:
         raise TypeError(

@@ -55,11 +55,11 @@ def _direct_sq_norm_kernel(
     g_rows = g_ptr + n * g_stride_n + k * g_stride_k
     total = 0.0
     for tile in range(first, end):
-        outputs = (tile // tiles_i).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
-        inputs = (tile % tiles_i).to(tl.int64) * BLOCK_I + tl.arange(0, BLOCK_I)
+        outputs = tile // tiles_i * BLOCK_O + tl.arange(0, BLOCK_O)
+        inputs = tile % tiles_i * BLOCK_I + tl.arange(0, BLOCK_I)
         gradient = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
         for start in range(0, T, BLOCK_T):
-            t = start + tl.arange(0, BLOCK_T).to(tl.int64)
+            t = start + tl.arange(0, BLOCK_T)  # 32 bits reach all of one sample: check_pair
             g_mask = (outputs < O)[:, None] & (t < T)[None, :]
             a_mask = (t < T)[:, None] & (inputs < I)[None, :]
             g = tl.load(g_rows + t[None, :] * O + outputs[:, None], mask=g_mask, other=0.0)
@@ -94,6 +94,7 @@ def direct_sq_norm(
     i = a.shape[2]
     options = blocks(a.dtype, input_precision, i, o) | {
         "TILES": 1 if needed is None else TILES_IF_NEEDED,
+        "num_stages": 3 if needed is None else 2,
         "HAS_NEEDED": needed is not None,
         "PRECISION": input_precision,
     }

@@ -81,8 +81,8 @@ def _ghost_sq_norm_kernel(
     chunk = tl.program_id(0) // pairs % chunks
     n = tl.cast(tl.program_id(0) // pairs // chunks, tl.int64)
     row, column = tile_pair(pair)
-    rows = (row * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)
-    columns = (column * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)
+    rows = row * BLOCK_T + tl.arange(0, BLOCK_T)  # 32 bits reach all of one sample: check_pair
+    columns = column * BLOCK_T + tl.arange(0, BLOCK_T)
     gram_a = _gram(a_ptr + n * a_stride_n, rows, columns, T, I, BLOCK_D, PRECISION)
     weight = tl.where(row == column, 1.0, 2.0)
     diagonal = rows[:, None] == columns[None, :]
@@ -95,11 +95,14 @@ def _ghost_sq_norm_kernel(
         tl.store(slot + plane, tl.sum(tl.where(diagonal, gram, 0.0)))
 
 
-def blocks(dtype: torch.dtype, input_precision: str, positions: int) -> dict[str, Any]:
-    """Block sizes, warps and stages for this dtype, precision and number of positions."""
+def blocks(
+    dtype: torch.dtype, input_precision: str, positions: int, even: bool = True
+) -> dict[str, Any]:
+    """Block sizes, warps and stages; features not `even` in sixteens need more registers."""
     side = 16 if positions <= 16 else 32 if positions <= 32 else 64
     depth = 64 if dtype != torch.float32 else 16 if input_precision == "ieee" else 32
-    return {"BLOCK_T": side, "BLOCK_D": depth, "num_warps": 1 if side < 32 else 4, "num_stages": 3}
+    warps = 1 if side == 16 else 4 if side == 32 or even else 8
+    return {"BLOCK_T": side, "BLOCK_D": depth, "num_warps": warps, "num_stages": 3}
 
 
 def chunk_size(inputs: int, outputs: int) -> int:
@@ -120,7 +123,7 @@ def ghost_sq_norm(
     a, g = dense(activations, 2), dense(grad_outputs, 2)
     n, k, t, o = g.shape
     i = a.shape[2]
-    options = blocks(a.dtype, input_precision, t) | {
+    options = blocks(a.dtype, input_precision, t, i % 16 == o % 16 == 0) | {
         "CHUNK": chunk_size(i, o),
         "PRECISION": input_precision,
     }

@@ -41,29 +41,34 @@ def _logits(
     h_ptr,
     w_ptr,
     b_ptr,
-    rows,
-    columns,
+    row,
+    column,
     N,
     C,
     D,
     HAS_BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """`h Wᵀ + b` [BLOCK_N, BLOCK_C] in float32; -inf beyond the last class."""
-    z = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
-    h_rows = h_ptr + rows[:, None] * D
-    w_rows = w_ptr + columns[None, :] * D
+    """`h Wᵀ + b` [BLOCK_N, BLOCK_C] from `row` and `column` on; -inf past the last class."""
+    rows, columns = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_C)
+    z = tl.zeros([BLOCK_N, BLOCK_C], tl.float32)
+    # 64 bits to the tile, 32 within: 64-bit offsets of every element spill.
+    h_rows = h_ptr + tl.cast(row, tl.int64) * D + rows[:, None] * D
+    w_rows = w_ptr + tl.cast(column, tl.int64) * D + columns[None, :] * D
     for start in range(0, D, BLOCK_D):
         depth = start + tl.arange(0, BLOCK_D)
-        h_mask = (rows < N)[:, None] & (depth < D)[None, :]
-        w_mask = (columns < C)[None, :] & (depth < D)[:, None]
+        h_mask = (rows < N - row)[:, None] & (depth < D)[None, :]
+        w_mask = (columns < C - column)[None, :] & (depth < D)[:, None]
         h = tl.load(h_rows + depth[None, :], mask=h_mask, other=0.0)  # [BLOCK_N, BLOCK_D]
         w = tl.load(w_rows + depth[:, None], mask=w_mask, other=0.0)  # [BLOCK_D, BLOCK_C]
         z = tl.dot(h, w, z, input_precision=PRECISION)
     if HAS_BIAS:
-        z += tl.load(b_ptr + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
-    return tl.where((columns < C)[None, :], z, -float("inf"))
+        b = tl.load(b_ptr + column + columns, mask=columns < C - column, other=0.0)
+        z += b.to(tl.float32)[None, :]
+    return tl.where((columns < C - column)[None, :], z, -float("inf"))
 
 
 @triton.jit
@@ -85,12 +90,15 @@ def _linear_head_state_kernel(
 ):
     row_blocks = tl.cdiv(N, BLOCK_N)
     split = tl.program_id(0) // row_blocks
-    rows = (tl.program_id(0) % row_blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.program_id(0) % row_blocks * BLOCK_N
+    rows = row + tl.arange(0, BLOCK_N)
     state = empty_state(BLOCK_N)
     for start in range(split * SPLIT, tl.minimum(split * SPLIT + SPLIT, C), BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C).to(tl.int64)
-        z = _logits(h_ptr, w_ptr, b_ptr, rows, columns, N, C, D, HAS_BIAS, BLOCK_D, PRECISION)
-        state = merge(state, tile_state(z, columns.to(tl.int32)))
+        columns = start + tl.arange(0, BLOCK_C)
+        z = _logits(
+            h_ptr, w_ptr, b_ptr, row, start, N, C, D, HAS_BIAS, BLOCK_N, BLOCK_C, BLOCK_D, PRECISION
+        )
+        state = merge(state, tile_state(z, columns))
     top, index, base, t, t2, tv = state
     plane = tl.cast(splits, tl.int64) * N
     slots = state_ptr + tl.cast(split, tl.int64) * N + rows
@@ -140,7 +148,8 @@ def _linear_head_scores_kernel(
 ):
     row_blocks = tl.cdiv(N, BLOCK_N)
     split = tl.program_id(0) // row_blocks
-    rows = (tl.program_id(0) % row_blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.program_id(0) % row_blocks * BLOCK_N
+    rows = row + tl.arange(0, BLOCK_N)
     top, index, base, t, t2, tv = _merged_state(state_ptr, rows, N, splits, BLOCK_N)
     delta = above_floor(base - top)
     om, p_top, inverse, rr, m = row_terms(delta, t, t2, tv)
@@ -151,8 +160,10 @@ def _linear_head_scores_kernel(
     expected = tl.where(split == 0, expected, 0.0)  # the top class counts once
     square = tl.where(split == 0, square, 0.0)
     for start in range(split * SPLIT, tl.minimum(split * SPLIT + SPLIT, C), BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C).to(tl.int64)
-        z = _logits(h_ptr, w_ptr, b_ptr, rows, columns, N, C, D, HAS_BIAS, BLOCK_D, PRECISION)
+        columns = start + tl.arange(0, BLOCK_C)
+        z = _logits(
+            h_ptr, w_ptr, b_ptr, row, start, N, C, D, HAS_BIAS, BLOCK_N, BLOCK_C, BLOCK_D, PRECISION
+        )
         other = columns[None, :] != index[:, None]
         v = tl.where(other, above_floor(z - finite(base)[:, None]), FLOOR)
         terms, squares = other_terms(
@@ -174,7 +185,10 @@ def _linear_head_scores_kernel(
 def blocks(dtype: torch.dtype, features: int) -> dict[str, Any]:
     """Block sizes, warps and stages for features of this dtype and size."""
     depth = 32 if dtype == torch.float32 or features <= 32 else 64
-    return {"BLOCK_N": 64, "BLOCK_C": 128, "BLOCK_D": depth, "num_warps": 8, "num_stages": 3}
+    width = 128
+    if features % 16:  # narrow loads need registers
+        depth, width = depth // 2, 64
+    return {"BLOCK_N": 64, "BLOCK_C": width, "BLOCK_D": depth, "num_warps": 8, "num_stages": 3}
 
 
 def linear_head_scores(

@@ -98,7 +98,9 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
         )
         for i in order
     )
-    used = [name for name, leaf in leaves.items() if edges.into(leaf) > 0]
+    # A use that the logits do not depend on here may count for another sample: a leftover then.
+    seen = {p.name for use in recorder.uses for p in (*use.slots.values(), *use.others)}
+    used = [name for name, leaf in leaves.items() if name in seen or edges.into(leaf) > 0]
     leftovers = tuple(name for name in used if name not in groups)
     columns = [name for i in order for _, name in single[i]]
     columns += [joint[uses[0]][1] for uses in members]
@@ -166,9 +168,9 @@ def _output(use: Use) -> tuple[tuple[int, ...], torch.dtype]:
     return tuple(use.output.shape), use.output.dtype
 
 
-def check_reached(coverage: Coverage, names: Sequence[str]) -> None:
+def check_reached(reached: bool, names: Sequence[str]) -> None:
     """Raises `CoverageError` if the logits depend on none of the parameters."""
-    if not coverage.columns:
+    if not reached:
         raise CoverageError(
             "none of the chosen parameters takes part in the logits: "
             f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Was part of the forward "

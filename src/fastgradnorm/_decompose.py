@@ -20,6 +20,27 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / norm)
 
 
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass."""
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    scale = (running_var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    if bias is not None:
+        shift = shift + bias
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
+
+
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """`F.prelu`, whose gradients under vmap torch 2.13 gets wrong for batches."""
     shape = (1, -1) + (1,) * (input.dim() - 2) if weight.numel() > 1 else (1,)

@@ -6,6 +6,7 @@ the squared gradient norms of tapped parameters as the "gradients" of the taps, 
 the leftovers, which are squared and dropped.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class Scored:
     scores: dict[str, Tensor]
     errors: dict[str, Tensor]
 
+    def take(self, index: Tensor) -> "Scored":
+        """Those of the samples at `index`."""
+        return Scored(
+            {name: values[index] for name, values in self.scores.items()},
+            {name: values[index] for name, values in self.errors.items()},
+        )
+
 
 class Engine:
     """Scores batches with one model, as it is when the engine is made.
@@ -54,29 +62,35 @@ class Engine:
         self.subject, self.options = subject, options
         self.clock: Clock | None = None
         self.loop_reason: str | None = None
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, list[Plan]] = {}
 
     def plan(self, batch: Batch) -> Plan:
         """The plan for samples of this shape; made on the first of them."""
+        return self._known(batch)[0]
+
+    def _known(self, batch: Batch) -> list[Plan]:
+        """Plans for samples of this shape: one for each way of using the parameters seen so far."""
         key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.subject, batch)
+            self._plans[key] = [make_plan(self.subject, batch)]
         return self._plans[key]
 
     @property
     def counted(self) -> tuple[str, ...]:
         """Names of the parameters counted so far, over all plans."""
-        return tuple(dict.fromkeys(name for plan in self._plans.values() for name in plan.names))
+        plans = [plan for known in self._plans.values() for plan in known]
+        return tuple(dict.fromkeys(name for plan in plans for name in plan.names))
 
     def score(self, batch: Batch) -> Scored:
         """Scores of all samples, in order."""
         plan = self.plan(batch)
         objective = make_objective(self.options, plan.logits_shape)
-        if plan.exact_head and _has_closed_form(objective, plan):
-            return self._pieces(batch, len(batch), self._head_pass(plan))
-        forward = self._full_pass(plan, objective)
-        samples, _ = plan.chunks(len(batch), objective.count(plan.logits_shape))
-        return self._pieces(batch, samples, forward)
+        size = len(batch)
+        if not self._uses_closed_form(plan, objective):
+            size, _ = plan.chunks(size, objective.count(plan.logits_shape))
+        return _join(
+            [self._split(batch.take(slice(i, i + size))) for i in range(0, len(batch), size)]
+        )
 
     def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
@@ -93,25 +107,12 @@ class Engine:
         plan = self.plan(batch)
         return vmap(lambda *leaves: self._pull(plan, batch, leaves)[0])(*batch.leaves)
 
-    def _pieces(self, batch: Batch, size: int, run: Callable[[Batch], Scored]) -> Scored:
-        """Scores chunk by chunk; a chunk whose samples take different branches is split."""
-        parts = [
-            self._split(batch.take(slice(i, i + size)), run) for i in range(0, len(batch), size)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return Scored(
-            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
-            {name: torch.cat([part.errors[name] for part in parts]) for name in parts[0].errors},
-        )
-
-    def _split(self, batch: Batch, run: Callable[[Batch], Scored]) -> Scored:
+    def _split(self, batch: Batch) -> Scored:
+        """Scores at once; samples that take different branches are split by branch first."""
         try:
-            return run(batch)
+            return self._run(batch)
         except DivergentControlFlowError as branch:
-            _, group = branch.values.unique(return_inverse=True)
-        except PlanChangedError:
-            return self._replan(batch)
+            _, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -120,23 +121,33 @@ class Engine:
             return self._loop(batch, None)
         parts = [(group == value).nonzero()[:, 0] for value in range(int(group.max()) + 1)]
         order = torch.cat(parts).argsort()
-        scored = [self._split(batch.take(index), run) for index in parts]
-        return Scored(
-            {k: torch.cat([s.scores[k] for s in scored])[order] for k in scored[0].scores},
-            {k: torch.cat([s.errors[k] for s in scored])[order] for k in scored[0].errors},
-        )
+        return _join([self._split(batch.take(index)) for index in parts]).take(order)
 
-    def _replan(self, batch: Batch) -> Scored:
-        """Plans anew from a batch that uses parameters in another way than the first one did."""
+    def _run(self, batch: Batch) -> Scored:
+        """Scores samples that take the same branches, by the first plan that fits them."""
+        known = self._known(batch)
+        for plan in known:
+            with contextlib.suppress(PlanChangedError):
+                return self._pass(plan)(batch)
         plan = make_plan(self.subject, batch)
-        objective = make_objective(self.options, plan.logits_shape)
+        known.append(plan)
         try:
-            return self._full_pass(plan, objective)(batch)
+            return self._pass(plan)(batch)
         except PlanChangedError as error:
             raise CoverageError(
                 "the model uses its parameters differently each time it runs, so that their "
                 "gradients cannot be accounted for."
             ) from error
+
+    def _pass(self, plan: Plan) -> Callable[[Batch], Scored]:
+        objective = make_objective(self.options, plan.logits_shape)
+        if self._uses_closed_form(plan, objective):
+            return self._head_pass(plan)
+        return self._full_pass(plan, objective)
+
+    def _uses_closed_form(self, plan: Plan, objective: Objective) -> bool:
+        single = objective.likelihood == "categorical" or plan.logits_shape == (1,)
+        return plan.exact_head and single
 
     def _loop(self, batch: Batch, error: Exception | None) -> Scored:
         """Exact and slow: plain autograd, sample by sample."""
@@ -197,7 +208,7 @@ class Engine:
         # Fresh objects each time: a mode knows them by `id`.
         tracked = {
             name: value.detach()
-            for name, value in subject.values(plan.names).items()
+            for name, value in subject.values(plan.tracked).items()
             if name not in coverage.leftovers
         }
         direct = subject.values(coverage.leftovers)
@@ -270,18 +281,21 @@ class Engine:
         subject = self.subject
 
         def run(batch: Batch) -> Scored:
-            def per_sample(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+            def per_sample(*leaves: Tensor) -> tuple[Tensor, ...]:
                 tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
                 view, swaps = subject.view(tracked)
                 mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
                 with mode:
                     logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
-                if mode.features is None:
+                if mode.features is None or mode.output is None:
                     raise PlanChangedError
-                return logits, mode.features
+                return logits, mode.features, mode.output.reshape(-1)
 
             with torch.no_grad():
-                logits, features = vmap(per_sample)(*batch.leaves)
+                logits, features, made = vmap(per_sample)(*batch.leaves)
+                made = made / self.options.temperature
+                if logits.shape != made.shape or not torch.allclose(logits, made, equal_nan=True):
+                    raise PlanChangedError  # these logits come from more than the last layer
                 return Scored(self._closed_form(plan.coverage.taps[0].single, logits, features), {})
 
         return run
@@ -298,8 +312,14 @@ class Engine:
         return {scheme: getattr(found, scheme) for scheme in self.options.schemes}
 
 
-def _has_closed_form(objective: Objective, plan: Plan) -> bool:
-    return objective.likelihood == "categorical" or plan.logits_shape == (1,)
+def _join(parts: Sequence[Scored]) -> Scored:
+    """Scores of several batches as of one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Scored(
+        {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+        {name: torch.cat([part.errors[name] for part in parts]) for name in parts[0].errors},
+    )
 
 
 def _by_parameter(columns: Tensor, plan: Plan) -> Tensor:

@@ -46,6 +46,11 @@ class Plan:
         """Parameters that are counted, in the order of their squared norms."""
         return tuple(dict.fromkeys(self.coverage.columns))
 
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """All chosen parameters: another pass may use one that this one did not."""
+        return (*self.names, *self.coverage.unused)
+
     def chunks(self, samples: int, cotangents: int) -> tuple[int, int]:
         """Samples and cotangents to work on at a time."""
         per_pair = max(1, self.transient_bytes)
@@ -71,7 +76,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
         exact_head = exact_head and run.logits.dim() == 1
     coverage = cover(run.recorder, edges, leaves)
-    check_reached(coverage, list(leaves))
+    check_reached(any(edges.into(leaf) for leaf in leaves.values()), list(leaves))
     pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
     uses = tuple(u for u, names in zip(run.recorder.uses, pieces, strict=True) if names & {*leaves})
     lone = len(coverage.taps) == 1 and not coverage.joints and not coverage.leftovers

@@ -84,6 +84,11 @@ class Recorder(Watch):
         found = {slot: piece for slot, piece in covered.items() if piece is not None}
         rest = [value for name, value in call.items() if name not in found]
         others = tuple(self.pieces.among(tensors_in(rest, {})))
+        if not output.requires_grad:  # under no_grad
+            self.harmless.update(
+                (piece.name, func.__name__) for piece in (*found.values(), *others)
+            )
+            return output
         self._note(Use(func.__name__, self.layer, found, others, rule, output), args, kwargs)
         return output
 

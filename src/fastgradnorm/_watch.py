@@ -18,7 +18,15 @@ from fastgradnorm._pieces import Pieces, tensors_in
 
 assert _layer_rules and _product_rules  # imported for the rules they put into the table
 
-_BRANCHES = frozenset({"__bool__", "__int__", "__float__", "__index__", "item"})
+_BRANCHES = frozenset(
+    {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}
+)
+# Comparisons that give a Python bool, as tensors to take it from.
+_COMPARISONS: dict[str, Callable[..., Tensor]] = {
+    "equal": lambda a, b: (a == b).all() if a.shape == b.shape else torch.tensor(False),
+    "allclose": lambda a, b, *options, **named: torch.isclose(a, b, *options, **named).all(),
+    "__contains__": lambda a, element: (a == element).any(),
+}
 
 # Each gives None where it does not apply.
 _DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -27,11 +35,16 @@ _DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: _decompose.weight_norm,
     torch.prelu: _decompose.prelu,
     torch.bilinear: _decompose.bilinear,
+    # Asked before taking a path of nested tensors, which vmap cannot run.
+    torch._nested_tensor_from_mask_left_aligned: lambda *_: torch.tensor(False),
 }
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     _DECOMPOSED[getattr(torch, _kind)] = partial(_decompose.recurrent, _kind)
     _cell = partial(_decompose.recurrent_cell, _kind)
     _DECOMPOSED[getattr(torch, f"{_kind}_cell")] = _cell
+
+# The same values with a cheaper backward pass under vmap.
+_CHEAPER: dict[Callable[..., Any], Callable[..., Any]] = {F.batch_norm: _decompose.batch_norm}
 
 
 class DivergentControlFlowError(Exception):
@@ -72,6 +85,9 @@ class Watch(TorchFunctionMode):
         if name in _BRANCHES and _is_batched(args[0]):
             return func(_common_value(args[0]))
         tensors = tensors_in(args, kwargs)
+        if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
+            with self:
+                return bool(_COMPARISONS[name](*args, **kwargs))
         if any(id(t) in self.swaps for t in tensors):
             args = [_replace(a, self.swaps) for a in args]
             kwargs = {k: _replace(v, self.swaps) for k, v in kwargs.items()}
@@ -100,6 +116,10 @@ class Watch(TorchFunctionMode):
                     return opened(*args, **kwargs)
         return self.plain(func, tensors, args, kwargs)
 
+    def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Calls an operation, out of this mode."""
+        return _CHEAPER.get(func, func)(*args, **kwargs)
+
     def ruled(
         self,
         func: Callable[..., Any],
@@ -109,7 +129,7 @@ class Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """A call of an operation in the table, with tracked parameters for arguments `slots`."""
-        return func(*args, **kwargs)
+        return self.run(func, args, kwargs)
 
     def plain(
         self,
@@ -119,7 +139,7 @@ class Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """A call of any other operation; `tensors` are all among its arguments."""
-        return func(*args, **kwargs)
+        return self.run(func, args, kwargs)
 
 
 def _check(func: Callable[..., Any], call: Mapping[str, Any]) -> None:
@@ -163,13 +183,15 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _common_value(tensor: Tensor) -> Tensor:
-    """The value that all samples of a vmapped scalar have."""
+    """The value that all samples of a vmapped tensor have."""
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
-    values = tensor.reshape(-1)
-    if not bool((values == values[0]).all()):
-        raise DivergentControlFlowError(values)
-    return values[0]
+    rows = tensor.reshape(len(tensor), -1)
+    if rows.is_floating_point():  # NaN is a value like any other here
+        rows = rows.nan_to_num(nan=torch.finfo(rows.dtype).max, posinf=torch.inf, neginf=-torch.inf)
+    if not bool((rows == rows[0]).all()):
+        raise DivergentControlFlowError(rows)
+    return tensor[0]
 
 
 def _is_batched(tensor: Any) -> bool:

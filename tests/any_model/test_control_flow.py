@@ -9,7 +9,7 @@ from asserts import assert_close_relative, assert_exact
 from cases import Custom, linear
 from torch import nn
 
-from fastgradnorm import SlowPathWarning, UnsupportedModelError, score_pool
+from fastgradnorm import SlowPathWarning, UnsupportedModelError, naive_score_pool, score_pool
 
 
 class Branching(nn.Module):
@@ -44,7 +44,7 @@ CONDITIONS = {
     "equal": lambda x: torch.equal(x[:, :2].sign(), x[:, 2:].sign()),
     "allclose": lambda x: torch.allclose(x[:, :2].sign(), x[:, 2:].sign()),
     "contains": contains,
-    "tolist": lambda x: x.sign().tolist()[0][0] > 0,
+    "tolist": lambda x: x[:, :1].sign().tolist()[0][0] > 0,
     "max-of-counts": lambda x: max((x > 0).sum(1)) > 2,
     "python-sum": lambda x: sum(x[0].sign()) > 0,
     "compared-with-a-parameter-free-tensor": lambda x: (x.sum() > torch.tensor(0.5)).any(),
@@ -54,10 +54,12 @@ CONDITIONS = {
 class TestTwoBranches:
     @pytest.mark.parametrize("choose", CONDITIONS.values(), ids=CONDITIONS.keys())
     def test_samples_that_disagree_come_back_in_order_and_exact(self, choose):
-        x = torch.randn(13, 4)
-        x[:, :2] = torch.where(torch.arange(13)[:, None] % 3 == 0, x[:, 2:], x[:, :2])
-        taken = [bool(choose(row)) for row in x.split(1)]
-        assert len(set(taken[:3])) == 2, "the first batch agrees"
+        x = torch.randn(200, 4)
+        x[::5, :2] = x[::5, 2:]
+        taken = torch.tensor([bool(choose(row)) for row in x.split(1)])
+        # Batches of three: one, the other, both.
+        order = [*taken.nonzero()[:4, 0], *(~taken).nonzero()[:4, 0]]
+        x = x[torch.stack(order)[torch.tensor([0, 4, 1, 2, 3, 5, 6, 7])]]
         assert_exact(Branching(choose), x)
 
     @pytest.mark.parametrize("choose", [CONDITIONS["any"], CONDITIONS["int"]])
@@ -82,6 +84,46 @@ class TestTwoBranches:
         scores = score_pool(model, x.split(1), params=params, progress=False)
         assert_close_relative(scores, expected, 1e-5)
 
+    def test_logits_that_some_samples_change(self):
+        """The last layer's output is the logits for the first sample, not for all of them."""
+
+        def forward(m, x):
+            z = m.head(torch.tanh(x))
+            return z if (x[:, 0] > 0).all() else 2 * z + 1
+
+        model, x = Custom(forward, head=linear(4, 3)), torch.randn(8, 4)
+        x[0] = 1.0
+        expected = oracle.norms(model, oracle.ones(x))
+        for params in ("last_layer", "all"):
+            scores = score_pool(model, [x], params=params, scheme=oracle.SCHEMES, progress=False)
+            for scheme in oracle.SCHEMES:
+                assert_close_relative(scores[scheme], expected.scores(scheme), 1e-5, scheme)
+
+    def test_a_layer_that_some_samples_detach(self):
+        def forward(m, x):
+            y = torch.tanh(m.body(x))
+            return m.head(y.detach() if (x[:, 0] > 0).all() else y)
+
+        def quiet(m, x):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not bool((x[:, 0] > 0).all())):
+                y = torch.tanh(m.body(x) * m.scale.sum())
+            return m.head(y)
+
+        x = torch.randn(8, 4)
+        x[0] = 1.0
+        assert_exact(Custom(forward, body=linear(4, 4), head=linear(4, 3)), x)
+        model = Custom(quiet, body=linear(4, 4), head=linear(4, 3))
+        model.scale = nn.Parameter(torch.rand(4))
+        assert_exact(model, x)
+
+    @pytest.mark.parametrize("size", [1, 8])
+    def test_the_plain_loop_counts_the_layers_of_every_sample(self, size):
+        model, x = Branching(CONDITIONS["all"]), torch.randn(8, 4).abs()
+        x[0] = -2.0
+        expected = oracle.scores(model, oracle.ones(x))
+        scores = naive_score_pool(model, x.split(size))
+        assert_close_relative(scores, expected, 1e-5)
+
     def test_a_layer_used_twice_by_some_samples(self):
         def forward(m, x):
             x = torch.tanh(m.body(x))
@@ -99,17 +141,17 @@ class TestTwoBranches:
         def forward(m, x):
             x = torch.tanh(m.body(x))
             early = m.early(x)
-            if early.softmax(-1).amax() > 0.6:
+            if early.softmax(-1).amax() > 0.5:
                 return early
             return m.head(torch.tanh(m.deep(x)))
 
         model = Custom(
             forward, body=linear(4, 4), early=linear(4, 3), deep=linear(4, 4), head=linear(4, 3)
         )
-        x = 2 * torch.randn(12, 4)
+        x = 2 * torch.randn(24, 4)
         with torch.no_grad():
-            early = model.early(torch.tanh(model.body(x))).softmax(-1).amax(-1) > 0.6
-        assert len(set(early[:3].tolist())) == 2
+            early = model.early(torch.tanh(model.body(x))).softmax(-1).amax(-1) > 0.5
+        assert 0 < early.sum() < 24
         assert_exact(model, x)
 
     def test_a_branch_on_a_parameter_and_on_a_buffer(self):
@@ -168,7 +210,7 @@ class TestNested:
     def test_a_branch_within_a_branch(self):
         def forward(m, x):
             if (x[:, 0] > 0).all():
-                x = m.a(x) if x[:, 1].sum().item() > 0 else m.b(x)
+                x = m.a(x) if (x[:, 1] > 0).any().item() else m.b(x)
             elif int((x > 0).sum()) > 1:
                 x = m.c(x)
             return m.head(torch.tanh(x))
@@ -247,7 +289,7 @@ class TestContinuousValues:
 
     def test_nan_as_the_value_branched_on(self):
         def forward(m, x):
-            return m.head(torch.tanh(m.body(x) * x[:, 0].sign().sum().item()))
+            return m.head(torch.tanh(m.body(x) * x[:, 0].sum().round().item()))
 
         model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(7, 4)
         x[[2, 3]] = float("nan")

@@ -177,11 +177,15 @@ IMAGES = {
 }  # fmt: skip
 
 SPEECHES = {
-    "wav2vec2": model("Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", SPEECH),
+    "wav2vec2": model(
+        "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", SPEECH,
+        idle=("wav2vec2.masked_spec_embed",),
+    ),
     "wav2vec2-layer-norm": model(
         "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", SPEECH,
         feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True,
         use_weighted_layer_sum=True,
+        idle=("wav2vec2.masked_spec_embed", "wav2vec2.encoder.layer_norm."),
     ),
 }  # fmt: skip
 

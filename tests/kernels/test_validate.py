@@ -55,6 +55,12 @@ def _meta(*shape, dtype=torch.float32):
             TypeError,
             "`grad_outputs` must be torch.float32",
         ),
+        (
+            "check_pair",
+            (_meta(2, 2**16, 2**15), _meta(2, 1, 2**16, 4)),
+            ValueError,
+            "`activations` must have fewer than 2³¹ elements a sample",
+        ),
         ("check_affine", (_meta(2, 3), _meta(2, 1, 3)), ValueError, "`normalized` must be"),
         (
             "check_affine",

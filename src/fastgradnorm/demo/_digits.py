@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from sklearn import datasets
 from torch import Tensor
 
 from fastgradnorm.demo._settings import Settings
@@ -37,8 +38,6 @@ class Digits:
 
 def load_digits(settings: Settings) -> Digits:
     """The digits that come with scikit-learn; nothing is downloaded."""
-    from sklearn import datasets
-
     images, labels = datasets.load_digits(return_X_y=True)
     order = _permutation(len(labels), seed=0)
     return Digits(

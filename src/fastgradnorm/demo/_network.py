@@ -1,8 +1,5 @@
 """The classifier: a small CNN with group norm, and how it is trained and used."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,14 +13,13 @@ def fit(images: Tensor, labels: Tensor, *, steps: int, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=9e-3, total_steps=steps)
-    with _one_thread():
-        for _ in range(steps):
-            batch = torch.randint(len(images), (32,), generator=generator)
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for _ in range(steps):
+        batch = torch.randint(len(images), (32,), generator=generator)
+        loss = F.cross_entropy(model(images[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return model.eval()
 
 
@@ -42,17 +38,6 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # Batches this small gain nothing from more, and lose much where other programs run too.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _build_network(seed: int) -> nn.Module:

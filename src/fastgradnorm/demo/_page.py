@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fastgradnorm.demo._figures import draw_digit
-from fastgradnorm.demo._learning import STRATEGIES
+from fastgradnorm.demo._learning import STRATEGIES, Curve
 from fastgradnorm.demo._results import Results
 from fastgradnorm.demo._template import PAGE
 from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
@@ -36,7 +36,7 @@ def write_page(
         charts,
         lede=_lede(results),
         facts="\n".join(f"<li><b>{value}</b>{text}</li>" for value, text in _facts(results)),
-        learning=escape(headline(results)),
+        learning=_unbroken(escape(headline(results))),
         accuracy_table=_accuracy_table(results),
         strategies=_strategies(results),
         extremes=_extremes(results),
@@ -72,10 +72,10 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     ends = min(count, len(results.pool.order))
     return [
         (
-            f"{100 * best.means[point]:.1f} %",
+            f"{100 * best.means[point]:.1f}&nbsp;%",
             f"accuracy with {results.settings.label_counts[point]} labels when the "
-            f"pool&rsquo;s best are added; {100 * random.means[point]:.1f} % when random ones are. "
-            f"{_seeds(results)}.",
+            f"pool&rsquo;s best are added; {100 * random.means[point]:.1f}&nbsp;% when random "
+            f"ones are. {_seeds(results)}.",
         ),
         (
             f"{high} to {low}",
@@ -89,7 +89,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ),
         (
             _power(worst),
-            "the largest relative difference from that loop in float64, over all schemes.",
+            "the largest relative error against that loop in float64, over "
+            f"{results.settings.loop_images} images and every scheme.",
         ),
     ]
 
@@ -97,13 +98,9 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 def _captions(results: Results) -> dict[str, str]:
     pool = results.pool
     line = f"The dashed line cuts off the {results.settings.start_labels} best."
-    spread = (
-        f"Mean and standard deviation over {results.settings.seeds} seeds."
-        if results.settings.seeds > 1
-        else "One seed, so no spread."
-    )
     return {
-        "accuracy": f"Accuracy on held-out images by number of labels. {spread}",
+        "accuracy": f"Accuracy on held-out images by number of labels. "
+        f"{_seeds(results, spread=True)}.",
         "histogram": f"Scores of the pool, by whether the prediction is right. {line}",
         "entropy": "Score against predictive entropy; "
         f"rank correlation {pool.rank_correlation:.3f}. {line}",
@@ -140,13 +137,14 @@ def _speed(results: Results) -> str:
     return (
         f"<code>score_pool</code> on {len(results.pool.scores):,} images, its own check against "
         f"autograd included, and the plain loop (one image at a time, a backward pass per class) "
-        f"on {results.settings.loop_images} of them. The difference is from the loop in float64. "
-        "Much of the time here goes to starting operations; larger networks look different."
+        f"on {results.settings.loop_images} of them. Errors are relative "
+        "to the loop in float64. Much of the time here goes to starting operations; "
+        "larger networks look different."
     )
 
 
 def _speed_table(results: Results) -> str:
-    head = ("Parameters, scheme", "images/s", "loop, images/s", "speed-up", "largest difference")
+    head = ("Parameters, scheme", "images/s", "loop, images/s", "speed-up", "largest error")
     rows = [
         (
             f"{PARAMS[speed.params]}, {speed.scheme}",
@@ -163,15 +161,27 @@ def _speed_table(results: Results) -> str:
 def _accuracy_table(results: Results) -> str:
     head = ("Labels", *STRATEGIES.values())
     rows = [
-        (str(count), *(percent(results.curve(strategy), point) for strategy in STRATEGIES))
+        (str(count), *(_mean_and_spread(results.curve(strategy), point) for strategy in STRATEGIES))
         for point, count in enumerate(results.settings.label_counts)
     ]
-    return _table(head, rows, caption=f"Accuracy, %. {_seeds(results)}.")
+    return _table(head, rows, caption=f"Accuracy, %. {_seeds(results, spread=True)}.")
 
 
-def _seeds(results: Results) -> str:
+def _mean_and_spread(curve: Curve, point: int) -> str:
+    mean, _, spread = percent(curve, point).partition(" ± ")
+    return f"{mean} <small>± {spread}</small>" if spread else mean
+
+
+def _seeds(results: Results, *, spread: bool = False) -> str:
     seeds = results.settings.seeds
-    return f"Mean over {seeds} seeds" if seeds > 1 else "One seed"
+    if seeds == 1:
+        return "One seed, so no spread" if spread else "One seed"
+    return f"Mean {'and standard deviation ' if spread else ''}over {seeds} seeds"
+
+
+def _unbroken(text: str) -> str:
+    """`text` whose lines do not break inside ``1.2 ± 0.3 %``."""
+    return text.replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -192,7 +202,7 @@ def _tiles(results: Results, indices: Tensor) -> str:
 def _tile(results: Results, index: int) -> str:
     pool = results.pool
     predicted, true = int(pool.predictions[index]), int(pool.labels[index])
-    verdict = "right" if predicted == true else f'<span class="wrong">is {true}</span>'
+    verdict = f'<span class="wrong">is {true}</span>' if predicted != true else "<span>right</span>"
     return (
         f'<li><figure><img src="{_data_uri(draw_digit(pool.images[index]))}" alt="Digit {true}">'
         f"<figcaption><b>{float(pool.scores[index]):.3g}</b><br>says {predicted}, {verdict}"
@@ -215,5 +225,5 @@ def _data_uri(png: bytes) -> str:
 
 
 def _power(value: float) -> str:
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    return f"{mantissa}&times;10<sup>{int(exponent)}</sup>"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}&times;10<sup>{int(exponent)}</sup>".replace("-", "&minus;")

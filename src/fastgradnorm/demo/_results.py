@@ -64,6 +64,7 @@ class Results:
         pool: The scored pool.
         speeds: Speed and exactness of every scheme.
         curves: Accuracy of every strategy.
+        threads: That PyTorch computed with.
         seconds: Wall time, until the report is written.
     """
 
@@ -73,6 +74,7 @@ class Results:
     pool: ScoredPool
     speeds: list[Speed]
     curves: list[Curve]
+    threads: int
     seconds: float
 
     def curve(self, strategy: str) -> Curve:
@@ -93,7 +95,7 @@ class Results:
             "fastgradnorm": fastgradnorm.__version__,
             "Packages": ", ".join(f"{package} {version(package)}" for package in packages),
             "Python": f"{platform.python_version()} on {sys.platform} {platform.machine()}",
-            "Threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs",
+            "Threads": f"{self.threads}, on {os.cpu_count()} CPUs",
             "Network": f"{ARCHITECTURE}; {self.parameters:,} parameters",
             "Training": f"{settings.train_steps} steps of AdamW, batches of 32, from scratch",
             "Images": (

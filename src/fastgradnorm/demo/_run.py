@@ -2,10 +2,13 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -46,7 +49,7 @@ def run_demo(out: Path, settings: Settings) -> Results:
     console = Console()
     console = Console(width=min(console.width, WIDTH))
     shown = Console(stderr=True)
-    with _progress(shown) as progress:
+    with _one_thread(), _progress(shown) as progress:
         results = _measure(settings, ProgressWatch(shown, progress))
     figures = {theme: draw_figures(results, theme) for theme in (LIGHT, DARK)}
     results = replace(results, seconds=perf_counter() - start)
@@ -76,8 +79,20 @@ def _measure(settings: Settings, watch: Watch) -> Results:
         pool=score_digits(model, digits, pool, settings),
         speeds=measure_speed(model, batches, settings.loop_images, watch),
         curves=measure_learning(digits, settings, watch),
+        threads=torch.get_num_threads(),
         seconds=perf_counter() - start,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Work this small gains nothing from more, and loses much where other programs run too.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_writable(out: Path) -> None:

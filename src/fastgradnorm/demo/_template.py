@@ -69,6 +69,7 @@ figcaption { font-size: 0.92rem; line-height: 1.5; padding: 0.4rem 0.4rem 0; }
 }
 .tiles figure { margin: 0; }
 .tiles figcaption { font-size: 0.82rem; line-height: 1.35; padding: 0.35rem 0 0; }
+.tiles figcaption span { white-space: nowrap; }
 .tiles b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .wrong { color: var(--wrong); font-weight: 600; }
 .scroll { overflow-x: auto; }
@@ -77,23 +78,27 @@ caption { text-align: left; font-size: 0.92rem; caption-side: bottom; padding-to
 th, td { padding: 0.5rem 0.7rem 0.5rem 0; border-bottom: 1px solid var(--line); text-align: right; }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 600; } thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
-tbody th, thead th:first-child { text-align: left; }
+tbody th { font-weight: 500; } tbody th, thead th:first-child { text-align: left; }
+td small { color: var(--muted); font-size: 0.88em; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.4rem; margin: 0; }
 dt { color: var(--muted); } dd { margin: 0; }
-@media (max-width: 34rem) {
-  body { font-size: 16px; }
-  header { padding-top: 2.2rem; }
-  main, footer { padding: 0 1rem; }
-  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.6rem; }
-  table { font-size: 0.86rem; } th, td { padding-right: 0.5rem; }
-}
 pre {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow-x: auto;
   padding: 1rem 1.2rem; font-size: 0.88rem; line-height: 1.55; margin: 0;
 }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 footer { padding-top: 2rem; padding-bottom: 3rem; font-size: 0.9rem; }
+@media (max-width: 34rem) {
+  body { font-size: 16px; }
+  header { padding-top: 2.2rem; }
+  main, footer { padding: 0 1rem; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.6rem; }
+  .tiles { grid-template-columns: repeat(5, 1fr); gap: 0.7rem 0.5rem; }
+  .tiles figcaption { font-size: 0.75rem; }
+  table { font-size: 0.74rem; } th, td { padding-right: 0.3rem; }
+  pre { font-size: 0.78rem; padding: 0.9rem; } td small { display: block; }
+}
 """
 
 PAGE = Template(
@@ -158,8 +163,11 @@ $entropy_chart
 <h2>In your code</h2>
 <pre><code>from fastgradnorm import score_pool, select
 
-scores = score_pool(model, loader)   # one score per sample, in pool order
-chosen = select(scores, k=100)       # indices to label, best first</code></pre>
+# one score per sample, in pool order
+scores = score_pool(model, loader)
+
+# which to label, best first
+chosen = select(scores, k=100)</code></pre>
 </section>
 
 <section>

@@ -27,6 +27,8 @@ def _speed_table(results: Results) -> Table:
         caption=f"loop: plain autograd, samples/s, on {results.settings.loop_images} of them. "
         "difference: largest relative one, from the loop in float64.",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
         title_justify="left",
         caption_justify="left",
     )
@@ -52,6 +54,8 @@ def _accuracy_table(results: Results) -> Table:
         title=f"Accuracy on {results.settings.test_images} held-out images, by number of labels, %",
         caption=f"Mean ± standard deviation, {seeds} seeds." if seeds > 1 else "One seed.",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
         title_justify="left",
         caption_justify="left",
     )
