@@ -33,9 +33,10 @@ class Edges:
                 leaf = getattr(parent, "variable", None)
                 if leaf is not None and id(leaf) in originals:
                     raise CoverageError(
-                        f"the parameter `{originals[id(leaf)]}` is reached past the module tree, "
-                        "by a function that PyTorch does not let others see. Call it through its "
-                        "module."
+                        f"the parameter `{originals[id(leaf)]}` is reached past the module tree: "
+                        "through a tensor that an earlier call left on the model, or by a function "
+                        "that PyTorch does not let others see. Delete that tensor, or call the "
+                        "parameter's module."
                     )
                 self._count[id(leaf) if leaf is not None else (parent, output)] += 1
                 if parent is not None and parent not in self._nodes:

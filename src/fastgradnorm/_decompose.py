@@ -47,6 +47,13 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return torch.where(input > 0, input, weight.reshape(shape) * input)
 
 
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """`torch.cdist`, whose gradients under vmap torch 2.13 gets wrong for batches."""
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    distance: Tensor = torch.linalg.vector_norm(difference, ord=p, dim=-1)
+    return distance
+
+
 def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.bilinear` as a linear layer on the outer products of its inputs."""
     outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)

@@ -35,6 +35,10 @@ _Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
 _Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
 
 
+# What vmap says when a model writes values of its samples into a tensor they share.
+_WRITES_SAMPLES = "has more elements than `self`"
+
+
 @dataclass
 class Scored:
     """Scores `[N]` by scheme, and standard errors of the sampled ones."""
@@ -63,6 +67,7 @@ class Engine:
         self.clock: Clock | None = None
         self.loop_reason: str | None = None
         self._plans: dict[Any, list[Plan]] = {}
+        self._spread = False  # the model writes values of its samples into new tensors
 
     def plan(self, batch: Batch) -> Plan:
         """The plan for samples of this shape; made on the first of them."""
@@ -116,6 +121,9 @@ class Engine:
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            if _WRITES_SAMPLES in str(error) and not self._spread:
+                self._spread = True
+                return self._split(batch)
             return self._loop(batch, error)
         if len(batch) > 2 and int(group.max()) + 1 == len(batch):
             return self._loop(batch, None)
@@ -167,10 +175,14 @@ class Engine:
                 SlowPathWarning,
                 stacklevel=2,
             )
-        names = self.plan(batch).names
+        samples = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
+        last = self.options.params == "last_layer"
+        names = list(self.subject.chosen)
         rows = [
-            plain_scores(self.subject, batch.take(slice(i, i + 1)), names, self.options)
-            for i in range(len(batch))
+            plain_scores(
+                self.subject, s, make_plan(self.subject, s).names if last else names, self.options
+            )
+            for s in samples
         ]
         scores, errors = zip(*rows, strict=True)
         return Scored(
@@ -228,6 +240,7 @@ class Engine:
                 [carriers.get(i) for i in range(len(taps))],
                 self.clock,
             )
+            mode.spread = self._zero(leaves)
             with mode:
                 inputs = [leaf[None].clone() for leaf in leaves]
                 logits = subject.tempered(view, batch, inputs)
@@ -260,6 +273,9 @@ class Engine:
 
         return logits, pull
 
+    def _zero(self, leaves: Sequence[Tensor]) -> Tensor | None:
+        return torch.zeros_like(leaves[0].flatten()[0]) if self._spread else None
+
     def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function if self.clock is None else self.clock.timing([name], function)
 
@@ -285,6 +301,7 @@ class Engine:
                 tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
                 view, swaps = subject.view(tracked)
                 mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
+                mode.spread = self._zero(leaves)
                 with mode:
                     logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
                 if mode.features is None or mode.output is None:

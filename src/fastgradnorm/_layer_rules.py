@@ -144,8 +144,13 @@ def _conv_transpose(dims: int, call: Call, tracked: Collection[str], backend: st
         backend,
     )
 
+    # An output padding of a stride or more adds positions that no input stands for.
+    added = zip(_tuple(call["output_padding"], dims), _tuple(call["stride"], dims), strict=True)
+    more = [extra // step for extra, step in added]
+
     def weight_norm(saved: Saved, g: Tensor) -> Tensor:
-        norm: Tensor = kernels.conv_sq_norm(g, saved[0][:, None], *options)
+        a = F.pad(saved[0], [p for extra in reversed(more) for p in (0, extra)])
+        norm: Tensor = kernels.conv_sq_norm(g, a[:, None], *options)
         return norm[0, 0]
 
     shape = Shape(x[0, 0].numel(), weight[0].numel(), x.shape[1] // groups)

@@ -1,6 +1,7 @@
 """Plain autograd, one sample and one backward pass a cotangent at a time: baseline and referee."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastgradnorm._options import Options, takes_options
 from fastgradnorm._planning import make_plan
 from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
+from fastgradnorm._swap import Swapping
 
 
 @takes_options(Options)
@@ -40,7 +42,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
         tensor([1.0000, 1.4142])
     """
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
-    names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
     with OwnRandomState(), autograd_ready():
         subject = Subject(model, options)
         for raw in loader:
@@ -48,7 +50,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
             for i in range(len(batch)):
                 sample = batch.take(slice(i, i + 1))
                 if names is None:
-                    names = tuple(make_plan(subject, sample).names)
+                    names = make_plan(subject, sample).tracked
                 scores, _ = plain_scores(subject, sample, names, options)
                 for scheme, score in scores.items():
                     found[scheme].append(score)
@@ -64,12 +66,13 @@ class PlainPass:
         logits: `[*positions, C]`, with their graph.
     """
 
-    def __init__(self, subject: Subject, sample: Batch, names: tuple[str, ...]) -> None:
+    def __init__(self, subject: Subject, sample: Batch, names: Sequence[str]) -> None:
         self.subject = subject
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
-        view, _ = subject.view(self.leaves)
-        self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
+        view, swaps = subject.view(self.leaves)
+        with Swapping(swaps) if subject.has_strays else nullcontext():
+            self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
 
     def sq_norms(self, cotangent: Tensor) -> Tensor:
         """Squared norm of the pulled-back gradient of each parameter, `[P]`."""
@@ -82,12 +85,13 @@ class PlainPass:
         )
         zero = torch.zeros((), dtype=cotangent.dtype, device=cotangent.device)
         # A dot product adds in blocks; the norm of a large tensor loses a digit or two in float32.
-        rows = [zero if g is None else g.to(zero.dtype).reshape(-1) for g in grads]
+        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in grads]
+        rows = [zero if g is None else g.to(zero.dtype).reshape(-1) for g in dense]
         return torch.stack([row if row.dim() == 0 else row.dot(row) for row in rows])
 
 
 def plain_scores(
-    subject: Subject, sample: Batch, names: tuple[str, ...], options: Options
+    subject: Subject, sample: Batch, names: Sequence[str], options: Options
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Scores and standard errors of one sample, by scheme."""
     run = PlainPass(subject, sample, names)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastgradnorm import _rules
@@ -85,9 +86,6 @@ class Recorder(Watch):
         rest = [value for name, value in call.items() if name not in found]
         others = tuple(self.pieces.among(tensors_in(rest, {})))
         if not output.requires_grad:  # under no_grad
-            self.harmless.update(
-                (piece.name, func.__name__) for piece in (*found.values(), *others)
-            )
             return output
         self._note(Use(func.__name__, self.layer, found, others, rule, output), args, kwargs)
         return output
@@ -110,7 +108,7 @@ class Recorder(Watch):
             else:
                 use = Use(name, self.layer, others=tuple(tracked), output=fresh[0])
                 self._note(use, args, kwargs)
-        elif tracked:
+        elif tracked and torch.is_grad_enabled():
             self.harmless.update((piece.name, name) for piece in tracked)
         elif len(fresh) == 1:
             self._follow(name, tensors, fresh[0])

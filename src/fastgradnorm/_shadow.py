@@ -61,6 +61,8 @@ class _Copier:
             copy = value.copy()
             for key, v in value.items():
                 copy[key] = self.value(v, depth)
+                if isinstance(v, Tensor) and v.grad_fn is not None:
+                    del copy[key]  # a cache filled by an earlier call, to be filled anew
             return copy
         if kind is functools.partial:
             args = [self.value(v, depth) for v in value.args]

@@ -2,18 +2,54 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import parametrize
+from torch.utils import checkpoint
 
 
 @contextlib.contextmanager
 def autograd_ready() -> Iterator[None]:
-    """Gradients work inside, whatever grad or inference mode the caller is in."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    """Gradients work inside, whatever mode the caller is in, and nothing is computed twice or kept.
+
+    Checkpointed blocks run as they are, since `torch.func` has no checkpoints; the caches of
+    `torch.nn.utils.parametrize` are out of use, since they outlive the copies of a model; the fast
+    path of `nn.TransformerEncoder` is off, since it is none for gradients, and gives padded
+    positions other values.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    modules: list[tuple[Any, str, Any]] = [
+        (checkpoint, "CheckpointFunction", _PlainCheckpoint),
+        (checkpoint, "_checkpoint_without_reentrant_generator", _no_checkpoint),
+        (parametrize, "_cache_enabled", 0),
+    ]
+    before = [getattr(module, name) for module, name, _ in modules]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module, name, value in modules:
+            setattr(module, name, value)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for (module, name, _), value in zip(modules, before, strict=True):
+            setattr(module, name, value)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _PlainCheckpoint:
+    """Stands for reentrant checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Stands for the others: what `checkpoint` enters before a block and leaves after it."""
+    yield
 
 
 def _random_states() -> tuple[Any, ...]:

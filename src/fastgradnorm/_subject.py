@@ -49,6 +49,8 @@ class Subject:
                 self._moved[key] = usable
         # Buffers and caches that a forward pass may change in place: all, until a first run tells.
         self._changing = dict(self._attributes)
+        self._first = True
+        self.has_strays = False  # parameters reached past the module tree, as a first run tells
 
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
@@ -66,8 +68,11 @@ class Subject:
             id(p): replaced.get(name, self._moved[id(p)]) for name, p in self.parameters.items()
         }
         tensors = {**self._moved, **swaps}
+        # The first run keeps the graphs of tensors left by earlier calls, to see if they are used.
+        kept = {} if self._first else self._moved
         self._changing = {
-            key: self._moved.get(key, self._attributes[key]).clone() for key in self._changing
+            key: kept.get(key, self._attributes[key].to(self.device)).clone()
+            for key in self._changing
         }
         tensors.update(self._changing)
         return shadow(self.model, tensors), swaps
@@ -75,6 +80,7 @@ class Subject:
     def note_changes(self) -> None:
         """After the first run of a view: copies from now on only what that run changed in place."""
         self._changing = {k: clone for k, clone in self._changing.items() if clone._version > 0}
+        self._first = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass and the pull-backs."""

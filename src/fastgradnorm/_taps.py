@@ -121,9 +121,9 @@ class Tapping(Watch):
         found: dict[str, Piece | None] = {slot: self.pieces.of(call[slot]) for slot in slots}
         waiting = self._waiting.get((func.__name__, *sorted(found.items())))
         rule = _rules.make_rule(func, call, slots, self.backend) if waiting else None
+        if not torch.is_grad_enabled():  # the model's own no_grad: nothing counts
+            return self.run(func, args, kwargs)
         if not waiting or rule is None:
-            if all((p.name, func.__name__) in self.harmless for p in found.values() if p):
-                return self.run(func, args, kwargs)
             raise PlanChangedError
         index = waiting.pop()
         tap, carrier = self.plan[index], self.carriers[index]
@@ -154,7 +154,11 @@ class Tapping(Watch):
     ) -> Any:
         tracked = self.pieces.among(tensors)
         output = self.run(func, args, kwargs)
-        if tracked and not self.pieces.note_view(func, args, kwargs, output):
+        if (
+            tracked
+            and not self.pieces.note_view(func, args, kwargs, output)
+            and torch.is_grad_enabled()
+        ):
             name = getattr(func, "__name__", str(func))
             if any((piece.name, name) not in self.harmless for piece in tracked):
                 raise PlanChangedError
@@ -162,7 +166,7 @@ class Tapping(Watch):
 
 
 class HeadInput(Watch):
-    """Keeps the input `[D]` and the output of the one linear layer that holds a tracked parameter."""
+    """Keeps input `[D]` and output of the one linear layer that holds a tracked parameter."""
 
     def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
         super().__init__(pieces, swaps, backend)

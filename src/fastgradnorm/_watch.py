@@ -15,6 +15,7 @@ from fastgradnorm import _decompose, _layer_rules, _product_rules, _rules
 from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._pieces import Pieces, tensors_in
+from fastgradnorm._swap import swap
 
 assert _layer_rules and _product_rules  # imported for the rules they put into the table
 
@@ -35,13 +36,18 @@ _DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: _decompose.weight_norm,
     torch.prelu: _decompose.prelu,
     torch.bilinear: _decompose.bilinear,
-    # Asked before taking a path of nested tensors, which vmap cannot run.
-    torch._nested_tensor_from_mask_left_aligned: lambda *_: torch.tensor(False),
+    torch.cdist: _decompose.cdist,
 }
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     _DECOMPOSED[getattr(torch, _kind)] = partial(_decompose.recurrent, _kind)
     _cell = partial(_decompose.recurrent_cell, _kind)
     _DECOMPOSED[getattr(torch, f"{_kind}_cell")] = _cell
+
+_FACTORIES = frozenset(
+    {"arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "new_empty"}
+    | {"new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "tensor", "zeros"}
+    | {"zeros_like"}
+)
 
 # The same values with a cheaper backward pass under vmap.
 _CHEAPER: dict[Callable[..., Any], Callable[..., Any]] = {F.batch_norm: _decompose.batch_norm}
@@ -67,11 +73,18 @@ class Watch(TorchFunctionMode):
         swaps: Tensors to use for the caller's own parameters, by `id`, for models that reach those
             past the module tree.
         backend: What computes the norms.
+
+    Attributes:
+        has_strays: Whether parameters were reached past the module tree.
+        spread: A zero of each sample. If set, new tensors get a value a sample, so that the model
+            may write values of its samples into them.
     """
 
     def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
         super().__init__()
         self.pieces, self.swaps, self.backend = pieces, swaps, backend
+        self.has_strays = False
+        self.spread: Tensor | None = None
 
     def __torch_function__(
         self,
@@ -88,9 +101,9 @@ class Watch(TorchFunctionMode):
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
                 return bool(_COMPARISONS[name](*args, **kwargs))
-        if any(id(t) in self.swaps for t in tensors):
-            args = [_replace(a, self.swaps) for a in args]
-            kwargs = {k: _replace(v, self.swaps) for k, v in kwargs.items()}
+        args, kwargs, found = swap(args, kwargs, self.swaps)
+        if found:
+            self.has_strays = True
             tensors = tensors_in(args, kwargs)
         if name == "__get__" and self.pieces.of(args[0]) is None:
             return func(*args, **kwargs)
@@ -118,7 +131,10 @@ class Watch(TorchFunctionMode):
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
-        return _CHEAPER.get(func, func)(*args, **kwargs)
+        output = _CHEAPER.get(func, func)(*args, **kwargs)
+        if self.spread is not None and getattr(func, "__name__", "") in _FACTORIES:
+            return _spread(output, self.spread)
+        return output
 
     def ruled(
         self,
@@ -155,12 +171,10 @@ def _check(func: Callable[..., Any], call: Mapping[str, Any]) -> None:
         )
 
 
-def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return swaps.get(id(value), value)
-    if type(value) in (list, tuple):
-        return type(value)(_replace(v, swaps) for v in value)
-    return value
+def _spread(tensor: Tensor, zero: Tensor) -> Tensor:
+    if _is_batched(tensor):
+        return tensor
+    return tensor | zero.bool() if tensor.dtype == torch.bool else tensor + zero.to(tensor.dtype)
 
 
 def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -226,9 +226,11 @@ def norm(layer: Layer, x: Tensor, first: bool) -> nn.Module | None:
             return None  # one position has no variance
         instance = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[dims - 1]
         made = instance(size, affine=True, track_running_stats=kind == "instance-tracked")
+    # Without `contiguous`, PyTorch 2.13 itself crashes in the backward pass of a GroupNorm whose
+    # input has channels last in memory and needs no gradient.
     if first:
-        return made
-    return Step(lambda m, x: m.norm(x.transpose(1, 2)).transpose(1, 2), norm=made)
+        return Step(lambda m, x: m.norm(x.contiguous()), norm=made)
+    return Step(lambda m, x: m.norm(x.transpose(1, 2).contiguous()).transpose(1, 2), norm=made)
 
 
 _ACTIVATIONS = {

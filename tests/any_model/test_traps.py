@@ -225,6 +225,22 @@ class TestNorms:
             before = (None, nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(shape) - 1](4, 4, 1)
         assert_exact(after(norm(), 4, before=before), torch.randn(4, *shape))
 
+    @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.BatchNorm2d(4), nn.InstanceNorm2d(4)])
+    def test_over_activations_with_channels_last_in_memory(self, norm):
+        """PyTorch 2.13 crashes in GroupNorm's backward pass if its input needs no gradient, too."""
+        model = Custom(
+            lambda m, x: m.head(torch.tanh(m.norm(m.mix(x).movedim(-1, 1))).mean((2, 3))),
+            mix=linear(4, 4), norm=norm, head=linear(4, 3),
+        ).eval()  # fmt: skip
+        x = torch.randn(4, 3, 2, 4)
+        table = assert_exact(model, x)
+        for skipped in ("mix", "norm"):
+            scores = score_pool(
+                model, [x], params=lambda n, p, s=skipped: not n.startswith(s), progress=False
+            )
+            expected = table.scores("expected", keep=lambda n, s=skipped: not n.startswith(s))
+            assert_close_relative(scores, expected, 1e-5, f"without {skipped}")
+
     def test_over_one_position_more_than_samples(self):
         """Sizes that a wrong dimension would fit as well."""
         for n in (3, 4):

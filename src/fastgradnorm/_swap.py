@@ -1,0 +1,45 @@
+"""Parameters that a model reaches past its module tree: replaced where they are used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fastgradnorm._pieces import tensors_in
+
+
+def swap(
+    args: Sequence[Any], kwargs: Mapping[str, Any], swaps: Mapping[int, Tensor]
+) -> tuple[Sequence[Any], Mapping[str, Any], bool]:
+    """The arguments of a call with `swaps[id(t)]` for tensors t, and whether there were any."""
+    if not any(id(t) in swaps for t in tensors_in(args, kwargs)):
+        return args, kwargs, False
+    replaced = {key: _replace(value, swaps) for key, value in kwargs.items()}
+    return [_replace(value, swaps) for value in args], replaced, True
+
+
+def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return swaps.get(id(value), value)
+    if type(value) in (list, tuple):
+        return type(value)(_replace(v, swaps) for v in value)
+    return value
+
+
+class Swapping(TorchFunctionMode):
+    """Does nothing but that, for the plain passes."""
+
+    def __init__(self, swaps: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.swaps = swaps
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        args, kwargs, _ = swap(args, kwargs or {}, self.swaps)
+        return func(*args, **kwargs)
