@@ -41,6 +41,29 @@ def batch_norm(
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.group_norm`, also for inputs with the channels last in memory, which it refuses in vmap."""
+    try:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    except RuntimeError as error:
+        if "is_contiguous" not in str(error):
+            raise
+    rows = input.reshape(len(input), num_groups, -1)
+    var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
+    scale: Tensor = (var + eps).rsqrt()
+    output = ((rows - mean) * scale).reshape(input.shape)
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    if weight is not None:
+        output = output * weight.view(shape)
+    return output if bias is None else output + bias.view(shape)
+
+
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """`F.prelu`, whose gradients under vmap torch 2.13 gets wrong for batches."""
     shape = (1, -1) + (1,) * (input.dim() - 2) if weight.numel() > 1 else (1,)

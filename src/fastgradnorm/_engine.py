@@ -117,7 +117,7 @@ class Engine:
         try:
             return self._run(batch)
         except DivergentControlFlowError as branch:
-            _, group = branch.values.unique(dim=0, return_inverse=True)
+            values, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -125,9 +125,9 @@ class Engine:
                 self._spread = True
                 return self._split(batch)
             return self._loop(batch, error)
-        if len(batch) > 2 and int(group.max()) + 1 == len(batch):
+        if values.is_floating_point() and 2 < len(values) == len(batch):
             return self._loop(batch, None)
-        parts = [(group == value).nonzero()[:, 0] for value in range(int(group.max()) + 1)]
+        parts = [(group == value).nonzero()[:, 0] for value in range(len(values))]
         order = torch.cat(parts).argsort()
         return _join([self._split(batch.take(index)) for index in parts]).take(order)
 

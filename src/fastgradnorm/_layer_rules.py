@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._decompose import group_norm
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._rules import Call, Joint, Rule, Shape, SqNorms, add, outer_sq_norm
 
@@ -197,7 +198,7 @@ def _batch_norm(call: Call, tracked: Collection[str], backend: str) -> Rule:
 
 def _group_norm(call: Call, tracked: Collection[str], backend: str) -> Rule:
     x = call["input"]
-    normalize = partial(F.group_norm, num_groups=call["num_groups"], eps=call["eps"])
+    normalize = partial(group_norm, num_groups=call["num_groups"], eps=call["eps"])
     return _affine(normalize, (x,), _channels_last, x.shape[1], tracked, backend)
 
 

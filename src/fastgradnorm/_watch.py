@@ -49,8 +49,11 @@ _FACTORIES = frozenset(
     | {"zeros_like"}
 )
 
-# The same values with a cheaper backward pass under vmap.
-_CHEAPER: dict[Callable[..., Any], Callable[..., Any]] = {F.batch_norm: _decompose.batch_norm}
+# The same values, in ways that suit vmap better.
+_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: _decompose.batch_norm,
+    F.group_norm: _decompose.group_norm,
+}
 
 
 class DivergentControlFlowError(Exception):
@@ -96,7 +99,7 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _BRANCHES and _is_batched(args[0]):
-            return func(_common_value(args[0]))
+            return func(_common_value(args[0], name))
         tensors = tensors_in(args, kwargs)
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
@@ -131,7 +134,7 @@ class Watch(TorchFunctionMode):
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
-        output = _CHEAPER.get(func, func)(*args, **kwargs)
+        output = _INSTEAD.get(func, func)(*args, **kwargs)
         if self.spread is not None and getattr(func, "__name__", "") in _FACTORIES:
             return _spread(output, self.spread)
         return output
@@ -196,11 +199,15 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
     return opened
 
 
-def _common_value(tensor: Tensor) -> Tensor:
-    """The value that all samples of a vmapped tensor have."""
+def _common_value(tensor: Tensor, reading: str) -> Tensor:
+    """The value that all samples of a vmapped tensor have, as far as `reading` tells them apart."""
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     rows = tensor.reshape(len(tensor), -1)
+    if reading in ("__bool__", "is_nonzero"):
+        rows = rows.bool()
+    elif reading in ("__int__", "__index__") and bool(rows.isfinite().all()):
+        rows = rows.long()
     if rows.is_floating_point():  # NaN is a value like any other here
         rows = rows.nan_to_num(nan=torch.finfo(rows.dtype).max, posinf=torch.inf, neginf=-torch.inf)
     if not bool((rows == rows[0]).all()):
