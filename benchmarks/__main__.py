@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import readme, timing
+from benchmarks import tables, timing
 from benchmarks.cases import CASES
 
 
@@ -26,10 +26,13 @@ def _throughput(arguments: argparse.Namespace, name: str = "throughput") -> int:
             budget = 5.0 if arguments.quick else arguments.seconds
             rounds = 3 if arguments.quick else 15
             found = throughput.measure(setting, rounds, budget, arguments.peers)
-            print(throughput.table(found), end="\n\n", flush=True)
+            print(tables.terminal(found), end="\n\n", flush=True)
             rows += found
-    results = {"provenance": timing.provenance(arguments.device), "rows": rows}
-    if not arguments.no_store:
+    if not arguments.no_store and not arguments.quick:
+        done = {(row["case"], row["classes"]) for row in rows}
+        kept = (timing.load(name) or {"rows": []})["rows"] if arguments.case else []
+        others = [row for row in kept if (row["case"], row["classes"]) not in done]
+        results = {"provenance": timing.provenance(arguments.device), "rows": others + rows}
         path = timing.store(name, results)
         picture = plots.throughput(results, path.with_suffix(".png"))
         print(f"written: {path}, {picture}")
@@ -73,7 +76,7 @@ def _gpu(arguments: argparse.Namespace) -> int:
 
 
 def _readme(arguments: argparse.Namespace) -> int:
-    return readme.update(arguments.file)
+    return tables.update(arguments.file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--batch", type=int, help="samples at a time")
     found.add_argument("--device", default="cpu")
     found.add_argument("--seconds", type=float, default=40.0, help="of timing a case; default: 40")
-    found.add_argument("--quick", action="store_true", help="small batches, three rounds")
+    found.add_argument(
+        "--quick", action="store_true", help="small batches, three rounds, nothing stored"
+    )
     found.add_argument("--peers", action="store_true", help="other packages' columns too")
     command("traps", _traps, "models that engines get wrong, through each of them")
     found = command("memory", _memory, "peak memory of a long encoder beside a training step")

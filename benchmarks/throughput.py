@@ -224,6 +224,7 @@ def measure(
         if "naive" in times:
             per = column.samples / found["naive"].samples
             row["speedup_over_naive"] = timing.ratio(times["naive"], seconds, per)
+            row["cpu_speedup_over_naive"] = timing.ratio(times["naive"], seconds, per, "cpu")
         if name in floors:
             per = 1 / column.samples
             own = f"naive {name}" if f"naive {name}" in times else "naive"
@@ -231,6 +232,7 @@ def measure(
                 share = column.samples / found[own].samples
                 row["speedup_over_own_naive"] = timing.ratio(times[own], seconds, share)
             row["over_floor"] = timing.ratio(seconds, floors[name], per)
+            row["cpu_over_floor"] = timing.ratio(seconds, floors[name], per, "cpu")
             row["over_training_step"] = timing.ratio(seconds, times["training step"])
             row["over_forward"] = timing.ratio(seconds, times["forward only"])
         row["error"] = column.error
@@ -241,8 +243,19 @@ def measure(
         rows.append({"column": f"floor, {name}", "samples": 1, **floor.summary()})
         rows[-1]["samples_per_second"] = 1 / rows[-1]["seconds_median"]
     rows += [{"column": name, "reason": reason} for name, reason in refused.items()]
-    facts = {"case": setting.case.name, "title": setting.case.title, "classes": setting.classes}
-    return [{**facts, "matrix_rate": rate, **row} for row in rows]
+    source = timing.provenance(setting.device)
+    facts = {
+        "case": setting.case.name,
+        "title": setting.case.title,
+        "classes": setting.classes,
+        "matrix_rate": rate,
+        "device": source["device"],
+        "threads": source["machine"]["threads"],
+        "torch": source["versions"]["torch"],
+        "commit": source["commit"],
+        "date": source["date"],
+    }
+    return [{**facts, **row} for row in rows]
 
 
 def _floors(
@@ -273,31 +286,3 @@ def samples_for(case: Case, classes: int, quick: bool) -> int:
     """Batch size: smaller where there are many classes."""
     samples = case.quick if quick else case.samples
     return max(CHECKED, samples * 10 // max(10, classes))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows of one case for a terminal of 100 columns."""
-    head = rows[0]
-    lines = [
-        f"{head['title']}, {head['classes']} classes "
-        f"({head['matrix_rate'] / 1e9:.0f} GFLOP/s in a matrix product)",
-        f"  {'':26s}{'samples/s':>10s}{'ms/sample':>11s}{'20 %':>8s}{'80 %':>8s}"
-        f"{'x naive':>9s}{'/ floor':>9s}{'MiB':>7s}{'error':>9s}",
-    ]
-    for row in rows:
-        if "reason" in row:
-            lines.append(f"  {row['column']:26s} {row['reason'][:70]}")
-            continue
-        ms = [1e3 * row[f"seconds_{k}"] / row["samples"] for k in ("median", "p20", "p80")]
-        cells = [f"{row['samples_per_second']:10.1f}{ms[0]:11.2f}{ms[1]:8.2f}{ms[2]:8.2f}"]
-        for key, width, form in (
-            ("speedup_over_naive", 9, ".2f"),
-            ("over_floor", 9, ".2f"),
-            ("peak_bytes", 7, ".0f"),
-            ("error", 9, ".0e"),
-        ):
-            value = row.get(key)
-            value = value / 2**20 if value is not None and key == "peak_bytes" else value
-            cells.append(" " * width if value is None else format(value, f"{width}{form}"))
-        lines.append(f"  {row['column']:26s}" + "".join(cells))
-    return "\n".join(lines)

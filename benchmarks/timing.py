@@ -14,6 +14,7 @@ from typing import Any
 
 # Before PyTorch is imported: its profiler announces every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 

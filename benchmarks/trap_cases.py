@@ -58,7 +58,7 @@ class Trap:
         ]
 
 
-def _numbers(*shape: int) -> Callable[[], list[Tensor]]:
+def numbers(*shape: int) -> Callable[[], list[Tensor]]:
     return lambda: [torch.randn(SAMPLES, *shape, dtype=torch.float64)]
 
 
@@ -80,7 +80,7 @@ def _pooled(module: nn.Module, channels: int) -> nn.Module:
     )
 
 
-def _tokens(function: Callable[..., Tensor], **members: Any) -> nn.Module:
+def tokens_model(function: Callable[..., Tensor], **members: Any) -> nn.Module:
     """Something between a linear layer on tokens [N, T, D] and a head on their mean."""
     return _model(
         lambda m, x: m.head(torch.tanh(function(m, m.mix(x))).flatten(1, -2).mean(1)),
@@ -93,9 +93,9 @@ def _parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape))
 
 
-def _conv_traps() -> list[Trap]:
+def conv_traps() -> list[Trap]:
     def conv(name: str, build: Callable[[], nn.Module], channels: int, *shape: int) -> Trap:
-        return Trap("convolution", name, lambda: _pooled(build(), channels), _numbers(*shape))
+        return Trap("convolution", name, lambda: _pooled(build(), channels), numbers(*shape))
 
     return [
         conv("grouped", lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), 6, 4, 5, 5),
@@ -138,19 +138,19 @@ def _cancelling() -> nn.Module:
     return _model(function, 64, body=nn.Linear(64, 64))
 
 
-def _linear_traps() -> list[Trap]:
+def linear_traps() -> list[Trap]:
     body = lambda m, x: m.body(x)  # noqa: E731
 
     def tokens() -> nn.Module:
-        return _tokens(body, body=nn.Linear(WIDTH, WIDTH))
+        return tokens_model(body, body=nn.Linear(WIDTH, WIDTH))
 
     return [
-        Trap("linear", "inputs [N, T, D]", tokens, _numbers(5, WIDTH)),
+        Trap("linear", "inputs [N, T, D]", tokens, numbers(5, WIDTH)),
         Trap("linear", "inputs [N, T, D], then [N, H, W, D]", tokens, _more_dimensions),
         Trap("linear", "lengths that vary from batch to batch", tokens, _varied_lengths),
         Trap("linear", "bias at every token, no weight",
-             lambda: _tokens(lambda m, x: m.norm(x), norm=nn.LayerNorm(WIDTH)), _numbers(5, WIDTH)),
-        Trap("linear", "tokens whose gradients nearly cancel", _cancelling, _numbers(1, 64)),
+             lambda: tokens_model(lambda m, x: m.norm(x), norm=nn.LayerNorm(WIDTH)), numbers(5, WIDTH)),
+        Trap("linear", "tokens whose gradients nearly cancel", _cancelling, numbers(1, 64)),
     ]  # fmt: skip
 
 
@@ -158,14 +158,14 @@ class _OwnNorm(nn.LayerNorm):
     """A subclass, as model libraries have them."""
 
 
-def _norm_traps() -> list[Trap]:
+def norm_traps() -> list[Trap]:
     def trailing(name: str, build: Callable[[], nn.Module]) -> Trap:
-        make = lambda: _tokens(lambda m, x: m.norm(x), norm=build())  # noqa: E731
-        return Trap("norm", name, make, _numbers(5, WIDTH))
+        make = lambda: tokens_model(lambda m, x: m.norm(x), norm=build())  # noqa: E731
+        return Trap("norm", name, make, numbers(5, WIDTH))
 
     def channels(name: str, build: Callable[[], nn.Module], refuse: str = "") -> Trap:
         make = lambda: _pooled(nn.Sequential(nn.Conv2d(2, 4, 3), build()), 4)  # noqa: E731
-        return Trap("norm", name, make, _numbers(2, 5, 5), refuse)
+        return Trap("norm", name, make, numbers(2, 5, 5), refuse)
 
     return [
         trailing("LayerNorm(bias=False)", lambda: nn.LayerNorm(WIDTH, bias=False)),
@@ -182,7 +182,7 @@ def _norm_traps() -> list[Trap]:
     ]
 
 
-def _embedding_traps() -> list[Trap]:
+def embedding_traps() -> list[Trap]:
     def bag(embed: nn.Module) -> nn.Module:
         return _model(lambda m, x: m.head(torch.tanh(m.embed(x).sum(1))), embed=embed)
 
@@ -193,7 +193,7 @@ def _embedding_traps() -> list[Trap]:
         return x + m.position(torch.arange(x.shape[1]))
 
     def located(length: int) -> nn.Module:
-        return _tokens(positions, position=nn.Embedding(length, WIDTH))
+        return tokens_model(positions, position=nn.Embedding(length, WIDTH))
 
     return [
         Trap("embedding", "padding_idx",
@@ -202,140 +202,7 @@ def _embedding_traps() -> list[Trap]:
         Trap("embedding", "tied to the head",
              lambda: Custom(tied, embed=nn.Embedding(9, WIDTH)), _words),
         Trap("embedding", "positions without a batch dimension", lambda: located(5),
-             _numbers(5, WIDTH)),
+             numbers(5, WIDTH)),
         Trap("embedding", "positions, as many as samples", lambda: located(SAMPLES),
-             _numbers(SAMPLES, WIDTH)),
+             numbers(SAMPLES, WIDTH)),
     ]  # fmt: skip
-
-
-class _Adapter(nn.Module):
-    """A low-rank correction of a frozen layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.base = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-        self.down, self.up = nn.Linear(WIDTH, 2, bias=False), nn.Linear(2, WIDTH, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.up(self.down(x))
-
-
-def _weight_norm(m: nn.Linear) -> nn.Module:
-    return nn.utils.parametrizations.weight_norm(m)
-
-
-def _frozen() -> nn.Module:
-    model = _tokens(lambda m, x: m.body(x), body=nn.Linear(WIDTH, WIDTH))
-    model.body.weight.requires_grad_(False)
-    return model
-
-
-def _parameter_traps() -> list[Trap]:
-    def raw(
-        name: str,
-        function: Callable[..., Tensor],
-        make: Callable[[], dict[str, Any]],
-        length: int = 5,
-    ) -> Trap:
-        draw = _numbers(length, WIDTH)
-        return Trap("parameters", name, lambda: _tokens(function, **make()), draw)
-
-    def with_token(m: Any, x: Tensor) -> Tensor:
-        return torch.cat([m.token.expand(len(x), -1, -1), x], 1)
-
-    layer = lambda: nn.Linear(WIDTH, WIDTH)  # noqa: E731
-    return [
-        raw("cls_token", with_token, lambda: {"token": _parameter(1, 1, WIDTH)}),
-        raw("position table", lambda m, x: x + m.table, lambda: {"table": _parameter(1, 5, WIDTH)}),
-        raw("layer scale", lambda m, x: x * m.scale, lambda: {"scale": _parameter(WIDTH)}),
-        raw("layer scale, as many tokens as samples", lambda m, x: x * m.scale[:, None],
-            lambda: {"scale": _parameter(SAMPLES)}, SAMPLES),
-        raw("x @ weight.T", lambda m, x: x @ m.w.T, lambda: {"w": _parameter(WIDTH, WIDTH)}),
-        raw("einsum", lambda m, x: torch.einsum("ntd,dhe->nthe", x, m.w).flatten(2),
-            lambda: {"w": _parameter(WIDTH, 2, 3)}),
-        raw("two layers, one weight", lambda m, x: F.linear(m.body(x).tanh(), m.body.weight),
-            lambda: {"body": layer()}),
-        raw("a module applied twice", lambda m, x: m.body(m.body(x).tanh()),
-            lambda: {"body": layer()}),
-        raw("weight_norm by parametrisation", lambda m, x: m.body(x),
-            lambda: {"body": _weight_norm(layer())}),
-        raw("low-rank adapter, base frozen", lambda m, x: m.body(x), lambda: {"body": _Adapter()}),
-        raw("a module that is not used", lambda m, x: m.body(x),
-            lambda: {"body": layer(), "spare": layer()}),
-        Trap("parameters", "frozen weight, trainable bias", _frozen, _numbers(5, WIDTH)),
-    ]  # fmt: skip
-
-
-def _attend(m: Any, x: Tensor) -> Tensor:
-    keys, values = x[..., : m.attention.kdim], x[..., : m.attention.vdim]
-    return m.attention(x, keys, values, need_weights=False)[0]
-
-
-def _sequence_first(m: Any, x: Tensor) -> Tensor:
-    return m.encoder(x.transpose(0, 1)).transpose(0, 1)
-
-
-def _encoder(batch_first: bool) -> nn.Module:
-    layer = nn.TransformerEncoderLayer(WIDTH, 2, 8, dropout=0.0, batch_first=batch_first)
-    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-
-
-def _bilinear(m: Any, x: Tensor) -> Tensor:
-    return m.pair(x, x.flip(1))
-
-
-def _composite_traps() -> list[Trap]:
-    def on_tokens(
-        name: str, function: Callable[..., Tensor], make: Callable[[], dict[str, Any]]
-    ) -> Trap:
-        return Trap("layers", name, lambda: _tokens(function, **make()), _numbers(5, WIDTH))
-
-    def attention(**options: Any) -> dict[str, Any]:
-        return {"attention": nn.MultiheadAttention(WIDTH, 2, batch_first=True, **options)}
-
-    def recurrent(kind: type[nn.RNNBase]) -> dict[str, Any]:
-        return {"cell": kind(WIDTH, WIDTH, batch_first=True)}
-
-    return [
-        on_tokens("MultiheadAttention, packed", _attend, attention),
-        on_tokens("MultiheadAttention, separate", _attend,
-                  lambda: attention(kdim=4, vdim=5)),
-        on_tokens("TransformerEncoder", lambda m, x: m.encoder(x),
-                  lambda: {"encoder": _encoder(True)}),
-        on_tokens("TransformerEncoder, batch_first=False", _sequence_first,
-                  lambda: {"encoder": _encoder(False)}),
-        *(
-            on_tokens(kind.__name__, lambda m, x: m.cell(x)[0],
-                      lambda kind=kind: recurrent(kind))  # type: ignore[misc]
-            for kind in (nn.LSTM, nn.GRU, nn.RNN)
-        ),
-        on_tokens("PReLU", lambda m, x: m.act(x), lambda: {"act": nn.PReLU()}),
-        on_tokens("Bilinear", _bilinear, lambda: {"pair": nn.Bilinear(WIDTH, WIDTH, WIDTH)}),
-    ]  # fmt: skip
-
-
-def _confident() -> nn.Module:
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES))
-    with torch.no_grad():
-        model[2].bias.copy_(torch.tensor([80.0, 0.0, 0.0]))
-    return model
-
-
-def _execution_traps() -> list[Trap]:
-    inplace = lambda m, x: F.relu(m.body(x).mul_(2.0), inplace=True)  # noqa: E731
-    return [
-        Trap("execution", "activations changed in place",
-             lambda: _tokens(inplace, body=nn.Linear(WIDTH, WIDTH)), _numbers(5, WIDTH)),
-        Trap("execution", "fully confident samples", _confident, _numbers(WIDTH)),
-    ]  # fmt: skip
-
-
-TRAPS = (
-    *_conv_traps(),
-    *_linear_traps(),
-    *_norm_traps(),
-    *_embedding_traps(),
-    *_parameter_traps(),
-    *_composite_traps(),
-    *_execution_traps(),
-)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import fastgradnorm
 from benchmarks import peers, timing
-from benchmarks.trap_cases import TRAPS, Trap
+from benchmarks.trap_cases import Trap
+from benchmarks.trap_models import TRAPS
 
 OURS = "fastgradnorm"
 # Largest relative error that counts as exact.

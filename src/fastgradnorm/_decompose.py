@@ -48,12 +48,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.group_norm`, also for inputs with the channels last in memory, which it refuses in vmap."""
-    try:
-        return F.group_norm(input, num_groups, weight, bias, eps)
-    except RuntimeError as error:
-        if "is_contiguous" not in str(error):
-            raise
+    """`F.group_norm`, which vmap cannot run with the channels last in memory."""
     rows = input.reshape(len(input), num_groups, -1)
     var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     scale: Tensor = (var + eps).rsqrt()
@@ -75,6 +70,35 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     distance: Tensor = torch.linalg.vector_norm(difference, ord=p, dim=-1)
     return distance
+
+
+def average_pool(input: Tensor, output_size: Any, *, dims: int) -> Tensor | None:
+    """`F.adaptive_avg_pool` to one value a channel; None for other sizes.
+
+    With the channels last in memory its backward pass has no vmap rule.
+    """
+    sizes = output_size if isinstance(output_size, (tuple, list)) else [output_size]
+    if any(size != 1 for size in sizes):
+        return None
+    return input.mean(tuple(range(-dims, 0)), keepdim=True)
+
+
+def set_masked(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
+    """`tensor[mask] = value` for one value, or one for each trailing dimension; else None."""
+    if not isinstance(index, Tensor) or index.dtype != torch.bool:
+        return None
+    trailing = tensor.dim() - index.dim()
+    if isinstance(value, Tensor) and value.dim() > trailing:
+        return None
+    mask = index.reshape(index.shape + (1,) * trailing)
+    if not isinstance(value, Tensor):
+        return tensor.masked_fill_(mask, value)
+    return tensor.copy_(torch.where(mask, value.to(tensor.dtype), tensor))
+
+
+def scatter_(tensor: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`Tensor.scatter_`, of which only the form that is not in place has a vmap rule."""
+    return tensor.copy_(tensor.scatter(dim, index, value))
 
 
 def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -176,8 +176,9 @@ class GradNormScorer:
             return explain(engine.subject, plan, count, engine.loop_reason, *measured)
 
     def _engine(self) -> Engine:
-        resolve_backend(self.options.backend, torch.device(self.options.device or "cpu"))
-        return Engine(Subject(self.model, self.options), self.options)
+        subject = Subject(self.model, self.options)
+        resolve_backend(self.options.backend, subject.device)
+        return Engine(subject, self.options)
 
     def _batches(self, loader: Iterable[Any]) -> Iterator[tuple[Engine, Scored]]:
         if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):

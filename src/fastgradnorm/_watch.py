@@ -37,6 +37,11 @@ _DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.prelu: _decompose.prelu,
     torch.bilinear: _decompose.bilinear,
     torch.cdist: _decompose.cdist,
+    torch.adaptive_avg_pool1d: partial(_decompose.average_pool, dims=1),
+    F.adaptive_avg_pool2d: partial(_decompose.average_pool, dims=2),
+    F.adaptive_avg_pool3d: partial(_decompose.average_pool, dims=3),
+    torch.Tensor.__setitem__: _decompose.set_masked,
+    torch.Tensor.scatter_: _decompose.scatter_,
 }
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     _DECOMPOSED[getattr(torch, _kind)] = partial(_decompose.recurrent, _kind)

@@ -13,6 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from fastgradnorm import score_pool
 
+FLOAT32, FLOAT64 = 1e-4, 1e-9
+Batch = Tensor | Mapping[str, Tensor]
+Call = Callable[[nn.Module, Any], Tensor]
+
+
 class Wide(TorchFunctionMode):
     """Keeps float64 where a model asks for float32, as many do in softmax, norms and rotations."""
 
@@ -28,11 +33,6 @@ class Wide(TorchFunctionMode):
         if wide and func is Tensor.to:
             args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
         return func(*args, **kwargs)
-
-
-FLOAT32, FLOAT64 = 1e-4, 1e-9
-Batch = Tensor | Mapping[str, Tensor]
-Call = Callable[[nn.Module, Any], Tensor]
 
 
 def take(batch: Batch, index: slice) -> Batch:

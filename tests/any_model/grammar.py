@@ -185,7 +185,10 @@ def conv(layer: Layer, x: Tensor, first: bool) -> nn.Module | None:
             mode = "zeros"
     else:
         padding = min(padding, least - 1) if mode != "zeros" else padding
-        if any(dilation * (k - 1) + 1 > s + 2 * padding for k, s in zip(kernel, x.shape[2:], strict=True)):
+        if any(
+            dilation * (k - 1) + 1 > s + 2 * padding
+            for k, s in zip(kernel, x.shape[2:], strict=True)
+        ):
             kernel = (1,) * dims
     return kind(i, o, kernel, stride, padding, dilation, groups, get("bias"), mode)
 
@@ -199,7 +202,10 @@ def transposed(layer: Layer, x: Tensor, first: bool) -> nn.Module | None:
     stride, dilation = get("stride"), get("dilation")
     extra = min(get("output_padding"), max(stride, dilation) - 1)
     padding = min(get("padding"), dilation * (kernel - 1))
-    if any((s - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1 < 1 for s in x.shape[2:]):
+    if any(
+        (s - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1 < 1
+        for s in x.shape[2:]
+    ):
         padding = 0
     groups = groups_of(get("groups"), i, o) if get("groups") else math.gcd(i, o)
     return kind(i, o, kernel, stride, padding, extra, groups, get("bias"), dilation)
@@ -283,7 +289,7 @@ def linear(layer: Layer, x: Tensor, first: bool) -> nn.Module:
         "matmul": lambda: (lambda m, x: x @ m.w, {"w": raw(i, o)}),
         "transposed": lambda: (lambda m, x: x @ m.w.T, {"w": raw(o, i)}),
         "einsum": lambda: (lambda m, x: torch.einsum("...i,oi->...o", x, m.w), {"w": raw(o, i)}),
-        "tied": lambda: (lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w), {"w": raw(i, i)}),
+        "tied": lambda: (lambda m, x: F.linear(F.linear(x, m.w).tanh(), m.w), {"w": raw(i, i)}),
         "autoencoder": lambda: (
             lambda m, x: F.linear(torch.tanh(F.linear(x, m.w, m.b)), m.w.T),
             {"w": raw(4, i), "b": raw(4)},
@@ -411,9 +417,9 @@ _CONV = {
 }
 
 plain = st.one_of(
-    layer("linear", out=one_of(4, 6, 3), bias=one_of(True, False), inplace=one_of(False, True), way=one_of(
-        "module", "matmul", "transposed", "einsum", "tied", "autoencoder", "lora", "norm", "bilinear",
-    )),
+    layer("linear", out=one_of(4, 6, 3), bias=one_of(True, False), inplace=one_of(False, True),
+          way=one_of("module", "matmul", "transposed", "einsum", "tied", "autoencoder", "lora",
+                     "norm", "bilinear")),
     layer("activation", function=one_of("tanh", "prelu", *sorted(_ACTIVATIONS.keys() - {"tanh"}))),
     layer("norm", bias=one_of(True, False), inplace=one_of(False, True), norm=one_of(
         "layer", "rms", "whole", "batch", "group", "instance", "instance-tracked",

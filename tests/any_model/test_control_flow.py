@@ -1,4 +1,4 @@
-"""Models that branch on tensors: samples that agree run together, the others apart, all in order."""
+"""Models that branch on tensors: samples that agree run together, the others apart, in order."""
 
 import warnings
 
@@ -215,9 +215,7 @@ class TestNested:
                 x = m.c(x)
             return m.head(torch.tanh(x))
 
-        model = Custom(
-            forward, a=linear(4, 4), b=linear(4, 4), c=linear(4, 4), head=linear(4, 3)
-        )
+        model = Custom(forward, a=linear(4, 4), b=linear(4, 4), c=linear(4, 4), head=linear(4, 3))
         x = torch.randn(20, 4)
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)

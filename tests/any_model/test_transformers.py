@@ -130,24 +130,25 @@ def test_frozen_body(name):
     assert_agrees(model, batch)
 
 
-class TestTokenClassification:
-    MODELS = {
-        "bert": zoo.model("BertForTokenClassification", "BertConfig", zoo.TEXT),
-        "roberta": zoo.model("RobertaForTokenClassification", "RobertaConfig", zoo.TEXT),
-        "deberta-v2": zoo.model(
-            "DebertaV2ForTokenClassification", "DebertaV2Config", zoo.TEXT,
-            relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4,
-        ),
-        "llama": zoo.model("LlamaForTokenClassification", "LlamaConfig", zoo.TEXT),
-        "modernbert": zoo.model(
-            "ModernBertForTokenClassification", "ModernBertConfig", zoo.TEXT,
-            local_attention=4, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
-        ),
-    }  # fmt: skip
+TAGGERS = {
+    "bert": zoo.model("BertForTokenClassification", "BertConfig", zoo.TEXT),
+    "roberta": zoo.model("RobertaForTokenClassification", "RobertaConfig", zoo.TEXT),
+    "deberta-v2": zoo.model(
+        "DebertaV2ForTokenClassification", "DebertaV2Config", zoo.TEXT,
+        relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4,
+    ),
+    "llama": zoo.model("LlamaForTokenClassification", "LlamaConfig", zoo.TEXT),
+    "modernbert": zoo.model(
+        "ModernBertForTokenClassification", "ModernBertConfig", zoo.TEXT,
+        local_attention=4, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
+    ),
+}  # fmt: skip
 
-    @pytest.fixture(params=MODELS)
+
+class TestTokenClassification:
+    @pytest.fixture(params=TAGGERS)
     def model(self, request):
-        return perturb(self.MODELS[request.param].build()).double()
+        return perturb(TAGGERS[request.param].build()).double()
 
     def table(self, model, batch, masks):
         with Wide():
@@ -175,7 +176,7 @@ class TestTokenClassification:
         assert_close_relative(actual, table.scores("entropy"), FLOAT64)
 
     def test_in_float32(self):
-        model = perturb(self.MODELS["bert"].build())
+        model = perturb(TAGGERS["bert"].build())
         batch = zoo.texts()
         table = self.table(model, batch, batch["attention_mask"])
         actual = score_pool(model, [batch], scheme="entropy", class_dim=-1, progress=False)

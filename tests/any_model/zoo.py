@@ -160,7 +160,8 @@ IMAGES = {
     ),
     "mobilevit": model(
         "MobileViTForImageClassification", "MobileViTConfig", {},
-        image_size=32, output_stride=8, hidden_sizes=[8, 10, 12], neck_hidden_sizes=[4, 6, 8, 8, 10, 12, 16],
+        image_size=32, output_stride=8, hidden_sizes=[8, 10, 12],
+        neck_hidden_sizes=[4, 6, 8, 8, 10, 12, 16],
         num_attention_heads=2, mlp_ratio=1.5, expand_ratio=2.0, num_labels=CLASSES,
         initializer_range=0.3,
     ),

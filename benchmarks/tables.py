@@ -1,4 +1,4 @@
-"""The README's tables, made from `results/`."""
+"""Tables made from results: for the terminal and for the README."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
+
+
+def terminal(rows: list[dict[str, Any]]) -> str:
+    """The rows of one case for a terminal of 100 columns."""
+    head = rows[0]
+    lines = [
+        f"{head['title']}, {head['classes']} classes "
+        f"({head['matrix_rate'] / 1e9:.0f} GFLOP/s in a matrix product)",
+        f"  {'':26s}{'samples/s':>10s}{'ms/sample':>11s}{'20 %':>8s}{'80 %':>8s}"
+        f"{'x naive':>9s}{'/ floor':>9s}{'MiB':>7s}{'error':>9s}",
+    ]
+    for row in rows:
+        if "reason" in row:
+            lines.append(f"  {row['column']:26s} {row['reason'][:70]}")
+            continue
+        ms = [1e3 * row[f"seconds_{k}"] / row["samples"] for k in ("median", "p20", "p80")]
+        cells = [f"{row['samples_per_second']:10.1f}{ms[0]:11.2f}{ms[1]:8.2f}{ms[2]:8.2f}"]
+        for key, width, form in (
+            ("speedup_over_naive", 9, ".2f"),
+            ("over_floor", 9, ".2f"),
+            ("peak_bytes", 7, ".0f"),
+            ("error", 9, ".0e"),
+        ):
+            value = row.get(key)
+            value = value / 2**20 if value is not None and key == "peak_bytes" else value
+            cells.append(" " * width if value is None else format(value, f"{width}{form}"))
+        lines.append(f"  {row['column']:26s}" + "".join(cells))
+    return "\n".join(lines)
 
 
 def throughput_table(results: dict[str, Any]) -> str:
