@@ -1,5 +1,6 @@
 """How a model is scored, parameter by parameter: which rule, what it costs, what to do about it."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -93,14 +94,16 @@ class Explanation:
         ]
         lines.insert(1, "-" * min(_WIDTH, sum(widths) + 2 * len(widths) - 2))
         total = self.totals
-        lines.append(
+        notes = [
             f"{total['parameters']:,} elements of {len(self.rows)} parameters; {self.cotangents} "
             f"pull-backs a sample; norms {_short(total['flops'])} FLOPs a sample, "
             f"{100 * total['leftover_share']:.2g} % of them in leftovers"
-        )
+        ]
         if self.unused:
-            lines.append(f"unused, counting zero: {', '.join(self.unused)}")
-        lines += [f"- {text}" for text in self.advice]
+            notes.append(f"unused, counting zero: {', '.join(self.unused)}")
+        notes += [f"- {text}" for text in self.advice]
+        for note in notes:
+            lines += textwrap.wrap(note, _WIDTH, subsequent_indent="  ")
         return "\n".join(lines)
 
     __repr__ = __str__
