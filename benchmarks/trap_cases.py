@@ -89,10 +89,6 @@ def tokens_model(function: Callable[..., Tensor], **members: Any) -> nn.Module:
     )
 
 
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape))
-
-
 def conv_traps() -> list[Trap]:
     def conv(name: str, build: Callable[[], nn.Module], channels: int, *shape: int) -> Trap:
         return Trap("convolution", name, lambda: _pooled(build(), channels), numbers(*shape))
@@ -148,8 +144,9 @@ def linear_traps() -> list[Trap]:
         Trap("linear", "inputs [N, T, D]", tokens, numbers(5, WIDTH)),
         Trap("linear", "inputs [N, T, D], then [N, H, W, D]", tokens, _more_dimensions),
         Trap("linear", "lengths that vary from batch to batch", tokens, _varied_lengths),
-        Trap("linear", "bias at every token, no weight",
-             lambda: tokens_model(lambda m, x: m.norm(x), norm=nn.LayerNorm(WIDTH)), numbers(5, WIDTH)),
+        Trap("linear", "LayerNorm at every token",
+             lambda: tokens_model(lambda m, x: m.norm(x), norm=nn.LayerNorm(WIDTH)),
+             numbers(5, WIDTH)),
         Trap("linear", "tokens whose gradients nearly cancel", _cancelling, numbers(1, 64)),
     ]  # fmt: skip
 

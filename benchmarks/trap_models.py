@@ -21,6 +21,10 @@ from benchmarks.trap_cases import (
 )
 
 
+def _parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape))
+
+
 class _Adapter(nn.Module):
     """A low-rank correction of a frozen layer."""
 
