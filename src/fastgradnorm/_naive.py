@@ -1,7 +1,6 @@
 """Plain autograd, one sample and one backward pass a cotangent at a time: baseline and referee."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -71,7 +70,7 @@ class PlainPass:
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
         view, swaps = subject.view(self.leaves)
-        with Swapping(swaps) if subject.has_strays else nullcontext():
+        with Swapping(swaps):
             self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
 
     def sq_norms(self, cotangent: Tensor) -> Tensor:

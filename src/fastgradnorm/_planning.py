@@ -127,7 +127,6 @@ def _record(subject: Subject, batch: Batch) -> _Run:
                 f"the forward pass changes the parameter `{name}` in place."
             )
     subject.note_changes()
-    subject.has_strays = subject.has_strays or recorder.has_strays
     return _Run(recorder, leaves, logits, saved.total)
 
 

@@ -50,7 +50,6 @@ class Subject:
         # Buffers and caches that a forward pass may change in place: all, until a first run tells.
         self._changing = dict(self._attributes)
         self._first = True
-        self.has_strays = False  # parameters reached past the module tree, as a first run tells
 
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)

@@ -1,9 +1,13 @@
-"""Parameters that a model reaches past its module tree: replaced where they are used."""
+"""Parameters that a model reaches past its module tree: replaced where they are used.
+
+Also what keeps the plain passes of the referee from harm.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._pieces import tensors_in
@@ -28,7 +32,11 @@ def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
 
 
 class Swapping(TorchFunctionMode):
-    """Does nothing but that, for the plain passes."""
+    """Does nothing but that, for the plain passes, and lays the inputs of group norms out anew.
+
+    In PyTorch 2.13 the backward pass of a group norm crashes the process if its input has the
+    channels last in memory and needs no gradient.
+    """
 
     def __init__(self, swaps: Mapping[int, Tensor]) -> None:
         super().__init__()
@@ -42,4 +50,6 @@ class Swapping(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         args, kwargs, _ = swap(args, kwargs or {}, self.swaps)
+        if func is F.group_norm and args:
+            args = [args[0].contiguous(), *args[1:]]
         return func(*args, **kwargs)

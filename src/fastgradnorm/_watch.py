@@ -83,7 +83,6 @@ class Watch(TorchFunctionMode):
         backend: What computes the norms.
 
     Attributes:
-        has_strays: Whether parameters were reached past the module tree.
         spread: A zero of each sample. If set, new tensors get a value a sample, so that the model
             may write values of its samples into them.
     """
@@ -91,7 +90,6 @@ class Watch(TorchFunctionMode):
     def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
         super().__init__()
         self.pieces, self.swaps, self.backend = pieces, swaps, backend
-        self.has_strays = False
         self.spread: Tensor | None = None
 
     def __torch_function__(
@@ -111,7 +109,6 @@ class Watch(TorchFunctionMode):
                 return bool(_COMPARISONS[name](*args, **kwargs))
         args, kwargs, found = swap(args, kwargs, self.swaps)
         if found:
-            self.has_strays = True
             tensors = tensors_in(args, kwargs)
         if name == "__get__" and self.pieces.of(args[0]) is None:
             return func(*args, **kwargs)
@@ -207,7 +204,9 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
 def _common_value(tensor: Tensor, reading: str) -> Tensor:
     """The value that all samples of a vmapped tensor have, as far as `reading` tells them apart."""
     while functorch.is_functorch_wrapped_tensor(tensor):
+        dim = functorch.maybe_get_bdim(tensor) if functorch.is_batchedtensor(tensor) else 0
         tensor = functorch.get_unwrapped(tensor)
+        tensor = tensor.movedim(dim, 0) if dim > 0 else tensor
     rows = tensor.reshape(len(tensor), -1)
     if reading in ("__bool__", "is_nonzero"):
         rows = rows.bool()

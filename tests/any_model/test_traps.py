@@ -1,6 +1,8 @@
 """Layers and uses of parameters that engines before this one got wrong, one by one."""
 
 import copy
+import subprocess
+import sys
 import warnings
 
 import oracle
@@ -235,13 +237,30 @@ class TestNorms:
         x = torch.randn(4, 3, 2, 4)
         table = assert_exact(model, x)
         for skipped in ("mix", "norm"):
-            if skipped == "mix" and isinstance(norm, nn.GroupNorm):
-                continue  # what crashes is plain autograd, which verification would run
             scores = score_pool(
                 model, [x], params=lambda n, p, s=skipped: not n.startswith(s), progress=False
             )
             expected = table.scores("expected", keep=lambda n, s=skipped: not n.startswith(s))
             assert_close_relative(scores, expected, 1e-5, f"without {skipped}")
+
+    def test_group_norm_over_frozen_activations_with_channels_last(self):
+        """PyTorch 2.13 ends the process in the plain backward pass of such a model."""
+        code = """
+import torch
+from torch import nn
+from fastgradnorm import naive_score_pool, score_pool
+torch.manual_seed(0)
+conv, norm, head = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(8, 3)
+tail = [norm, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head]
+model = nn.Sequential(conv.requires_grad_(False), *tail).double()
+x = torch.randn(4, 3, 9, 9).double()
+expected = naive_score_pool(model, [x])
+model, x = (t.to(memory_format=torch.channels_last) for t in (model, x))
+for score in (naive_score_pool, score_pool):
+    torch.testing.assert_close(score(model, [x]), expected, rtol=1e-9, atol=0)
+"""
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
 
     def test_over_one_position_more_than_samples(self):
         """Sizes that a wrong dimension would fit as well."""
