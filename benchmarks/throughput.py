@@ -213,6 +213,7 @@ def measure(
     rate = timing.matrix_rate(setting.device)
     runs = {name: column.run for name, column in found.items()}
     times = timing.side_by_side(runs, rounds, budget, setting.device)
+    rate = max(rate, timing.matrix_rate(setting.device))
     floors = _floors(setting, times, rate)
     rows = []
     for name, column in found.items():

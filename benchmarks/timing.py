@@ -127,7 +127,7 @@ def matrix_rate(device: str = "cpu", size: int = 1024) -> float:
     """Floating-point operations a second of a float32 matrix product, the best of a few."""
     a = torch.randn(size, size, device=device)
     best = float("inf")
-    for _ in range(8):
+    for _ in range(20):
         _wait(device)
         start = time.perf_counter()
         a @ a

@@ -12,7 +12,7 @@ from fastgradnorm import (
     GradNormScorer,
     Rule,
     VerificationError,
-    _engine,
+    _passes,
     _rules,
     naive_score_pool,
     register_rule,
@@ -104,8 +104,8 @@ def test_verification_catches_a_fault_in_joined_uses(monkeypatch):
         def forward(self, x):
             return self.head(torch.tanh(self.body(torch.tanh(self.body(x)))))
 
-    right = _engine.joint_sq_norm
-    monkeypatch.setattr(_engine, "joint_sq_norm", lambda *args: 1.05 * right(*args))
+    right = _passes.joint_sq_norm
+    monkeypatch.setattr(_passes, "joint_sq_norm", lambda *args: 1.05 * right(*args))
     with pytest.raises(VerificationError, match=r"body\.weight"):
         score_pool(Twice(), [torch.randn(3, 4)], progress=False)
 

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 
 from fastgradnorm._batches import Batch, as_batch
 from fastgradnorm._clock import Clock, now
-from fastgradnorm._engine import Engine, Scored
+from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
 from fastgradnorm._explain import Explanation, explain
 from fastgradnorm._objectives import make_objective
 from fastgradnorm._options import Options, takes_options
+from fastgradnorm._passes import Scored
 from fastgradnorm._results import PoolScores
 from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
@@ -167,7 +168,7 @@ class GradNormScorer:
             engine.score(parsed if measure else parsed.take(slice(0, 2)))
             start = now()
             if measure:
-                engine.clock = clock
+                engine.passes.clock = clock
                 engine.score(parsed)
             seconds = now() - start
             count = make_objective(options, plan.logits_shape).count(plan.logits_shape)

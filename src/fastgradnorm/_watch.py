@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fastgradnorm import _decompose, _layer_rules, _product_rules, _rules
+from fastgradnorm import _conv_rules, _decompose, _layer_rules, _product_rules, _rules
 from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._pieces import Pieces, tensors_in
 from fastgradnorm._swap import swap
 
-assert _layer_rules and _product_rules  # imported for the rules they put into the table
+assert (
+    _conv_rules and _layer_rules and _product_rules
+)  # imported for the rules they put into the table
 
 _BRANCHES = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}
