@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch._C._functorch as functorch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +42,13 @@ def batch_norm(
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
+def _laid_out(tensor: Tensor) -> Tensor:
+    """The tensor in memory, with all its samples."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -48,7 +56,9 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.group_norm`, which vmap cannot run with the channels last in memory."""
+    """`F.group_norm`, whose backward pass vmap cannot run with the channels last in memory."""
+    if _laid_out(input).is_contiguous():
+        return F.group_norm(input, num_groups, weight, bias, eps)
     rows = input.reshape(len(input), num_groups, -1)
     var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     scale: Tensor = (var + eps).rsqrt()

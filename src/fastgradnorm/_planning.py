@@ -15,8 +15,10 @@ from fastgradnorm._record import Recorder, Use
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import type_name
 
-# Working memory of one chunk of samples and cotangents, in bytes. Larger chunks were not faster.
-_CHUNK_BYTES = 1 << 28
+# Working memory of one chunk of samples and cotangents, in bytes. On a CPU it should stay in the
+# caches: 64 MiB was up to 20 % faster than 256 MiB on a ResNet-18, and 16 MiB slower again.
+_CHUNK_BYTES = {"cpu": 1 << 26}
+_CHUNK_BYTES_GPU = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Plan:
         exact_head: The last layer's output *is* the logits, at one position.
         activation_bytes: What one sample keeps for its backward pass.
         transient_bytes: What one sample and cotangent need at a time.
+        chunk_bytes: What a chunk of them may need.
     """
 
     coverage: Coverage
@@ -40,6 +43,7 @@ class Plan:
     exact_head: bool
     activation_bytes: int
     transient_bytes: int
+    chunk_bytes: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,9 +58,9 @@ class Plan:
     def chunks(self, samples: int, cotangents: int) -> tuple[int, int]:
         """Samples and cotangents to work on at a time."""
         per_pair = max(1, self.transient_bytes)
-        cotangents = max(1, min(cotangents, _CHUNK_BYTES // per_pair))
+        cotangents = max(1, min(cotangents, self.chunk_bytes // per_pair))
         per_sample = self.activation_bytes + per_pair * cotangents
-        return max(1, min(samples, _CHUNK_BYTES // max(1, per_sample))), cotangents
+        return max(1, min(samples, self.chunk_bytes // max(1, per_sample))), cotangents
 
 
 def make_plan(subject: Subject, batch: Batch) -> Plan:
@@ -88,6 +92,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         exact_head=exact_head and lone,
         activation_bytes=run.saved_bytes,
         transient_bytes=_transient_bytes(uses, subject, coverage.leftovers),
+        chunk_bytes=_CHUNK_BYTES.get(subject.device.type, _CHUNK_BYTES_GPU),
     )
 
 
