@@ -6,11 +6,13 @@ the activations alone is computed once for all K.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn import grad
 
 from fastgradnorm_kernels.shapes import Float, Int
 
@@ -161,6 +163,35 @@ def conv_patches(
         ),
     )
     return view.reshape(n, c * math.prod(kernel_size), math.prod(extent))
+
+
+def direct_conv_sq_norm(
+    x: Float[Tensor, "N C *space"],
+    grad_outputs: Float[Tensor, "N K O *out"],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Float[Tensor, "N K"]:
+    r"""`‖Σ_t g_t a_tᵀ‖²` of a convolution's weight, without patches in memory.
+
+    The K cotangents of one sample are so many more output channels of the same input: one pass of
+    PyTorch's own weight gradient gives all of them.
+    """
+    x, g = _widen(x, grad_outputs)
+    n, k, o, *out = g.shape
+    functions: list[Callable[..., Tensor]]
+    functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]
+    weight_grad = functions[len(out) - 1]
+    shape = (k * o, x.shape[1] // groups, *kernel_size)
+    norms = []
+    for i in range(n):
+        channels = g[i].reshape(k, groups, o // groups, *out).transpose(0, 1)
+        rows = channels.reshape(1, k * o, *out)  # group by group, as a convolution wants them
+        direct = weight_grad(x[i : i + 1], shape, rows, stride, padding, dilation, groups)
+        norms.append(_sum_of_squares(direct.view(groups, k, -1)).sum(0))
+    return torch.stack(norms) if norms else g.new_zeros(n, k)
 
 
 def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:
