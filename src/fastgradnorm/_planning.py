@@ -15,9 +15,9 @@ from fastgradnorm._record import Recorder, Use
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import type_name
 
-# Working memory of one chunk of samples and cotangents, in bytes. On a CPU it should stay in the
-# caches: 64 MiB was up to 20 % faster than 256 MiB on a ResNet-18, and 16 MiB slower again.
-_CHUNK_BYTES = {"cpu": 1 << 26}
+# Working memory of one chunk of samples and cotangents, in bytes. On two cores 128 to 256 MiB were
+# fastest for convolutional networks, 256 and more for transformers; less and much more were slower.
+_CHUNK_BYTES = {"cpu": 1 << 28}
 _CHUNK_BYTES_GPU = 1 << 30
 
 
