@@ -190,7 +190,7 @@ def direct_conv_sq_norm(
         channels = g[i].reshape(k, groups, o // groups, *out).transpose(0, 1)
         rows = channels.reshape(1, k * o, *out)  # group by group, as a convolution wants them
         direct = weight_grad(x[i : i + 1], shape, rows, stride, padding, dilation, groups)
-        norms.append(_sum_of_squares(direct.view(groups, k, -1)).sum(0))
+        norms.append(_sum_of_squares(direct.reshape(groups, k, -1)).sum(0))
     return torch.stack(norms) if norms else g.new_zeros(n, k)
 
 
