@@ -13,6 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class ChannelsLastGradient(nn.Module):
+    """Plain autograd gets it wrong, see `oracle.ContiguousGradients`."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x.contiguous()).flatten(2).mT.square().mean(1))
+
+
 class MLP(nn.Module):
     def __init__(self, inputs: int = 10, hidden: int = 16, classes: int = 5):
         super().__init__()

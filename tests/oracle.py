@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 SCHEMES = ("expected", "expected_squared", "entropy")
@@ -118,7 +120,7 @@ def norms(
     model = copy.deepcopy(model).double().eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = []
-    with torch.enable_grad():
+    with torch.enable_grad(), ContiguousGradients():
         for n, sample in enumerate(samples):
             out = call(model, in_float64(sample))
             assert out.shape[0] == 1, "the referee takes batches of one"
@@ -140,6 +142,20 @@ def norms(
                 )
             )
     return Norms(list(named), *(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+class ContiguousGradients(TorchFunctionMode):
+    """Lays gradients at the outputs of batch norms out anew.
+
+    PyTorch 2.13's backward pass of a batch norm in eval mode is wrong on a CPU for a gradient, of
+    one sample, with the channels last; `test_oracle.py` holds the referee to finite differences.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is F.batch_norm and out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out
 
 
 def scores(

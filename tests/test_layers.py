@@ -1,11 +1,14 @@
 """Layers and models that rules get wrong: norms, positions, in-place changes, kept tensors."""
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_exact
-from cases import CASES, Custom, linear, perturb
+from asserts import assert_close_relative, assert_exact
+from cases import CASES, ChannelsLastGradient, Custom, linear, perturb
 from torch import nn
+
+from fastgradnorm import naive_score_pool
 
 
 class TestModelsThatKeepTensors:
@@ -115,6 +118,13 @@ class TestNormsAndPositions:
             head=linear(torch.Size(shape).numel(), 3),
         ).eval()  # fmt: skip
         assert_exact(model, torch.randn(4, *shape))
+
+    def test_batch_norm_whose_gradient_has_the_channels_last(self):
+        model, x = perturb(ChannelsLastGradient()).eval(), torch.randn(3, 4, 3, 3)
+        assert_exact(model, x)  # verified against plain autograd by default
+        assert_close_relative(
+            naive_score_pool(model, [x]), oracle.scores(model, oracle.ones(x)), 1e-5
+        )
 
     @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 1, 3, 4)])
     def test_linear_at_many_positions(self, shape):

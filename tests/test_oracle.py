@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from asserts import assert_close_relative
-from cases import CASES, MLP, log_doubt
+from cases import CASES, MLP, ChannelsLastGradient, log_doubt
 from torch import nn
 
 
@@ -136,8 +136,11 @@ def test_dense_label_maps_are_those_of_mean_cross_entropy():
         assert_close_relative(table.label_norms[0, i], expected, 1e-12)
 
 
-def test_norms_agree_with_finite_differences():
-    model, x = MLP(3, 4, 3).double(), torch.randn(1, 3).double()
+@pytest.mark.parametrize(
+    "model, shape", [(MLP(3, 4, 3), [3]), (ChannelsLastGradient(), [4, 3, 3])], ids=["mlp", "norm"]
+)
+def test_norms_agree_with_finite_differences(model, shape):
+    model, x = model.double().eval(), torch.randn(1, *shape).double()
     table = oracle.norms(model, [x])
     losses = [lambda c=c: F.cross_entropy(model(x), torch.tensor([c])) for c in range(3)]
     losses.append(lambda: torch.distributions.Categorical(logits=model(x)).entropy().sum())

@@ -32,10 +32,12 @@ def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
 
 
 class Swapping(TorchFunctionMode):
-    """Does nothing but that, for the plain passes, and lays the inputs of group norms out anew.
+    """Does nothing but that, for the plain passes, and keeps them clear of two faults of PyTorch.
 
-    In PyTorch 2.13 the backward pass of a group norm crashes the process if its input has the
-    channels last in memory and needs no gradient.
+    On a CPU, in PyTorch 2.13, the backward pass of a group norm crashes the process if its input
+    has the channels last in memory and needs no gradient; and that of a batch norm in eval mode is
+    wrong if its input is contiguous and its gradient, of one sample, has the channels last. Both
+    are given contiguous tensors.
     """
 
     def __init__(self, swaps: Mapping[int, Tensor]) -> None:
@@ -52,4 +54,7 @@ class Swapping(TorchFunctionMode):
         args, kwargs, _ = swap(args, kwargs or {}, self.swaps)
         if func is F.group_norm and args:
             args = [args[0].contiguous(), *args[1:]]
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func is F.batch_norm and out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out
