@@ -1,58 +1,19 @@
 """The charts, each for a light and for a dark page."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterMathtext, PercentFormatter
 from torch import Tensor
 
 from fastgradnorm.demo._learning import STRATEGIES
 from fastgradnorm.demo._results import Results
+from fastgradnorm.page.themes import Theme, draw
 
 _FLOOR = 1e-12  # what a zero becomes on a logarithmic axis
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one page; `series` in the order of `STRATEGIES`."""
-
-    name: str
-    paper: str
-    ink: str
-    muted: str
-    grid: str
-    right: str
-    wrong: str
-    series: tuple[str, str, str, str]
-
-
-LIGHT = Theme(
-    name="light",
-    paper="#ffffff",
-    ink="#1c2230",
-    muted="#5d6677",
-    grid="#e4e6ea",
-    right="#9fb4d8",
-    wrong="#d2541b",
-    series=("#7b8494", "#2456c7", "#0c8577", "#c2410c"),
-)
-DARK = Theme(
-    name="dark",
-    paper="#191d26",
-    ink="#e9e7e2",
-    muted="#a3abba",
-    grid="#313846",
-    right="#4d6797",
-    wrong="#ff9258",
-    series=("#98a1b0", "#7ea8ff", "#4fd0bd", "#ff9a62"),
-)
 _MARKERS = ("o", "s", "D", "^")
 
 
@@ -63,7 +24,7 @@ def draw_figures(results: Results, theme: Theme) -> dict[str, bytes]:
         "histogram": _draw_histogram,
         "entropy": _draw_entropy,
     }
-    return {name: _png(draw, results, theme) for name, draw in drawings.items()}
+    return {name: draw(partial(drawing, results), theme) for name, drawing in drawings.items()}
 
 
 def draw_digit(image: Tensor) -> bytes:
@@ -73,7 +34,7 @@ def draw_digit(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_accuracy(axes: Axes, results: Results, theme: Theme) -> None:
+def _draw_accuracy(results: Results, axes: Axes, theme: Theme) -> None:
     labels = np.array(results.settings.label_counts)
     nudge = 0.035 * results.settings.labels_per_step
     for place, (strategy, name) in enumerate(STRATEGIES.items()):
@@ -97,7 +58,7 @@ def _draw_accuracy(axes: Axes, results: Results, theme: Theme) -> None:
     axes.legend(loc="lower right")
 
 
-def _draw_histogram(axes: Axes, results: Results, theme: Theme) -> None:
+def _draw_histogram(results: Results, axes: Axes, theme: Theme) -> None:
     pool = results.pool
     scores = pool.scores.clamp_min(_FLOOR).numpy()
     wrong = pool.wrong.numpy()
@@ -117,7 +78,7 @@ def _draw_histogram(axes: Axes, results: Results, theme: Theme) -> None:
     axes.legend(loc="upper left", title="prediction")
 
 
-def _draw_entropy(axes: Axes, results: Results, theme: Theme) -> None:
+def _draw_entropy(results: Results, axes: Axes, theme: Theme) -> None:
     pool = results.pool
     scores, entropies = (
         values.clamp_min(_FLOOR).numpy() for values in (pool.scores, pool.entropies)
@@ -146,41 +107,3 @@ def _threshold(results: Results) -> float:
     """The lowest score among the best that the headline comparison labels."""
     count = min(results.settings.start_labels, len(results.pool.order))
     return float(results.pool.scores[results.pool.order[count - 1]].clamp_min(_FLOOR))
-
-
-def _png(draw: Callable[[Axes, Results, Theme], None], results: Results, theme: Theme) -> bytes:
-    with _style(theme):
-        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure.add_subplot(), results, theme)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=200)
-    return buffer.getvalue()
-
-
-@contextmanager
-def _style(theme: Theme) -> Iterator[None]:
-    with matplotlib.rc_context(
-        {
-            "font.size": 12,
-            "text.color": theme.ink,
-            "figure.facecolor": theme.paper,
-            "axes.facecolor": theme.paper,
-            "axes.edgecolor": theme.grid,
-            "axes.labelcolor": theme.muted,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": theme.grid,
-            "grid.linewidth": 0.8,
-            "xtick.color": theme.grid,
-            "ytick.color": theme.grid,
-            "xtick.labelcolor": theme.muted,
-            "ytick.labelcolor": theme.muted,
-            "legend.frameon": False,
-            "legend.fontsize": 11,
-            "legend.title_fontsize": 11,
-        }
-    ):
-        yield

@@ -1,7 +1,6 @@
 """The report as one HTML page, every picture inside it."""
 
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -10,10 +9,17 @@ from torch import Tensor
 from fastgradnorm.demo._figures import draw_digit
 from fastgradnorm.demo._learning import STRATEGIES, Curve
 from fastgradnorm.demo._results import Results
-from fastgradnorm.demo._template import PAGE
 from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
+from fastgradnorm.page import chart, definitions, page, pair, table, tile, tiles
 
 _SHOWN = 10  # images at either end of the ranking
+_CODE = """<pre><code>from fastgradnorm import score_pool, select
+
+# one score per sample, in pool order
+scores = score_pool(model, loader)
+
+# which to label, best first
+chosen = select(scores, k=100)</code></pre>"""
 
 
 def write_page(
@@ -28,30 +34,36 @@ def write_page(
         dark: The same figures for a dark page.
     """
     charts = {
-        f"{name}_chart": _chart(light[name], dark[name], caption)
+        name: chart(light[name], dark[name], caption)
         for name, caption in _captions(results).items()
     }
     order = results.pool.order
-    page = PAGE.substitute(
-        charts,
+    html = page(
+        title="Which digits to label next",
+        kicker="fastgradnorm demo",
         lede=_lede(results),
-        facts="\n".join(f"<li><b>{value}</b>{text}</li>" for value, text in _facts(results)),
-        learning=_unbroken(escape(headline(results))),
-        accuracy_table=_accuracy_table(results),
-        strategies=_strategies(results),
-        extremes=_extremes(results),
-        highest=_tiles(results, order[:_SHOWN]),
-        lowest=_tiles(results, order.flip(0)[:_SHOWN]),
-        speed=_speed(results),
-        speed_table=_speed_table(results),
-        provenance="\n".join(
-            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>"
-            for key, value in results.provenance().items()
-        ),
+        facts=_facts(results),
+        sections={
+            "What the choice is worth": _paragraph(_unbroken(escape(headline(results))))
+            + pair(charts["accuracy"], _accuracy(results)),
+            "What the score sees": _paragraph(_extremes(results))
+            + f"<h3>Highest scores</h3>{_tiles(results, order[:_SHOWN])}"
+            + f"<h3>Lowest scores</h3>{_tiles(results, order.flip(0)[:_SHOWN])}",
+            "How the scores lie": pair(charts["histogram"], charts["entropy"]),
+            "Speed, and the same numbers": _paragraph(_speed(results)) + _speed_table(results),
+            "In your code": _CODE,
+            "Where these numbers come from": definitions(results.provenance()),
+        },
+        footer="Written by <code>fastgradnorm demo</code>. The figures are in "
+        "<code>results.json</code> beside this page.",
     )
     path = out / "index.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     return path
+
+
+def _paragraph(html: str) -> str:
+    return f"<p>{html}</p>"
 
 
 def _lede(results: Results) -> str:
@@ -107,14 +119,16 @@ def _captions(results: Results) -> dict[str, str]:
     }
 
 
-def _strategies(results: Results) -> str:
+def _accuracy(results: Results) -> str:
     step = results.settings.labels_per_step
-    return (
+    strategies = (
         f"<b>{STRATEGIES['top']}</b> takes the top of one ranking; "
         f"<b>{STRATEGIES['gumbel'].lower()}</b> picks at random with chances in proportion to the "
         f"score, for variety; <b>{STRATEGIES['rounds'].lower()}</b> labels {step}, trains, scores "
         "what is left, and goes on. Within a seed all four start from the same labels and weights."
     )
+    told = f'<p class="muted" style="margin-top:1.2rem">{strategies}</p>'
+    return f"<div>{_accuracy_table(results)}{told}</div>"
 
 
 def _extremes(results: Results) -> str:
@@ -155,7 +169,7 @@ def _speed_table(results: Results) -> str:
         )
         for speed in results.speeds
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _accuracy_table(results: Results) -> str:
@@ -164,7 +178,7 @@ def _accuracy_table(results: Results) -> str:
         (str(count), *(_mean_and_spread(results.curve(strategy), point) for strategy in STRATEGIES))
         for point, count in enumerate(results.settings.label_counts)
     ]
-    return _table(head, rows, caption=f"Accuracy, %. {_seeds(results, spread=True)}.")
+    return table(head, rows, caption=f"Accuracy, %. {_seeds(results, spread=True)}.")
 
 
 def _mean_and_spread(curve: Curve, point: int) -> str:
@@ -184,44 +198,20 @@ def _unbroken(text: str) -> str:
     return text.replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    told = f"<caption>{caption}</caption>" if caption else ""
-    return f"<table>{told}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _tiles(results: Results, indices: Tensor) -> str:
-    tiles = "".join(_tile(results, int(index)) for index in indices)
-    return f'<ul class="tiles">{tiles}</ul>'
+    return tiles((_tile(results, int(index)) for index in indices), kind="drawing")
 
 
 def _tile(results: Results, index: int) -> str:
     pool = results.pool
     predicted, true = int(pool.predictions[index]), int(pool.labels[index])
     verdict = f'<span class="wrong">is {true}</span>' if predicted != true else "<span>right</span>"
-    return (
-        f'<li><figure><img src="{_data_uri(draw_digit(pool.images[index]))}" alt="Digit {true}">'
-        f"<figcaption><b>{float(pool.scores[index]):.3g}</b><br>says {predicted}, {verdict}"
-        "</figcaption></figure></li>"
+    return tile(
+        draw_digit(pool.images[index]),
+        alt=f"Digit {true}",
+        score=f"{float(pool.scores[index]):.3g}",
+        note=f"says {predicted}, {verdict}",
     )
-
-
-def _chart(light: bytes, dark: bytes, caption: str) -> str:
-    text = escape(caption)
-    return (
-        '<figure class="chart"><picture>'
-        f'<source srcset="{_data_uri(dark)}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{_data_uri(light)}" alt="{text}" width="1040" height="740"></picture>'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
 
 
 def _power(value: float) -> str:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from fastgradnorm.demo._digits import load_digits
-from fastgradnorm.demo._figures import DARK, LIGHT, draw_figures
+from fastgradnorm.demo._figures import draw_figures
 from fastgradnorm.demo._learning import measure_learning
 from fastgradnorm.demo._network import accuracy, count_parameters, fit
 from fastgradnorm.demo._page import write_page
@@ -28,6 +28,7 @@ from fastgradnorm.demo._settings import Settings
 from fastgradnorm.demo._speed import measure_speed
 from fastgradnorm.demo._terminal import WIDTH, print_results
 from fastgradnorm.demo._watch import ProgressWatch, Watch
+from fastgradnorm.page.themes import DARK, LIGHT
 
 
 def run_demo(out: Path, settings: Settings) -> Results:

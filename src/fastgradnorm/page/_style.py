@@ -1,8 +1,6 @@
-"""The frame of the page: one HTML file without scripts, fonts or anything else from elsewhere."""
+"""How pages look: light and dark, wide and narrow, nothing loaded from elsewhere."""
 
-from string import Template
-
-_STYLE = """
+STYLE = """
 :root {
   color-scheme: light dark;
   --paper: #f6f5f1; --card: #ffffff; --ink: #1c2230; --muted: #5d6677; --line: #e1e0da;
@@ -65,8 +63,9 @@ figcaption { font-size: 0.92rem; line-height: 1.5; padding: 0.4rem 0.4rem 0; }
 @media (min-width: 64rem) { .tiles { grid-template-columns: repeat(10, 1fr); } }
 .tiles img {
   display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: 8px;
-  filter: invert(var(--flip)); border: 1px solid var(--line);
+  object-fit: cover; border: 1px solid var(--line);
 }
+.drawing img { filter: invert(var(--flip)); }
 .tiles figure { margin: 0; }
 .tiles figcaption { font-size: 0.82rem; line-height: 1.35; padding: 0.35rem 0 0; }
 .tiles figcaption span { white-space: nowrap; }
@@ -100,86 +99,3 @@ footer { padding-top: 2rem; padding-bottom: 3rem; font-size: 0.9rem; }
   pre { font-size: 0.78rem; padding: 0.9rem; } td small { display: block; }
 }
 """
-
-PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Which digits to label next: fastgradnorm</title>
-<link rel="icon" href="data:,">
-<style>"""
-    + _STYLE
-    + """</style>
-</head>
-<body>
-<main>
-<header>
-<p class="kicker">fastgradnorm demo</p>
-<h1>Which digits to label next</h1>
-<p class="lede">$lede</p>
-<ul class="facts">
-$facts
-</ul>
-</header>
-
-<section>
-<h2>What the choice is worth</h2>
-<p>$learning</p>
-<div class="pair">
-$accuracy_chart
-<div>
-<div class="scroll">$accuracy_table</div>
-<p class="muted" style="margin-top:1.2rem">$strategies</p>
-</div>
-</div>
-</section>
-
-<section>
-<h2>What the score sees</h2>
-<p>$extremes</p>
-<h3>Highest scores</h3>
-$highest
-<h3>Lowest scores</h3>
-$lowest
-</section>
-
-<section>
-<h2>How the scores lie</h2>
-<div class="pair">
-$histogram_chart
-$entropy_chart
-</div>
-</section>
-
-<section>
-<h2>Speed, and the same numbers</h2>
-<p>$speed</p>
-<div class="scroll">$speed_table</div>
-</section>
-
-<section>
-<h2>In your code</h2>
-<pre><code>from fastgradnorm import score_pool, select
-
-# one score per sample, in pool order
-scores = score_pool(model, loader)
-
-# which to label, best first
-chosen = select(scores, k=100)</code></pre>
-</section>
-
-<section>
-<h2>Where these numbers come from</h2>
-<dl>
-$provenance
-</dl>
-</section>
-</main>
-<footer class="muted">Written by <code>fastgradnorm demo</code>. The figures are in
-<code>results.json</code> beside this page.</footer>
-</body>
-</html>
-"""
-)

@@ -1,0 +1,40 @@
+"""Pictures within a page."""
+
+from base64 import b64encode
+from collections.abc import Iterable
+from html import escape
+
+
+def data_uri(png: bytes) -> str:
+    """The address of a picture that is its own content."""
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
+
+
+def chart(light: bytes, dark: bytes, caption: str) -> str:
+    """A figure for light pages and the same for dark ones; the caption is plain text."""
+    text = escape(caption)
+    return (
+        '<figure class="chart"><picture>'
+        f'<source srcset="{data_uri(dark)}" media="(prefers-color-scheme: dark)">'
+        f'<img src="{data_uri(light)}" alt="{text}" width="1040" height="740"></picture>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def pair(left: str, right: str) -> str:
+    """Two things side by side where there is room."""
+    return f'<div class="pair">\n{left}\n{right}\n</div>'
+
+
+def tile(png: bytes, alt: str, score: str, note: str = "") -> str:
+    """A small picture with its score; `alt` is plain text, `note` HTML."""
+    below = f"<br>{note}" if note else ""
+    return (
+        f'<li><figure><img src="{data_uri(png)}" alt="{escape(alt)}">'
+        f"<figcaption><b>{score}</b>{below}</figcaption></figure></li>"
+    )
+
+
+def tiles(items: Iterable[str], kind: str = "") -> str:
+    """Small pictures in rows. `kind="drawing"`: dark pages show them inverted."""
+    return f'<ul class="tiles {kind}">{"".join(items)}</ul>'
