@@ -1,0 +1,70 @@
+"""The application: its commands, and how it tells of what went wrong."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastgradnorm import __version__
+from fastgradnorm.cli._failures import plain_failures
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``fastgradnorm`` script."""
+    debug = "--debug" in sys.argv
+    if not debug:
+        warnings.showwarning = _tell  # type: ignore[assignment]
+    with plain_failures(debug=debug):
+        app = build_app()
+        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+
+
+def _tell(message: Warning | str, *_: Any) -> None:
+    print(f"fastgradnorm: warning: {message}", file=sys.stderr)
+
+
+def build_app() -> "Typer":
+    """The command line as a Typer application.
+
+    Raises:
+        ModuleNotFoundError: If typer is not installed.
+    """
+    import typer
+
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Score unlabelled samples by the norm of their gradient, fast and exactly.",
+    )
+
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"fastgradnorm {__version__}")
+            raise typer.Exit
+
+    @app.callback(epilog="--debug, anywhere, shows where an error came from.")
+    def root(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=print_version, is_eager=True, help="Print the version."
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    for add in _commands():
+        add(app)
+    return app
+
+
+def _commands() -> tuple[Callable[["Typer"], None], ...]:
+    # They describe their options with Typer, and so are imported once it is known to be there.
+    from fastgradnorm.cli import _bench, _demo, _explain, _score, _select
+
+    return (_score.add, _select.add, _explain.add, _bench.add, _demo.add)

@@ -1,0 +1,67 @@
+"""One line to the user for what went wrong; the traceback only where it is asked for.
+
+Exit codes: 1 the work failed, 2 something given was wrong, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+# Import name -> (the distribution that brings it, the extra that asks for it).
+_EXTRAS = {
+    "typer": ("typer", "cli"),
+    "matplotlib": ("matplotlib", "cli"),
+    "PIL": ("pillow", "cli"),
+    "safetensors": ("safetensors", "cli"),
+    "pyarrow": ("pyarrow", "parquet"),
+    "sklearn": ("scikit-learn", "demo"),
+    "rich": ("rich", "demo"),
+}
+
+
+class BadInputError(ValueError):
+    """A file, folder or option that a command was given cannot be used."""
+
+
+@contextmanager
+def plain_failures(*, debug: bool = False) -> Iterator[None]:
+    """Ends the process with one line on standard error and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        fail("interrupted.", 130)
+    except ModuleNotFoundError as error:
+        package, extra = _EXTRAS.get((error.name or "").partition(".")[0], (None, None))
+        if debug or package is None:
+            raise
+        fail(f'{package} is not installed. Run: pip install "fastgradnorm[{extra}]"', 1)
+    except (ValueError, TypeError) as error:
+        if debug:
+            raise
+        fail(first_cause(str(error)), 2 if isinstance(error, BadInputError) else 1)
+    except OSError as error:
+        if debug:
+            raise
+        fail(told(error), 1)
+
+
+def first_cause(message: str) -> str:
+    """The message alone, where a loader's worker wrapped it in a traceback."""
+    if not message.startswith("Caught "):
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]
+
+
+def told(error: OSError) -> str:
+    """What the system says, and of which file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Prints the message and leaves."""
+    print(f"fastgradnorm: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,145 @@
+"""What several commands are given: the model, the pool, how to score."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+
+import typer
+from torch.utils.data import DataLoader
+
+from fastgradnorm.cli._failures import BadInputError
+from fastgradnorm.cli._model import load_model
+from fastgradnorm.cli._pool import Pool, open_pool
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Function that makes it: package.module:function.")
+]
+PoolPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="POOL", help="Folder of images, or an .npz, .safetensors or .parquet file."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="State dict of the model: tensors only, nothing is executed.")
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="Array or column to use; may be repeated."),
+]
+IdKey = Annotated[str | None, typer.Option("--ids", help="Array or column of names.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Resize images to squares of it.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave out images that cannot be read."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples at a time.")]
+Scheme = Annotated[
+    str,
+    typer.Option(help="expected, expected_squared or entropy."),
+]
+Params = Annotated[
+    str,
+    typer.Option(help="all, last_layer, or a regular expression on their names."),
+]
+Rtol = Annotated[
+    float,
+    typer.Option(min=0, help="Relative standard error to accept; 0 is exact."),
+]
+ClassDim = Annotated[int, typer.Option(help="Dimension of the classes.")]
+Device = Annotated[str | None, typer.Option(help="Where to run; the model's by default.")]
+
+
+P = ParamSpec("P")
+
+
+class Given(NamedTuple):
+    """A model and a pool, opened, and how to score them."""
+
+    model: Any
+    pool: Pool
+    options: dict[str, Any]
+    batch_size: int
+
+    def loader(self, workers: int = 0) -> "DataLoader[Any]":
+        """Batches of the pool, in order."""
+        return DataLoader(self.pool.dataset, self.batch_size, num_workers=workers)
+
+
+def opened(command: Callable[Concatenate[Given, P], None]) -> Callable[..., None]:
+    """Gives a command the arguments and options of `open_all`, and hands it what that opens."""
+    shared = list(inspect.signature(open_all).parameters.values())
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        given = open_all(**{p.name: values.pop(p.name) for p in shared})
+        command(given, **values)  # type: ignore[call-arg]
+
+    call.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in (*shared, *own)}
+    return call
+
+
+def open_all(
+    model: Model,
+    pool: PoolPath,
+    weights: Weights = None,
+    scheme: Scheme = "expected",
+    params: Params = "all",
+    rtol: Rtol = 0.0,
+    class_dim: ClassDim = 1,
+    device: Device = None,
+    key: Keys = None,
+    ids: IdKey = None,
+    image_size: ImageSize = None,
+    skip_bad: SkipBad = False,
+    batch_size: BatchSize = 32,
+) -> Given:
+    """Opens the model and the pool; checks what was said of them.
+
+    Raises:
+        BadInputError: If something cannot be used.
+    """
+    loaded = load_model(model, weights)
+    if device is not None:
+        try:
+            loaded.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise BadInputError(
+                f"`--device` must be usable here. Got {device!r}. {reason}"
+            ) from error
+    found = open_pool(
+        pool,
+        keys=key or (),
+        id_key=ids,
+        transform=loaded.transform,
+        image_size=image_size,
+        skip_bad=skip_bad,
+    )
+    for reason in found.left_out:
+        typer.echo(f"left out: {reason}", err=True)
+    options = {
+        "scheme": scheme,
+        "params": _parameters(params),
+        "rtol": rtol,
+        "class_dim": class_dim,
+    }
+    return Given(loaded.model, found, options, batch_size)
+
+
+def _parameters(params: str) -> Any:
+    if params in ("all", "last_layer"):
+        return params
+    try:
+        pattern = re.compile(params)
+    except re.error as error:
+        raise BadInputError(
+            f"`--params` must be all, last_layer or a regular expression. Got {params!r}: {error}."
+        ) from error
+    return lambda name, parameter: pattern.search(name) is not None

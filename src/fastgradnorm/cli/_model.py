@@ -1,0 +1,120 @@
+"""The user's model: a function that makes it, and weights that hold nothing but tensors."""
+
+import importlib
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm.cli._failures import BadInputError, told
+
+
+class Loaded(NamedTuple):
+    """A model in eval mode, and what turns a picture into its input, if its maker told."""
+
+    model: nn.Module
+    transform: Callable[[Any], Tensor] | None
+
+
+def load_model(factory: str, weights: Path | None) -> Loaded:
+    """Calls `package.module:function` and loads a state dict into what it returns.
+
+    Raises:
+        BadInputError: If there is no such function, it makes no model, or the weights are not its.
+    """
+    made = _call(factory)
+    transform = None
+    if isinstance(made, tuple) and len(made) == 2:
+        made, transform = made
+    if not isinstance(made, nn.Module):
+        raise BadInputError(
+            "`MODEL` must name a function that returns a torch.nn.Module, or one and a transform "
+            f"of pictures. Got {type(made).__name__} from {factory!r}."
+        )
+    if weights is not None:
+        _load(made, weights)
+    return Loaded(made.eval(), transform)
+
+
+def _call(factory: str) -> Any:
+    module_name, colon, function_name = factory.partition(":")
+    if not (module_name and colon and function_name):
+        raise BadInputError(
+            f"`MODEL` must be package.module:function. Got {factory!r}. For a function `make` in "
+            "./my_model.py write my_model:make."
+        )
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise BadInputError(
+                f"`MODEL`: {module_name} imports {error.name}, not found."
+            ) from error
+        raise BadInputError(
+            f"`MODEL` must name a module that can be imported from {Path.cwd()}. "
+            f"Got {module_name!r}."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise BadInputError(
+            f"`MODEL` must name a function of {module_name}. Got {function_name!r}. "
+            f"It has: {', '.join(names) or 'none'}."
+        )
+    return function()
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    state = _read(path)
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
+    if not any(name.startswith("module.") for name in model.state_dict()):  # saved from a DDP model
+        tensors = {name.removeprefix("module."): v for name, v in tensors.items()}
+    if not tensors:
+        raise BadInputError(f"`--weights` must hold named tensors. Got none in {str(path)!r}.")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"`--weights` must fit the model. {reason}") from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except OSError as error:
+            raise BadInputError(f"`--weights` cannot be read. {told(error)}") from error
+        except SafetensorError as error:
+            raise BadInputError(f"`--weights` {str(path)!r} is damaged: {error}.") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BadInputError(f"`--weights` cannot be read. {told(error)}") from error
+    except pickle.UnpicklingError as error:
+        raise BadInputError(
+            f"`--weights` must hold tensors and nothing else. {str(path)!r} holds other objects; "
+            "none of it was executed. Save with torch.save(model.state_dict(), path)."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BadInputError(
+            f"`--weights` {str(path)!r} is damaged or no state dict: {reason}"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise BadInputError(
+            f"`--weights` must hold a state dict. Got {type(state).__name__} in {str(path)!r}."
+        )
+    return state

@@ -1,0 +1,164 @@
+"""The pool a command scores: a folder of images, or a file of arrays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastgradnorm.cli._failures import BadInputError, told
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What is scored.
+
+    Attributes:
+        dataset: Inputs by index: a tensor, or a mapping of them.
+        ids: A name for each sample: the file, or the row.
+        picture: From an index to an image, where samples are images.
+        left_out: What could not be read, and why.
+    """
+
+    dataset: Dataset[Any]
+    ids: Sequence[Any]
+    picture: "Callable[[int], Image.Image] | None" = None
+    left_out: Sequence[str] = ()
+
+
+class Arrays(Dataset[Any]):
+    """Rows of arrays: of one as tensors, of several as mappings by name."""
+
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        self.arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Any:
+        row = {name: array[index] for name, array in self.arrays.items()}
+        return next(iter(row.values())) if len(row) == 1 else row
+
+
+def open_pool(
+    path: Path,
+    *,
+    keys: Sequence[str] = (),
+    id_key: str | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    image_size: int | None = None,
+    skip_bad: bool = False,
+) -> Pool:
+    """Opens a folder of images, or an .npz, .safetensors or .parquet file.
+
+    Args:
+        path: The folder or file.
+        keys: Arrays or columns that are the model's inputs; all but the ids if there are none.
+        id_key: Array or column with a name for each sample.
+        transform: Picture to input; only for folders.
+        image_size: Images are resized to squares of it; only for folders.
+        skip_bad: Leave out images that cannot be read.
+
+    Raises:
+        BadInputError: If it cannot be read as that.
+    """
+    if path.is_dir():
+        from fastgradnorm.cli._images import open_folder
+
+        images, left_out = open_folder(path, transform, image_size, skip_bad)
+        return Pool(images, images.names, images.picture, left_out)
+    readers = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise BadInputError(
+            f"`POOL` must be a folder of images or one of {', '.join(readers)}. Got {path}."
+        )
+    try:
+        columns = readers[path.suffix](path)
+    except OSError as error:
+        raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
+    ids = columns.pop(id_key, None) if id_key else None
+    if id_key and ids is None:
+        raise BadInputError(f"`--ids` must be one of {', '.join(columns)}. Got {id_key!r}.")
+    missing = [key for key in keys if key not in columns]
+    if missing:
+        raise BadInputError(f"`--key` must be one of {', '.join(columns)}. Got {missing[0]!r}.")
+    arrays = {key: _input(key, columns[key]) for key in keys or columns}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if not arrays or len(set(lengths.values())) > 1 or 0 in lengths.values():
+        told_lengths = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise BadInputError(
+            f"`POOL` must hold arrays with one row a sample. Got {told_lengths or 'none'}. "
+            "Choose them with --key."
+        )
+    count = next(iter(lengths.values()))
+    names = range(count) if ids is None else list(ids.tolist())
+    if len(names) != count:
+        raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
+    return Pool(Arrays(arrays), names)
+
+
+def _input(name: str, array: np.ndarray) -> Tensor:
+    """A tensor for the model; pictures in bytes become `[C, H, W]` in [0, 1]."""
+    if array.ndim == 0:
+        raise BadInputError(f"{name!r} must have one row a sample. Got a single number.")
+    if array.dtype == np.uint8:
+        if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+            array = array.transpose(0, 3, 1, 2)
+        return torch.from_numpy(array.astype(np.float32) / 255)
+    try:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+    except TypeError as error:
+        raise BadInputError(
+            f"{name!r} must hold numbers. Got {array.dtype}. Choose the inputs with --key."
+        ) from error
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError:
+        raise
+    except Exception as error:
+        raise BadInputError(
+            f"`POOL` {path} is damaged, or holds objects that are no arrays (nothing in it was "
+            f"executed): {error}"
+        ) from error
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise BadInputError(f"`POOL` {path} is damaged: {error}.") from error
+
+
+def _parquet(path: Path) -> dict[str, np.ndarray]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise BadInputError(f"`POOL` {path} is damaged: {error}") from error
+    columns = {}
+    for name in table.column_names:
+        rows = table.column(name).to_pylist()
+        try:
+            columns[name] = np.array(rows)
+        except ValueError as error:
+            raise BadInputError(
+                f"Column {name!r} of {path} must hold rows of one length. {error}"
+            ) from error
+    return columns

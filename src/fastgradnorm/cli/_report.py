@@ -1,0 +1,128 @@
+"""The page of ``fastgradnorm score --report``: the ranking, with pictures of both ends."""
+
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgradnorm import PoolScores, select
+from fastgradnorm.cli._pool import Pool
+from fastgradnorm.page import chart, definitions, page, table, tile, tiles
+from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
+
+_SHOWN = 20  # samples at either end
+_PIXELS = 160
+
+
+def write_report(out: Path, scores: PoolScores, pool: Pool) -> Path:
+    """Writes ``index.html`` into the folder `out`, made if it is not there; returns its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    values = scores.values
+    ranked = int((~values.isnan()).sum())
+    order = select(values, ranked).tolist()
+    shown = min(_SHOWN, ranked)
+    what = "The most valuable" if pool.picture else "The highest scores"
+    html = page(
+        title="Which samples to label next",
+        kicker="fastgradnorm score",
+        lede=f"{len(values):,} samples, each scored by how far it would move the model: "
+        f"{escape(_formula(str(scores.provenance['scheme'])))}.",
+        facts=_facts(scores, order),
+        sections={
+            what: _samples(scores, pool, order[:shown]),
+            "The least valuable" if pool.picture else "The lowest scores": _samples(
+                scores, pool, order[::-1][:shown]
+            ),
+            "How the scores lie": chart(
+                draw(lambda axes, theme: _histogram(scores, axes, theme), LIGHT),
+                draw(lambda axes, theme: _histogram(scores, axes, theme), DARK),
+                "Scores of the pool. Plain top-k selection takes the right end; where it is full "
+                "of near-duplicates, select by chance.",
+            ),
+            "Where these numbers come from": definitions(_provenance(scores)),
+        },
+        footer="Written by <code>fastgradnorm score --report</code>.",
+    )
+    path = out / "index.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def _formula(scheme: str) -> str:
+    return {
+        "expected": "the expected norm of the loss gradient, Σ p(c) ‖∇loss(x, c)‖",
+        "expected_squared": "the expected squared norm of the loss gradient, Σ p(c) ‖∇loss(x, c)‖²",
+        "entropy": "the norm of the gradient of the predictive entropy, ‖∇H(p)‖",
+    }[scheme]
+
+
+def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
+    values = scores.values.double()
+    best, middle = float(values[order[0]]), float(values[order[len(order) // 2]])
+    tenth = max(1, len(order) // 10)
+    total = float(values[order].sum())
+    share = 100 * float(values[order[:tenth]].sum()) / total if total else 0.0
+    seconds = float(scores.provenance["seconds"])
+    return [
+        (f"{best:.3g}", "the highest score, in nats per unit of parameter."),
+        (f"{middle:.3g}", "the median score."),
+        (f"{share:.0f}&nbsp;%", "of all score is held by the highest tenth of the samples."),
+        (f"{len(values) / seconds:.3g}", "samples a second."),
+    ]
+
+
+def _samples(scores: PoolScores, pool: Pool, indices: list[int]) -> str:
+    if pool.picture is None:
+        rows = [(escape(str(pool.ids[i])), f"{float(scores.values[i]):.4g}") for i in indices]
+        return table(("Sample", "score"), rows)
+    return tiles(
+        tile(
+            _thumbnail(pool.picture(i)),
+            alt=str(pool.ids[i]),
+            score=f"{float(scores.values[i]):.3g}",
+            note=escape(str(pool.ids[i])),
+        )
+        for i in indices
+    )
+
+
+def _thumbnail(image: Any) -> bytes:
+    image.thumbnail((_PIXELS, _PIXELS))
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _histogram(scores: PoolScores, axes: Any, theme: Theme) -> None:
+    finite = scores.values[scores.values.isfinite()].double()
+    positive = finite[finite > 0]
+    logarithmic = len(positive) > 1 and float(positive.max()) > 20 * float(positive.min())
+    values = positive if logarithmic else finite
+    bins: Any = 40
+    if logarithmic:
+        ends = values.min().log10(), values.max().log10()
+        bins = torch.logspace(float(ends[0]), float(ends[1]) + 1e-6, 41).tolist()
+        axes.set_xscale("log")
+    axes.hist(values.numpy(), bins=bins, color=theme.series[1], rwidth=0.9)
+    axes.set_xlabel("score")
+    axes.set_ylabel("samples")
+
+
+def _provenance(scores: PoolScores) -> dict[str, str]:
+    facts = scores.provenance
+    counted = facts["parameters"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    told = {
+        "Scheme": str(facts["scheme"]),
+        "Parameters": f"{counted['elements']:,} elements of {counted['tensors']} tensors",
+        "Device": f"{facts['device']}, {facts['dtype']}",
+        "Seed": str(facts["seed"]),
+        "Time": f"{facts['seconds']:.1f} s",
+        "Versions": versions,
+    }
+    changed = {
+        name: value for name, value in facts["options"].items() if value not in (None, "auto")
+    }
+    return {**told, "Options": ", ".join(f"{name}={value}" for name, value in changed.items())}

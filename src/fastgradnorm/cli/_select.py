@@ -1,0 +1,44 @@
+"""``fastgradnorm select``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgradnorm import select as select_indices
+from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._files import read_scores
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command()
+    def select(
+        scores: Annotated[
+            Path, typer.Argument(metavar="SCORES", help="What `fastgradnorm score` wrote.")
+        ],
+        k: Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")],
+        strategy: Annotated[
+            str, typer.Option(help="top; or, by chance and for variety, gumbel or proportional.")
+        ] = "top",
+        seed: Annotated[int, typer.Option(min=0, help="Of the strategies by chance.")] = 0,
+        out: Annotated[
+            Path | None,
+            typer.Option(help="Write the names here, one a line, and not to the screen."),
+        ] = None,
+    ) -> None:
+        """Name the samples to label, best first, one a line."""
+        values, names = read_scores(scores)
+        try:
+            chosen = select_indices(values, k, strategy=strategy, seed=seed)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise BadInputError(str(error)) from error
+        lines = "".join(f"{names[index]}\n" for index in chosen.tolist())
+        if out is None:
+            typer.echo(lines, nl=False)
+            return
+        try:
+            out.write_text(lines, encoding="utf-8")
+        except OSError as error:
+            raise BadInputError(f"`--out` could not be written. {told(error)}") from error
