@@ -14,7 +14,6 @@ from fastgradnorm.cli._failures import BadInputError
 from fastgradnorm.cli._model import load_model
 from fastgradnorm.cli._pool import Pool, open_pool
 
-
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Function that makes it: package.module:function.")
 ]

@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,9 +101,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         except SafetensorError as error:
             raise BadInputError(f"`--weights` {str(path)!r} is damaged: {error}.") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused a moment later
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise BadInputError(f"`--weights` cannot be read. {told(error)}") from error
+        reason = told(error) if error.filename else f"{path} is damaged."
+        raise BadInputError(f"`--weights` cannot be read. {reason}") from error
     except pickle.UnpicklingError as error:
         raise BadInputError(
             f"`--weights` must hold tensors and nothing else. {str(path)!r} holds other objects; "

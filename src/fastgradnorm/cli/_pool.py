@@ -123,9 +123,9 @@ def _input(name: str, array: np.ndarray) -> Tensor:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except OSError:
+    except FileNotFoundError:
         raise
     except Exception as error:
         raise BadInputError(

@@ -1,0 +1,204 @@
+"""Malicious and broken input: a clear line, an exit code, nothing executed, nothing lost."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgradnorm.cli import _files
+
+
+class Malice:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def test_a_state_dict_with_code_in_it_is_not_executed(run, folder):
+    torch.save({"weight": Malice()}, "evil.pt")
+    with open("plain.pkl", "wb") as file:
+        pickle.dump({"weight": Malice()}, file)
+    for name in ("evil.pt", "plain.pkl"):
+        ran = run("score", "their_model:make", "pool", "--weights", name)
+        assert ran.code == 2
+        assert "--weights" in ran.err
+        assert "Traceback" not in ran.err
+    assert not (folder / "executed").exists()
+
+
+def test_arrays_with_code_in_them_are_not_executed(run, folder):
+    np.savez("evil.npz", x=np.array([Malice()], dtype=object))
+    ran = run("score", "their_model:make", "evil.npz")
+    assert ran.code == 2
+    assert "evil.npz" in ran.err
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.95])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet", "pt"])
+def test_truncated_files(run, folder, suffix, keep):
+    write = {
+        "npz": lambda p: np.savez(p, x=np.zeros((500, 3, 12, 12), np.float32)),
+        "safetensors": _safetensors,
+        "parquet": _parquet,
+        "pt": lambda p: torch.save({"a": torch.zeros(5000)}, p),
+    }[suffix]
+    path = folder / f"whole.{suffix}"
+    write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep if isinstance(keep, int) else int(len(whole) * keep)])
+    if suffix == "pt":
+        ran = run("score", "their_model:make", "pool", "--weights", path)
+    else:
+        ran = run("score", "their_model:make", path)
+    assert ran.code == 2, ran
+    assert path.name in ran.err
+    assert "Traceback" not in ran.err
+    assert not (folder / "scores.csv").exists()
+
+
+def _safetensors(path):
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros((500, 3, 12, 12), np.float32)}, path)
+
+
+def _parquet(path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"x": list(range(5000))}), path)
+
+
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("text.png", b"not an image", "no image"),
+        ("empty.jpg", b"", "empty"),
+        ("cut.png", None, "cannot be read"),
+    ],
+)
+def test_bad_images_are_named_before_anything_is_scored(run, folder, name, content, told):
+    path = folder / "pool" / name
+    if content is None:
+        Image.effect_noise((12, 12), 50).save(path)
+        content = path.read_bytes()[:-30]
+    path.write_bytes(content)
+    ran = run("score", "their_model:make", "pool")
+    assert (ran.code, name in ran.err, told in ran.err) == (2, True, True), ran.err
+    assert not (folder / "scores.csv").exists()
+    ran = run("score", "their_model:make", "pool", "--skip-bad")
+    assert ran.code == 0
+    assert f"left out: {os.path.join('pool', name)}" in ran.err
+    assert len((folder / "scores.csv").read_text().splitlines()) == 11
+
+
+def test_an_unreadable_file(run, folder):
+    (folder / "pool" / "gone.png").symlink_to(folder / "nowhere.png")
+    ran = run("score", "their_model:make", "pool")
+    assert (ran.code, "gone.png" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["score", "their_model", "pool"], "package.module:function"),
+        (["score", "their_modle:make", "pool"], "their_modle"),
+        (["score", "their_model:mkae", "pool"], "It has: "),
+        (["score", "their_model:no_model", "pool"], "int"),
+        (["score", "their_model:make", "nowhere"], "nowhere"),
+        (["score", "their_model:make", "empty"], "Found none"),
+        (["score", "their_model:make", "pool", "--out", "scores.txt"], ".csv"),
+        (["score", "their_model:make", "pool", "--params", "("], "regular expression"),
+        (["score", "their_model:make", "pool", "--params", "nothing"], "params"),
+        (["score", "their_model:make", "pool", "--scheme", "best"], "scheme"),
+        (["score", "their_model:make", "pool", "--weights", "nowhere.pt"], "nowhere.pt"),
+        (["score", "their_model:make", "pool", "--weights", "other.pt"], "must fit"),
+        (["score", "their_model:make", "pool", "--device", "cuda:99"], "--device"),
+        (["select", "nowhere.csv", "3"], "nowhere.csv"),
+        (["select", "their_model.py", "3"], ".csv"),
+        (["select", "odd.csv", "3"], "odd.csv"),
+        (["score", "their_model:make", "odd.npz", "--key", "y"], "--key"),
+        (["score", "their_model:make", "odd.npz"], "one row a sample"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(run, folder, arguments, told):
+    (folder / "empty").mkdir()
+    (folder / "odd.csv").write_text("a,b\n1,2\n")
+    np.savez("odd.npz", x=np.zeros((3, 2)), z=np.zeros((4, 2)))
+    torch.save({"other": torch.zeros(2)}, "other.pt")
+    ran = run(*arguments)
+    assert ran.code in (1, 2)
+    assert told in ran.err
+    assert ran.err.strip().count("\n") == 0
+    assert not (folder / "scores.csv").exists()
+
+
+def test_debug_shows_where_an_error_came_from(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fastgradnorm", "--debug", "score", "x:y", "pool"])
+    from fastgradnorm.cli import main
+
+    with pytest.raises(ValueError, match="module that can be imported"):
+        main()
+
+
+def test_scores_survive_a_place_that_cannot_be_written(run, folder, monkeypatch):
+    def full(scores, path, ids):
+        if path.parent == folder:
+            raise OSError(28, "No space left on device", str(path))
+        return scores.to_csv(path, ids=ids)
+
+    monkeypatch.setitem(_files.WRITERS, ".csv", full)
+    ran = run("score", "their_model:make", "pool", "--out", folder / "scores.csv")
+    assert ran.code == 1
+    assert "No space left" in ran.err
+    spare = ran.err.strip().rsplit(" ", 1)[1].rstrip(".")
+    assert len(Path(spare).read_text().splitlines()) == 11
+
+
+SLOW = """
+import time
+import torch
+from torch import nn
+from their_model import make as fast
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = fast()
+    def forward(self, x):
+        time.sleep(0.05)
+        return self.inner(x)
+
+def make():
+    return Slow()
+"""
+
+
+def test_interrupted_it_goes_on_where_it_was(run, folder):
+    (folder / "slow_model.py").write_text(SLOW)
+    command = [sys.executable, "-c", "from fastgradnorm.cli import main; main()"]
+    command += ["score", "slow_model:make", "pool", "--batch-size", "1"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    checkpoint = folder / "scores.csv.checkpoint"
+    end = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "the same command goes on" in told
+    assert checkpoint.exists()
+    assert not (folder / "scores.csv").exists()
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0, again.stderr
+    resumed = (folder / "scores.csv").read_text()
+    assert run("score", "slow_model:make", "pool", "--batch-size", 1, "--no-resume").code == 0
+    assert (folder / "scores.csv").read_text() == resumed

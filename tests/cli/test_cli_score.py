@@ -1,0 +1,132 @@
+"""`fastgradnorm score` and `select`: from a model and a pool to names of samples."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from asserts import assert_close_relative
+from PIL import Image
+from safetensors.torch import save_file
+
+from fastgradnorm import PoolScores
+
+
+def exact(model, images, scheme="expected"):
+    return oracle.scores(model, oracle.ones(torch.stack(list(images.values()))), scheme)
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_of_a_folder_are_those_of_the_oracle(run, folder, model, images):
+    ran = run("score", "their_model:make", "pool")
+    assert ran.code == 0, ran.err
+    rows = read(folder / "scores.csv")
+    assert [row["id"] for row in rows] == sorted(images)
+    scores = torch.tensor([float(row["score"]) for row in rows])
+    assert_close_relative(scores, exact(model, dict(sorted(images.items()))), 1e-5)
+    assert not (folder / "scores.csv.checkpoint").exists()
+    best = max(rows, key=lambda row: float(row["score"]))
+    assert best["rank"] == "1"
+    assert run("select", "scores.csv", 1).out == f"{best['id']}\n"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "npz"])
+def test_every_kind_of_file_gives_the_same_selection(run, folder, suffix):
+    out = folder / f"new/scores.{suffix}"
+    assert run("score", "their_model:make", "pool", "--out", out).code == 0
+    assert run("score", "their_model:make", "pool").code == 0
+    chosen = run("select", out, 4, "--strategy", "gumbel", "--seed", 3).out.split()
+    names = run("select", "scores.csv", 4, "--strategy", "gumbel", "--seed", 3).out.split()
+    assert len(set(names)) == 4
+    if suffix == "npz":  # keeps no names
+        names = [str(sorted(p.id for p in _rows(folder)).index(name)) for name in names]
+    assert chosen == names
+
+
+def _rows(folder):
+    return [type("Row", (), row) for row in read(folder / "scores.csv")]
+
+
+def test_weights_options_and_seeded_subsets_reach_the_scorer(run, folder, model, images):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, "w.pt")
+    save_file(model.state_dict(), "w.safetensors")
+    expected = oracle.norms(model, oracle.ones(torch.stack([images[n] for n in sorted(images)])))
+    heads = expected.scores("entropy", keep=lambda name: name.startswith("4."))
+    for weights in ("w.pt", "w.safetensors"):
+        ran = run(
+            "score", "their_model:make", "pool", "--weights", weights, "--scheme", "entropy",
+            "--params", r"^4\.", "--out", "e.npz",
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        assert_close_relative(PoolScores.load("e.npz").values, heads, 1e-5)
+
+
+def test_arrays_of_pictures_and_of_several_inputs(run, folder, model, images):
+    pixels = np.stack([(images[n].permute(1, 2, 0).numpy() * 255).round() for n in sorted(images)])
+    np.savez("pool.npz", x=pixels.astype(np.uint8), name=np.array(sorted(images)))
+    ran = run("score", "their_model:make", "pool.npz", "--key", "x", "--ids", "name")
+    assert ran.code == 0, ran.err
+    rows = read(folder / "scores.csv")
+    assert [row["id"] for row in rows] == sorted(images)
+    scores = torch.tensor([float(row["score"]) for row in rows])
+    assert_close_relative(scores, exact(model, dict(sorted(images.items()))), 1e-5)
+
+    left, right = torch.randn(6, 4), torch.randn(6, 4)
+    save_file({"left": left, "right": right}, "pool.safetensors")
+    assert run("score", "their_model:make_two_inputs", "pool.safetensors").code == 0
+    from_safetensors = [row["score"] for row in read(folder / "scores.csv")]
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {"left": left.tolist(), "right": right.tolist(), "file": [f"f{i}" for i in range(6)]}
+    )
+    pyarrow.parquet.write_table(table, "pool.parquet")
+    assert run("score", "their_model:make_two_inputs", "pool.parquet", "--ids", "file").code == 0
+    rows = read(folder / "scores.csv")
+    assert [row["score"] for row in rows] == from_safetensors
+    assert rows[5]["id"] == "f5"
+
+
+def test_a_transform_of_the_users_own_takes_pictures_of_any_size(run, folder):
+    Image.new("RGB", (7, 9)).save("pool/other.png")
+    ran = run("score", "their_model:make", "pool")
+    assert (ran.code, "differ in size" in ran.err) == (2, True)
+    assert run("score", "their_model:make_with_transform", "pool").code == 0
+    assert run("score", "their_model:make", "pool", "--image-size", 8).code == 0
+    assert len(read(folder / "scores.csv")) == 11
+
+
+def test_the_report_shows_both_ends(run, folder):
+    ran = run("score", "their_model:make", "pool", "--report", "report")
+    assert ran.code == 0, ran.err
+    html = (folder / "report" / "index.html").read_text()
+    names = re.findall(r'alt="([^"]+\.png)"', html)
+    rows = sorted(read(folder / "scores.csv"), key=lambda row: int(row["rank"]))
+    ranking = [row["id"] for row in rows]
+    assert names == ranking + ranking[::-1]
+    assert not re.search(r"https?://|<script", html)
+
+
+def test_explain_and_bench(run):
+    table = run("explain", "their_model:make", "pool")
+    assert "0.weight" in table.out
+    found = json.loads(run("explain", "their_model:make", "pool", "--json").out)
+    assert found
+    bench = json.loads(
+        run("bench", "their_model:make", "pool", "--samples", 4, "--repeats", 1, "--json").out
+    )
+    assert bench["samples"] == 4
+    assert bench["largest_relative_difference"] < 1e-5
+    assert bench["speed_up"] > 0
+    assert "samples/s" in run("bench", "their_model:make", "pool", "--samples", 2).out
