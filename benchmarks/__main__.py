@@ -33,7 +33,7 @@ def _throughput(arguments: Arguments) -> int:
     cuda = arguments.device.startswith("cuda")
     return throughput.main(
         cells,
-        Effort(seconds=arguments.seconds, cap=arguments.cap),
+        Effort(seconds=arguments.seconds, swept=min(arguments.seconds, 10.0), cap=arguments.cap),
         batch=arguments.batch,
         device=arguments.device,
         name="throughput_cuda" if cuda else "throughput",
@@ -111,10 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         return found
 
     found = command("throughput", _throughput, "samples a second, beside the loop and the floor")
-    _add_cases(found, 40.0)
+    _add_cases(found, Effort().seconds)
     found.add_argument("--classes", type=int, nargs="+", help="default: 10, some cases 2 to 1000")
     found.add_argument("--device", default="cpu")
-    found.add_argument("--cap", type=float, default=5.0, help="seconds a run of a column")
+    found.add_argument("--cap", type=float, default=Effort().cap, help="seconds a run")
     found = command("peers", _peers, "other packages' per-sample gradients, on the same job")
     _add_cases(found, peers.FULL.seconds)
     found = command("memory", _memory, "peak memory beside training and vmap(grad)")

@@ -132,16 +132,17 @@ def own_columns(setting: Setting, cap: float) -> Columns:
 def _own(
     columns: Columns, setting: Setting, limits: Limits, score: str, options: Mapping[str, Any]
 ) -> None:
-    most, checked, few = setting.samples, CHECKED, NAIVE_SAMPLES
-    if score == "expected":
-        most = limits.samples(setting, 2, most)
-        few = limits.samples(setting, 4, few)
-        checked = min(checked, few)
-    exact = setting.exact(checked, **options)
-    few = min(few, setting.samples)
+    work = {"expected": 2.0}.get(score)  # pull-backs' worth of time a class; others take little
+    most = setting.samples if work is None else limits.samples(setting, work, setting.samples)
+    exact = setting.exact(min(CHECKED, most), **options)
+
+    def naive(label: str) -> None:
+        few = min(NAIVE_SAMPLES, setting.samples)
+        few = few if work is None else limits.samples(setting, 1.25 * work, few)
+        columns.check(label, Column(setting.naive(few, **options), few), exact)
+
     label = "naive" if score == "expected" else f"naive {score}"
-    naive = Column(setting.naive(few, **options), few)
-    columns.check(label, naive, exact)
+    columns.attempt(label, lambda: naive(label))
     columns.check(score, Column(setting.stream(most, **options), most), exact)
 
 

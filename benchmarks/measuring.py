@@ -9,6 +9,7 @@ from benchmarks.provenance import provenance
 from benchmarks.setting import Setting
 
 Row = dict[str, Any]
+MOST_PROFILED = 3.0  # seconds a run whose memory is measured too
 
 
 def measure(setting: Setting, columns: Columns, rounds: int, budget: float) -> list[Row]:
@@ -34,7 +35,7 @@ def measure(setting: Setting, columns: Columns, rounds: int, budget: float) -> l
         row |= _compared(name, columns, times, floors)
         row["error"] = column.error
         row |= column.facts
-        if column.memory:
+        if column.memory and row["seconds_median"] < MOST_PROFILED:
             row["peak_bytes"] = peak_bytes(column.run, setting.device)
         rows.append(row)
     for name, least in floors.items():

@@ -23,7 +23,6 @@ from benchmarks.cases import CASES, TINY, Case, first, logits, pieces
 from benchmarks.columns import (
     CHECKED,
     OURS,
-    TOLERANCE,
     Column,
     Columns,
     relative_error,
@@ -44,6 +43,8 @@ from benchmarks.throughput import LEAST, Effort, write
 from benchmarks.twins import twins
 
 CLASSES = 10
+# Others are timed up to this relative error, shown beside the time; above, it is another sum.
+TOLERANCE = 1e-2
 NAIVE_SAMPLES = 2
 MOST_BYTES = 6 << 30  # of per-sample gradients or Jacobians at a time
 FULL = Effort(rounds=7, seconds=45.0)
@@ -120,7 +121,7 @@ def fastest(engine: Engine, setting: Setting, job: Job) -> Column:
                 seconds = timing.clocked(column.run, setting.device)
             except Exception as error:
                 failure = failure or error
-                break
+                continue
             right_in = form
             column.facts = {"way": ", ".join(filter(None, (form, way))), "batch": chunk}
             if best is None or seconds < best[0]:

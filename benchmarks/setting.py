@@ -31,15 +31,19 @@ class Setting:
     device: str = "cpu"
     model: nn.Module = field(init=False)
     batch: Any = field(init=False)
+    _exact: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model, self.batch = self.case.make(self.classes, self.samples, self.device)
 
     def exact(self, samples: int, **options: Any) -> Any:
         """Scores of the first samples by the plain autograd loop in float64."""
-        model = copy.deepcopy(self.model).double()
-        batch = [move(first(self.batch, samples), self.device, torch.float64)]
-        return naive_score_pool(model, batch, **options)
+        key = f"{samples} {sorted(options.items())}"
+        if key not in self._exact:
+            model = copy.deepcopy(self.model).double()
+            batch = [move(first(self.batch, samples), self.device, torch.float64)]
+            self._exact[key] = naive_score_pool(model, batch, **options)
+        return self._exact[key]
 
     def stream(self, samples: int | None = None, **options: Any) -> Callable[[], Tensor]:
         """Scores of the batch, as a pool that goes on and on gets them."""

@@ -30,16 +30,18 @@ class Effort:
 
     Attributes:
         rounds: At most.
-        seconds: Of timing a case, after which no round begins.
+        seconds: Of timing a case at ten classes, after which no round begins.
+        swept: The same at other numbers of classes.
         cap: Seconds a run of one column.
     """
 
     rounds: int = 15
-    seconds: float = 40.0
+    seconds: float = 30.0
+    swept: float = 10.0
     cap: float = 5.0
 
 
-LEAST = Effort(rounds=3, seconds=0.0, cap=5.0)
+LEAST = Effort(rounds=3, seconds=0.0, swept=0.0)
 
 
 def grid(cases: Sequence[str] | None, classes: Sequence[int] | None) -> list[tuple[Case, int]]:
@@ -75,7 +77,8 @@ def main(
     rows: list[Row] = []
     for case, classes in cells:
         setting = Setting(case, classes, batch or case.samples, device)
-        found = measure(setting, own_columns(setting, effort.cap), effort.rounds, effort.seconds)
+        seconds = effort.seconds if classes == 10 else effort.swept
+        found = measure(setting, own_columns(setting, effort.cap), effort.rounds, seconds)
         print(tables.terminal(found), end="\n\n", flush=True)
         rows += found
     if folder is not None:

@@ -48,7 +48,7 @@ def side_by_side(
         device: Whose work to wait for.
     """
     shortest = min(SHORTEST, budget)
-    repeats = {name: _repeats(shortest, once(run, device)) for name, run in runs.items()}
+    repeats = {name: _repeats(shortest, clocked(run, device)) for name, run in runs.items()}
     found = {name: Seconds() for name in runs}
     start = time.perf_counter()
     names = list(runs)
