@@ -3,118 +3,145 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks import tables, timing
+from benchmarks import memory, peers, readme, scaling, throughput
 from benchmarks.cases import CASES
+from benchmarks.provenance import RESULTS
+from benchmarks.throughput import Effort
+
+Arguments = argparse.Namespace
 
 
-def _throughput(arguments: argparse.Namespace, name: str = "throughput") -> int:
-    from benchmarks import plots, throughput
-
-    rows: list[dict[str, Any]] = []
-    for case in arguments.case or CASES:
-        for classes in arguments.classes:
-            samples = throughput.samples_for(CASES[case], classes, arguments.quick)
-            setting = throughput.Setting(
-                CASES[case], classes, arguments.batch or samples, arguments.device
-            )
-            budget = 5.0 if arguments.quick else arguments.seconds
-            rounds = 3 if arguments.quick else 15
-            found = throughput.measure(setting, rounds, budget, arguments.peers)
-            print(tables.terminal(found), end="\n\n", flush=True)
-            rows += found
-    if not arguments.no_store and not arguments.quick:
-        done = {(row["case"], row["classes"]) for row in rows}
-        kept = (timing.load(name) or {"rows": []})["rows"] if arguments.case else []
-        others = [row for row in kept if (row["case"], row["classes"]) not in done]
-        results = {"provenance": timing.provenance(arguments.device), "rows": others + rows}
-        path = timing.store(name, results)
-        picture = plots.throughput(results, path.with_suffix(".png"))
-        print(f"written: {path}, {picture}")
-    wrong = [row for row in rows if row.get("reason", "").startswith("wrong") and _is_ours(row)]
-    return int(bool(wrong))
+def _folder(arguments: Arguments) -> Path | None:
+    """Where results go; a tiny run is no measurement and never replaces one."""
+    if arguments.no_store or (arguments.tiny and arguments.out == RESULTS):
+        return None
+    out: Path = arguments.out
+    return out
 
 
-def _is_ours(row: dict[str, Any]) -> bool:
-    from benchmarks.throughput import OURS
+def _throughput(arguments: Arguments) -> int:
+    folder = _folder(arguments)
+    if arguments.tiny:
+        return throughput.tiny(folder)
+    cells = throughput.grid(arguments.case, arguments.classes)
+    chosen = arguments.case is not None or arguments.classes is not None
+    cuda = arguments.device.startswith("cuda")
+    return throughput.main(
+        cells,
+        Effort(seconds=arguments.seconds, swept=min(arguments.seconds, 10.0), cap=arguments.cap),
+        batch=arguments.batch,
+        device=arguments.device,
+        name="throughput_cuda" if cuda else "throughput",
+        folder=folder,
+        keep=chosen,
+    )
 
-    return row["column"] in OURS or row["column"].startswith("naive")
+
+def _peers(arguments: Arguments) -> int:
+    if arguments.tiny:
+        return peers.tiny(_folder(arguments))
+    cases = [CASES[name] for name in arguments.case] if arguments.case else None
+    effort = Effort(rounds=peers.FULL.rounds, seconds=arguments.seconds)
+    return peers.main(cases, effort, batch=arguments.batch, folder=_folder(arguments))
 
 
-def _traps(arguments: argparse.Namespace) -> int:
+def _memory(arguments: Arguments) -> int:
+    if arguments.tiny:
+        return memory.tiny(_folder(arguments))
+    found = memory.subjects(arguments.batch or 32, arguments.texts, arguments.length)
+    return memory.main(found, _folder(arguments))
+
+
+def _scaling(arguments: Arguments) -> int:
+    if arguments.tiny:
+        return scaling.tiny(_folder(arguments))
+    return scaling.main(folder=_folder(arguments))
+
+
+def _traps(arguments: Arguments) -> int:
     from benchmarks import traps
 
-    return traps.main(store=not arguments.no_store)
+    return traps.main(_folder(arguments), fewer=arguments.tiny)
 
 
-def _memory(arguments: argparse.Namespace) -> int:
-    from benchmarks import memory
+def _gpu(arguments: Arguments) -> int:
+    if arguments.tiny:  # every step but the device's
+        from benchmarks.kernels import gpu
 
-    return memory.main(arguments.batch or 8, arguments.length, store=not arguments.no_store)
-
-
-def _gpu(arguments: argparse.Namespace) -> int:
+        return int(gpu.main(["--dry"]) or 0) or throughput.tiny(_folder(arguments))
     if not torch.cuda.is_available():
         print("`gpu` needs a CUDA device; PyTorch sees none on this machine.", file=sys.stderr)
         return 2
-    try:
-        from benchmarks.kernels import gpu
-    except ImportError as error:
-        print(f"benchmarks/kernels/gpu.py cannot be imported: {error}", file=sys.stderr)
-        return 2
-    failed = gpu.main(arguments.rest)
-    shown = argparse.Namespace(
-        case=None, classes=[10], quick=False, peers=False, batch=256, device="cuda",
-        seconds=20.0, no_store=False,
-    )  # fmt: skip
-    return int(bool(failed)) or _throughput(shown, "throughput_cuda")
+    from benchmarks.kernels import gpu
+
+    failed = gpu.main([])
+    cells = throughput.grid(None, [10])
+    return int(bool(failed)) or throughput.main(
+        cells,
+        Effort(seconds=20.0),
+        batch=arguments.batch or 256,
+        device="cuda",
+        name="throughput_cuda",
+        folder=_folder(arguments),
+    )
 
 
-def _readme(arguments: argparse.Namespace) -> int:
-    return tables.update(arguments.file)
+def _readme(arguments: Arguments) -> int:
+    return readme.update(arguments.file, arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=text, description=text)
         found.set_defaults(run=run)
         found.add_argument("--threads", type=int, help="default: all cores")
-        found.add_argument("--no-store", action="store_true", help="leave results/ as it is")
+        found.add_argument("--no-store", action="store_true", help="write no results")
+        found.add_argument("--out", type=Path, default=RESULTS, help="where results are")
+        found.add_argument(
+            "--tiny", action="store_true", help="every step in seconds; stored with --out only"
+        )
         return found
 
     found = command("throughput", _throughput, "samples a second, beside the loop and the floor")
-    found.add_argument("--case", action="append", choices=CASES, help="may be given repeatedly")
-    found.add_argument("--classes", type=int, nargs="+", default=[10], help="default: 10")
-    found.add_argument("--batch", type=int, help="samples at a time")
+    _add_cases(found, Effort().seconds)
+    found.add_argument("--classes", type=int, nargs="+", help="default: 10, some cases 2 to 1000")
     found.add_argument("--device", default="cpu")
-    found.add_argument("--seconds", type=float, default=40.0, help="of timing a case; default: 40")
-    found.add_argument(
-        "--quick", action="store_true", help="small batches, three rounds, nothing stored"
-    )
-    found.add_argument("--peers", action="store_true", help="other packages' columns too")
-    command("traps", _traps, "models that engines get wrong, through each of them")
-    found = command("memory", _memory, "peak memory of a long encoder beside a training step")
-    found.add_argument("--batch", type=int, help="samples at a time; default: 8")
+    found.add_argument("--cap", type=float, default=Effort().cap, help="seconds a run")
+    found = command("peers", _peers, "other packages' per-sample gradients, on the same job")
+    _add_cases(found, peers.FULL.seconds)
+    found = command("memory", _memory, "peak memory beside training and vmap(grad)")
+    found.add_argument("--batch", type=int, help="images at a time; default: 32")
+    found.add_argument("--texts", type=int, default=8, help="texts at a time; default: 8")
     found.add_argument("--length", type=int, default=512, help="tokens; default: 512")
+    command("scaling", _scaling, "cost a sample as pools, classes and batches grow")
+    command("traps", _traps, "models that engines get wrong, through each of them")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
-    found.add_argument("rest", nargs=argparse.REMAINDER, help="for benchmarks.kernels.gpu")
+    found.add_argument("--batch", type=int, help="samples at a time; default: 256")
     found = command("readme", _readme, "writes the README's tables from results/")
     found.add_argument("--file", type=Path, default=Path(__file__).parents[1] / "README.md")
     return parser
 
 
-def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+def _add_cases(parser: argparse.ArgumentParser, seconds: float) -> None:
+    parser.add_argument("--case", action="append", choices=CASES, help="may be given repeatedly")
+    parser.add_argument("--batch", type=int, help="samples at a time")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"of timing a case; default: {seconds:g}"
+    )
+
+
+def _check(parser: argparse.ArgumentParser, arguments: Arguments) -> None:
     if arguments.threads is not None and arguments.threads < 1:
         parser.error(f"--threads must be at least 1. Got {arguments.threads}.")
-    if any(classes < 2 for classes in getattr(arguments, "classes", [])):
+    if any(classes < 2 for classes in getattr(arguments, "classes", None) or []):
         parser.error(f"--classes must be at least 2 each. Got {arguments.classes}.")
     batch = getattr(arguments, "batch", None)
     if batch is not None and batch < 2:
@@ -129,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
-    torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
+    measures = arguments.command != "readme" and not arguments.tiny
+    if measures or arguments.threads is not None:
+        torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     return int(arguments.run(arguments))
 
 

@@ -1,3 +1,5 @@
-"""`pytest benchmarks --benchmark-only`: the kernels have commands of their own."""
+"""`pytest benchmarks --benchmark-only`: what is in folders has commands of its own."""
 
-collect_ignore = ["kernels"]
+from pathlib import Path
+
+collect_ignore = [path.name for path in Path(__file__).parent.iterdir() if path.is_dir()]

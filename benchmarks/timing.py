@@ -1,24 +1,15 @@
-"""Times side by side, memory, and where a figure comes from."""
+"""Times side by side, and the rate of matrix products they are held against."""
 
-import datetime
-import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-# Before PyTorch is imported: its profiler announces every start and stop.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
 import torch
+from torch.nn import functional as F
 
-RESULTS = Path(__file__).parent / "results"
+# What is faster is run several times for one reading: clocks and schedulers are noisy below.
+SHORTEST = 0.05
 
 
 @dataclass
@@ -52,11 +43,12 @@ def side_by_side(
     Args:
         runs: What to time, by name; each is run once before.
         rounds: How many rounds at most.
-        budget: Seconds after which no further round begins; there are three at least.
+        budget: Seconds after which no further round begins; there are three at least, and with
+            none to spare a reading is a single run.
         device: Whose work to wait for.
     """
-    for run in runs.values():
-        run()
+    shortest = min(SHORTEST, budget)
+    repeats = {name: _repeats(shortest, clocked(run, device)) for name, run in runs.items()}
     found = {name: Seconds() for name in runs}
     start = time.perf_counter()
     names = list(runs)
@@ -64,13 +56,33 @@ def side_by_side(
         if i >= 3 and time.perf_counter() - start > budget:
             break
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            _wait(device)
+            wait(device)
             wall, cpu = time.perf_counter(), time.process_time()
-            runs[name]()
-            _wait(device)
-            found[name].cpu.append(time.process_time() - cpu)
-            found[name].wall.append(time.perf_counter() - wall)
+            for _ in range(repeats[name]):
+                runs[name]()
+            wait(device)
+            found[name].cpu.append((time.process_time() - cpu) / repeats[name])
+            found[name].wall.append((time.perf_counter() - wall) / repeats[name])
     return found
+
+
+def once(run: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of the second of two runs."""
+    run()
+    return clocked(run, device)
+
+
+def clocked(run: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of one run."""
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def _repeats(shortest: float, seconds: float) -> int:
+    return max(1, min(100, round(shortest / max(seconds, 1e-6))))
 
 
 def ratio(base: Seconds, other: Seconds, per: float = 1.0, clock: str = "wall") -> float:
@@ -79,130 +91,41 @@ def ratio(base: Seconds, other: Seconds, per: float = 1.0, clock: str = "wall") 
     return per * quantile([a / b for a, b in pairs], 0.5)
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until a GPU has done what it was told to."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
-def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int:
-    """Most bytes of tensors that `run` holds at a time, on top of those there before.
+def matrix_rates(
+    device: str = "cpu", sizes: tuple[int, ...] = (512, 1024, 2048)
+) -> dict[str, float]:
+    """Floating-point operations a second of float32 products, the best of a few, by kind.
 
-    On the CPU the profiler's record of allocations, which leaves out the scratch of oneDNN and MKL;
-    on a GPU the allocator's own count.
+    PyTorch has several libraries for them, and the fastest is not always the one behind `@`: plain
+    and batched products, and convolutions (1x1 is a matrix product, 3x3 in operations of the direct
+    form), which on a CPU go through oneDNN.
     """
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    records = profile.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in records if e.name() == "[memory]"]
-    now = peak = 0
-    for _, change in sorted(changes, key=lambda c: c[0]):
-        now += change
-        peak = max(peak, now)
-    return peak
+    found: dict[str, float] = {}
+    for size in sizes:
+        a, b = torch.randn(2, size, size, device=device)
+        found[f"product of {size}"] = _rate(lambda a=a, b=b: a @ b, 2 * size**3, device)
+    size, image = min(1024, max(sizes)), 16
+    a, b = torch.randn(2, 8, size // 2, size // 2, device=device)
+    found["batched product"] = _rate(lambda: torch.bmm(a, b), 2 * 8 * (size // 2) ** 3, device)
+    for width in (1, 3):
+        channels = size if width == 1 else size // 4
+        x = torch.randn(4, channels, image, image, device=device)
+        weight = torch.randn(channels, channels, width, width, device=device)
+        flops = 2 * 4 * (channels * width * image) ** 2
+        run = lambda x=x, w=weight, p=width // 2: F.conv2d(x, w, padding=p)  # noqa: E731
+        found[f"convolution {width}x{width}"] = _rate(run, flops, device)
+    return found
 
 
-def resident_peak(run: Callable[[], Any]) -> int:
-    """How far the process's resident memory rises while `run` runs, in bytes (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
-
-
-def matrix_rate(device: str = "cpu", size: int = 1024) -> float:
-    """Floating-point operations a second of a float32 matrix product, the best of a few."""
-    a = torch.randn(size, size, device=device)
-    best = float("inf")
-    for _ in range(20):
-        _wait(device)
-        start = time.perf_counter()
-        a @ a
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
-def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Machine, versions, commit and date of a measurement."""
-    facts: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load_average": [round(x, 2) for x in os.getloadavg()],
-            "system": platform.platform(),
-        },
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: installed(name) for name in ("torch", "numpy", "transformers", "triton")},
-        },
-    }
-    if device.startswith("cuda"):
-        facts["versions"]["cuda"] = torch.version.cuda
-    return facts
-
-
-def installed(distribution: str) -> str | None:
-    """The version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The checked-out commit, with a mark where source files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--", "../src", "../kernels")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + (" (changed)" if changed else "")
-
-
-def store(name: str, results: Mapping[str, Any]) -> Path:
-    """Writes `results/<name>.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return path
-
-
-def load(name: str) -> Any:
-    """Reads `results/<name>.json`; None where it is not there."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def _rate(run: Callable[[], Any], flops: int, device: str) -> float:
+    with torch.no_grad():
+        best = once(run, device)
+        for _ in range(max(3, min(20, int(0.3 / best)))):
+            best = min(best, clocked(run, device))
+    return flops / best

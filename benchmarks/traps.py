@@ -11,14 +11,17 @@ empty.
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastgradnorm
-from benchmarks import peers, timing
+from benchmarks.engines import ENGINES, Engine
+from benchmarks.engines.contract import expected, first_line, is_refusal, label_losses
+from benchmarks.provenance import RESULTS, provenance, store
 from benchmarks.trap_cases import Trap
 from benchmarks.trap_models import TRAPS
 
@@ -72,11 +75,14 @@ def _ours(trap: Trap) -> list[tuple[Tensor, Tensor]]:
     return [(found["expected"], found["expected_squared"]) for found in scores]
 
 
-def _theirs(engine: peers.Engine, trap: Trap, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def _theirs(engine: Engine, trap: Trap, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     model, batches = trap.make(dtype)
     z = [model(batch).detach() for batch in batches]
-    sq_norms = engine.make(copy.deepcopy(model), z[0].shape[1])
-    return [peers.expected(sq_norms(batch), found) for batch, found in zip(batches, z, strict=True)]
+    losses = label_losses(z[0].shape[1])
+    sq_norms = next(iter(engine.ways.values()))(copy.deepcopy(model))
+    return [
+        expected(sq_norms(batch, losses), found) for batch, found in zip(batches, z, strict=True)
+    ]
 
 
 def judge(
@@ -91,8 +97,8 @@ def judge(
             warnings.simplefilter("always")
             found = run()
     except Exception as error:  # whatever an engine raises is its outcome
-        kind = "refused" if peers.is_refusal(error, modules) else "crashed"
-        return {"outcome": kind, "message": peers.first_line(error)}
+        kind = "refused" if is_refusal(error, modules) else "crashed"
+        return {"outcome": kind, "message": first_line(error)}
     if trap.refuse:
         return {"outcome": "wrong", "error": None, "message": "must be refused: " + trap.refuse}
     model, batches = trap.make()
@@ -109,7 +115,7 @@ def judge(
     return outcome
 
 
-def _judge_engine(engine: peers.Engine, trap: Trap) -> Outcome:
+def _judge_engine(engine: Engine, trap: Trap) -> Outcome:
     """In float64, and where it does not run in that, in float32."""
     for dtype in EXACT:
         run = lambda dtype=dtype: _theirs(engine, trap, dtype)  # noqa: E731
@@ -119,23 +125,23 @@ def _judge_engine(engine: peers.Engine, trap: Trap) -> Outcome:
     return outcome
 
 
-def measure() -> dict[str, Any]:
+def measure(traps: Sequence[Trap]) -> dict[str, Any]:
     """Every engine on every trap."""
-    columns = [OURS, *(engine.name for engine in peers.ENGINES)]
-    present = {e.name: e.version for e in peers.ENGINES if e.version is not None}
+    columns = [OURS, *(engine.name for engine in ENGINES)]
+    present = {e.name: e.version for e in ENGINES if e.version is not None}
     rows = []
-    for trap in TRAPS:
+    for trap in traps:
         row: dict[str, Any] = {"trap": trap.name, "group": trap.group}
         row[OURS] = judge(trap, lambda trap=trap: _ours(trap), ("fastgradnorm",))  # type: ignore[misc]
-        for engine in peers.ENGINES:
+        for engine in ENGINES:
             if engine.name not in present:
                 row[engine.name] = {"outcome": "not installed", "message": engine.distribution}
                 continue
             row[engine.name] = _judge_engine(engine, trap)
         rows.append(row)
         print(f"{trap.group + ': ' + trap.name:52s}" + _cell(row[OURS]), flush=True)
-    facts = timing.provenance()
-    facts["versions"] |= {e.distribution: e.version for e in peers.ENGINES}
+    facts = provenance()
+    facts["versions"] |= {e.distribution: e.version for e in ENGINES}
     return {
         "provenance": facts,
         "exact_below": EXACT[torch.float64],
@@ -183,7 +189,7 @@ def summary(results: dict[str, Any]) -> str:
     versions = results["provenance"]["versions"]
     kinds = ("exact", "wrong", "refused", "crashed")
     lines = ["| engine | " + " | ".join(kinds) + " |", "|---|" + "---:|" * len(kinds)]
-    distributions = {engine.name: engine.distribution for engine in peers.ENGINES}
+    distributions = {engine.name: engine.distribution for engine in ENGINES}
     for engine in results["engines"]:
         outcomes = [row[engine]["outcome"] for row in results["rows"]]
         if "not installed" in outcomes:
@@ -195,14 +201,19 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(store: bool = True) -> int:
-    """Measures, prints and stores; 1 if one of our own outcomes is wrong or a crash."""
-    results = measure()
+def main(folder: Path | None = RESULTS, *, fewer: bool = False) -> int:
+    """Measures, prints and stores; 1 if one of our own outcomes is wrong or a crash.
+
+    Args:
+        folder: Where results go; nowhere if None.
+        fewer: Only some of the traps.
+    """
+    results = measure(TRAPS[::10] if fewer else TRAPS)
     print()
     for engine in results["engines"]:
         print(f"{engine:24s}{_counts(results, engine)}")
-    if store:
-        path = timing.store("traps", results)
+    if folder is not None:
+        path = store("traps", results, folder)
         text = f"# Traps\n\n{summary(results)}\n\n{table(results)}\n"
         path.with_suffix(".md").write_text(text)
         print(f"\nwritten: {path}, {path.with_suffix('.md')}")

@@ -1,0 +1,89 @@
+"""One case on one device: its reference scores, and everything of it that is timed."""
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.cases import Case, first, logits, move
+from fastgradnorm import GradNormScorer, naive_score_pool
+
+SHARP = 0.9  # mean probability of the predicted class of a sharpened model
+
+
+@dataclass
+class Setting:
+    """One case on one device.
+
+    Attributes:
+        model: With `classes` outputs, random weights, in eval mode.
+        batch: Of `samples` samples.
+    """
+
+    case: Case
+    classes: int
+    samples: int
+    device: str = "cpu"
+    model: nn.Module = field(init=False)
+    batch: Any = field(init=False)
+    _exact: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model, self.batch = self.case.make(self.classes, self.samples, self.device)
+
+    def exact(self, samples: int, **options: Any) -> Any:
+        """Scores of the first samples by the plain autograd loop in float64."""
+        key = f"{samples} {sorted(options.items())}"
+        if key not in self._exact:
+            model = copy.deepcopy(self.model).double()
+            batch = [move(first(self.batch, samples), self.device, torch.float64)]
+            self._exact[key] = naive_score_pool(model, batch, **options)
+        return self._exact[key]
+
+    def stream(self, samples: int | None = None, **options: Any) -> Callable[[], Tensor]:
+        """Scores of the batch, as a pool that goes on and on gets them."""
+        batch = self.batch if samples is None else first(self.batch, samples)
+        scorer = GradNormScorer(self.model, **options, verify=False, progress=False)
+        scores = scorer.stream(itertools.repeat(batch))
+        return lambda: next(scores)
+
+    def naive(self, samples: int, **options: Any) -> Callable[[], Tensor]:
+        """The plain autograd loop over the first samples."""
+        some = [first(self.batch, samples)]
+        return lambda: naive_score_pool(self.model, some, **options)
+
+    def training(self) -> Callable[[], Any]:
+        """One step of stochastic gradient descent on the batch."""
+        model = copy.deepcopy(self.model).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        labels = torch.randint(self.classes, (self.samples,), device=self.device)
+
+        def run() -> None:
+            F.cross_entropy(logits(model, self.batch), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    def forward(self) -> Tensor:
+        """Logits alone."""
+        with torch.no_grad():
+            return logits(self.model, self.batch)
+
+    def sharp_temperature(self) -> float:
+        """What to divide logits by for predictions as sure as a trained model's.
+
+        Random weights predict all classes alike, which is the easy case for sampling classes.
+        """
+        z = self.forward().double()
+        low, high = 1e-6, 1e3
+        for _ in range(60):
+            middle = (low * high) ** 0.5
+            sure = float((z / middle).softmax(1).amax(1).mean()) > SHARP
+            low, high = (middle, high) if sure else (low, middle)
+        return low
