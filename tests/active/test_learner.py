@@ -256,6 +256,8 @@ class TestErrors:
             ({"start": [60]}, "`start` must be different indices"),
             ({"subset": 1.5}, r"`subset` must be a share in \(0, 1\]"),
             ({"subset": 0}, "`subset` must be an integer >= 1"),
+            ({"subset": 3}, "`subset` must be at least the 4 items of `budget`. Got 3"),
+            ({"subset": 0.05}, "which is 3 of 60"),
         ],
     )
     def test_values(self, options, message):

@@ -61,8 +61,7 @@ def test_every_strategy_chooses_distinct_candidates(name, kind, request):
     assert chosen.shape == (7,)
     assert len(chosen.unique()) == 7
     assert torch.isin(chosen, given.indices).all()
-    assert given.seconds["select"] > 0
-    assert {*given.seconds} == {"score", "select"}
+    assert given.seconds["score"] > 0
     assert torch.equal(strategy(name).select(given), chosen)
     assert not any(m._forward_hooks for m in given.model.modules())
 

@@ -12,13 +12,22 @@ def check_count(name: str, value: object, least: int = 1, most: int | None = Non
         raise ValueError(f"`{name}` must be {wanted}. Got {value}.")
 
 
-def check_share(name: str, value: object) -> None:
-    """Raises unless `value` is a number of items, or a share in (0, 1]."""
+def checked_subset(value: object, size: int, budget: int) -> int:
+    """The items that a number of them or a share of the pool stands for; at least the budget."""
     if isinstance(value, float):
         if not 0 < value <= 1:
-            raise ValueError(f"`{name}` must be a share in (0, 1], or an integer. Got {value}.")
-        return
-    check_count(name, value)
+            raise ValueError(f"`subset` must be a share in (0, 1], or an integer. Got {value}.")
+        count = round(value * size)
+    else:
+        check_count("subset", value)
+        assert isinstance(value, int)
+        count = value
+    if count < budget:
+        raise ValueError(
+            f"`subset` must be at least the {budget} items of `budget`. Got {value!r}, which is "
+            f"{count} of {size}."
+        )
+    return count
 
 
 def checked_indices(name: str, value: Sequence[int], size: int) -> list[int]:

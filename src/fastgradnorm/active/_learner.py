@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
 import fastgradnorm
-from fastgradnorm.active._checks import check_count, check_share, checked_indices
+from fastgradnorm.active._checks import check_count, checked_indices, checked_subset
 from fastgradnorm.active._context import Context
 from fastgradnorm.active._randomness import (
     Purpose,
@@ -111,8 +111,9 @@ class ActiveLearner:
         check_count("budget", budget)
         check_count("cycles", cycles, least=0)
         check_count("seed", seed, least=0)
+        self._candidate_count = self.size
         if subset is not None:
-            check_share("subset", subset)
+            self._candidate_count = checked_subset(subset, self.size, budget)
         if isinstance(start, int):
             check_count("start", start, most=self.size)
         else:
@@ -230,11 +231,11 @@ class ActiveLearner:
             batch_size=getattr(self.task, "batch_size", 256),
             score_options=getattr(self.task, "score_options", {}),
         )
-        bar.set_postfix_str("choose")
         seed_all(context.seed)
-        chosen = as_indices(self.strategy.select(context)).cpu()
-        seconds.update(score=0.0, select=0.0)
-        seconds.update(context.seconds)
+        with _timed(seconds, "select", bar):
+            chosen = as_indices(self.strategy.select(context)).cpu()
+        seconds["score"] = context.seconds["score"]
+        seconds["select"] -= seconds["score"]
         if len(chosen) != budget or len(chosen.unique()) != budget:
             raise ValueError(
                 f"`strategy` must choose {budget} different items. {self.strategy.name!r} chose "
@@ -251,10 +252,7 @@ class ActiveLearner:
         """The unlabelled items to score, as pool indices in pool order."""
         order = torch.from_numpy(generator(self.seed, Purpose.SUBSET, cycle).permutation(self.size))
         free = order[~torch.isin(order, labelled)]
-        if self.subset is not None:
-            share = isinstance(self.subset, float)
-            free = free[: round(self.subset * self.size) if share else int(self.subset)]
-        return free.sort().values
+        return free[: self._candidate_count].sort().values
 
     def _initial(self, cycle: int, model: nn.Module | None) -> nn.Module:
         """The model to train: new, or as the last cycle left it."""

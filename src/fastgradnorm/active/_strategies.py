@@ -28,7 +28,7 @@ _BADGE_DENSE_DIM = 1024
 
 
 class Strategy(ABC, Generic[S]):
-    """A way to choose. Subclasses give `score` and `pick`; their seconds are told apart.
+    """A way to choose. Subclasses give `score` and `pick`, whose seconds are told apart.
 
     Attributes:
         name: For results and plots.
@@ -48,8 +48,7 @@ class Strategy(ABC, Generic[S]):
         """Pool indices `[budget]` to label, in the order they were chosen."""
         with context.timed("score"):
             scored = self.score(context)
-        with context.timed("select"):
-            return context.indices[self.pick(context, scored)]
+        return context.indices[self.pick(context, scored)]
 
 
 @dataclass(frozen=True)
