@@ -7,8 +7,10 @@ most `2 ‖g‖⁴ / dim`. It is linear: each parameter adds its part as the bac
 the parts of several uses of one parameter add up before that, in autograd.
 
 A tap on the parameter does it: see `_taps`. The extra input of all taps is one zero `[dim]`, whose
-"gradient" is the sketch. Projections of low rank, which need no gradient of a layer, cost more for
-every layer whose positions times `dim` exceed its weights: for most convolutions.
+"gradient" is the sketch. So one layer's gradients of a chunk of samples live at a time. Rank-one
+projections `Σ_t (u_j·g_t)(v_j·a_t)`, which need not even those, were 1.9 times as fast for ResNet-18
+at 32x32 and `dim=256`, 1.2 times at 512; but a parameter that is shared, or used where no rule
+applies, would need the same map in a second form.
 """
 
 from collections.abc import Callable, Iterable, Sequence
