@@ -6,6 +6,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 CLASSES = 3
+OPTIONS = {"start": 6, "budget": 4, "cycles": 3, "subset": 30, "progress": False}
+
+
+def curve(run):
+    """All that must be the same in two runs."""
+    return [(r["labelled"], r["metrics"], r["chosen"]) for r in run.records]
 
 
 class Secret:
