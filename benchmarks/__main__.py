@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import tables, timing
 from benchmarks.cases import CASES
+from benchmarks.label_efficiency import command as label_efficiency
 
 
 def _throughput(arguments: argparse.Namespace, name: str = "throughput") -> int:
@@ -75,6 +76,10 @@ def _gpu(arguments: argparse.Namespace) -> int:
     return int(bool(failed)) or _throughput(shown, "throughput_cuda")
 
 
+def _label_efficiency(arguments: argparse.Namespace) -> int:
+    return label_efficiency.main(arguments)
+
+
 def _readme(arguments: argparse.Namespace) -> int:
     return tables.update(arguments.file)
 
@@ -106,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--length", type=int, default=512, help="tokens; default: 512")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("rest", nargs=argparse.REMAINDER, help="for benchmarks.kernels.gpu")
+    found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
+    label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")
     found.add_argument("--file", type=Path, default=Path(__file__).parents[1] / "README.md")
     return parser

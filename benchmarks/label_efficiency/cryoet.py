@@ -1,0 +1,69 @@
+"""Which molecule is in a subtomogram: real densities, simulated imaging, a small 3-D CNN."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.label_efficiency.arrays import Arrays, ArrayTask, Plan, Recipe
+from benchmarks.label_efficiency.densities import read_densities
+from benchmarks.label_efficiency.networks import strided_cnn
+from benchmarks.label_efficiency.subtomograms import Imaging, simulate
+
+CACHE = Path(__file__).parent / "cache"
+POOL, TEST = 2_000, 500
+
+
+def load(
+    root: Path, device: str = "cpu", snr: float = 0.5, pool: int = POOL, test: int = TEST
+) -> ArrayTask:
+    """Simulated subtomograms to label, and some to test on, of 13 classes."""
+    return from_densities(read_densities(root), Imaging(snr=snr), pool, test, device)
+
+
+def from_densities(
+    densities: list[Tensor], imaging: Imaging, pool: int, test: int, device: str = "cpu"
+) -> ArrayTask:
+    """The task over any densities, one a class; simulated once, then read from a cache."""
+    volumes, labels = _simulated(densities, imaging, pool + test)
+    return ArrayTask(
+        name=f"cryoet_{imaging.snr:g}",
+        title=f"simulated subtomograms of real structures, 32x32x32, {len(densities)} classes, "
+        f"SNR {imaging.snr:g}, a small 3-D CNN",
+        train_set=Arrays(volumes[:pool], labels[:pool]),
+        test_set=Arrays(volumes[pool:], labels[pool:]),
+        network=lambda: network(len(densities)),
+        recipe=Recipe(steps=100),
+        plan=Plan(start=100, budget=100, cycles=4, subset=500),
+        batch_size=100,
+        device=device,
+    )
+
+
+def _simulated(densities: list[Tensor], imaging: Imaging, count: int) -> tuple[Tensor, Tensor]:
+    """Volumes `[N, 1, 32, 32, 32]` in half precision, and labels, classes equally likely."""
+    digest = hashlib.sha256(repr((imaging, count)).encode())
+    for density in densities:
+        digest.update(density.numpy().tobytes())
+    path = CACHE / f"subtomograms_{digest.hexdigest()[:16]}.npz"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(len(densities), (count,), generator=generator)
+        parts = [
+            simulate(densities, part, imaging, generator).half() for part in labels.split(100)
+        ]
+        CACHE.mkdir(exist_ok=True)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        np.savez(partial, volumes=torch.cat(parts).numpy(), labels=labels.numpy())
+        partial.replace(path)  # two processes may write at the same time
+    with np.load(path) as stored:
+        return torch.from_numpy(stored["volumes"]), torch.from_numpy(stored["labels"])
+
+
+def network(classes: int) -> nn.Module:
+    """Three convolutions on the volume at half its resolution."""
+    cnn = strided_cnn((1, 16, 32, 64), dims=3, features=512, classes=classes)
+    return nn.Sequential(nn.AvgPool3d(2), cnn)
