@@ -14,6 +14,7 @@ from fastgradnorm._results import PoolScores
 from fastgradnorm._rules import Rule, register_rule
 from fastgradnorm._scoring import GradNormScorer, score_pool
 from fastgradnorm._selection import select
+from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "__version__",
+    "gradient_sketch",
     "naive_score_pool",
     "register_rule",
     "score_pool",
