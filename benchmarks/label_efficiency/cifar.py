@@ -97,4 +97,4 @@ def flip_and_shift(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Te
 
 def network() -> nn.Module:
     """Three convolutions."""
-    return strided_cnn((3, 32, 64, 128), dims=2, features=2048, classes=10)
+    return strided_cnn((3, 32, 64, 128), features=2048, classes=10)

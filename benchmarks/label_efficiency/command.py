@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, help=f"default: ${VARIABLE}, else data/")
     parser.add_argument("--seeds", type=int, help="default: 5; with --quick 2")
     parser.add_argument("--strategies", nargs="+", help="default: those of the page")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread; default: 2")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes of one thread; default: 2"
+    )
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing stored")
     parser.add_argument("--resume", action="store_true", help="go on where a command was stopped")

@@ -54,4 +54,4 @@ def read_idx(path: Path) -> Tensor:
 
 def network() -> nn.Module:
     """Three convolutions."""
-    return strided_cnn((1, 16, 32, 64), dims=2, features=576, classes=10)
+    return strided_cnn((1, 16, 32, 64), features=576, classes=10)

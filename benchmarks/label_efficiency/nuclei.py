@@ -24,7 +24,7 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
         train_set=Arrays(x[164:], y[164:], 1 / 128, -0.33),
         test_set=Arrays(x[:164], y[:164], 1 / 128, -0.33),
         network=UNet,
-        recipe=Recipe(steps=120, batch_size=8, augment=crop_and_flip),
+        recipe=Recipe(steps=250, batch_size=8, rate=1e-2, augment=crop_and_flip),
         plan=Plan(start=10, budget=10, cycles=5, subset=200),
         metrics=overlap,
         batch_size=32,

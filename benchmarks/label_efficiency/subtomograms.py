@@ -76,7 +76,7 @@ def specimens(
     """Molecules in the box before imaging, `[N, 1, box, box, box]`."""
     n, box = len(classes), imaging.box
     moved = (2 * torch.rand(n, 3, generator=generator) - 1) * imaging.shift * box
-    found = _placed(densities, classes, uniform_rotations(n, generator), moved, box)
+    found = place(densities, classes, uniform_rotations(n, generator), moved, box)
     if not imaging.neighbours:
         return found
     radii = torch.tensor([radius(density) for density in densities])
@@ -86,7 +86,7 @@ def specimens(
         others = torch.randint(len(densities), (n,), generator=generator)
         away = (radii[classes] + radii[others])[:, None] * directions[:, corner]
         turns = uniform_rotations(n, generator)
-        found = found + _placed(densities, others, turns, moved + away, box)
+        found = found + place(densities, others, turns, moved + away, box)
     return found
 
 
@@ -99,10 +99,10 @@ def radius(density: Tensor) -> float:
     return float(distance[int((held < 0.95 * held[-1]).sum())])
 
 
-def _placed(
+def place(
     densities: list[Tensor], classes: Tensor, rotations: Tensor, shifts: Tensor, box: int
 ) -> Tensor:
-    """Each molecule turned and shifted (voxels; x, y, z), cut to the box."""
+    """Each molecule turned, then shifted (voxels; x, y, z), in a box `[N, 1, box, box, box]`."""
     found = torch.empty(len(classes), 1, box, box, box)
     for label, density in enumerate(densities):
         mine = (classes == label).nonzero()[:, 0]
