@@ -1,0 +1,327 @@
+"""The loop: reproducible, resumable, blind to labels that were not bought."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from small_task import SmallTask
+
+from fastgradnorm.active import ActiveLearner, Strategy, load_runs
+
+OPTIONS = {"start": 6, "budget": 4, "cycles": 3, "subset": 30, "progress": False}
+
+
+def curve(run):
+    """All that must be the same in two runs."""
+    return [(r["labelled"], r["metrics"], r["chosen"]) for r in run.records]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return ActiveLearner(SmallTask(), "badge", seed=3, **OPTIONS).run()
+
+
+class TestRun:
+    def test_labels_grow_by_the_budget(self, whole):
+        assert whole.labelled.tolist() == [6, 10, 14, 18]
+        assert len(set(whole.indices)) == 18
+        assert whole.records[-1]["chosen"] == []
+        assert whole.metrics == ("accuracy", "loss")
+        assert (whole.seconds("train") > 0).all()
+
+    def test_the_task_trains_on_what_was_chosen(self):
+        task = SmallTask()
+        run = ActiveLearner(task, "margin", **OPTIONS).run()
+        assert task.trained == [run.indices[:n] for n in (6, 10, 14, 18)]
+
+    def test_same_seed_same_curve(self, whole):
+        torch.manual_seed(99)
+        np.random.seed(99)
+        assert curve(ActiveLearner(SmallTask(), "badge", seed=3, **OPTIONS).run()) == curve(whole)
+        other = ActiveLearner(SmallTask(), "badge", seed=4, **OPTIONS).run()
+        assert other.records[0]["start"] != whole.records[0]["start"]
+
+    def test_strategies_of_a_seed_start_alike(self, whole):
+        other = ActiveLearner(SmallTask(), "random", seed=3, **OPTIONS).run()
+        assert other.records[0]["start"] == whole.records[0]["start"]
+        assert other.records[0]["metrics"] == whole.records[0]["metrics"]
+        assert other.records[0]["chosen"] != whole.records[0]["chosen"]
+
+    def test_random_states_are_left_as_they_were(self):
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+        ActiveLearner(SmallTask(), "random", **{**OPTIONS, "cycles": 1}).run()
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1] == np.random.get_state()[1].tolist()
+
+    def test_subset(self):
+        seen = []
+
+        class Spy(Strategy):
+            name = "spy"
+
+            def score(self, context):
+                seen.append((context.indices.tolist(), context.labelled.tolist()))
+
+            def pick(self, context, scored):
+                return torch.arange(context.budget)
+
+        for subset, count in ((30, 30), (0.5, 30), (None, 54)):
+            seen.clear()
+            ActiveLearner(SmallTask(), Spy(), **{**OPTIONS, "subset": subset}).run()
+            assert len(seen[0][0]) == count
+            assert seen[0][0] != seen[1][0]
+            assert not any(set(candidates) & set(labelled) for candidates, labelled in seen)
+
+    def test_ends_when_all_is_labelled(self):
+        options = {**OPTIONS, "start": list(range(50)), "cycles": 9, "subset": None}
+        run = ActiveLearner(SmallTask(), "random", **options).run()
+        assert run.labelled.tolist() == [50, 54, 58, 60]
+        assert sorted(run.indices) == list(range(60))
+
+    def test_no_label_is_read_before_it_is_bought(self):
+        """The task guards the labels; this is the guard's own test."""
+        task = SmallTask()
+        task.data.bought = {1}
+        with pytest.raises(AssertionError, match="unlabelled sample was read"):
+            int(task.data[0][1])
+        with pytest.raises((AssertionError, TypeError)):
+            torch.utils.data.default_collate([task.data[0], task.data[2]])
+
+    def test_warm_start_goes_on_from_the_weights(self):
+        made = []
+
+        class Counting(SmallTask):
+            def make_model(self, seed):
+                made.append(seed)
+                return super().make_model(seed)
+
+        ActiveLearner(Counting(), "random", warm_start=True, **OPTIONS).run()
+        assert len(made) == 1
+        ActiveLearner(Counting(), "random", **OPTIONS).run()
+        assert len(set(made)) == 5 or len(set(made)) == 4  # one a cycle, the first is shared
+
+
+class TestResume:
+    @pytest.mark.parametrize("warm_start", [False, True])
+    def test_from_any_cycle(self, tmp_path, warm_start):
+        options = {**OPTIONS, "warm_start": warm_start, "seed": 3}
+        whole = ActiveLearner(SmallTask(), "margin", **options).run()
+        for cycle in range(4):
+            file = tmp_path / f"{cycle}.jsonl"
+            task = Stopping(cycle)
+            with pytest.raises(KeyboardInterrupt):
+                ActiveLearner(task, "margin", run_file=file, **options).run()
+            if cycle:
+                assert len(load_runs(file)[0].records) == cycle
+            task = SmallTask()
+            run = ActiveLearner(task, "margin", run_file=file, **options).run()
+            assert curve(run) == curve(whole)
+            assert len(task.trained) == 4 - cycle
+            (stored,) = load_runs(file)
+            assert curve(stored) == curve(whole)
+
+    def test_a_finished_run_is_not_run_again(self, tmp_path):
+        file = tmp_path / "runs.jsonl"
+        run = ActiveLearner(SmallTask(), "random", run_file=file, **OPTIONS).run()
+        text, task = file.read_text(), SmallTask()
+        assert curve(ActiveLearner(task, "random", run_file=file, **OPTIONS).run()) == curve(run)
+        assert task.trained == []
+        assert file.read_text() == text
+
+    def test_more_cycles_go_on(self, tmp_path):
+        file = tmp_path / "runs.jsonl"
+        longer = {**OPTIONS, "cycles": 4}
+        whole = ActiveLearner(SmallTask(), "entropy", **longer).run()
+        ActiveLearner(SmallTask(), "entropy", run_file=file, **OPTIONS).run()
+        run = ActiveLearner(SmallTask(), "entropy", run_file=file, **longer).run()
+        assert curve(run) == curve(whole)
+        assert curve(load_runs(file)[0]) == curve(whole)
+        shorter = ActiveLearner(SmallTask(), "entropy", run_file=file, **OPTIONS).run()
+        assert curve(shorter)[:3] == curve(whole)[:3]
+
+    def test_runs_share_a_file(self, tmp_path):
+        file = tmp_path / "runs.jsonl"
+        for seed in (0, 1):
+            for name in ("random", "margin"):
+                options = {**OPTIONS, "cycles": 1, "seed": seed}
+                ActiveLearner(SmallTask(), name, run_file=file, **options).run()
+        found = [(run.strategy, run.seed, len(run.records)) for run in load_runs(file)]
+        assert found == [("random", 0, 2), ("margin", 0, 2), ("random", 1, 2), ("margin", 1, 2)]
+
+    def test_missing_weights_are_told(self, tmp_path):
+        options = {**OPTIONS, "warm_start": True, "run_file": tmp_path / "runs.jsonl"}
+        with pytest.raises(KeyboardInterrupt):
+            ActiveLearner(Stopping(2), "random", **options).run()
+        for file in (tmp_path / "runs.jsonl.weights").iterdir():
+            file.unlink()
+        with pytest.raises(FileNotFoundError, match="must have the weights of cycle 1"):
+            ActiveLearner(SmallTask(), "random", **options).run()
+
+    def test_killed_in_the_middle_of_a_cycle(self, tmp_path):
+        script = tmp_path / "run.py"
+        script.write_text(KILLED)
+        paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        places = ["train", "evaluate", "score"]
+        command = [sys.executable, str(script), str(tmp_path), *places]
+        subprocess.run(command, env=environment, timeout=300, check=True)
+        name = "expected/last_layer/gumbel"
+        whole = ActiveLearner(SmallTask(), name, seed=3, **OPTIONS).run()
+        for where in places:
+            file = tmp_path / where
+            assert len(load_runs(file)[0].records) == 2
+            run = ActiveLearner(SmallTask(), name, seed=3, run_file=file, **OPTIONS).run()
+            assert curve(run) == curve(whole)
+
+
+class Stopping(SmallTask):
+    """Stopped while it evaluates a cycle."""
+
+    def __init__(self, cycle):
+        super().__init__()
+        self.cycle = cycle
+
+    def evaluate(self, model):
+        if len(self.trained) == self.cycle + 1:
+            raise KeyboardInterrupt
+        return super().evaluate(model)
+
+
+# One process a place, each killed there in the third cycle.
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    import torch
+    import fastgradnorm
+    from small_task import SmallTask
+    from fastgradnorm.active import ActiveLearner
+
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.ones(1, requires_grad=True)]).step()  # imports much, once for all
+    score_pool = fastgradnorm.score_pool
+
+    class Task(SmallTask):
+        where = ""
+
+        def kill(self, where):
+            if where == self.where and len(self.trained) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def train(self, model, labelled, seed):
+            super().train(model, labelled, seed)
+            self.kill("train")
+
+        def evaluate(self, model):
+            self.kill("evaluate")
+            return super().evaluate(model)
+
+    def run(file, where):
+        task = Task()
+        task.where = where
+
+        def killing(*args, **kwargs):
+            scores = score_pool(*args, **kwargs)
+            task.kill("score")
+            return scores
+
+        fastgradnorm.score_pool = killing
+        options = dict(start=6, budget=4, cycles=3, subset=30, progress=False, seed=3)
+        ActiveLearner(task, "expected/last_layer/gumbel", run_file=file, **options).run()
+
+    folder, *places = sys.argv[1:]
+    for where in places:
+        child = os.fork()
+        if not child:
+            run(os.path.join(folder, where), where)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (where, status)
+    """
+)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"budget": 0}, "`budget` must be an integer >= 1. Got 0"),
+            ({"cycles": -1}, "`cycles` must be an integer >= 0"),
+            ({"start": 61}, "`start` must be an integer >= 1 and <= 60"),
+            ({"start": [1, 1]}, "`start` must be different indices"),
+            ({"start": [60]}, "`start` must be different indices"),
+            ({"subset": 1.5}, r"`subset` must be a share in \(0, 1\]"),
+            ({"subset": 0}, "`subset` must be an integer >= 1"),
+        ],
+    )
+    def test_values(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            ActiveLearner(SmallTask(), "random", **{**OPTIONS, **options})
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="`task` must have name, pool"):
+            ActiveLearner(torch.nn.Linear(1, 1), "random", **OPTIONS)
+        with pytest.raises(TypeError, match="`budget` must be an integer"):
+            ActiveLearner(SmallTask(), "random", **{**OPTIONS, "budget": 1.0})
+
+    @pytest.mark.parametrize(
+        "positions, message",
+        [
+            (lambda c: torch.zeros(c.budget, dtype=torch.int64), "chose 1 different ones of 4"),
+            (lambda c: torch.arange(c.budget + 1), "must choose 4 different items"),
+        ],
+    )
+    def test_strategies_that_choose_badly(self, positions, message):
+        class Bad(Strategy):
+            name = "bad"
+
+            def score(self, context):
+                return None
+
+            def pick(self, context, scored):
+                return positions(context)
+
+        with pytest.raises(ValueError, match=message):
+            ActiveLearner(SmallTask(), Bad(), **OPTIONS).run()
+
+    def test_strategies_that_choose_others(self):
+        class Greedy(Strategy):
+            name = "greedy"
+
+            def score(self, context):
+                return None
+
+            def pick(self, context, scored):
+                raise NotImplementedError
+
+            def select(self, context):
+                return context.labelled[: context.budget]
+
+        with pytest.raises(ValueError, match="must choose among"):
+            ActiveLearner(SmallTask(), Greedy(), **OPTIONS).run()
+
+
+def test_provenance(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    ActiveLearner(SmallTask(), "expected/all/top", run_file=file, **OPTIONS).run()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["cycle"] for line in lines] == [0, 1, 2, 3]
+    assert lines[0]["settings"] == {
+        "task": "small",
+        "strategy": "expected/all/top",
+        "seed": 0,
+        "start": 6,
+        "budget": 4,
+        "subset": 30,
+        "warm_start": False,
+        "pool": 60,
+    }
+    for line in lines[:-1]:
+        assert {*line["seconds"]} == {"train", "evaluate", "score", "select"}
+        assert line["seconds"]["score"] > 0
+        assert line["versions"]["torch"] == torch.__version__
+        assert line["environment"] == {"device": "cpu", "threads": 1}
