@@ -130,7 +130,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How labels are bought: `start` at random, then `budget` a cycle out of `subset` random ones."""
+    """How labels are bought: `start` at random, `budget` a cycle out of `subset` random ones."""
 
     start: int
     budget: int

@@ -1,6 +1,7 @@
 """CIFAR-10, 32x32: a small CNN on the CPU; ResNet-18 and the paper's protocol on a GPU."""
 
 import io
+import itertools
 import pickle
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _jpeg(arrays: dict[str, np.ndarray], part: str) -> tuple[Tensor, Tensor]:
     files, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"]
     images = [
         np.asarray(Image.open(io.BytesIO(files[begin:end].tobytes())))
-        for begin, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for begin, end in itertools.pairwise(offsets)
     ]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked, torch.from_numpy(arrays[f"{part}_labels"]).long()

@@ -38,6 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         quick=arguments.quick,
         resume=arguments.resume,
+        runs=runner.RUNS,
     )
     failed = False
     for name in GROUPS.get(arguments.task, (arguments.task,)):

@@ -83,6 +83,6 @@ def network(classes: int) -> nn.Module:
         return [conv, nn.BatchNorm3d(outputs), nn.ReLU()]
 
     return nn.Sequential(
-        nn.AvgPool3d(2), *block(1, 8, 4, 2), *block(8, 16, 3, 1), *block(16, 32, 4, 2),
-        MeanOverPositions(), nn.Linear(32, classes),
+        nn.AvgPool3d(2), *block(1, 16, 4, 2), *block(16, 32, 4, 2), *block(32, 64, 3, 1),
+        MeanOverPositions(), nn.Linear(64, classes),
     )  # fmt: skip

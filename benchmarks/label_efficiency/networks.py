@@ -1,5 +1,7 @@
 """The small network for images, made for quick training on a CPU."""
 
+import itertools
+
 from torch import nn
 
 
@@ -12,7 +14,7 @@ def strided_cnn(channels: tuple[int, ...], features: int, classes: int) -> nn.Se
         classes: Logits.
     """
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(channels):
         layers += [
             nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(outputs), nn.ReLU(),

@@ -93,7 +93,7 @@ def _row(summary: Summary) -> str:
 def _shown(gain: Interval | None) -> str:
     """In hundredths, which are percentage points of an accuracy."""
     if gain is None:
-        return "–"
+        return "-"
     text = f"{100 * gain.mean:+.1f}"
     if math.isfinite(gain.low):
         text += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"

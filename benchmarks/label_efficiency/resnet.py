@@ -1,5 +1,7 @@
 """ResNet-18 for 32x32 images: a 3x3 stem and no pooling after it (He et al., 2016)."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ def resnet18(classes: int = 10) -> nn.Module:
     widths = (64, 64, 128, 256, 512)
     stages = [
         nn.Sequential(_Block(i, o, 1 if o == 64 else 2), _Block(o, o, 1))
-        for i, o in zip(widths, widths[1:], strict=False)
+        for i, o in itertools.pairwise(widths)
     ]
     return nn.Sequential(
         nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), *stages,

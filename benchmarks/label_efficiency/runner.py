@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastgradnorm.active import ActiveLearner, Run, load_runs
 from tqdm import tqdm
 
 from benchmarks import timing
 from benchmarks.label_efficiency.arrays import ArrayTask
 from benchmarks.label_efficiency.curves import RESULTS, Results, from_run, load, store
 from benchmarks.label_efficiency.tasks import make
+from fastgradnorm.active import ActiveLearner, Run, load_runs
 
 RUNS = Path(__file__).parent / "runs"
 

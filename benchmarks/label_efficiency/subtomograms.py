@@ -8,8 +8,8 @@ function
           \, e^{-k^2 / 2 \sigma^2}
 
 and by the missing wedge of a single-axis tilt series. Gaussian noise comes in before the transfer
-function (the specimen) and after it (the detector), equally strong in the image. The signal-to-noise
-ratio follows the convention of the field for two noisy copies that correlate by c,
+function (the specimen) and after it (the detector), equally strong in the image. The ratio of
+signal to noise follows the convention of the field for two noisy copies that correlate by c,
 :math:`\mathrm{SNR} = 2c / (1 - c)` (Frank and Al-Ali, 1975): each half of the noise has the
 signal's variance divided by SNR. The result has zero mean and unit variance.
 """

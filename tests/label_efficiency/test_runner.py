@@ -70,19 +70,11 @@ def test_seconds_and_facts(settings):
 
 def test_command_line(settings, monkeypatch, capsys):
     monkeypatch.setattr(runner, "RUNS", settings.runs)
-    monkeypatch.setattr(
-        runner.Settings, "__init__", lambda self, **given: vars(self).update(
-            {**vars(settings), **given, "workers": 0, "runs": settings.runs, "progress": False}
-        ),
-    )  # fmt: skip
-    arguments = ["label-efficiency", "digits", "--quick", "--strategies", "random", "--seeds", "1"]
-    assert command.main(["--threads", "1"][:0] + [*arguments, "--threads", "1"]) == 0
+    options = ["--quick", "--workers", "0", "--threads", "1"]
+    few = ["--strategies", "random", "--seeds", "1"]
+    assert command.main(["label-efficiency", "digits", *options, *few]) == 0
     assert "digits: accuracy" in capsys.readouterr().out
-    assert not (settings.results / "digits.json").exists()
-    assert (
-        command.main(
-            ["label-efficiency", "nuclei", "--quick", "--data-root", "nowhere", "--threads", "1"]
-        )
-        == 1
-    )
+    assert [path.name for path in settings.runs.iterdir()] == ["digits_quick"]
+    absent = ["label-efficiency", "nuclei", "--data-root", "nowhere"]
+    assert command.main([*absent, *options]) == 1
     assert "nuclei skipped: The nuclei not found" in capsys.readouterr().err
