@@ -36,7 +36,7 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
         train_set=Arrays(x, y, scale, shift),
         test_set=Arrays(test_x[:tests], test_y[:tests], scale, shift),
         network=network if small else resnet18,
-        recipe=Recipe(steps=250, augment=flip)
+        recipe=Recipe(steps=200, augment=flip)
         if small
         else Recipe(
             steps=0, epochs=200, batch_size=128, rate=0.1, optimiser="sgd", weight_decay=5e-4,

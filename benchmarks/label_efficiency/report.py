@@ -58,8 +58,8 @@ def section(results: Results, picture: str) -> str:
         f"of {len(labels) - 1} cycles, chosen among {plan['subset']:,} random ones of "
         f"{results.facts['pool']:,}; {' to '.join(map(str, seeds))} seeds.",
         "",
-        f"| strategy | {results.metric} at {labels[-1]} | to random | to entropy | area | to random "
-        "| to entropy | labels for random's end | scoring |",
+        f"| strategy | {results.metric} at {labels[-1]} | to random | to entropy | area "
+        "| to random | to entropy | labels for random's end | scoring |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(summary) for summary in summaries),
         "",
