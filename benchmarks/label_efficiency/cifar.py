@@ -15,8 +15,8 @@ from benchmarks.label_efficiency.networks import strided_cnn
 from benchmarks.label_efficiency.resnet import resnet18
 
 
-def load(root: Path, device: str = "cpu") -> ArrayTask:
-    """All training images to label, and at most 5,000 (CPU: 2,000) to test on.
+def load(root: Path, device: str = "cpu", train: int | None = None) -> ArrayTask:
+    """All training images to label, or the first `train`; to test on all, on the CPU 2,000.
 
     On a GPU the protocol of Wang et al. (AAAI 2022, arXiv 2112.05683): 10 % of the labels at the
     start, 5 % in each of 7 cycles, from a fresh random half of the pool; ResNet-18, SGD 0.1 with
@@ -25,16 +25,15 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
     path = first_existing(
         "CIFAR-10", [root / "cifar10_25k_5k_jpeg.npz", root / "cifar-10-batches-py"]
     )
-    (x, y), (test_x, test_y) = _read(path)
     small = device == "cpu"
-    tests = min(2_000 if small else 10_000, len(test_y))
+    (x, y), (test_x, test_y) = _read(path, train, 2_000 if small else None)
     scale, shift = 1 / (255 * 0.25), -0.47 / 0.25  # about mean 0, variance 1 in each channel
     share = len(y) // 20
     return ArrayTask(
         name="cifar" if small else "cifar_gpu",
         title=f"CIFAR-10, 10 classes, {'a four-layer CNN' if small else 'ResNet-18'}",
         train_set=Arrays(x, y, scale, shift),
-        test_set=Arrays(test_x[:tests], test_y[:tests], scale, shift),
+        test_set=Arrays(test_x, test_y, scale, shift),
         network=network if small else resnet18,
         recipe=Recipe(steps=200, augment=flip)
         if small
@@ -49,33 +48,36 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
     )  # fmt: skip
 
 
-def _read(path: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test images `[N, 3, 32, 32]`, uint8, and labels, from either format."""
+def _read(
+    path: Path, train: int | None, test: int | None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The first training and test images `[N, 3, 32, 32]`, uint8, and labels, in either format."""
     if path.is_dir():
         batches = [path / f"data_batch_{i}" for i in range(1, 6)]
-        return _pickled(batches), _pickled([path / "test_batch"])
+        return _pickled(batches, train), _pickled([path / "test_batch"], test)
     with np.load(path) as stored:
         arrays = dict(stored)
-    return _jpeg(arrays, "train"), _jpeg(arrays, "test")
+    return _jpeg(arrays, "train", train), _jpeg(arrays, "test", test)
 
 
-def _pickled(paths: list[Path]) -> tuple[Tensor, Tensor]:
+def _pickled(paths: list[Path], count: int | None) -> tuple[Tensor, Tensor]:
     batches = [pickle.loads(path.read_bytes(), encoding="bytes") for path in paths]
     images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([batch[b"labels"] for batch in batches])
-    return torch.from_numpy(images), torch.from_numpy(labels).long()
+    return torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]).long()
 
 
-def _jpeg(arrays: dict[str, np.ndarray], part: str) -> tuple[Tensor, Tensor]:
+def _jpeg(arrays: dict[str, np.ndarray], part: str, count: int | None) -> tuple[Tensor, Tensor]:
     from PIL import Image
 
-    files, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"]
+    labels = torch.from_numpy(arrays[f"{part}_labels"]).long()[:count]
+    files, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"][: len(labels) + 1]
     images = [
         np.asarray(Image.open(io.BytesIO(files[begin:end].tobytes())))
         for begin, end in itertools.pairwise(offsets)
     ]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return stacked, torch.from_numpy(arrays[f"{part}_labels"]).long()
+    return stacked, labels
 
 
 def flip(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

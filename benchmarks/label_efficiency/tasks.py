@@ -37,6 +37,8 @@ def make(name: str, root: Path, device: str = "cpu", quick: bool = False) -> Arr
         return load(root, device)
     if name.startswith("cryoet"):
         load = partial(load, pool=80, test=30)
+    elif name == "cifar":
+        load = partial(load, train=80)
     return shortened(load(root, device))
 
 
