@@ -21,7 +21,8 @@ class Curve:
         metrics: Each metric at each point; the first is the headline.
         seconds: Of `train`, `score`, `select` and `evaluate`, summed over the cycles in which
             labels were bought; the training after the last purchase does not count.
-        chosen: Digest of the indices in the order they were labelled.
+        start: Digest of the indices labelled at first; the same for all strategies of a seed.
+        chosen: Digest of all indices in the order they were labelled.
     """
 
     strategy: str
@@ -29,6 +30,7 @@ class Curve:
     labels: tuple[int, ...]
     metrics: Mapping[str, tuple[float, ...]]
     seconds: Mapping[str, float]
+    start: str
     chosen: str
 
     @property
@@ -49,8 +51,13 @@ def from_run(run: Any) -> Curve:
             name: round(float(run.seconds(name)[:bought].sum()), 3)
             for name in ("train", "score", "select", "evaluate")
         },
-        chosen=hashlib.sha256(json.dumps(run.indices).encode()).hexdigest()[:16],
+        start=_digest(run.records[0]["start"]),
+        chosen=_digest(run.indices),
     )
+
+
+def _digest(indices: list[int]) -> str:
+    return hashlib.sha256(json.dumps(indices).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def summarise(results: Results) -> list[Summary]:
     """Every strategy, the highest mean area first.
 
     Raises:
-        ValueError: If two curves of a seed differ in their labels, or start unlike one another.
+        ValueError: If two curves of a seed differ in their labels, or in what they started with.
     """
     _check(results)
     random = results.of("random")
@@ -145,9 +145,9 @@ def _means(curves: dict[int, Curve]) -> tuple[float, ...]:
 def _check(results: Results) -> None:
     for curve in results.curves:
         first = next(c for c in results.curves if c.seed == curve.seed)
-        if curve.labels != results.curves[0].labels or curve.headline[0] != first.headline[0]:
+        if curve.labels != results.curves[0].labels or curve.start != first.start:
             raise ValueError(
                 f"`results` must hold comparable curves. Got {curve.strategy!r}, seed "
-                f"{curve.seed}, of other labels or another start than {first.strategy!r}. Run the "
+                f"{curve.seed}, of other numbers of labels or another start set than {first.strategy!r}. Run the "
                 "task anew, without `--resume`."
             )

@@ -32,7 +32,7 @@ def stored(tmp_path):
         "ours": [(0.2, 0.60), (0.3, 0.71), (0.4, 0.66)],
     }
     found = [
-        Curve(name, seed, (10, 20), {"accuracy": values}, seconds, "")
+        Curve(name, seed, (10, 20), {"accuracy": values}, seconds, "", "")
         for name, curve in rows.items()
         for seed, values in enumerate(curve)
     ]

@@ -10,8 +10,8 @@ from benchmarks.label_efficiency.curves import Curve, Results
 SECONDS = {"train": 6.0, "score": 3.0, "select": 1.0, "evaluate": 90.0}
 
 
-def curve(strategy, seed, values, labels=(10, 20, 40), seconds=SECONDS):
-    return Curve(strategy, seed, labels, {"accuracy": tuple(values)}, seconds, "")
+def curve(strategy, seed, values, labels=(10, 20, 40), seconds=SECONDS, start="s"):
+    return Curve(strategy, seed, labels, {"accuracy": tuple(values)}, seconds, start, "")
 
 
 RANDOM = [curve("random", 0, [0.1, 0.3, 0.5]), curve("random", 1, [0.2, 0.3, 0.6])]
@@ -94,7 +94,10 @@ def test_only_common_seeds_are_paired():
 
 @pytest.mark.parametrize(
     "odd",
-    [curve("odd", 0, [0.9, 1, 1]), curve("odd", 0, [0.1, 1, 1], labels=(10, 20, 30))],
+    [
+        curve("odd", 0, [0.1, 1, 1], start="other"),
+        curve("odd", 0, [0.1, 1, 1], labels=(10, 20, 30)),
+    ],
     ids=["start", "labels"],
 )
 def test_curves_that_cannot_be_compared(odd):
