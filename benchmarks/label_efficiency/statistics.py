@@ -148,6 +148,6 @@ def _check(results: Results) -> None:
         if curve.labels != results.curves[0].labels or curve.start != first.start:
             raise ValueError(
                 f"`results` must hold comparable curves. Got {curve.strategy!r}, seed "
-                f"{curve.seed}, of other numbers of labels or another start set than {first.strategy!r}. Run the "
-                "task anew, without `--resume`."
+                f"{curve.seed}, of other numbers of labels or another start set than "
+                f"{first.strategy!r}. Run the task anew, without `--resume`."
             )
