@@ -13,7 +13,7 @@ from benchmarks.label_efficiency.densities import read_densities
 from benchmarks.label_efficiency.subtomograms import Imaging, simulate
 
 CACHE = Path(__file__).parent / "cache"
-POOL, TEST = 2_000, 500
+POOL, TEST = 3_000, 500
 SHIFT = 0.1  # of the box: the largest molecules fill it, and a quarter would cut them
 
 
@@ -37,7 +37,7 @@ def from_densities(
         test_set=Arrays(volumes[pool:], labels[pool:]),
         network=lambda: network(len(densities)),
         recipe=Recipe(steps=150, rate=1e-2, augment=turn_and_shift),
-        plan=Plan(start=100, budget=100, cycles=4, subset=500),
+        plan=Plan(start=150, budget=150, cycles=4, subset=800),
         batch_size=100,
         device=device,
     )
