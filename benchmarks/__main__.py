@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import memory, peers, readme, scaling, throughput
 from benchmarks.cases import CASES
+from benchmarks.label_efficiency import command as label_efficiency
 from benchmarks.provenance import RESULTS
 from benchmarks.throughput import Effort
 
@@ -91,6 +92,10 @@ def _gpu(arguments: Arguments) -> int:
     )
 
 
+def _label_efficiency(arguments: Arguments) -> int:
+    return label_efficiency.main(arguments)
+
+
 def _readme(arguments: Arguments) -> int:
     return readme.update(arguments.file, arguments.out)
 
@@ -125,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     command("traps", _traps, "models that engines get wrong, through each of them")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("--batch", type=int, help="samples at a time; default: 256")
+    found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
+    label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")
     found.add_argument("--file", type=Path, default=Path(__file__).parents[1] / "README.md")
     return parser

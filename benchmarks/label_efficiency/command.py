@@ -1,0 +1,58 @@
+"""The command line of `python -m benchmarks label-efficiency`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.label_efficiency import report
+from benchmarks.label_efficiency.data_files import VARIABLE, DataMissing, data_root
+from benchmarks.label_efficiency.tasks import GROUPS, TASKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("task", choices=(*TASKS, *GROUPS, "report"), help="`report`: the page only")
+    parser.add_argument("--data-root", type=Path, help=f"default: ${VARIABLE}, else data/")
+    parser.add_argument("--seeds", type=int, help="default: 5; with --quick 2")
+    parser.add_argument("--strategies", nargs="+", help="default: those of the page")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes of one thread; default: 2"
+    )
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing stored")
+    parser.add_argument("--resume", action="store_true", help="go on where a command was stopped")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Runs the tasks, stores their curves, and writes the page."""
+    if arguments.task == "report":
+        print(f"written: {report.write()}")
+        return 0
+    from benchmarks.label_efficiency import runner
+
+    settings = runner.Settings(
+        root=data_root(arguments.data_root),
+        seeds=arguments.seeds or (2 if arguments.quick else 5),
+        strategies=tuple(arguments.strategies or runner.STRATEGIES),
+        workers=arguments.workers,
+        device=arguments.device,
+        quick=arguments.quick,
+        resume=arguments.resume,
+        runs=runner.RUNS,
+    )
+    failed = False
+    for name in GROUPS.get(arguments.task, (arguments.task,)):
+        try:
+            outcome = runner.run_task(name, settings)
+        except DataMissing as error:
+            print(f"{name} skipped: {error}", file=sys.stderr)
+            failed = failed or arguments.task == name
+            continue
+        failed = failed or bool(outcome.failures)
+        if not outcome.results.curves:
+            continue
+        print(report.terminal(outcome.results), flush=True)
+        if not (arguments.quick or arguments.no_store):
+            print(f"written: {runner.store_results(outcome.results, settings)}")
+            print(f"written: {report.write()}", flush=True)
+    return int(failed)

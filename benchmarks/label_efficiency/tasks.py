@@ -1,0 +1,48 @@
+"""The tasks by name, whole or quick."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.label_efficiency import cifar, cryoet, digits, fashion, nuclei
+from benchmarks.label_efficiency.arrays import ArrayTask, Plan
+
+SNRS = (0.5, 0.1, 0.05)
+
+_LOADERS: dict[str, Callable[..., ArrayTask]] = {
+    "digits": digits.load,
+    "fashion": fashion.load,
+    "cifar": cifar.load,
+    "nuclei": nuclei.load,
+    **{f"cryoet_{snr:g}": partial(cryoet.load, snr=snr) for snr in SNRS},
+}
+TASKS = tuple(_LOADERS)
+GROUPS = {"all": TASKS, "cryoet": tuple(name for name in TASKS if name.startswith("cryoet"))}
+
+
+def make(name: str, root: Path, device: str = "cpu", quick: bool = False) -> ArrayTask:
+    """The task of that name.
+
+    Args:
+        name: One of `TASKS`.
+        root: Folder of the data.
+        device: Of the networks.
+        quick: Few samples, steps and labels: to see that it runs.
+
+    Raises:
+        DataMissing: If its data are not under `root`.
+    """
+    load = _LOADERS[name]
+    if not quick:
+        return load(root, device)
+    if name.startswith("cryoet"):
+        load = partial(load, pool=80, test=30)
+    elif name == "cifar":
+        load = partial(load, train=80)
+    return shortened(load(root, device))
+
+
+def shortened(task: ArrayTask) -> ArrayTask:
+    """The same task with a few samples, steps and labels."""
+    plan = Plan(start=12, budget=6, cycles=2, subset=24)
+    return task.quick(plan, steps=10, train=80, test=30)

@@ -1,0 +1,112 @@
+"""Statistics of curves, against values worked out by hand."""
+
+import math
+
+import pytest
+
+from benchmarks.label_efficiency import curves, statistics
+from benchmarks.label_efficiency.curves import Curve, Results
+
+SECONDS = {"train": 6.0, "score": 3.0, "select": 1.0, "evaluate": 90.0}
+
+
+def curve(strategy, seed, values, labels=(10, 20, 40), seconds=SECONDS, start="s"):
+    return Curve(strategy, seed, labels, {"accuracy": tuple(values)}, seconds, start, "")
+
+
+RANDOM = [curve("random", 0, [0.1, 0.3, 0.5]), curve("random", 1, [0.2, 0.3, 0.6])]
+BETTER = [curve("better", 0, [0.1, 0.5, 0.7]), curve("better", 1, [0.2, 0.7, 0.7])]
+RESULTS = Results("toy", {}, (*RANDOM, *BETTER))
+
+
+def test_interval_is_students():
+    # Mean 2, standard deviation 1, t(0.975, 2) = 4.302653: 4.302653 / sqrt(3) = 2.484138.
+    found = statistics.t_interval([1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(2)
+    assert (found.low, found.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)
+    assert found.sign == 0
+
+
+def test_interval_of_one_value_is_unknown():
+    found = statistics.t_interval([1.5])
+    assert found.mean == 1.5
+    assert math.isnan(found.low)
+    assert found.sign == 0
+
+
+@pytest.mark.parametrize("shift, sign", [(10, 1), (-10, -1)])
+def test_interval_sign(shift, sign):
+    assert statistics.t_interval([shift - 1, shift, shift + 1]).sign == sign
+
+
+def test_area_is_the_mean_height():
+    # (0.1 + 0.3) / 2 * 10 + (0.3 + 0.5) / 2 * 20 = 10 over 30 labels.
+    assert statistics.area(RANDOM[0]) == pytest.approx(10 / 30)
+    assert statistics.area(curve("flat", 0, [0.4, 0.4, 0.4])) == pytest.approx(0.4)
+    assert statistics.area(curve("point", 0, [0.3], labels=(10,))) == 0.3
+
+
+def test_scoring_share_leaves_evaluation_out():
+    assert statistics.scoring_share(RANDOM[0]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    "target, labels",
+    [(0.05, 10), (0.1, 10), (0.2, 15), (0.3, 20), (0.5, 30), (0.7, 40), (0.71, math.inf)],
+)
+def test_labels_to_reach(target, labels):
+    assert statistics.labels_to_reach((10, 20, 40), (0.1, 0.3, 0.7), target) == pytest.approx(
+        labels
+    )
+
+
+def test_labels_to_reach_takes_the_first_crossing():
+    assert statistics.labels_to_reach((10, 20, 30, 40), (0, 0.4, 0.1, 0.5), 0.2) == pytest.approx(
+        15
+    )
+
+
+def test_summary_pairs_by_seed():
+    best, random = statistics.summarise(RESULTS)
+    assert (best.strategy, random.strategy) == ("better", "random")
+    assert best.means == pytest.approx((0.15, 0.6, 0.7))
+    assert best.spreads == pytest.approx((0.1 / 2**0.5, 0.2 / 2**0.5, 0))
+    # Differences at the end 0.2 and 0.1: half width 12.706205 * 0.05.
+    gain = best.final_gain["random"]
+    assert gain.mean == pytest.approx(0.15)
+    assert gain.high == pytest.approx(0.15 + 12.706205 * 0.05)
+    # Areas: (3 + 12) / 30 and (4.5 + 14) / 30, random's 10 / 30 and (2.5 + 9) / 30.
+    assert best.area == pytest.approx((15 + 18.5) / 60)
+    assert best.area_gain["random"].mean == pytest.approx((5 + 7) / 60)
+    # Random ends at 0.55, on the first stretch of (0.15, 0.6): 8 / 9 of it.
+    assert best.labels_to_random == pytest.approx(10 + 10 * 8 / 9)
+    assert random.labels_to_random == pytest.approx(40)
+    assert "entropy" not in best.final_gain
+    assert "random" not in random.final_gain
+    assert (best.seeds, best.seconds_score, best.share) == (2, 3.0, pytest.approx(0.3))
+
+
+def test_only_common_seeds_are_paired():
+    results = Results("toy", {}, (*RANDOM, curve("late", 1, [0.2, 0.4, 0.8])))
+    late = next(s for s in statistics.summarise(results) if s.strategy == "late")
+    assert late.final_gain["random"].mean == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        curve("odd", 0, [0.1, 1, 1], start="other"),
+        curve("odd", 0, [0.1, 1, 1], labels=(10, 20, 30)),
+    ],
+    ids=["start", "labels"],
+)
+def test_curves_that_cannot_be_compared(odd):
+    with pytest.raises(ValueError, match="must hold comparable curves"):
+        statistics.summarise(Results("toy", {}, (*RANDOM, odd)))
+
+
+def test_results_come_back_from_disk(tmp_path):
+    path = curves.store(RESULTS, tmp_path)
+    assert curves.load(path) == RESULTS
+    assert curves.load_all(tmp_path) == [RESULTS]
+    assert len(path.read_text().splitlines()) == len(RESULTS.curves) + 2
