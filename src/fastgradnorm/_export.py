@@ -35,11 +35,11 @@ class Scores(Protocol):
     """What is exported."""
 
     @property
-    def values(self) -> Tensor: ...  # noqa: D102
+    def values(self) -> Tensor: ...
     @property
-    def standard_error(self) -> Tensor | None: ...  # noqa: D102
+    def standard_error(self) -> Tensor | None: ...
     @property
-    def provenance(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def provenance(self) -> Mapping[str, Any]: ...
 
 
 def records(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> list[dict[str, Any]]:
