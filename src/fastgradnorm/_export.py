@@ -9,9 +9,9 @@ A row a sample, in pool order:
 - `inverted_score`: `1 - percentile`; where `score` holds that, `gradient_norm` holds the norm;
 - `standard_error`: of the norm, where it was estimated.
 
-A NaN score has no rank: its numbers are None, empty in CSV, null in JSON and Parquet, also where low
-scores come first, so that no tool takes it for the best. An infinite norm ranks first; JSON has no
-word for it and gets null.
+A NaN score has no rank: its numbers are None, empty in CSV, null in JSON and Parquet, also where
+low scores come first, so that no tool takes it for the best. An infinite norm ranks first; JSON has
+no word for it and gets null.
 """
 
 import contextlib
