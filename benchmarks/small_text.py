@@ -2,20 +2,21 @@
 
     python -m benchmarks small-text
 
-One model, small-text's KimCNN (1000 trainable word vectors of 100 numbers, 50 channels of widths 3,
-4 and 5: a third of its usual width, or its own strategy takes an hour), and one pool of texts, at
-10 and at 50 classes. The texts are random: each class prefers some of the words, texts are 10 to 40
-words long, and the model has learnt from a few of them.
+One model, small-text's KimCNN (1000 trainable word vectors of 100 numbers, 50 channels of widths
+3, 4 and 5: less than its usual size, at which its own strategy takes an hour), and one pool of
+texts, at 10 and at 50 classes. The texts are random: each class prefers some of the words, texts
+are 10 to 40 words long, and the model has learnt from a few of them.
 
 small-text takes a backward pass of the whole batch's graph for each instance and class. Its batch
-size is 50; with 1, its fastest, each pass is short. Both are timed. The drop-in is timed as it comes,
-with its check of two samples against plain autograd.
+size is 50; with 1, its fastest, each pass is short. Both are timed. The drop-in is timed as it
+comes, with its check of two samples against plain autograd.
 
 The selections differ, for small-text adds up absolute values (an L1 norm) where the published score
 is a Euclidean length: the share of its top 20 that the drop-in selects too, and the rank
-correlation, are measured on one pool of 100. That this is the norm and nothing else, plain gradients
-tell: `l1_error_of_theirs` is how far small-text's scores are from their expected L1 norm, `error` how
-far the drop-in's are from the L2 norm.
+correlation, are measured on one pool of 100. Plain gradients tell that this is the norm and nothing
+else: `l1_error_of_theirs` is how far small-text's scores are from their expected L1 norm, `error`
+how far the drop-in's are from the L2 norm. An L1 norm grows with the number of parameters that a
+gradient touches, here with the words of a text, where an L2 norm grows with its root.
 """
 
 import contextlib
