@@ -4,8 +4,8 @@
 
 One model, small-text's KimCNN (1000 trainable word vectors of 100 numbers, 50 channels of widths
 3, 4 and 5: less than its usual size, at which its own query takes minutes at 10 classes), and one
-pool of texts, at 10 and at 50 classes. The texts are random: each class prefers some of the words, texts
-are 10 to 40 words long, and the model has learnt from a few of them.
+pool of texts, at 10 and at 50 classes. The texts are random: each class prefers some of the words,
+texts are 10 to 40 words long, and the model has learnt from a few of them.
 
 small-text takes a backward pass of the whole batch's graph for each instance and class. Its batch
 size is 50; with 1, its fastest, each pass is short. Both are timed. The drop-in is timed as it
