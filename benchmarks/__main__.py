@@ -70,6 +70,12 @@ def _traps(arguments: Arguments) -> int:
     return traps.main(_folder(arguments), fewer=arguments.tiny)
 
 
+def _small_text(arguments: Arguments) -> int:
+    from benchmarks import small_text
+
+    return small_text.main(arguments.classes, arguments.rounds, _folder(arguments))
+
+
 def _gpu(arguments: Arguments) -> int:
     if arguments.tiny:  # every step but the device's
         from benchmarks.kernels import gpu
@@ -128,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--length", type=int, default=512, help="tokens; default: 512")
     command("scaling", _scaling, "cost a sample as pools, classes and batches grow")
     command("traps", _traps, "models that engines get wrong, through each of them")
+    found = command("small-text", _small_text, "the drop-in for small-text's own strategy")
+    found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
+    found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("--batch", type=int, help="samples at a time; default: 256")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")

@@ -1,7 +1,7 @@
 """Scores of a pool with all that is needed to know how they came about."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgradnorm import _export
 from fastgradnorm._selection import Strategy, select
 
 _FORMAT = 1
@@ -62,6 +63,52 @@ class PoolScores:
     def to_numpy(self) -> np.ndarray:
         """The values as an array `[N]`."""
         return self.values.numpy()
+
+    def to_records(
+        self, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> list[dict[str, Any]]:
+        """A dict a sample, in pool order, for labelling tools.
+
+        Args:
+            ids: One a score; by default the samples' indices in the pool.
+            low_first: For tools that label low scores first: `score` is `1 - percentile`, and
+                `gradient_norm` holds the norm.
+
+        Returns:
+            Dicts with `id`, `score` (the norm), `rank` (1 is labelled first; ties in pool order),
+            `percentile` (1 for the first, 0 for the last), `inverted_score` (`1 - percentile`),
+            and `standard_error` where there is one. For a NaN score all of them but `id` are None:
+            it has no rank, and no tool takes it for the best.
+
+        Raises:
+            ValueError: If there are not as many `ids` as scores.
+
+        Example:
+            >>> PoolScores(torch.tensor([0.5, 2.0])).to_records(ids=["a", "b"])[1]
+            {'id': 'b', 'score': 2.0, 'rank': 1, 'percentile': 1.0, 'inverted_score': 0.0}
+        """
+        return _export.records(self, ids, low_first)
+
+    def to_csv(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes the rows of `to_records` as CSV, whole or not at all; NaN is an empty cell."""
+        return _export.write_csv(self, path, ids, low_first)
+
+    def to_jsonl(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes them as JSON lines, whole or not at all; NaN and infinite scores are null."""
+        return _export.write_jsonl(self, path, ids, low_first)
+
+    def to_parquet(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
+
+        The provenance is JSON under `fastgradnorm` in the schema's metadata.
+        """
+        return _export.write_parquet(self, path, ids, low_first)
 
     def save(self, path: str | Path) -> Path:
         """Writes values, standard errors and provenance to one npz file, whole or not at all.

@@ -1,0 +1,91 @@
+import numpy as np
+import oracle
+import pytest
+import torch
+from asserts import assert_close_relative
+from cases import MLP
+from torch import nn
+
+from fastgradnorm import score_pool, select
+
+skorch = pytest.importorskip("skorch")
+
+from fastgradnorm.integrations.skorch import score_skorch  # noqa: E402
+
+
+class Probabilities(nn.Module):
+    """What `NeuralNetClassifier` with its default criterion expects."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = MLP()
+
+    def forward(self, x):
+        return self.logits(x).softmax(-1)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = MLP(6)
+
+    def forward(self, left, right):
+        return self.body(torch.cat([left, right], 1)), right
+
+
+def fit(net, X):
+    return net.fit(X, np.arange(len(next(iter(X.values())) if isinstance(X, dict) else X)) % 5)
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).standard_normal((23, 10)).astype(np.float32)
+
+
+@pytest.fixture
+def options():
+    return {"max_epochs": 1, "batch_size": 7, "verbose": 0, "train_split": None}
+
+
+def test_selects_what_score_pool_selects(X, options):
+    net = fit(skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss, **options), X)
+    training = net.module_.training
+    scores = score_skorch(net, X, progress=False)
+    outside = score_pool(net.module_, [torch.from_numpy(X)], progress=False)
+    assert_close_relative(scores, outside, 1e-5)
+    assert select(scores, 5).tolist() == select(outside, 5).tolist()
+    assert net.module_.training == training
+
+
+def test_a_module_of_probabilities_is_scored_by_its_own_loss(X, options):
+    net = fit(skorch.NeuralNetClassifier(Probabilities, **options), X)
+    eps = torch.finfo(torch.float32).eps
+    expected = oracle.scores(
+        net.module_,
+        oracle.ones(torch.from_numpy(X)),
+        call=lambda model, x: torch.log(model(x) + eps),
+    )
+    assert_close_relative(score_skorch(net, X, progress=False), expected, 1e-5)
+    with_logits = score_pool(net.module_.logits, [torch.from_numpy(X)], progress=False)
+    assert_close_relative(with_logits, expected, 1e-5)
+
+
+def test_mappings_several_outputs_and_options(X, options):
+    net = skorch.NeuralNet(TwoInputs, criterion=nn.CrossEntropyLoss, **options).initialize()
+    inputs = {"left": X[:, :3], "right": X[:, 3:6]}
+    found = score_skorch(net, inputs, scheme=["entropy", "expected"], progress=False)
+    outside = score_pool(
+        net.module_,
+        [{name: torch.from_numpy(part) for name, part in inputs.items()}],
+        scheme="entropy",
+        progress=False,
+    )
+    assert list(found) == ["entropy", "expected"]
+    assert_close_relative(found["entropy"], outside, 1e-5)
+
+
+def test_what_is_no_fitted_net_is_refused(X):
+    with pytest.raises(TypeError, match=r"`net` must be a skorch.NeuralNet. Got MLP"):
+        score_skorch(MLP(), X)
+    with pytest.raises(ValueError, match=r"`net` must be initialised"):
+        score_skorch(skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss), X)
