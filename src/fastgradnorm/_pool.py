@@ -29,12 +29,12 @@ _SUBSET_STREAM = 1
 class Pool:
     """Samples to be scored.
 
-    A pool is known by its order (dataset positions, one a sample, of a loader that can be built
-    anew over any of them) or can only be read from its beginning.
+    Either any of them can be loaded by themselves, from a dataset with indices, or the pool can
+    only be read from its beginning.
 
     Attributes:
         loader: The caller's, or one built in its place.
-        order: Where in the dataset each sample that `loader` yields is, int64 `[N]`; or None.
+        order: Where in the loader's dataset each sample it yields is, int64 `[N]`; or None.
         indices: Where in the caller's pool each is, int64 `[N]`; None: in the places they come.
         total: How many samples `loader` yields, if known.
         sieve: Which of a stream are scored; None: all that `loader` yields.
@@ -57,10 +57,10 @@ class Pool:
                 "`loader` must be a DataLoader over a dataset with a length and indices. Got one "
                 "that can only be read from its beginning."
             )
-        order = self.order[places]
+        loader = _rebuilt(self.loader, self.order[places].tolist())
         indices = places if self.indices is None else self.indices[places]
-        loader = _rebuilt(self.loader, order.tolist())
-        return replace(self, loader=loader, order=order, indices=indices, total=len(order))
+        order = torch.arange(len(places))
+        return replace(self, loader=loader, order=order, indices=indices, total=len(places))
 
     def after(self, sizes: Sequence[int]) -> Iterator[Any] | None:
         """What follows batches of these sizes, without loading them; None if they must be read."""
