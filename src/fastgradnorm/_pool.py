@@ -122,8 +122,8 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
         if isinstance(subset, int):
             raise ValueError(
                 "`subset` must be a fraction for a loader that can only be read from its "
-                f"beginning. Got {subset}. Pass a DataLoader over a dataset with a length and indices, "
-                "or a float in (0, 1]: each sample is then drawn with that probability."
+                f"beginning. Got {subset}. Pass a DataLoader over a dataset with a length and "
+                "indices, or a float in (0, 1]: each sample is then drawn with that probability."
             )
         return Pool(loader, total=_length(loader), sieve=Sieve(subset, seed))
     count = subset if isinstance(subset, int) else max(1, math.floor(subset * len(order) + 0.5))
