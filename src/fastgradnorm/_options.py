@@ -61,8 +61,10 @@ class Options:
         max_memory: What may be used beside the model and a batch: bytes (an int), or a share in
             (0, 1] of what is free when scoring starts (a float; 1.0 is all, 1 is one byte). By
             default four fifths of it. Batches are worked on in chunks that fit, and never in larger
-            ones than are fastest. An estimate: allow 32 MiB more for libraries, and for `verify`
-            once the gradient of all parameters.
+            ones than are fastest. An estimate of tensors. On top come, for `verify`, once the
+            gradient of all parameters, and on the CPU freed memory that the C library keeps: for
+            many-layered models as much again and more, which `MALLOC_MMAP_THRESHOLD_=65536` in the
+            environment avoids.
         rtol: Not yet; 0 is exact.
         num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
             multi-label outputs, where classes cannot be enumerated. If that many cover every
