@@ -58,36 +58,91 @@ class Batch:
         return None
 
 
+class Reader:
+    """Reads the items of one loader, one after the other.
+
+    A tensor is the input; of a tuple or list the first element; a mapping is passed as keywords,
+    without labels; anything else needs `forward`. The first tensor says how many samples there are.
+    Any other whose first dimension is that long holds one entry a sample too; the rest are constant
+    and passed as they are. So that a constant does not count as per-sample in a batch that happens
+    to be as large, each must be the same thing in every batch.
+
+    Args:
+        device: Where the tensors go.
+        forward: `(model, batch) -> logits` for batches of other types.
+        mask: `(batch) -> bool [N, *positions]`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        mask: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        self._device, self._forward, self._mask = device, forward, mask
+        self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
+        self._per_sample: set[str] = set()
+
+    def read(self, raw: Any) -> Batch:
+        """One item as a batch.
+
+        Raises:
+            TypeError: If it is of no known type, and there is no `forward`.
+            ValueError: If a tensor was per-sample in one batch and is constant in another.
+        """
+        inputs, call = (raw, self._forward) if self._forward is not None else _plain(raw)
+        named, spec = pytree.tree_flatten_with_path(inputs)
+        flat = [
+            _usable(leaf, self._device) if isinstance(leaf, Tensor) else leaf for _, leaf in named
+        ]
+        size = _batch_size(flat, raw)
+        places = [
+            i
+            for i, (path, leaf) in enumerate(named)
+            if isinstance(leaf, Tensor) and self._holds_samples(pytree.keystr(path), leaf, size)
+        ]
+
+        def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
+            filled = list(flat)
+            for place, leaf in zip(places, leaves, strict=True):
+                filled[place] = leaf
+            return call(model, pytree.tree_unflatten(filled, spec))
+
+        mask = self._mask
+        valid = None if mask is None else _usable(_check_mask(mask(raw), size), self._device)
+        attention = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        if isinstance(attention, Tensor) and _holds(attention, size):
+            attention = _usable(attention, self._device).bool()
+        else:
+            attention = None
+        return Batch(tuple(flat[i] for i in places), run, valid, attention)
+
+    def _holds_samples(self, name: str, leaf: Tensor, size: int) -> bool:
+        length = len(leaf) if leaf.dim() else -1
+        if self._constant.get(name) == length:
+            return False
+        if length == size and name not in self._constant:
+            self._per_sample.add(name)
+            return True
+        if name in self._per_sample or length == size:
+            raise ValueError(
+                "`loader` must yield tensors that hold one entry a sample in every batch, or in "
+                f"none. Got {list(leaf.shape)} for `batch{name}` of {size} samples, unlike in an "
+                "earlier batch. Give the constant tensors to the model in `forward=lambda model, "
+                "batch: ...`, not in the batch."
+            )
+        self._constant[name] = length
+        return False
+
+
 def as_batch(
     raw: Any,
     device: torch.device,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     mask: Callable[[Any], Tensor] | None = None,
 ) -> Batch:
-    """Reads one item of a loader.
-
-    A tensor is the input; of a tuple or list the first element; a mapping is passed as keywords,
-    without labels; anything else needs `forward`.
-    """
-    inputs, call = (raw, forward) if forward is not None else _plain(raw)
-    flat, spec = pytree.tree_flatten(inputs)
-    flat = [_usable(leaf, device) if isinstance(leaf, Tensor) else leaf for leaf in flat]
-    size = _batch_size(flat, raw)
-    places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and _holds(leaf, size)]
-
-    def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
-        filled = list(flat)
-        for place, leaf in zip(places, leaves, strict=True):
-            filled[place] = leaf
-        return call(model, pytree.tree_unflatten(filled, spec))
-
-    valid = None if mask is None else _usable(_check_mask(mask(raw), size), device)
-    attention = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if isinstance(attention, Tensor) and _holds(attention, size):
-        attention = _usable(attention, device).bool()
-    else:
-        attention = None
-    return Batch(tuple(flat[i] for i in places), run, valid, attention)
+    """A single item of a loader, see `Reader`."""
+    return Reader(device, forward, mask).read(raw)
 
 
 def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from fastgradnorm._batches import Batch
+from fastgradnorm._chunks import Chunks
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
+from fastgradnorm._memory import is_out_of_memory
 from fastgradnorm._naive import plain_scores
 from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
@@ -33,7 +35,8 @@ class Engine:
 
     def __init__(self, subject: Subject, options: Options) -> None:
         self.subject, self.options = subject, options
-        self.passes = Passes(subject, options)
+        self.chunks = Chunks(options.max_memory, subject.device)
+        self.passes = Passes(subject, options, self.chunks)
         self.loop_reason: str | None = None
         self._plans: dict[Any, list[Plan]] = {}
 
@@ -58,12 +61,9 @@ class Engine:
         """Scores of all samples, in order."""
         plan = self.plan(batch)
         objective = make_objective(self.options, plan.logits_shape)
-        size = len(batch)
-        if not self._uses_closed_form(plan, objective):
-            size, _ = plan.chunks(size, objective.count(plan.logits_shape))
-        return _join(
-            [self._split(batch.take(slice(i, i + size))) for i in range(0, len(batch), size)]
-        )
+        closed = self._uses_closed_form(plan, objective)
+        count = 0 if closed else objective.count(plan.logits_shape)
+        return _join(self.chunks.run(self._split, batch, plan, count))
 
     def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
@@ -82,7 +82,7 @@ class Engine:
         except DivergentControlFlowError as branch:
             values, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             if _WRITES_SAMPLES in str(error) and not self.passes.spread:
                 self.passes.spread = True

@@ -40,6 +40,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
         >>> naive_score_pool(model, [torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])])
         tensor([1.0000, 1.4142])
     """
+    options.refuse_subset("naive_score_pool")
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
     names: Sequence[str] | None = None
     with OwnRandomState(), autograd_ready():

@@ -58,18 +58,29 @@ class Options:
         autocast: A dtype for `torch.autocast` during the forward pass and the pull-backs. Squares
             and sums are float32 in any case.
         backend: `"auto"`, `"torch"` or `"triton"`: what computes the norms.
-        max_memory: Not yet.
+        max_memory: What may be used beside the model and a batch: bytes (an int), or a share in
+            (0, 1] of what is free when scoring starts (a float; 1.0 is all, 1 is one byte). By
+            default four fifths of it. Batches are worked on in chunks that fit, and never in larger
+            ones than are fastest. An estimate of tensors. On top come, for `verify`, once the
+            gradient of all parameters, and on the CPU freed memory that the C library keeps: for
+            many-layered models as much again and more, which `MALLOC_MMAP_THRESHOLD_=65536` in the
+            environment avoids.
         rtol: Not yet; 0 is exact.
         num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
             multi-label outputs, where classes cannot be enumerated. If that many cover every
             combination of labels, all are used and the score is exact.
-        seed: Of those draws. The same numbers are used for each sample, so that a score depends on
-            its sample alone.
+        seed: Of those draws, and of `subset`. The same numbers are used for each sample, so that a
+            score depends on its sample alone.
         verify: Compare the first two samples with plain autograd, and raise on disagreement.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
-        subset: Not yet.
-        checkpoint: Not yet.
+        subset: Score a random part of the pool: so many samples (an int), or a fraction in (0, 1]
+            (a float; 1.0 is all, 1 is one sample). Of a DataLoader over an indexable dataset only
+            those are loaded; of any other loader each sample is scored with that probability. For
+            `GradNormScorer.score`, whose result has the `indices`.
+        checkpoint: A file that makes a run resumable: if the process is stopped, the next call with
+            the same model, options and pool goes on where it was, and gives the same bits. A
+            finished one returns at once. A file of anything else is refused.
         progress: Show a progress bar; by default where standard error is a terminal.
     """
 
@@ -124,8 +135,10 @@ class Options:
             _check_device(self.device)
         _validate.check_number("rtol", self.rtol, at_least=0)
         _validate.not_yet("rtol", self.rtol, 0.0)
-        for name in ("max_memory", "subset", "checkpoint"):
-            _validate.not_yet(name, getattr(self, name), None)
+        _validate.check_amount("max_memory", self.max_memory, "bytes")
+        _validate.check_amount("subset", self.subset, "samples")
+        if not isinstance(self.checkpoint, (str, Path, type(None))):
+            raise _validate.fail_type("checkpoint", "a path or None", self.checkpoint)
 
     def _check_schemes(self) -> None:
         if isinstance(self.scheme, str):
@@ -139,6 +152,15 @@ class Options:
             _validate.check_choice("scheme", name, SCHEMES)
         if len(set(self.scheme)) < len(self.scheme):
             raise _validate.fail("scheme", "names that differ", self.scheme)
+
+    def refuse_subset(self, function: str) -> None:
+        """For functions whose result cannot tell which samples it is of."""
+        if self.subset is not None:
+            raise ValueError(
+                f"`subset` must be None for `{function}`, whose result has no place for the chosen "
+                f"indices. Got {self.subset!r}. Use `GradNormScorer(model, subset=...)"
+                ".score(loader)`."
+            )
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:

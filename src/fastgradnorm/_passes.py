@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fastgradnorm._batches import Batch
+from fastgradnorm._chunks import Chunks
 from fastgradnorm._clock import Clock
 from fastgradnorm._naive import total_norms
 from fastgradnorm._objectives import Objective
@@ -52,14 +53,15 @@ class Passes:
     Args:
         subject: The model.
         options: All that is asked for.
+        chunks: How many cotangents are pulled back at a time.
 
     Attributes:
         clock: Measures the rules, if set.
         spread: Whether new tensors get a value a sample, see `Watch`.
     """
 
-    def __init__(self, subject: Subject, options: Options) -> None:
-        self.subject, self.options = subject, options
+    def __init__(self, subject: Subject, options: Options, chunks: Chunks) -> None:
+        self.subject, self.options, self.chunks = subject, options, chunks
         self.clock: Clock | None = None
         self.spread = False
 
@@ -139,7 +141,7 @@ class Passes:
             return torch.cat([*norms.values(), *joined, *extras.values()])
 
         def pull(cotangents: Tensor) -> Tensor:
-            _, size = plan.chunks(1, len(cotangents))
+            size = self.chunks.cotangents(plan, len(cotangents))
             *first, last = cotangents.to(logits.dtype).split(size)
             rows = [vmap(partial(columns, last=False))(chunk) for chunk in first]
             rows.append(vmap(partial(columns, last=True))(last))

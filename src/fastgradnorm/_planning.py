@@ -1,24 +1,29 @@
 """One plain pass over one sample: which parameters are used where, and how each is counted."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import fastgradnorm_kernels as kernels
 import torch
 from torch import Tensor, nn
 
 from fastgradnorm._batches import Batch
 from fastgradnorm._coverage import Coverage, Edges, check_reached, cover
 from fastgradnorm._errors import CoverageError, UnsupportedModelError
+from fastgradnorm._memory import is_out_of_memory
 from fastgradnorm._pieces import Pieces
 from fastgradnorm._record import Recorder, Use
+from fastgradnorm._rules import Rule
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import type_name
 
-# Working memory of one chunk of samples and cotangents, in bytes. On two cores 128 to 256 MiB were
-# fastest for convolutional networks, 256 and more for transformers; less and much more were slower.
-_CHUNK_BYTES = {"cpu": 1 << 28}
-_CHUNK_BYTES_GPU = 1 << 30
+# Estimates of memory are of tensors; allocators and libraries add about so much.
+_MARGIN = 1.25
+# Per-sample gradients are formed for as many samples at a time as make up so many bytes.
+_BLOCK_BYTES = 1 << 24
+_MANY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Plan:
         exact_head: The last layer's output *is* the logits, at one position.
         activation_bytes: What one sample keeps for its backward pass.
         transient_bytes: What one sample and cotangent need at a time.
-        chunk_bytes: What a chunk of them may need.
+        scratch_bytes: What one sample needs at a time for all its cotangents.
+        gradient_bytes: The largest weight gradient that a rule forms.
+        item_bytes: Of one number.
     """
 
     coverage: Coverage
@@ -43,7 +50,9 @@ class Plan:
     exact_head: bool
     activation_bytes: int
     transient_bytes: int
-    chunk_bytes: int
+    scratch_bytes: int
+    gradient_bytes: int
+    item_bytes: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,12 +64,20 @@ class Plan:
         """All chosen parameters: another pass may use one that this one did not."""
         return (*self.names, *self.coverage.unused)
 
-    def chunks(self, samples: int, cotangents: int) -> tuple[int, int]:
-        """Samples and cotangents to work on at a time."""
-        per_pair = max(1, self.transient_bytes)
-        cotangents = max(1, min(cotangents, self.chunk_bytes // per_pair))
-        per_sample = self.activation_bytes + per_pair * cotangents
-        return max(1, min(samples, self.chunk_bytes // max(1, per_sample))), cotangents
+    def bytes(self, samples: int, cotangents: int, count: int) -> int:
+        """Estimate of the peak beside model and inputs, for a chunk of so many at a time.
+
+        Args:
+            samples: Of one chunk.
+            cotangents: Pulled back at a time; 0 for a forward pass alone.
+            count: Of all cotangents of a sample, which are there from the start.
+        """
+        logits = math.prod(self.logits_shape)
+        each = self.activation_bytes + self.scratch_bytes + cotangents * self.transient_bytes
+        each += 3 * count * logits * self.item_bytes
+        formed = cotangents * self.gradient_bytes
+        block = max(formed, min(_BLOCK_BYTES, samples * formed))
+        return int(_MARGIN * (samples * each + block))
 
 
 def make_plan(subject: Subject, batch: Batch) -> Plan:
@@ -84,15 +101,19 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
     pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
     uses = tuple(u for u, names in zip(run.recorder.uses, pieces, strict=True) if names & {*leaves})
     lone = len(coverage.taps) == 1 and not coverage.joints and not coverage.leftovers
+    width = 8 if subject.dtype == torch.float64 else 4
+    ruled = [u for u in uses if u.rule is not None and u.rule.joint is not None]
     return Plan(
         coverage=coverage,
         harmless=frozenset(run.recorder.harmless),
-        uses=uses,
+        uses=tuple(_lean(use) for use in uses),
         logits_shape=tuple(run.logits.shape),
         exact_head=exact_head and lone,
         activation_bytes=run.saved_bytes,
-        transient_bytes=_transient_bytes(uses, subject, coverage.leftovers),
-        chunk_bytes=_CHUNK_BYTES.get(subject.device.type, _CHUNK_BYTES_GPU),
+        transient_bytes=width * _transient_elements(uses, subject, coverage.leftovers),
+        scratch_bytes=width * max(map(_scratch_elements, ruled), default=0),
+        gradient_bytes=width * max(map(_gradient_elements, ruled), default=0),
+        item_bytes=width,
     )
 
 
@@ -114,13 +135,15 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     saved = _SavedBytes(leaves.values())
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
-        with torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor), recorder:
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack), recorder:
             logits = subject.run(view, batch, inputs)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
     except CoverageError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         given = ", ".join(type_name(x) for x in inputs)
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
@@ -132,6 +155,7 @@ def _record(subject: Subject, batch: Batch) -> _Run:
                 f"the forward pass changes the parameter `{name}` in place."
             )
     subject.note_changes()
+    saved.tensors.clear()
     return _Run(recorder, leaves, logits, saved.total)
 
 
@@ -155,18 +179,32 @@ def _layer(view: nn.Module, recorder: Recorder) -> str:
 
 
 class _SavedBytes:
-    """Adds up what autograd keeps for one sample, parameters apart."""
+    """Adds up what autograd keeps for one sample, parameters apart.
+
+    The graph holds numbers, not tensors: an operation that holds its own output would be a circle
+    that is never freed.
+
+    Attributes:
+        tensors: What the graph's numbers stand for; to be cleared when it is not pulled back from.
+    """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self.tensors: list[Tensor] = []
         self.total = 0
 
-    def note(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> int:
+        """Notes a tensor, and returns its number."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def unpack(self, number: int) -> Tensor:
+        """The tensor of that number, for models that pull back while they run."""
+        return self.tensors[number]
 
 
 def _last_layer(run: _Run) -> tuple[Use, bool]:
@@ -181,9 +219,44 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
     return use, exact and whole and use.operation == "linear"
 
 
-def _transient_bytes(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
+def _transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
     """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
-    width = 8 if subject.dtype == torch.float64 else 4
     outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
     largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
-    return width * (4 * outputs + 2 * largest)
+    return 4 * outputs + 2 * largest
+
+
+def _scratch_elements(use: Use) -> int:
+    """A Gram matrix of the positions, and the patches of a convolution where they are formed."""
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    if t == 1:
+        return 0
+    # The more cotangents share it, the likelier the Gram form.
+    gram = kernels.choose_form(t, i, o, _MANY) == "ghost"
+    given = sum(saved.numel() for saved in use.rule.saved)
+    patches = t * i * groups if t * i * groups > given else 0
+    if use.operation == "conv2d" and not gram:
+        patches = 0
+    return patches + groups * t * t * gram
+
+
+def _gradient_elements(use: Use) -> int:
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    return groups * i * o if kernels.choose_form(t, i, o, 1) == "direct" else 0
+
+
+def _sizes(rule: Rule) -> tuple[int, int, int, int]:
+    return rule.shape.positions, rule.shape.inputs, rule.shape.outputs, rule.groups
+
+
+def _lean(use: Use) -> Use:
+    """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
+    output = None if use.output is None else torch.empty(use.output.shape, device="meta")
+    rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
+    return replace(use, output=output, rule=rule)
+
+
+def _forgotten(saved: Sequence[Tensor], g: Tensor) -> dict[str, Tensor]:
+    raise AssertionError("a plan tells of rules; it does not run them")

@@ -24,11 +24,14 @@ class PoolScores:
         values: `[N]`, float32 (float64 for a float64 model), on the CPU; higher is labelled first.
         standard_error: `[N]` where scores were estimated from drawn labels, else None.
         provenance: Scheme, parameters counted, versions, device, seed, seconds and the options.
+        indices: `[N]`, int64: which sample of the pool each is, ascending, where a `subset` was
+            scored; else None.
     """
 
     values: Tensor
     standard_error: Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    indices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,8 +60,9 @@ class PoolScores:
         return "\n".join(lines)
 
     def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
-        """Indices of the `k` samples to label, best first; see `fastgradnorm.select`."""
-        return select(self.values, k, strategy=strategy, seed=seed)
+        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`."""
+        chosen = select(self.values, k, strategy=strategy, seed=seed)
+        return chosen if self.indices is None else self.indices[chosen]
 
     def to_numpy(self) -> np.ndarray:
         """The values as an array `[N]`."""
@@ -111,7 +115,7 @@ class PoolScores:
         return _export.write_parquet(self, path, ids, low_first)
 
     def save(self, path: str | Path) -> Path:
-        """Writes values, standard errors and provenance to one npz file, whole or not at all.
+        """Writes everything to one npz file, whole or not at all.
 
         Returns:
             The path written.
@@ -120,6 +124,8 @@ class PoolScores:
         arrays = {"values": self.values.numpy()}
         if self.standard_error is not None:
             arrays["standard_error"] = self.standard_error.numpy()
+        if self.indices is not None:
+            arrays["indices"] = self.indices.numpy()
         arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
         partial = target.with_name(target.name + ".partial")
         try:
@@ -141,7 +147,7 @@ class PoolScores:
         try:
             with np.load(path, allow_pickle=False) as file:
                 values = torch.from_numpy(file["values"])
-                error = file.get("standard_error")
+                error, indices = file.get("standard_error"), file.get("indices")
                 provenance = json.loads(str(file["provenance"]))
         except FileNotFoundError:
             raise
@@ -151,7 +157,12 @@ class PoolScores:
                 f"{type(error_).__name__}: {error_}"
             ) from error_
         provenance.pop("format", None)
-        return cls(values, None if error is None else torch.from_numpy(error), provenance)
+        return cls(
+            values,
+            None if error is None else torch.from_numpy(error),
+            provenance,
+            None if indices is None else torch.from_numpy(indices),
+        )
 
 
 def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:

@@ -1,33 +1,28 @@
 """A pool in, one score per sample out."""
 
-import contextlib
-import platform
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from fastgradnorm_kernels import resolve_backend
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from fastgradnorm._batches import Batch, as_batch
+from fastgradnorm._batches import as_batch
 from fastgradnorm._clock import Clock, now
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
 from fastgradnorm._explain import Explanation, explain
 from fastgradnorm._objectives import make_objective
 from fastgradnorm._options import Options, takes_options
-from fastgradnorm._passes import Scored
+from fastgradnorm._pool import make_pool
+from fastgradnorm._provenance import provenance
 from fastgradnorm._results import PoolScores
+from fastgradnorm._run import Run, score_one
 from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
-from fastgradnorm._validate import check_model, fail_type
-from fastgradnorm._verify import verify
-from fastgradnorm._version import __version__
+from fastgradnorm._validate import check_model
 
 
 @takes_options(Options)
@@ -55,7 +50,10 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         unit of parameter. The highest are labelled first. For several schemes a dict of them.
 
     Raises:
-        ValueError: If an option is wrong, `loader` is empty, or the model cannot run.
+        ValueError: If an option is wrong, `loader` is empty, the model cannot run, `max_memory` is
+            less than one sample needs, or `checkpoint` is of another run. Also with a `subset`,
+            whose samples a bare tensor cannot tell: use `GradNormScorer`.
+        MemoryError: If the device has no room for one sample.
         UnsupportedModelError: If a layer mixes samples (batch norm without running statistics) or
             draws random numbers. A `ValueError`.
         CoverageError: If a trainable parameter's use could not be accounted for. A `ValueError`.
@@ -66,6 +64,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         - A score depends on its sample alone, not on batch size or order.
         - Each trainable parameter that takes part is counted once, shared ones after adding up.
         - Parameters, `.grad`, buffers, modes, hooks and random states are unchanged.
+        - Memory does not grow with the pool, but for the scores.
 
     Example:
         >>> model = nn.Linear(3, 2).eval()
@@ -73,6 +72,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         >>> score_pool(model, [torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])])
         tensor([1.0000, 1.4142])
     """
+    options.refuse_subset("score_pool")
     scorer = GradNormScorer(model, **_as_keywords(options))
     scores = scorer.score(loader)
     if isinstance(scores, PoolScores):
@@ -101,50 +101,72 @@ class GradNormScorer:
         self.options = options
 
     def score_batch(self, batch: Any) -> Any:
-        """Scores `[B]` of one batch, on the CPU; a dict for several schemes."""
+        """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
+
+        All of it, without a checkpoint, whatever `subset` and `checkpoint` say.
+        """
+        options = self.options
         with OwnRandomState(), autograd_ready():
-            scored = self._score_one(self._engine(), batch, first=True)
+            engine = self._engine()
+            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            scored = score_one(engine, parsed, first=True)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
-        return self.options.pick(scored.scores)
+        return options.pick(scored.scores)
 
     def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yields the scores of each batch as it is done, for pools of any length.
 
-        NaN and infinite scores are passed on as they are.
+        Memory does not grow with the pool. NaN and infinite scores are passed on as they are. With
+        a `checkpoint` the scores of an earlier run come first, at once.
+
+        Raises:
+            ValueError: If there is a `subset`, and as told at `score_pool`.
         """
-        batches, random_state = self._batches(loader), OwnRandomState()
+        self.options.refuse_subset("stream")
+        return self._streamed(loader)
+
+    def _streamed(self, loader: Iterable[Any]) -> Iterator[Any]:
+        random_state = OwnRandomState()
+        parts = self._run(loader).parts()
         while True:
             with random_state:
-                found = next(batches, None)
-            if found is None:
+                part = next(parts, None)
+            if part is None:
                 return
-            yield self.options.pick(found[1].scores)
+            yield self.options.pick(part.scored.scores)
 
     def score(self, loader: Iterable[Any]) -> Any:
         """`PoolScores` of a whole pool, with standard errors and provenance; a dict of several.
 
+        With a `subset` the result's `indices` tell which samples of the pool were scored. With a
+        `checkpoint` a run that was stopped goes on where it was; batch sizes must be the same, and
+        samples must be the same each time they are loaded.
+
         Raises:
-            ValueError: If `loader` yields no sample, and as told at `score_pool`.
+            ValueError: If `loader` yields no sample, `checkpoint` is of another run, and as told at
+                `score_pool`.
         """
-        start = time.perf_counter()
-        parts: list[Scored] = []
-        engine: Engine | None = None
+        columns = _Columns()
         with OwnRandomState():
-            for engine, scored in self._batches(loader):  # noqa: B007 - all are the same one
-                parts.append(scored)
-        if engine is None or not sum(len(next(iter(p.scores.values()))) for p in parts):
-            raise ValueError(
-                "`loader` must yield at least one sample. Got none. A generator can be read only "
-                "once; pass a DataLoader or a list."
-            )
-        facts = self._provenance(engine, time.perf_counter() - start)
+            run = self._run(loader)
+            for part in run.parts():
+                for scheme, values in part.scored.scores.items():
+                    columns.add(f"score {scheme}", values)
+                for scheme, values in part.scored.errors.items():
+                    columns.add(f"error {scheme}", values)
+                if part.indices is not None:
+                    columns.add("indices", part.indices)
+        facts = provenance(run)
         found: dict[str, PoolScores] = {}
         for scheme in self.options.schemes:
-            errors = [p.errors[scheme] for p in parts if scheme in p.errors]
+            scores = columns.get(f"score {scheme}")
+            if scores is None:
+                raise ValueError(_nothing(self.options.subset))
             found[scheme] = PoolScores(
-                torch.cat([p.scores[scheme] for p in parts]),
-                torch.cat(errors) if errors else None,
+                scores,
+                columns.get(f"error {scheme}"),
                 {"scheme": scheme, **facts},
+                columns.get("indices"),
             )
         self._judge(found)
         return self.options.pick(found)
@@ -181,47 +203,18 @@ class GradNormScorer:
         resolve_backend(self.options.backend, subject.device)
         return Engine(subject, self.options)
 
-    def _batches(self, loader: Iterable[Any]) -> Iterator[tuple[Engine, Scored]]:
-        if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
-            raise fail_type("loader", "an iterable of batches", loader)
-        if isinstance(loader, Tensor):
-            raise fail_type(
-                "loader", "an iterable of batches", loader, "Wrap one batch in a list: `[batch]`."
-            )
-        _warn_if_shuffled(loader)
+    def _run(self, loader: Iterable[Any]) -> Run:
+        pool = make_pool(loader, self.options.subset, self.options.seed)
         with autograd_ready():
-            engine = self._engine()
-        with _progress(loader, self.options.progress) as bar:
-            done = 0
-            for raw in loader:
-                with autograd_ready():
-                    scored = self._score_one(engine, raw, first=done == 0)
-                size = len(next(iter(scored.scores.values())))
-                done += size
-                bar.update(size)
-                yield engine, scored
-
-    def _score_one(self, engine: Engine, raw: Any, first: bool) -> Scored:
-        options = self.options
-        batch: Batch = as_batch(raw, engine.subject.device, options.forward, options.mask)
-        if len(batch) == 0:
-            empty = torch.empty(0, dtype=_result_dtype(engine.subject.dtype))
-            return Scored(dict.fromkeys(options.schemes, empty), {})
-        if first and options.verify:
-            verify(engine, batch)
-        scored = engine.score(batch)
-        dtype = _result_dtype(engine.subject.dtype)
-        return Scored(
-            {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
-            {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
-        )
+            return Run(self._engine(), pool)
 
     def _judge(self, found: dict[str, PoolScores]) -> None:
         """NaN and infinite scores, told once everything is there."""
         bad = {i for s in found.values() for i in (~s.values.isfinite()).nonzero()[:, 0].tolist()}
         if not bad or self.options.on_nonfinite == "keep":
             return
-        indices = sorted(bad)
+        places = next(iter(found.values())).indices
+        indices = sorted(bad if places is None else places[sorted(bad)].tolist())
         some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
         message = (
             f"{len(indices)} of {len(next(iter(found.values())))} scores are NaN or infinite: "
@@ -232,67 +225,35 @@ class GradNormScorer:
             return
         raise NonFiniteScoreError(message, indices, self.options.pick(found))
 
-    def _provenance(self, engine: Engine, seconds: float) -> dict[str, Any]:
-        names = engine.counted
-        parameters = engine.subject.parameters
-        selected = self.options.params
-        return {
-            "parameters": {
-                "selected": selected if isinstance(selected, str) else "by function",
-                "tensors": len(names),
-                "elements": sum(parameters[name].numel() for name in names),
-                "names": list(names),
-            },
-            "options": _plain_options(self.options),
-            "versions": {
-                "fastgradnorm": __version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "device": _device_name(engine.subject.device),
-            "dtype": str(engine.subject.dtype).removeprefix("torch."),
-            "seed": self.options.seed,
-            "seconds": seconds,
-        }
+
+def _nothing(subset: int | float | None) -> str:
+    if isinstance(subset, float):
+        return (
+            f"`subset` must leave samples to score. Got {subset}, by which none of the pool's was "
+            "drawn, or an empty `loader`. Raise it, or use another `seed`."
+        )
+    return (
+        "`loader` must yield at least one sample. Got none. A generator can be read only once; "
+        "pass a DataLoader or a list."
+    )
+
+
+class _Columns:
+    """Numbers added batch by batch, in little more memory than they need in the end."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, bytearray] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        self._dtypes[name] = values.dtype
+        self._bytes.setdefault(name, bytearray()).extend(values.numpy().tobytes())
+
+    def get(self, name: str) -> Tensor | None:
+        """All numbers of that name, or None if there are none."""
+        found = self._bytes.get(name)
+        return torch.frombuffer(found, dtype=self._dtypes[name]) if found else None
 
 
 def _as_keywords(options: Options) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(options)}
-
-
-def _plain_options(options: Options) -> dict[str, Any]:
-    """Options as JSON can hold them, without those that do not change scores."""
-    kept = ("reduction", "likelihood", "class_dim", "temperature", "backend", "rtol", "num_samples")
-    plain = {name: getattr(options, name) for name in kept}
-    return {**plain, "autocast": None if options.autocast is None else str(options.autocast)}
-
-
-def _result_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
-
-
-def _warn_if_shuffled(loader: object) -> None:
-    if isinstance(getattr(loader, "sampler", None), torch.utils.data.RandomSampler):
-        warnings.warn(
-            "`loader` shuffles, so that scores come in an order that cannot be traced back to the "
-            "dataset. Use shuffle=False.",
-            stacklevel=4,
-        )
-
-
-@contextlib.contextmanager
-def _progress(loader: Any, wanted: bool | None) -> Iterator[Any]:
-    total = None
-    with contextlib.suppress(TypeError, AttributeError):
-        total = len(loader.dataset)
-    # disable=None: shown where standard error is a terminal
-    disable = None if wanted is None else not wanted
-    with tqdm(total=total, desc="scoring", unit=" samples", disable=disable) as bar:
-        yield bar

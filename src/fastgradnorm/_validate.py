@@ -60,6 +60,17 @@ def check_integer(name: str, value: object, *, at_least: int | None = None) -> N
         raise fail(name, f"an integer{bound}", value)
 
 
+def check_amount(name: str, value: object, unit: str) -> None:
+    """Raises unless `value` is None, an integer >= 1, or a fraction in (0, 1]."""
+    wanted = f"{unit} (an integer >= 1) or a fraction (a float in (0, 1])"
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise fail_type(name, wanted, value)
+    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise fail(name, wanted, value)
+
+
 def check_bool(name: str, value: object) -> None:
     """Raises unless `value` is True or False."""
     if not isinstance(value, bool):

@@ -6,6 +6,7 @@ from torch import Tensor
 from fastgradnorm._batches import Batch
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import VerificationError
+from fastgradnorm._memory import is_out_of_memory
 from fastgradnorm._naive import PlainPass
 from fastgradnorm._objectives import make_objective
 from fastgradnorm._watch import DivergentControlFlowError, PlanChangedError
@@ -43,7 +44,9 @@ def verify(engine: Engine, batch: Batch) -> None:
     try:
         # Both at once: what is right for one sample may be wrong for a batch.
         actual = engine.sq_norms(batch, torch.stack(chosen))
-    except (DivergentControlFlowError, PlanChangedError, RuntimeError):
+    except (DivergentControlFlowError, PlanChangedError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         return  # split, planned anew, or scored by plain autograd itself
     for i, (run, cotangents) in enumerate(zip(runs, chosen, strict=True)):
         if bool(cotangents.isfinite().all()):  # a NaN input has no gradient to compare
