@@ -70,7 +70,11 @@ class Options:
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Not yet.
         checkpoint: Not yet.
-        progress: Show a progress bar; by default where standard error is a terminal.
+        distributed: Share the pool with the other ranks of `torch.distributed`: each scores a part,
+            and every rank gets all scores, in dataset order. Every rank must call with the same
+            model and the whole pool. By default where it is initialised with more than one rank;
+            False scores on this rank alone.
+        progress: Show a progress bar (rank 0 does); by default where standard error is a terminal.
     """
 
     scheme: Scheme | Sequence[Scheme] = "expected"
@@ -92,6 +96,7 @@ class Options:
     on_nonfinite: Literal["raise", "warn", "keep"] = "raise"
     subset: int | float | None = None
     checkpoint: str | Path | None = None
+    distributed: bool | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -112,8 +117,9 @@ class Options:
         _validate.check_integer("num_samples", self.num_samples, at_least=1)
         _validate.check_integer("seed", self.seed, at_least=0)
         _validate.check_bool("verify", self.verify)
-        if self.progress is not None:
-            _validate.check_bool("progress", self.progress)
+        for name in ("distributed", "progress"):
+            if getattr(self, name) is not None:
+                _validate.check_bool(name, getattr(self, name))
         _validate.check_callable("forward", self.forward, "(model, batch) -> logits")
         _validate.check_callable("mask", self.mask, "(batch) -> bool [N, *positions]")
         if not isinstance(self.autocast, (torch.dtype, type(None))):

@@ -22,6 +22,7 @@ from fastgradnorm._explain import Explanation, explain
 from fastgradnorm._objectives import make_objective
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._passes import Scored
+from fastgradnorm._ranks import Ranks
 from fastgradnorm._results import PoolScores
 from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
@@ -59,6 +60,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         UnsupportedModelError: If a layer mixes samples (batch norm without running statistics) or
             draws random numbers. A `ValueError`.
         CoverageError: If a trainable parameter's use could not be accounted for. A `ValueError`.
+        RankFailedError: If another process of a distributed run fails. A `RuntimeError`.
         NonFiniteScoreError: If a score is NaN or infinite; it holds all scores. A `ValueError`.
         VerificationError: If the first samples disagree with plain autograd.
 
@@ -103,7 +105,7 @@ class GradNormScorer:
     def score_batch(self, batch: Any) -> Any:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes."""
         with OwnRandomState(), autograd_ready():
-            scored = self._score_one(self._engine(), batch, first=True)
+            scored = self._score_one(self._engine(self.model), batch, first=True)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return self.options.pick(scored.scores)
 
@@ -128,16 +130,17 @@ class GradNormScorer:
         """
         start = time.perf_counter()
         parts: list[Scored] = []
-        engine: Engine | None = None
+        names: dict[str, None] = {}  # of the parameters counted, in order
         with OwnRandomState():
-            for engine, scored in self._batches(loader):  # noqa: B007 - all are the same one
+            for counted, scored in self._batches(loader):
+                names.update(dict.fromkeys(counted))
                 parts.append(scored)
-        if engine is None or not sum(len(next(iter(p.scores.values()))) for p in parts):
+        if not sum(len(next(iter(p.scores.values()))) for p in parts):
             raise ValueError(
                 "`loader` must yield at least one sample. Got none. A generator can be read only "
                 "once; pass a DataLoader or a list."
             )
-        facts = self._provenance(engine, time.perf_counter() - start)
+        facts = self._provenance(tuple(names), time.perf_counter() - start)
         found: dict[str, PoolScores] = {}
         for scheme in self.options.schemes:
             errors = [p.errors[scheme] for p in parts if scheme in p.errors]
@@ -162,7 +165,7 @@ class GradNormScorer:
         options, clock = self.options, Clock()
         with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
-            engine = self._engine()
+            engine = self._engine(self.model)
             parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
             plan = engine.plan(parsed)
             engine.score(parsed if measure else parsed.take(slice(0, 2)))
@@ -176,30 +179,43 @@ class GradNormScorer:
             measured = (shares, seconds) if measure else (None, None)
             return explain(engine.subject, plan, count, engine.loop_reason, *measured)
 
-    def _engine(self) -> Engine:
-        subject = Subject(self.model, self.options)
+    def _engine(self, model: nn.Module) -> Engine:
+        subject = Subject(model, self.options)
         resolve_backend(self.options.backend, subject.device)
         return Engine(subject, self.options)
 
-    def _batches(self, loader: Iterable[Any]) -> Iterator[tuple[Engine, Scored]]:
+    def _batches(self, loader: Iterable[Any]) -> Iterator[tuple[tuple[str, ...], Scored]]:
+        """Names of the parameters counted so far, and scores, of each batch of the whole pool."""
         if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
             raise fail_type("loader", "an iterable of batches", loader)
         if isinstance(loader, Tensor):
             raise fail_type(
                 "loader", "an iterable of batches", loader, "Wrap one batch in a list: `[batch]`."
             )
-        _warn_if_shuffled(loader)
+        ranks = Ranks.joined(self.options.distributed)
+        if ranks is None:
+            _warn_if_shuffled(loader)
+            found, shown = self._scored(self.model, loader), self.options.progress
+        else:
+            found = ranks.together(self._scored, self.model, loader)
+            shown = self.options.progress if ranks.rank == 0 else False
+        with _progress(loader, shown) as bar:
+            for counted, scored in found:
+                bar.update(len(next(iter(scored.scores.values()))))
+                yield counted, scored
+
+    def _scored(
+        self, model: nn.Module, batches: Iterable[Any]
+    ) -> Iterator[tuple[tuple[str, ...], Scored]]:
+        """The same of some batches, on this process."""
         with autograd_ready():
-            engine = self._engine()
-        with _progress(loader, self.options.progress) as bar:
-            done = 0
-            for raw in loader:
-                with autograd_ready():
-                    scored = self._score_one(engine, raw, first=done == 0)
-                size = len(next(iter(scored.scores.values())))
-                done += size
-                bar.update(size)
-                yield engine, scored
+            engine = self._engine(model)
+        done = 0
+        for raw in batches:
+            with autograd_ready():
+                scored = self._score_one(engine, raw, first=done == 0)
+            done += len(next(iter(scored.scores.values())))
+            yield engine.counted, scored
 
     def _score_one(self, engine: Engine, raw: Any, first: bool) -> Scored:
         options = self.options
@@ -232,9 +248,10 @@ class GradNormScorer:
             return
         raise NonFiniteScoreError(message, indices, self.options.pick(found))
 
-    def _provenance(self, engine: Engine, seconds: float) -> dict[str, Any]:
-        names = engine.counted
-        parameters = engine.subject.parameters
+    def _provenance(self, names: tuple[str, ...], seconds: float) -> dict[str, Any]:
+        parameters = dict(self.model.named_parameters())
+        device = self.options.device or next(iter(parameters.values())).device
+        dtype = next(p.dtype for p in parameters.values() if p.requires_grad)
         selected = self.options.params
         return {
             "parameters": {
@@ -250,8 +267,8 @@ class GradNormScorer:
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-            "device": _device_name(engine.subject.device),
-            "dtype": str(engine.subject.dtype).removeprefix("torch."),
+            "device": _device_name(torch.device(device)),
+            "dtype": str(dtype).removeprefix("torch."),
             "seed": self.options.seed,
             "seconds": seconds,
         }
