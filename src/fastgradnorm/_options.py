@@ -70,10 +70,10 @@ class Options:
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Not yet.
         checkpoint: Not yet.
-        distributed: Share the pool with the other ranks of `torch.distributed`: each scores a part,
-            and every rank gets all scores, in dataset order. Every rank must call with the same
-            model and the whole pool. By default where it is initialised with more than one rank;
-            False scores on this rank alone.
+        distributed: Share the pool with the other ranks of `torch.distributed`: each scores every
+            W-th batch, and every rank gets all scores, in loader order; in dataset order where a
+            distributed sampler is undone. Every rank must call, with the same model and the whole
+            pool. By default where there is more than one rank; False: this rank scores alone.
         progress: Show a progress bar (rank 0 does); by default where standard error is a terminal.
     """
 

@@ -157,7 +157,7 @@ class Ranks:
         if failures:
             told = "; ".join(f"rank {rank}: {text}" for rank, text in failures.items())
             raise RankFailedError(
-                f"{len(failures)} of {self.world} ranks failed, so that none returns scores. {told}",
+                f"{len(failures)} of {self.world} ranks failed; none returns scores. {told}",
                 failures,
             )
         return [each for _, each in said]
@@ -172,7 +172,7 @@ def _on_device_of(model: nn.Module) -> Iterator[None]:
 
 
 def _check_counts(counts: list[int]) -> None:
-    """Batches read by each rank: dealt in turn, an earlier rank has as many as a later, or one more."""
+    """Dealt in turn, an earlier rank has as many batches as a later one, or one more."""
     if sorted(counts, reverse=True) != counts or counts[0] > counts[-1] + 1:
         raise ValueError(
             "`loader` must yield the same batches on every rank. Got shares of "

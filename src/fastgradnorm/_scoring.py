@@ -112,7 +112,8 @@ class GradNormScorer:
     def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yields the scores of each batch as it is done, for pools of any length.
 
-        NaN and infinite scores are passed on as they are.
+        NaN and infinite scores are passed on as they are. Where ranks share the pool, each must
+        read on to the end.
         """
         batches, random_state = self._batches(loader), OwnRandomState()
         while True:

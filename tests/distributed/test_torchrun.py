@@ -30,7 +30,7 @@ def test_every_rank_has_the_scores_of_one_process(found, rank):
     expected = alone(scheme=pools.SCHEMES)
     for scheme in pools.SCHEMES:
         assert_close_relative(found[rank]["every_scheme"][scheme], expected[scheme], 1e-6, scheme)
-    for case in ("workers", "sampler"):
+    for case in ("workers", "inference_mode", "sampler"):
         assert_close_relative(found[rank][case], expected["expected"], 1e-6, case)
 
 

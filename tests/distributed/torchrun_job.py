@@ -25,6 +25,10 @@ def whole_pools():
     def workers():
         return score_pool(pools.mlp(), pools.loader(num_workers=1))
 
+    def inference_mode():
+        with torch.inference_mode():
+            return score_pool(pools.mlp(), pools.loader())
+
     def sampler():
         sampler = DistributedSampler(pools.Rows())  # shuffles, and pads to 38
         model = nn.parallel.DistributedDataParallel(pools.mlp())
@@ -63,8 +67,8 @@ def whole_pools():
         }
 
     return [
-        *(every_scheme, workers, sampler, standard_errors, one_batch),
-        *(first_buffers, progress, alone, again),
+        *(every_scheme, workers, inference_mode, sampler, standard_errors),
+        *(one_batch, first_buffers, progress, alone, again),
     ]
 
 
@@ -80,9 +84,6 @@ def failures():
     def one_rank():
         dataset = pools.Rows(fails_at=26 if rank == 1 else None)
         score_pool(pools.mlp(), DataLoader(dataset, 5, collate_fn=pools.first_column))
-
-    def no_model():
-        score_pool(pools.mlp() if rank == 0 else nn.Linear(10, 5).requires_grad_(False), [])
 
     def other_model():
         score_pool(pools.mlp(seed=rank), pools.loader())
@@ -105,7 +106,7 @@ def failures():
         score_pool(pools.mlp(), [])
 
     return [
-        *(nan, one_rank, no_model, other_model, own_share, own_order, own_length),
+        *(nan, one_rank, other_model, own_share, own_order, own_length),
         *(shuffled, no_batch),
     ]
 
