@@ -1,5 +1,6 @@
 """What must be alike on every rank, in a few bytes: a model's tensors, and a sample of the pool."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,10 +24,9 @@ def likeness(sample: Any) -> list[str]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """The sum of the tensor's bytes."""
-    with torch.no_grad():
-        flat = tensor.detach().reshape(-1).contiguous()
-        return int(flat.view(torch.uint8).sum(dtype=torch.int64))
+    """Of the tensor's bytes, wherever and however it lies in memory."""
+    flat = tensor.detach().cpu().reshape(-1).contiguous()
+    return zlib.crc32(flat.view(torch.uint8).numpy().data)
 
 
 def _told(leaf: Any) -> str:

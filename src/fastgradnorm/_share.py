@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch.utils.data import (
     BatchSampler,
@@ -37,7 +37,7 @@ class Share:
 
 
 def share(loader: Iterable[Any], rank: int, world: int) -> Share:
-    """Deals the batches of a loader.
+    """Deals the batches of the whole pool.
 
     Of a dataset that can be indexed, a rank reads its own share only, with the loader's workers and
     collation. Anything else is read whole on every rank.
@@ -45,32 +45,67 @@ def share(loader: Iterable[Any], rank: int, world: int) -> Share:
     Raises:
         ValueError: If `loader` shuffles.
     """
-    loader = getattr(loader, "base_dataloader", loader)  # accelerate's loaders stand before one
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        return _of_iterable(loader, rank, world)
-    if isinstance(loader.dataset, IterableDataset):
-        return _of_iterable(_without_shard(loader), rank, world)
-    return _of_dataset(loader, rank, world)
-
-
-def _of_iterable(loader: Iterable[Any], rank: int, world: int) -> Share:
+    loader = whole_pool(loader)
+    if _can_be_indexed(loader):
+        return _of_dataset(loader, rank, world)
     items = iter(loader)
     head = list(islice(items, 1))
-    return Share(
-        islice(chain(head, items), rank, None, world), "as iterated", head[0] if head else None
+    batches = islice(chain(head, items), rank, None, world)
+    return Share(batches, "as iterated", head[0] if head else None)
+
+
+def whole_pool(loader: Iterable[Any]) -> Iterable[Any]:
+    """The loader that one process would read: without shares, and without what fills them up.
+
+    Undone are accelerate's loaders (in their own order) and distributed samplers (in the dataset's
+    order).
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate's loaders stand before one
+    if isinstance(loader, DataLoader) and type(loader.dataset).__name__ == "IterableDatasetShard":
+        shard: Any = loader.dataset
+        how = {"batch_size": shard.batch_size, "drop_last": shard.drop_last}
+        return DataLoader(shard.dataset, **how, **_kept(loader))
+    if not _can_be_indexed(loader):
+        return loader
+    given = draws = _draws(loader)
+    if type(draws).__name__ == "BatchSamplerShard":  # accelerate's: every W-th batch, and padding
+        draws = draws.batch_sampler
+    sampler = getattr(draws, "sampler", None)
+    if hasattr(draws, "num_replicas"):  # a distributed sampler: every W-th sample, and padding
+        draws = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
+    elif hasattr(sampler, "num_replicas"):
+        draws = copy.copy(draws)
+        draws.sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
+    return loader if draws is given else _remade(loader, draws)
+
+
+def _can_be_indexed(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and type(loader).__iter__ is DataLoader.__iter__
     )
 
 
+def _draws(loader: DataLoader[Any]) -> Any:
+    """What yields the keys of each batch: lists, or what the dataset makes a batch of itself."""
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _remade(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
+    """The same loader of other batches."""
+    if loader.batch_sampler is None:
+        return DataLoader(loader.dataset, batch_size=None, sampler=draws, **_kept(loader))
+    return DataLoader(loader.dataset, batch_sampler=draws, **_kept(loader))
+
+
 def _of_dataset(loader: DataLoader[Any], rank: int, world: int) -> Share:
-    draws, order = _whole_order(loader)
+    draws, order = _in_order(loader)
     head = list(islice(draws, 1))
-    batched = loader.batch_sampler is not None
+    if loader.batch_sampler is not None:
+        head = [batch[:1] for batch in head]
     # One sample of the pool's first batch goes ahead, through the same workers, for comparison.
-    dealt = _Dealt([batch[:1] for batch in head] if batched else head, draws, rank, world)
-    how: dict[str, Any] = {"batch_sampler": dealt} if batched else {"sampler": dealt}
-    if not batched:
-        how["batch_size"] = None  # the dataset makes batches itself
-    items = iter(DataLoader(loader.dataset, **how, **_kept(loader)))
+    items = iter(_remade(loader, _Dealt(head, draws, rank, world)))
     return Share(items, order, next(items, None))
 
 
@@ -84,19 +119,10 @@ class _Dealt:
         return chain(self.head, islice(self.draws, self.rank, None, self.world))
 
 
-def _whole_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
-    """Keys of every batch of the pool, as one process would draw them, and a description."""
-    draws: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    if type(draws).__name__ == "BatchSamplerShard":  # accelerate's: every W-th batch, and padding
-        draws = draws.batch_sampler
+def _in_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
+    """Keys of every batch of the pool, and a description of their order."""
+    draws = _draws(loader)
     sampler = getattr(draws, "sampler", draws)
-    if hasattr(sampler, "num_replicas"):  # a distributed sampler: every W-th sample, and padding
-        sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-        if draws is not getattr(draws, "sampler", draws):
-            draws = copy.copy(draws)
-            draws.sampler = sampler
-        else:
-            draws = sampler
     if isinstance(sampler, RandomSampler):
         raise ValueError(
             "`loader` must not shuffle where several ranks share it: scores could not be traced "
@@ -105,18 +131,8 @@ def _whole_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
     if type(draws) is BatchSampler and type(sampler) is SequentialSampler:
         # Told without listing the samples of a large pool.
         return draws, f"{len(sampler)} in order, by {draws.batch_size}, {draws.drop_last}"
-    keys = [list(batch) for batch in draws] if loader.batch_sampler is not None else list(draws)
+    keys = list(draws) if loader.batch_sampler is None else [list(batch) for batch in draws]
     return keys, hashlib.sha256(repr(keys).encode()).hexdigest()
-
-
-def _without_shard(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader of an iterable dataset, without accelerate's shard between the two."""
-    shard: Any = loader.dataset
-    if type(shard).__name__ != "IterableDatasetShard":
-        return loader
-    return DataLoader(
-        shard.dataset, batch_size=shard.batch_size, drop_last=shard.drop_last, **_kept(loader)
-    )
 
 
 def _kept(loader: DataLoader[Any]) -> dict[str, Any]:

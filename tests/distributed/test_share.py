@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler
 
-from fastgradnorm._share import share
+from fastgradnorm._share import share, whole_pool
 
 WORLDS = [1, 2, 3, 8, 11]  # of 8 batches
 
@@ -76,6 +76,11 @@ def test_a_distributed_sampler_of_batches_is_undone():
 
     loaders = [DataLoader(Made(), sampler=sampler, batch_size=None) for sampler in samplers]
     assert_same(dealt(loaders), list(pools.inputs().split(5)))
+
+
+def test_loaders_of_one_process_are_left_as_they_are():
+    for loader in (pools.loader(), pools.loader(shuffle=True), pools.streamed(), pools.ragged()):
+        assert whole_pool(loader) is loader
 
 
 def test_only_the_own_share_is_read():
