@@ -1,12 +1,14 @@
 """Starts a script of this folder in processes of its own, and waits for it, but not for ever."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PATIENCE = 300  # seconds, for machines that are busy
+PATIENCE = 900  # seconds, for machines that are busy
 
 
 def launch(launcher, script, *arguments, **variables):
@@ -19,13 +21,17 @@ def launch(launcher, script, *arguments, **variables):
         "OMP_NUM_THREADS": "1",
         **variables,
     }
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *launcher, str(HERE / script), *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        finally:  # also what a launcher leaves behind when it is stopped
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output
