@@ -3,6 +3,7 @@
 from fastgradnorm._errors import (
     CoverageError,
     NonFiniteScoreError,
+    RankFailedError,
     SlowPathWarning,
     UnsupportedModelError,
     VerificationError,
@@ -24,6 +25,7 @@ __all__ = [
     "NonFiniteScoreError",
     "Options",
     "PoolScores",
+    "RankFailedError",
     "Rule",
     "SlowPathWarning",
     "UnsupportedModelError",

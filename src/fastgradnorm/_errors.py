@@ -1,6 +1,6 @@
 """What goes wrong, as types: callers can tell a refusal from a failed check and from bad values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -28,6 +28,18 @@ class NonFiniteScoreError(ValueError):
 
 class VerificationError(RuntimeError):
     """The engine disagrees with plain autograd on the first samples. Nothing was scored."""
+
+
+class RankFailedError(RuntimeError):
+    """Another process of a distributed run failed or went away, so that no rank has all scores.
+
+    Attributes:
+        failures: What the ranks that could tell said, by rank.
+    """
+
+    def __init__(self, message: str, failures: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.failures = dict(failures)
 
 
 class SlowPathWarning(UserWarning):

@@ -81,7 +81,11 @@ class Options:
         checkpoint: A file that makes a run resumable: if the process is stopped, the next call with
             the same model, options and pool goes on where it was, and gives the same bits. A
             finished one returns at once. A file of anything else is refused.
-        progress: Show a progress bar; by default where standard error is a terminal.
+        distributed: Share the pool with the other ranks of `torch.distributed`: each scores every
+            W-th batch, and every rank gets all scores, in loader order; in dataset order where a
+            distributed sampler is undone. Every rank must call, with the same model and the whole
+            pool. By default where there is more than one rank; False: this rank scores alone.
+        progress: Show a progress bar (rank 0 does); by default where standard error is a terminal.
     """
 
     scheme: Scheme | Sequence[Scheme] = "expected"
@@ -103,6 +107,7 @@ class Options:
     on_nonfinite: Literal["raise", "warn", "keep"] = "raise"
     subset: int | float | None = None
     checkpoint: str | Path | None = None
+    distributed: bool | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -123,8 +128,9 @@ class Options:
         _validate.check_integer("num_samples", self.num_samples, at_least=1)
         _validate.check_integer("seed", self.seed, at_least=0)
         _validate.check_bool("verify", self.verify)
-        if self.progress is not None:
-            _validate.check_bool("progress", self.progress)
+        for name in ("distributed", "progress"):
+            if getattr(self, name) is not None:
+                _validate.check_bool(name, getattr(self, name))
         _validate.check_callable("forward", self.forward, "(model, batch) -> logits")
         _validate.check_callable("mask", self.mask, "(batch) -> bool [N, *positions]")
         if not isinstance(self.autocast, (torch.dtype, type(None))):

@@ -9,15 +9,16 @@ import torch
 from fastgradnorm._fingerprint import model_hash
 from fastgradnorm._options import Options
 from fastgradnorm._run import Run
+from fastgradnorm._shared_run import SharedRun
 from fastgradnorm._version import __version__
 
 # Options that change scores and that JSON can hold.
 _KEPT = ("reduction", "likelihood", "class_dim", "temperature", "backend", "rtol", "num_samples")
 
 
-def provenance(run: Run) -> dict[str, Any]:
+def provenance(run: Run | SharedRun) -> dict[str, Any]:
     """Plain data about a finished run."""
-    subject, options, names = run.engine.subject, run.options, run.counted
+    subject, options, names = run.subject, run.options, run.counted
     selected = options.params
     told = {
         "parameters": {

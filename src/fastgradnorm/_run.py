@@ -63,6 +63,7 @@ class Run:
 
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
+        self.subject = engine.subject
         self.counted: tuple[str, ...] = ()
         self._start, self._earlier = time.perf_counter(), 0.0
         options = self.options
@@ -78,7 +79,7 @@ class Run:
         """The scores of each batch, in order. Nothing of a batch is kept."""
         raws = iter(self.pool.loader)
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(_progress(self.pool.total, self.options.progress))
+            bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
             checkpoint = None
             if self.options.checkpoint is not None:
                 first = self._next(raws)
@@ -102,7 +103,7 @@ class Run:
                     checkpoint.add(self._entry(size, part.scored))
                 bar.update(size)
                 yield part
-            self.counted = _union(self.counted, self.engine.counted)
+            self.counted = union(self.counted, self.engine.counted)
             if checkpoint is not None:
                 checkpoint.finish()
 
@@ -146,7 +147,7 @@ class Run:
         columns = {f"score {name}": values for name, values in scored.scores.items()}
         columns |= {f"error {name}": values for name, values in scored.errors.items()}
         state: dict[str, Any] = {"limits": list(self.engine.chunks.limits), "seconds": self.seconds}
-        counted = _union(self.counted, self.engine.counted)
+        counted = union(self.counted, self.engine.counted)
         if counted != self.counted:
             state["counted"] = list(counted)
             self.counted = counted
@@ -156,7 +157,7 @@ class Run:
         """What an earlier process scored."""
         _, indices = self.pool.places(self._read, entry.read)
         self._read += entry.read
-        self.counted = _union(self.counted, entry.state.get("counted", ()))
+        self.counted = union(self.counted, entry.state.get("counted", ()))
         by_kind: dict[str, dict[str, Tensor]] = {"score": {}, "error": {}}
         for key, values in entry.columns.items():
             kind, _, name = key.partition(" ")
@@ -202,12 +203,14 @@ def _verify(engine: Engine, batch: Batch) -> None:
     )
 
 
-def _union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:
+def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:
+    """Names of both, each once, in order."""
     return tuple(dict.fromkeys([*first, *second]))
 
 
 @contextlib.contextmanager
-def _progress(total: int | None, wanted: bool | None) -> Iterator[Any]:
+def progress_bar(total: int | None, wanted: bool | None) -> Iterator[Any]:
+    """A bar over so many samples, if it is wanted."""
     # disable=None: shown where standard error is a terminal
     disable = None if wanted is None else not wanted
     with tqdm(total=total, desc="scoring", unit=" samples", disable=disable) as bar:

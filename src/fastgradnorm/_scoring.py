@@ -18,8 +18,10 @@ from fastgradnorm._objectives import make_objective
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._pool import make_pool
 from fastgradnorm._provenance import provenance
+from fastgradnorm._ranks import Ranks
 from fastgradnorm._results import PoolScores
 from fastgradnorm._run import Run, score_one
+from fastgradnorm._shared_run import SharedRun
 from fastgradnorm._states import OwnRandomState, autograd_ready
 from fastgradnorm._subject import Subject
 from fastgradnorm._validate import check_model
@@ -57,6 +59,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         UnsupportedModelError: If a layer mixes samples (batch norm without running statistics) or
             draws random numbers. A `ValueError`.
         CoverageError: If a trainable parameter's use could not be accounted for. A `ValueError`.
+        RankFailedError: If another process of a distributed run fails. A `RuntimeError`.
         NonFiniteScoreError: If a score is NaN or infinite; it holds all scores. A `ValueError`.
         VerificationError: If the first samples disagree with plain autograd.
 
@@ -117,7 +120,8 @@ class GradNormScorer:
         """Yields the scores of each batch as it is done, for pools of any length.
 
         Memory does not grow with the pool. NaN and infinite scores are passed on as they are. With
-        a `checkpoint` the scores of an earlier run come first, at once.
+        a `checkpoint` the scores of an earlier run come first, at once. Where ranks share the pool,
+        each must read on to the end.
 
         Raises:
             ValueError: If there is a `subset`, and as told at `score_pool`.
@@ -184,7 +188,7 @@ class GradNormScorer:
         options, clock = self.options, Clock()
         with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
-            engine = self._engine()
+            engine = self._engine(self.model)
             parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
             plan = engine.plan(parsed)
             engine.score(parsed if measure else parsed.take(slice(0, 2)))
@@ -199,14 +203,20 @@ class GradNormScorer:
             return explain(engine.subject, plan, count, engine.loop_reason, *measured)
 
     def _engine(self) -> Engine:
-        subject = Subject(self.model, self.options)
-        resolve_backend(self.options.backend, subject.device)
-        return Engine(subject, self.options)
+        return self._make_engine(self.model, self.options)
 
-    def _run(self, loader: Iterable[Any]) -> Run:
-        pool = make_pool(loader, self.options.subset, self.options.seed)
+    def _make_engine(self, model: nn.Module, options: Options) -> Engine:
         with autograd_ready():
-            return Run(self._engine(), pool)
+            subject = Subject(model, options)
+            resolve_backend(options.backend, subject.device)
+            return Engine(subject, options)
+
+    def _run(self, loader: Iterable[Any]) -> Run | SharedRun:
+        ranks = Ranks.joined(self.options.distributed)
+        if ranks is not None:
+            return SharedRun(ranks, self.model, loader, self.options, self._make_engine)
+        pool = make_pool(loader, self.options.subset, self.options.seed)
+        return Run(self._engine(), pool)
 
     def _judge(self, found: dict[str, PoolScores]) -> None:
         """NaN and infinite scores, told once everything is there."""

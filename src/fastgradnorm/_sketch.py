@@ -14,6 +14,7 @@ applies, would need the same map in a second form.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -32,6 +33,7 @@ from fastgradnorm._passes import Scored
 from fastgradnorm._pieces import Pieces
 from fastgradnorm._planning import Plan
 from fastgradnorm._scoring import GradNormScorer
+from fastgradnorm._states import autograd_ready
 from fastgradnorm._subject import Subject
 from fastgradnorm._taps import Tap
 from fastgradnorm._validate import check_choice, check_integer, fail
@@ -91,6 +93,8 @@ def gradient_sketch(
     check_choice("scheme", scheme, ("entropy", "predicted"))
     if options.get("reduction", "global") != "global":
         raise fail("reduction", "'global' for sketches", options["reduction"])
+    if options.get("checkpoint") is not None:
+        raise fail("checkpoint", "None for sketches, which it cannot hold", options["checkpoint"])
     sketcher = _Sketcher(model, dim, scheme, options)
     parts = [part for part in sketcher.stream(loader) if len(part)]
     if not parts:
@@ -116,8 +120,9 @@ class _Sketcher(GradNormScorer):
         super().__init__(model, **{**options, "scheme": "entropy"})
         self._sketch = dim, scheme
 
-    def _engine(self) -> Engine:
-        return _SketchEngine(Subject(self.model, self.options), self.options, *self._sketch)
+    def _make_engine(self, model: nn.Module, options: Options) -> Engine:
+        with autograd_ready():
+            return _SketchEngine(Subject(model, options), options, *self._sketch)
 
 
 class _SketchEngine(Engine):
@@ -131,12 +136,12 @@ class _SketchEngine(Engine):
     def score(self, batch: Batch) -> Scored:
         """Sketches of all samples, in order."""
         plan = self.plan(batch)
+        # One parameter's gradient is alive at a time, with its signs and buckets.
         largest = max(self.subject.parameters[name].numel() for name in plan.tracked)
         transient = max(plan.transient_bytes, 3 * largest * self.subject.dtype.itemsize)
-        size = max(1, plan.chunk_bytes // (plan.activation_bytes + transient))
-        chunks = [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
-        rows = [self._split(chunk).scores["entropy"] for chunk in chunks]
-        return Scored({"entropy": torch.cat(rows)}, {})
+        wider = replace(plan, transient_bytes=transient)
+        parts = self.chunks.run(self._split, batch, wider, 1)
+        return Scored({"entropy": torch.cat([part.scores["entropy"] for part in parts])}, {})
 
     def _pass(self, plan: Plan) -> Callable[[Batch], Scored]:
         objective = make_objective(self.options, plan.logits_shape)

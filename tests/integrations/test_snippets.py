@@ -17,7 +17,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 def run(name, names):
     """Runs the code block behind `<!-- name -->`; `names` are what it uses and what it makes."""
     text = PAGE.read_text(encoding="utf-8")
-    (code,) = re.findall(rf"<!-- {name} -->\n<!-- skip: next -->\n```python\n(.*?)```", text, re.DOTALL)
+    (code,) = re.findall(
+        rf"<!-- {name} -->\n<!-- skip: next -->\n```python\n(.*?)```", text, re.DOTALL
+    )
     exec(compile(code, f"integrations.md, {name}", "exec"), names)
     return names
 

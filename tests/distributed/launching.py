@@ -1,0 +1,37 @@
+"""Starts a script of this folder in processes of its own, and waits for it, but not for ever."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PATIENCE = 900  # seconds, for machines that are busy
+
+
+def launch(launcher, script, *arguments, **variables):
+    """Runs `python <launcher> <script> <arguments>`; returns exit code and output."""
+    paths = [str(HERE), str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    with subprocess.Popen(
+        [sys.executable, *launcher, str(HERE / script), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        finally:  # also what a launcher leaves behind when it is stopped
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output

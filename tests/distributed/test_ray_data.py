@@ -1,0 +1,120 @@
+"""Ray Data with two actors gives each id the score of one process, or an error."""
+
+import numpy as np
+import pools
+import pytest
+import torch
+from asserts import assert_close_relative
+from launching import launch
+
+from fastgradnorm import score_pool
+from fastgradnorm.integrations.ray_data import GradNormActor
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    code, output = launch([], "ray_job.py", folder, **quiet)
+    assert code == 0, output
+    return folder
+
+
+def test_each_id_has_its_score_though_an_actor_was_killed(job):
+    assert (job / "died").exists()
+    found = torch.load(job / "found.pt", weights_only=False)["found"]
+    assert all(set(row) == {"id", "expected", "entropy"} for row in found)
+    found.sort(key=lambda row: row["id"])
+    assert [row["id"] for row in found] == [*range(100, 137)]
+    expected = score_pool(pools.mlp(), pools.loader(), scheme=["expected", "entropy"])
+    for scheme in expected:
+        scores = torch.tensor([float(row[scheme]) for row in found])
+        assert_close_relative(scores, expected[scheme], 1e-6, scheme)
+
+
+def test_an_actor_that_fails_ends_the_run(job):
+    assert "Scores are NaN or infinite for 'id' [130]" in (job / "error.txt").read_text()
+
+
+def actor(**options):
+    names = {"input_column": "x", "id_column": "id"}
+    return GradNormActor(pools.mlp, **{**names, **options})
+
+
+def table(rows=None):
+    rows = pools.inputs() if rows is None else rows
+    return {"x": rows.double().numpy(), "id": np.arange(len(rows)).astype(str)}
+
+
+def test_columns_in_columns_out():
+    """The id column goes through as it is; inputs are cast to the model's dtype."""
+    found = actor(score_column="gradnorm")(table())
+    assert list(found) == ["id", "gradnorm"]
+    assert found["id"].tolist() == [str(i) for i in range(pools.N)]
+    assert found["gradnorm"].dtype == np.float32
+    expected = score_pool(pools.mlp(), pools.loader())
+    assert_close_relative(torch.from_numpy(found["gradnorm"]), expected, 1e-6)
+
+
+def test_several_input_columns_are_keywords():
+    class Sum(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(10, 3)
+
+        def forward(self, a, b):
+            return self.head(a + b)
+
+    model, rows = pools.seeded(Sum), pools.inputs()
+    columns = {"a": rows.numpy(), "b": rows.numpy(), "id": np.arange(pools.N)}
+    scorer = GradNormActor(lambda: model, input_column=["a", "b"], id_column="id")
+    expected = score_pool(model, [{"a": rows, "b": rows}])
+    assert_close_relative(torch.from_numpy(scorer(columns)["score"]), expected, 1e-6)
+
+
+def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
+    from fastgradnorm import _scoring
+
+    verified = []
+    monkeypatch.setattr(_scoring, "verify", lambda *args: verified.append(args))
+    scorer = actor()
+    for rows in pools.inputs().split(5):
+        scorer(table(rows))
+    assert len(verified) == 1
+
+
+def test_not_finite_scores_are_told_by_id_and_the_next_batch_goes_on():
+    rows = pools.inputs()
+    rows[[4, 9]] = torch.nan
+    scorer = actor()
+    with pytest.raises(ValueError, match=r"Scores are NaN or infinite for 'id' \['4', '9'\]"):
+        scorer(table(rows))
+    assert np.isfinite(scorer(table())["score"]).all()
+    with pytest.warns(UserWarning, match="Scores are NaN or infinite"):
+        actor(on_nonfinite="warn")(table(rows))
+    assert np.isnan(actor(on_nonfinite="keep")(table(rows))["score"]).sum() == 2
+
+
+def test_an_error_does_not_end_the_actor():
+    scorer = actor()
+    with pytest.raises(ValueError, match="`model` must run on one sample"):
+        scorer(table(pools.inputs()[:, :3]))
+    assert np.isfinite(scorer(table())["score"]).all()
+
+
+@pytest.mark.parametrize(
+    "columns, error, message",
+    [
+        ({"y": np.ones((2, 10))}, ValueError, "Got 'x'; there are 'y', 'id'"),
+        ({"x": np.array(["a", "b"])}, TypeError, "Got dtype <U1 in 'x'"),
+        ({"x": np.array([[1], [2, 3]], dtype=object)}, TypeError, "Got dtype object in 'x'"),
+    ],
+)
+def test_columns_that_cannot_be_scored(columns, error, message):
+    with pytest.raises(error, match=message):
+        actor()({**columns, "id": np.arange(2)})
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="Did you mean `scheme`"):
+        actor(schema="entropy")

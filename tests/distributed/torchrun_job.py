@@ -1,0 +1,145 @@
+"""What each rank of a torchrun job does: every case, its scores or its error kept in a file."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pools
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from fastgradnorm import GradNormScorer, score_pool
+
+
+def whole_pools():
+    """Pools that are shared; each must give the scores of one process."""
+
+    def every_scheme():
+        return score_pool(pools.mlp(), pools.loader(), scheme=pools.SCHEMES)
+
+    def workers():
+        return score_pool(pools.mlp(), pools.loader(num_workers=1))
+
+    def inference_mode():
+        with torch.inference_mode():
+            return score_pool(pools.mlp(), pools.loader())
+
+    def sampler():
+        sampler = DistributedSampler(pools.Rows())  # shuffles, and pads to 38
+        model = nn.parallel.DistributedDataParallel(pools.mlp())
+        return score_pool(model, pools.loader(sampler=sampler))
+
+    def standard_errors():
+        found = GradNormScorer(pools.dense()).score(pools.ragged())
+        return {"values": found.values, "errors": found.standard_error}
+
+    def one_batch():
+        found = GradNormScorer(pools.mlp()).score([pools.inputs()])
+        return {"values": found.values, "names": found.provenance["parameters"]["names"]}
+
+    def first_buffers():
+        model = pools.normed(float(dist.get_rank()))
+        scores = score_pool(model, pools.loader())
+        assert model[1].running_mean.eq(dist.get_rank()).all(), "the caller's buffers have changed"
+        return scores
+
+    def progress():
+        bar = io.StringIO()
+        with contextlib.redirect_stderr(bar):
+            score_pool(pools.mlp(), pools.loader(), progress=True)
+        return bar.getvalue()
+
+    def alone():
+        mine = pools.inputs()[dist.get_rank() :: 2]
+        return score_pool(pools.mlp(), [mine], distributed=False)
+
+    def again():
+        return {
+            "iterated": score_pool(pools.mlp(), pools.streamed()),
+            "unbatched": score_pool(pools.mlp(), pools.unbatched()),
+            "ragged": score_pool(pools.mlp(), pools.ragged()),
+            "stream": list(GradNormScorer(pools.mlp()).stream(pools.ragged())),
+        }
+
+    return [
+        *(every_scheme, workers, inference_mode, sampler, standard_errors),
+        *(one_batch, first_buffers, progress, alone, again),
+    ]
+
+
+def failures():
+    """Calls that must raise on every rank."""
+    rank = dist.get_rank()
+
+    def nan():
+        rows = pools.inputs()
+        rows[[3, 31]] = torch.nan
+        score_pool(pools.mlp(), rows.split(pools.SIZE))
+
+    def one_rank():
+        dataset = pools.Rows(fails_at=26 if rank == 1 else None)
+        score_pool(pools.mlp(), DataLoader(dataset, 5, collate_fn=pools.first_column))
+
+    def other_model():
+        score_pool(pools.mlp(seed=rank), pools.loader())
+
+    def own_share():
+        rows = pools.inputs()[rank:36:2]
+        score_pool(pools.mlp(), DataLoader(pools.Rows(rows=rows), 5))
+
+    def own_order():
+        order = list(range(rank, pools.N)) + list(range(rank))
+        score_pool(pools.mlp(), pools.loader(sampler=order))
+
+    def own_length():
+        score_pool(pools.mlp(), pools.inputs().split(5)[: 8 - 3 * rank])
+
+    def shuffled():
+        score_pool(pools.mlp(), pools.loader(shuffle=True))
+
+    def no_batch():
+        score_pool(pools.mlp(), [])
+
+    return [
+        *(nan, one_rank, other_model, own_share, own_order, own_length),
+        *(shuffled, no_batch),
+    ]
+
+
+def killed():
+    """Rank 1 is killed on the way."""
+
+    def batches():
+        for i, batch in enumerate(pools.inputs().split(5)):
+            if dist.get_rank() == 1 and i == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    return score_pool(pools.mlp(), batches())
+
+
+def main(what, folder):
+    dist.init_process_group("gloo")
+    found = {}
+    if what == "killed":
+        found["killed"] = killed()
+    else:
+        for case in whole_pools():
+            found[case.__name__] = case()
+        for case in failures():
+            try:
+                found[case.__name__] = case()
+            except Exception as error:
+                told = {"type": type(error).__name__, "text": str(error)}
+                found[case.__name__] = {**told, "indices": getattr(error, "indices", None)}
+    torch.save(found, Path(folder) / f"{dist.get_rank()}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
