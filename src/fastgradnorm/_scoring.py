@@ -188,7 +188,7 @@ class GradNormScorer:
         options, clock = self.options, Clock()
         with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
-            engine = self._engine(self.model)
+            engine = self._engine()
             parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
             plan = engine.plan(parsed)
             engine.score(parsed if measure else parsed.take(slice(0, 2)))
