@@ -75,6 +75,27 @@ def entropy_cotangent(posterior: Posterior) -> Tensor:
     return torch.where(posterior.top, om * p_top * m, -om * rest)
 
 
+def cotangent_sizes(posterior: Posterior) -> Tensor:
+    """`‖p - e_c‖` for each class c."""
+    _, _, p_top, om, r = posterior
+    square = r.square().sum(-1, keepdim=True)
+    p = posterior.p
+    others = (1 - p).square() + om.square() * (square - r.square()) + p_top.square()
+    return torch.where(posterior.top, om * (1 + square).sqrt(), others.sqrt())
+
+
+def class_cotangents(posterior: Posterior, classes: Tensor) -> Tensor:
+    """`p - e_c` `[N, K, C]` for K classes `[N, K]` of each of N samples."""
+    return _label_cotangents(Posterior(*(part.unsqueeze(-2) for part in posterior)), classes)
+
+
+def unit_sized(cotangents: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Cotangents over their largest entry, and that; the first `dims` dimensions count them."""
+    flat = cotangents.flatten(dims)
+    scales = flat.abs().amax(-1).clamp_min(torch.finfo(flat.dtype).tiny)
+    return (flat / scales[..., None]).view_as(cotangents), scales
+
+
 @dataclass(frozen=True)
 class Term:
     """`Σ_k weights_k norm_k^power` over the cotangents `start:stop` is the score of `scheme`."""
@@ -128,7 +149,7 @@ def make_objective(options: Options, logits_shape: Sequence[int]) -> "Objective"
             likelihood,
             "A softmax over one class is always 1 and has no gradient.",
         )
-    return Objective(options.schemes, likelihood, options.num_samples, options.seed)
+    return Objective(options.schemes, likelihood, options.num_samples, options.seed, options.rtol)
 
 
 @dataclass(frozen=True)
@@ -140,12 +161,25 @@ class Objective:
         likelihood: Softmax over the last dimension of the logits, or a sigmoid on each.
         num_samples: Draws where label combinations are too many to enumerate.
         seed: Of the draws.
+        rtol: The relative standard error to reach; 0 is exact.
     """
 
     schemes: tuple[str, ...]
     likelihood: Likelihood
     num_samples: int
     seed: int
+    rtol: float = 0.0
+
+    @property
+    def powers(self) -> dict[str, int]:
+        """The power of the norms that each scheme averages over the classes."""
+        powers = {"expected": 1, "expected_squared": 2}
+        return {scheme: powers[scheme] for scheme in self.schemes if scheme in powers}
+
+    def can_draw(self, logits_shape: Sequence[int]) -> bool:
+        """Whether some of the classes may stand for all."""
+        single = len(logits_shape) == 1 and self.likelihood == "categorical"
+        return self.rtol > 0 and single and logits_shape[0] > 2 and bool(self.powers)
 
     def count(self, logits_shape: Sequence[int]) -> int:
         """How many cotangents one sample has at most."""
@@ -154,7 +188,7 @@ class Objective:
         if single and classes <= 2:
             return 1
         labels = classes if single else self.num_samples
-        return labels * self._needs_labels + ("entropy" in self.schemes)
+        return labels * bool(self.powers) + ("entropy" in self.schemes)
 
     def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
         """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
@@ -177,26 +211,18 @@ class Objective:
             stop = start + len(cotangents)
             for scheme in self.schemes:
                 if (scheme == "entropy") == (group == "entropy"):
-                    power = 2 if scheme == "expected_squared" else 1
+                    power = self.powers.get(scheme, 1)
                     drawn = sampled and group == "labels"
                     terms.append(Term(scheme, start, stop, weights, power, drawn))
             parts.append(cotangents)
             start = stop
-        cotangents = torch.cat(parts)
-        flat = cotangents.flatten(1)
-        scales = flat.abs().amax(-1).clamp_min(torch.finfo(flat.dtype).tiny)
-        shape = (-1,) + (1,) * (cotangents.dim() - 1)
-        return PullBacks(cotangents / scales.view(shape), scales, tuple(terms))
-
-    @property
-    def _needs_labels(self) -> bool:
-        return any(scheme != "entropy" for scheme in self.schemes)
+        return PullBacks(*unit_sized(torch.cat(parts), 1), tuple(terms))
 
     def _classes(self, z: Tensor) -> PullBacks:
         """A single position: each class exactly."""
         post = posterior(z)
         rows = {}
-        if self._needs_labels:
+        if self.powers:
             p = post.p
             eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
             rows["labels"] = torch.where(post.top[:, None], post.residual, p - eye), p
@@ -232,10 +258,18 @@ class Objective:
         valid = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
         share = valid.to(z.dtype) / valid.sum().clamp_min(1)  # [*positions]
         rows, sampled = {}, False
-        if self._needs_labels:
+        if self.powers:
             labels, weights = self._label_maps(post, mask is None)
             sampled = weights is None
             if weights is None:
+                if self.rtol > 0:
+                    raise fail(
+                        "rtol",
+                        "0 where labels of many positions are drawn",
+                        self.rtol,
+                        "`num_samples` sets how many draws there are, and `PoolScores` tells the "
+                        "standard error.",
+                    )
                 weights = torch.full_like(z.flatten()[:1], 1 / len(labels)).expand(len(labels))
             cotangents = _label_cotangents(post, labels) * share[..., None]
             rows["labels"] = logit_part(cotangents), weights
@@ -253,7 +287,7 @@ class Objective:
             maps = torch.as_tensor(grid, device=post.p.device).view(-1, *positions)
             chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
             return maps, chances.flatten(1).prod(-1)
-        numbers = _uniform_numbers(self.seed, count, self.num_samples)
+        numbers = uniform_numbers(self.seed, count, self.num_samples)
         u = torch.as_tensor(numbers, dtype=post.p.dtype, device=post.p.device)
         below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
         return below.sum(-1), None
@@ -266,7 +300,7 @@ def _label_cotangents(post: Posterior, labels: Tensor) -> Tensor:
     return torch.where(right, post.residual, post.p - chosen.to(post.p.dtype))
 
 
-def _uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
+def uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
     """`[draws, positions]`; those of a position do not depend on how many positions follow it."""
     generator = np.random.Generator(np.random.Philox(seed))
     return generator.random((positions, draws)).T.copy()

@@ -59,11 +59,16 @@ class Options:
             and sums are float32 in any case.
         backend: `"auto"`, `"torch"` or `"triton"`: what computes the norms.
         max_memory: Not yet.
-        rtol: Not yet; 0 is exact.
+        rtol: 0 is exact. Above 0, `"expected"` and `"expected_squared"` are estimated from some of
+            the classes: those that weigh most by the closed form of the last layer, and a few drawn
+            from the rest, until the standard error, which `PoolScores` tells, is within `rtol`
+            times the score; if that takes all classes, the score is exact and its error 0. Scores
+            that are cheap are exact in any case: the entropy, two classes, the last layer. Label
+            maps of many positions refuse it: see `num_samples`.
         num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
             multi-label outputs, where classes cannot be enumerated. If that many cover every
             combination of labels, all are used and the score is exact.
-        seed: Of those draws. The same numbers are used for each sample, so that a score depends on
+        seed: Of all draws. The same numbers are used for each sample, so that a score depends on
             its sample alone.
         verify: Compare the first two samples with plain autograd, and raise on disagreement.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
@@ -123,7 +128,6 @@ class Options:
         if self.device is not None:
             _check_device(self.device)
         _validate.check_number("rtol", self.rtol, at_least=0)
-        _validate.not_yet("rtol", self.rtol, 0.0)
         for name in ("max_memory", "subset", "checkpoint"):
             _validate.not_yet(name, getattr(self, name), None)
 

@@ -138,14 +138,11 @@ class GradNormScorer:
                 "once; pass a DataLoader or a list."
             )
         facts = self._provenance(engine, time.perf_counter() - start)
-        found: dict[str, PoolScores] = {}
-        for scheme in self.options.schemes:
-            errors = [p.errors[scheme] for p in parts if scheme in p.errors]
-            found[scheme] = PoolScores(
-                torch.cat([p.scores[scheme] for p in parts]),
-                torch.cat(errors) if errors else None,
-                {"scheme": scheme, **facts},
-            )
+        scored = Scored.join(parts)
+        found = {
+            scheme: PoolScores(values, scored.errors.get(scheme), {"scheme": scheme, **facts})
+            for scheme, values in scored.scores.items()
+        }
         self._judge(found)
         return self.options.pick(found)
 
@@ -254,6 +251,7 @@ class GradNormScorer:
             "dtype": str(engine.subject.dtype).removeprefix("torch."),
             "seed": self.options.seed,
             "seconds": seconds,
+            **({"pull_backs": engine.passes.pulled} if engine.passes.pulled else {}),
         }
 
 
