@@ -58,6 +58,12 @@ def _memory(arguments: argparse.Namespace) -> int:
     return memory.main(arguments.batch or 8, arguments.length, store=not arguments.no_store)
 
 
+def _rtol(arguments: argparse.Namespace) -> int:
+    from benchmarks import rtol
+
+    return rtol.main(store=not arguments.no_store)
+
+
 def _gpu(arguments: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         print("`gpu` needs a CUDA device; PyTorch sees none on this machine.", file=sys.stderr)
@@ -104,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     found = command("memory", _memory, "peak memory of a long encoder beside a training step")
     found.add_argument("--batch", type=int, help="samples at a time; default: 8")
     found.add_argument("--length", type=int, default=512, help="tokens; default: 512")
+    command("rtol", _rtol, "scores to a relative standard error beside exact ones")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("rest", nargs=argparse.REMAINDER, help="for benchmarks.kernels.gpu")
     found = command("readme", _readme, "writes the README's tables from results/")

@@ -16,10 +16,10 @@ from torch import Tensor
 from fastgradnorm._draws import Draw, counts_for, draw, line
 from fastgradnorm._objectives import Posterior, cotangent_sizes, uniform_numbers
 
-_SPREAD = 0.16
+_SPREAD = 0.15
 _TRUST = 3
 _ROUNDS = 8  # after which all classes are taken
-_LEAST = 2  # classes in the first round
+_LEAST = 3  # classes in the first round
 
 
 class Partial:
