@@ -62,9 +62,11 @@ class Options:
         rtol: 0 is exact. Above 0, `"expected"` and `"expected_squared"` are estimated from some of
             the classes: those that weigh most by the closed form of the last layer, and a few drawn
             from the rest, until the standard error, which `PoolScores` tells, is within `rtol`
-            times the score; if that takes all classes, the score is exact and its error 0. Scores
-            that are cheap are exact in any case: the entropy, two classes, the last layer. Label
-            maps of many positions refuse it: see `num_samples`.
+            times the score; if that takes all classes, the score is exact and its error 0. Draws
+            are unbiased; stopping where the error looks small enough biases by a small part of
+            it. Scores that are cheap stay exact: the entropy, two classes, the last layer in closed
+            form; so do models that only plain autograd can run, and `naive_score_pool`. Drawn label
+            maps of many positions refuse it: see `num_samples`. Large batches pay more.
         num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
             multi-label outputs, where classes cannot be enumerated. If that many cover every
             combination of labels, all are used and the score is exact.
