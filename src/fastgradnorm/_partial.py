@@ -4,7 +4,9 @@ A class's term of a score is `y_c = p_c g_c^power`, `g_c` the norm of its gradie
 layer alone would give, `a_c = p_c ‖p - e_c‖^power`, is known from the logits, and `y_c / a_c`
 hardly differs between classes. So `a_c` are the weights by which classes are drawn. A round takes
 the classes pulled back so far as they are and draws from the rest, so that its estimate is unbiased
-whatever the earlier rounds saw; estimates of several rounds are averaged by their precision.
+whatever the earlier rounds saw; estimates of several rounds are averaged by their precision. To
+stop where the error looks small enough is what biases a little: by 0.2 % where the ratios differ by
+40 % and `rtol` is 0.02.
 
 How far the ratios of one sample differ is known badly from a few of them. Its estimate therefore
 begins with `_SPREAD`, seen in networks of several kinds, as if `_TRUST` ratios had told it.
@@ -16,7 +18,7 @@ from torch import Tensor
 from fastgradnorm._draws import Draw, counts_for, draw, line
 from fastgradnorm._objectives import Posterior, cotangent_sizes, uniform_numbers
 
-_SPREAD = 0.15
+_SPREAD = 0.15  # standard deviation of `y_c / a_c`, relative, for power 1
 _TRUST = 3
 _ROUNDS = 8  # after which all classes are taken
 _LEAST = 3  # classes in the first round
@@ -40,7 +42,7 @@ class Partial:
     def __init__(
         self, posterior: Posterior, powers: dict[str, int], rtol: float, seed: int
     ) -> None:
-        self.posterior, self.powers, self.rtol, self.seed = posterior, powers, rtol, seed
+        self.powers, self.rtol = powers, rtol
         self.p = posterior.p.double()
         sizes = cotangent_sizes(posterior).double()
         self.closed = {scheme: self.p * sizes**power for scheme, power in powers.items()}
@@ -107,7 +109,6 @@ class Partial:
             self.errors[scheme] = self.errors[scheme].index_copy(0, at, error)
             goal = self.rtol * self.scores[scheme][at]
             wanted = torch.minimum(wanted, (goal / spread).square())
-
         self._wanted = self._wanted.index_copy(0, at, wanted)
         self.open = at[self._short(at)]
 

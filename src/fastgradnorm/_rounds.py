@@ -17,6 +17,7 @@ from fastgradnorm._draws import Draw
 from fastgradnorm._naive import total_norms
 from fastgradnorm._objectives import (
     Objective,
+    Posterior,
     class_cotangents,
     entropy_cotangent,
     posterior,
@@ -48,7 +49,7 @@ def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Bat
         for group, width in _groups(counts, start):
             size, _ = plan.chunks(len(group), width + extra)
             for rows in group.split(size):
-                part = type(whole)(*(values[at[rows]] for values in whole))
+                part = Posterior(*(values[at[rows]] for values in whole))
                 cotangents = class_cotangents(part, drawn.classes[rows, :width])
                 cotangents = cotangents * (drawn.factors[rows, :width, None] > 0)
                 if extra:
