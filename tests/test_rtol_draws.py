@@ -5,8 +5,8 @@ import torch
 from asserts import assert_close_relative
 
 from fastgradnorm._draws import counts_for, draw, line
-from fastgradnorm._objectives import posterior
 from fastgradnorm._partial import Partial
+from fastgradnorm._posterior import cotangent_sizes, posterior
 
 GRID = 4000  # values of u over which an expectation is taken
 
@@ -81,8 +81,6 @@ def rounds(logits, norms, powers, rtol=0.02, seed=0):
 
 def table(n, c, spread, sharpness):
     """Logits, and norms that are what the last layer tells but for independent factors."""
-    from fastgradnorm._objectives import cotangent_sizes
-
     logits = sharpness * torch.randn(n, c, dtype=torch.float64)
     factors = (spread * torch.randn(n, c, dtype=torch.float64)).exp()
     return logits, cotangent_sizes(posterior(logits)) * factors

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._draws import Draw, counts_for, draw, line
-from fastgradnorm._objectives import Posterior, cotangent_sizes, uniform_numbers
+from fastgradnorm._objectives import uniform_numbers
+from fastgradnorm._posterior import Posterior, cotangent_sizes
 
 _SPREAD = 0.15  # standard deviation of `y_c / a_c`, relative, for power 1
 _TRUST = 3

@@ -15,17 +15,17 @@ from torch import Tensor
 from fastgradnorm._batches import Batch
 from fastgradnorm._draws import Draw
 from fastgradnorm._naive import total_norms
-from fastgradnorm._objectives import (
-    Objective,
+from fastgradnorm._objectives import Objective
+from fastgradnorm._partial import Partial
+from fastgradnorm._passes import Passes, Scored
+from fastgradnorm._planning import Plan
+from fastgradnorm._posterior import (
     Posterior,
     class_cotangents,
     entropy_cotangent,
     posterior,
     unit_sized,
 )
-from fastgradnorm._partial import Partial
-from fastgradnorm._passes import Passes, Scored
-from fastgradnorm._planning import Plan
 
 # What it takes to start one tapped operation, in floating-point operations of a forward pass: about
 # 2.5 ms beside a pull-back at 60 GFLOP/s of those on one core; a GPU starts no faster.
