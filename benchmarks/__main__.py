@@ -76,6 +76,12 @@ def _small_text(arguments: Arguments) -> int:
     return small_text.main(arguments.classes, arguments.rounds, _folder(arguments))
 
 
+def _rtol(arguments: Arguments) -> int:
+    from benchmarks import rtol
+
+    return rtol.main(_folder(arguments))
+
+
 def _gpu(arguments: Arguments) -> int:
     if arguments.tiny:  # every step but the device's
         from benchmarks.kernels import gpu
@@ -137,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     found = command("small-text", _small_text, "the drop-in for small-text's own strategy")
     found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")
+    command("rtol", _rtol, "scores to a relative standard error beside exact ones")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("--batch", type=int, help="samples at a time; default: 256")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")

@@ -92,12 +92,6 @@ def test_names_that_are_no_options_are_refused_with_the_nearest_one():
         GradNormScorer(MLP(), batch_size=3)
 
 
-@pytest.mark.parametrize("name, value", [("rtol", 0.02)])
-def test_options_still_to_come_say_so(name, value):
-    with pytest.raises(NotImplementedError, match=f"`{name}`"):
-        scores(**{name: value})
-
-
 def test_triton_without_a_gpu_is_refused_not_replaced(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -2,12 +2,12 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from fastgradnorm._batches import Batch
 from fastgradnorm._chunks import Chunks
@@ -18,6 +18,7 @@ from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
 from fastgradnorm._passes import Passes, Scored
 from fastgradnorm._planning import Plan, make_plan
+from fastgradnorm._rounds import score_in_rounds
 from fastgradnorm._subject import Subject
 from fastgradnorm._watch import DivergentControlFlowError, PlanChangedError
 
@@ -61,19 +62,16 @@ class Engine:
         """Scores of all samples, in order."""
         plan = self.plan(batch)
         objective = make_objective(self.options, plan.logits_shape)
-        closed = self._uses_closed_form(plan, objective)
-        count = 0 if closed else objective.count(plan.logits_shape)
-        return _join(self.chunks.run(self._split, batch, plan, count))
+        count = objective.count(plan.logits_shape)
+        if self._uses_closed_form(plan, objective):
+            count = 0
+        elif objective.can_draw(plan.logits_shape):
+            count = 1  # a round groups its samples by how many they need, and cuts the groups
+        return Scored.join(self.chunks.run(self._split, batch, plan, count))
 
     def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
-        plan = self.plan(batch)
-
-        def per_sample(cotangents: Tensor, *leaves: Tensor) -> Tensor:
-            _, pull = self.passes.pull(plan, batch, leaves)
-            return pull(cotangents)
-
-        return vmap(per_sample)(cotangents, *batch.leaves)
+        return self.passes.sq_norms(self.plan(batch), batch, cotangents)
 
     def _split(self, batch: Batch) -> Scored:
         """Scores at once; samples that take different branches are split by branch first."""
@@ -88,11 +86,12 @@ class Engine:
                 self.passes.spread = True
                 return self._split(batch)
             return self._loop(batch, error)
-        if values.is_floating_point() and 2 < len(values) == len(batch):
+        alone = values.is_floating_point() and 2 < len(values) == len(batch)
+        if alone or len(group) < len(batch):  # the latter: rounding decides the branch
             return self._loop(batch, None)
         parts = [(group == value).nonzero()[:, 0] for value in range(len(values))]
         order = torch.cat(parts).argsort()
-        return _join([self._split(batch.take(index)) for index in parts]).take(order)
+        return Scored.join([self._split(batch.take(index)) for index in parts]).take(order)
 
     def _run(self, batch: Batch) -> Scored:
         """Scores samples that take the same branches, by the first plan that fits them."""
@@ -114,6 +113,8 @@ class Engine:
         objective = make_objective(self.options, plan.logits_shape)
         if self._uses_closed_form(plan, objective):
             return self.passes.last_layer(plan)
+        if objective.can_draw(plan.logits_shape):
+            return partial(score_in_rounds, self.passes, plan, objective)
         return self.passes.full(plan, objective)
 
     def _uses_closed_form(self, plan: Plan, objective: Objective) -> bool:
@@ -152,13 +153,3 @@ class Engine:
             {k: torch.stack([row[k] for row in scores]) for k in scores[0]},
             {k: torch.stack([row[k] for row in errors]) for k in errors[0]},
         )
-
-
-def _join(parts: Sequence[Scored]) -> Scored:
-    """Scores of several batches as of one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Scored(
-        {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
-        {name: torch.cat([part.errors[name] for part in parts]) for name in parts[0].errors},
-    )

@@ -51,7 +51,7 @@ class Explanation:
 
     Attributes:
         rows: One a parameter.
-        cotangents: Pull-backs a sample needs.
+        cotangents: Pull-backs a sample needs; with `rtol`, at most.
         unused: Parameters that the logits do not depend on; they count zero.
         advice: What slows scoring down, and what to do about it.
         seconds: Of scoring the batch, if measured.
@@ -210,8 +210,8 @@ def _advice(
     ]
     if cotangents > 32:
         found.append(
-            f"{cotangents} pull-backs a sample. scheme='entropy' needs one, params='last_layer' "
-            "none."
+            f"{cotangents} pull-backs a sample. rtol=0.02 needs a fraction of them, "
+            "scheme='entropy' one, params='last_layer' none."
         )
     return tuple(found)
 

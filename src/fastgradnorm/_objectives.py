@@ -1,21 +1,12 @@
 r"""Each scheme as cotangents to pull back from the logits, and how their norms become a score.
 
-With `p = softmax(z)`, `k` the predicted class, `u_j = z_j - z_k`, `s = Σ_{j≠k} e^{u_j}`,
-`r_j = e^{u_j}/s` and `om = s/(1+s) = 1 - p_k`, everything is written with `om` and `r` instead of
-`1 - p_k` and `p_k - 1`, which lose all digits for confident samples:
-
-- expected, class k: `p - e_k` is `-om` on k and `om r_j` elsewhere; class j: `p_j - 1` on j, `p_k`
-  on k, `om r_i` elsewhere;
-- entropy: with `m = Σ r_j u_j`, the cotangent `-p_c (log p_c + H)` is `om p_k m` on k and
-  `-om r_j (u_j - om m)` elsewhere.
-
 Each cotangent is divided by its largest entry before it is pulled back, so that no gradient
 underflows, and its norm multiplied by it after.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,56 +14,16 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
 from fastgradnorm._options import Options
+from fastgradnorm._posterior import (
+    Posterior,
+    entropy_cotangent,
+    label_cotangents,
+    posterior,
+    unit_sized,
+)
 from fastgradnorm._validate import fail
 
 Likelihood = Literal["categorical", "bernoulli"]
-
-
-class Posterior(NamedTuple):
-    """Class probabilities `[..., C]`, written so that a large one hides no digits of the others."""
-
-    top: Tensor  # one-hot of the predicted class k, bool
-    gap: Tensor  # u: logits minus the largest
-    p_top: Tensor  # [..., 1]
-    om: Tensor  # [..., 1], 1 - p_top without its rounding
-    r: Tensor  # the others' probabilities given that k is wrong; 0 on k
-
-    @property
-    def p(self) -> Tensor:
-        """Probabilities, each with all its digits."""
-        return torch.where(self.top, self.p_top, self.om * self.r)
-
-    @property
-    def residual(self) -> Tensor:
-        """`p - e_k`, with all its digits."""
-        return torch.where(self.top, -self.om, self.om * self.r)
-
-
-def _one_hot(index: Tensor, classes: int) -> Tensor:
-    return index[..., None] == torch.arange(classes, device=index.device)
-
-
-def posterior(logits: Tensor) -> Posterior:
-    """The class probabilities of logits `[..., C]`, C ≥ 2."""
-    top = _one_hot(logits.argmax(-1), logits.shape[-1])
-    gap = logits - logits.amax(-1, keepdim=True)
-    others = gap.masked_fill(top, -torch.inf)
-    # The floor keeps -inf - -inf out where every other class is masked by -inf logits.
-    second = others.amax(-1, keepdim=True).clamp_min(torch.finfo(gap.dtype).min)
-    e = (others - second).exp()
-    total = e.sum(-1, keepdim=True)
-    s = second.exp() * total
-    r = e / total.clamp_min(torch.finfo(gap.dtype).tiny)
-    return Posterior(top, gap, 1 / (1 + s), s / (1 + s), r)
-
-
-def entropy_cotangent(posterior: Posterior) -> Tensor:
-    """`∂H/∂z` for each row of classes."""
-    _, gap, p_top, om, r = posterior
-    # A class with no probability has a gap without meaning, perhaps infinite.
-    m = torch.where(r > 0, r * gap, 0.0).sum(-1, keepdim=True)
-    rest = torch.where(r > 0, r * (gap - om * m), 0.0)
-    return torch.where(posterior.top, om * p_top * m, -om * rest)
 
 
 @dataclass(frozen=True)
@@ -128,7 +79,7 @@ def make_objective(options: Options, logits_shape: Sequence[int]) -> "Objective"
             likelihood,
             "A softmax over one class is always 1 and has no gradient.",
         )
-    return Objective(options.schemes, likelihood, options.num_samples, options.seed)
+    return Objective(options.schemes, likelihood, options.num_samples, options.seed, options.rtol)
 
 
 @dataclass(frozen=True)
@@ -140,12 +91,25 @@ class Objective:
         likelihood: Softmax over the last dimension of the logits, or a sigmoid on each.
         num_samples: Draws where label combinations are too many to enumerate.
         seed: Of the draws.
+        rtol: The relative standard error to reach; 0 is exact.
     """
 
     schemes: tuple[str, ...]
     likelihood: Likelihood
     num_samples: int
     seed: int
+    rtol: float = 0.0
+
+    @property
+    def powers(self) -> dict[str, int]:
+        """The power of the norms that each scheme averages over the classes."""
+        powers = {"expected": 1, "expected_squared": 2}
+        return {scheme: powers[scheme] for scheme in self.schemes if scheme in powers}
+
+    def can_draw(self, logits_shape: Sequence[int]) -> bool:
+        """Whether some of the classes may stand for all."""
+        single = len(logits_shape) == 1 and self.likelihood == "categorical"
+        return self.rtol > 0 and single and logits_shape[0] > 2 and bool(self.powers)
 
     def count(self, logits_shape: Sequence[int]) -> int:
         """How many cotangents one sample has at most."""
@@ -154,7 +118,7 @@ class Objective:
         if single and classes <= 2:
             return 1
         labels = classes if single else self.num_samples
-        return labels * self._needs_labels + ("entropy" in self.schemes)
+        return labels * bool(self.powers) + ("entropy" in self.schemes)
 
     def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
         """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
@@ -177,26 +141,18 @@ class Objective:
             stop = start + len(cotangents)
             for scheme in self.schemes:
                 if (scheme == "entropy") == (group == "entropy"):
-                    power = 2 if scheme == "expected_squared" else 1
+                    power = self.powers.get(scheme, 1)
                     drawn = sampled and group == "labels"
                     terms.append(Term(scheme, start, stop, weights, power, drawn))
             parts.append(cotangents)
             start = stop
-        cotangents = torch.cat(parts)
-        flat = cotangents.flatten(1)
-        scales = flat.abs().amax(-1).clamp_min(torch.finfo(flat.dtype).tiny)
-        shape = (-1,) + (1,) * (cotangents.dim() - 1)
-        return PullBacks(cotangents / scales.view(shape), scales, tuple(terms))
-
-    @property
-    def _needs_labels(self) -> bool:
-        return any(scheme != "entropy" for scheme in self.schemes)
+        return PullBacks(*unit_sized(torch.cat(parts), 1), tuple(terms))
 
     def _classes(self, z: Tensor) -> PullBacks:
         """A single position: each class exactly."""
         post = posterior(z)
         rows = {}
-        if self._needs_labels:
+        if self.powers:
             p = post.p
             eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
             rows["labels"] = torch.where(post.top[:, None], post.residual, p - eye), p
@@ -232,12 +188,20 @@ class Objective:
         valid = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
         share = valid.to(z.dtype) / valid.sum().clamp_min(1)  # [*positions]
         rows, sampled = {}, False
-        if self._needs_labels:
+        if self.powers:
             labels, weights = self._label_maps(post, mask is None)
             sampled = weights is None
             if weights is None:
+                if self.rtol > 0:
+                    raise fail(
+                        "rtol",
+                        "0 where labels of many positions are drawn",
+                        self.rtol,
+                        "`num_samples` sets how many draws there are, and `PoolScores` tells the "
+                        "standard error.",
+                    )
                 weights = torch.full_like(z.flatten()[:1], 1 / len(labels)).expand(len(labels))
-            cotangents = _label_cotangents(post, labels) * share[..., None]
+            cotangents = label_cotangents(post, labels) * share[..., None]
             rows["labels"] = logit_part(cotangents), weights
         if "entropy" in self.schemes:
             cotangent = entropy_cotangent(post) * share[..., None]
@@ -253,20 +217,13 @@ class Objective:
             maps = torch.as_tensor(grid, device=post.p.device).view(-1, *positions)
             chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
             return maps, chances.flatten(1).prod(-1)
-        numbers = _uniform_numbers(self.seed, count, self.num_samples)
+        numbers = uniform_numbers(self.seed, count, self.num_samples)
         u = torch.as_tensor(numbers, dtype=post.p.dtype, device=post.p.device)
         below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
         return below.sum(-1), None
 
 
-def _label_cotangents(post: Posterior, labels: Tensor) -> Tensor:
-    """`p - e_y` at each position, for label maps `[S, *positions]`."""
-    chosen = _one_hot(labels, post.top.shape[-1])
-    right = (chosen & post.top).any(-1, keepdim=True)
-    return torch.where(right, post.residual, post.p - chosen.to(post.p.dtype))
-
-
-def _uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
+def uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
     """`[draws, positions]`; those of a position do not depend on how many positions follow it."""
     generator = np.random.Generator(np.random.Philox(seed))
     return generator.random((positions, draws)).T.copy()

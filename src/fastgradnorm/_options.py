@@ -65,11 +65,18 @@ class Options:
             gradient of all parameters, and on the CPU freed memory that the C library keeps: for
             many-layered models as much again and more, which `MALLOC_MMAP_THRESHOLD_=65536` in the
             environment avoids.
-        rtol: Not yet; 0 is exact.
+        rtol: 0 is exact. Above 0, `"expected"` and `"expected_squared"` are estimated from some of
+            the classes: those that weigh most by the closed form of the last layer, and a few drawn
+            from the rest, until the standard error, which `PoolScores` tells, is within `rtol`
+            times the score; if that takes all classes, the score is exact and its error 0. Draws
+            are unbiased; stopping where the error looks small enough biases by a small part of
+            it. Scores that are cheap stay exact: the entropy, two classes, the last layer in closed
+            form; so do models that only plain autograd can run, and `naive_score_pool`. Drawn label
+            maps of many positions refuse it: see `num_samples`. Large batches pay more.
         num_samples: Label maps drawn for `"expected"` and `"expected_squared"` of dense and
             multi-label outputs, where classes cannot be enumerated. If that many cover every
             combination of labels, all are used and the score is exact.
-        seed: Of those draws, and of `subset`. The same numbers are used for each sample, so that a
+        seed: Of all draws, and of `subset`. The same numbers are used for each sample, so that a
             score depends on its sample alone.
         verify: Compare the first two samples with plain autograd, and raise on disagreement.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
@@ -140,7 +147,6 @@ class Options:
         if self.device is not None:
             _check_device(self.device)
         _validate.check_number("rtol", self.rtol, at_least=0)
-        _validate.not_yet("rtol", self.rtol, 0.0)
         _validate.check_amount("max_memory", self.max_memory, "bytes")
         _validate.check_amount("subset", self.subset, "samples")
         if not isinstance(self.checkpoint, (str, Path, type(None))):

@@ -26,7 +26,7 @@ from fastgradnorm._planning import Plan
 from fastgradnorm._rules import joint_sq_norm
 from fastgradnorm._subject import Subject
 from fastgradnorm._taps import HeadInput, Tapping, tap_parameter
-from fastgradnorm._watch import PlanChangedError
+from fastgradnorm._watch import PlanChangedError, Watch
 
 _Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
 _Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
@@ -46,6 +46,20 @@ class Scored:
             {name: values[index] for name, values in self.errors.items()},
         )
 
+    @classmethod
+    def join(cls, parts: "Sequence[Scored]") -> "Scored":
+        """Several batches as one; the errors of exact scores are 0 where others have some."""
+        names = dict.fromkeys(name for part in parts for name in part.errors)
+        return cls(
+            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+            {
+                name: torch.cat(
+                    [p.errors.get(name, torch.zeros_like(p.scores[name])) for p in parts]
+                )
+                for name in names
+            },
+        )
+
 
 class Passes:
     """Passes over samples that use their parameters as one plan says.
@@ -57,12 +71,14 @@ class Passes:
 
     Attributes:
         clock: Measures the rules, if set.
+        pulled: How many cotangents were pulled back where that depends on the sample, in all.
         spread: Whether new tensors get a value a sample, see `Watch`.
     """
 
     def __init__(self, subject: Subject, options: Options, chunks: Chunks) -> None:
         self.subject, self.options, self.chunks = subject, options, chunks
         self.clock: Clock | None = None
+        self.pulled = 0
         self.spread = False
 
     def full(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
@@ -87,6 +103,28 @@ class Passes:
             return Scored(scores, errors)
 
         return run
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[N, *positions, C]`: a forward pass without gradients."""
+
+        def per_sample(*leaves: Tensor) -> Tensor:
+            view, swaps = self.subject.view({})
+            mode = Watch(Pieces({}), swaps, self.options.backend)
+            mode.spread = self._zero(leaves)
+            with mode:
+                return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+
+        with torch.no_grad():
+            return vmap(per_sample)(*batch.leaves)
+
+    def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
+        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
+
+        def per_sample(cotangents: Tensor, *leaves: Tensor) -> Tensor:
+            _, pull = self.pull(plan, batch, leaves)
+            return pull(cotangents)
+
+        return vmap(per_sample)(cotangents, *batch.leaves)
 
     def pull(
         self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]

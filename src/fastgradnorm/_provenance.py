@@ -40,6 +40,8 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         "subset": options.subset,
         "seconds": run.seconds,
     }
+    if run.pulled:
+        told["pull_backs"] = run.pulled
     if options.checkpoint is not None:  # whose file needed it anyway
         told["model"] = model_hash(subject)
     return told

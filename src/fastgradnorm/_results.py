@@ -22,8 +22,10 @@ class PoolScores:
 
     Attributes:
         values: `[N]`, float32 (float64 for a float64 model), on the CPU; higher is labelled first.
-        standard_error: `[N]` where scores were estimated from drawn labels, else None.
-        provenance: Scheme, parameters counted, versions, device, seed, seconds and the options.
+        standard_error: `[N]` where scores were estimated from drawn labels, else None; 0 for those
+            that are exact.
+        provenance: Scheme, parameters counted, versions, device, seed, seconds and the options; for
+            `rtol > 0` also the number of pull-backs, over all samples.
         indices: `[N]`, int64: which sample of the pool each is, ascending, where a `subset` was
             scored; else None.
     """

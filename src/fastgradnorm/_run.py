@@ -59,13 +59,14 @@ class Run:
     Attributes:
         counted: Names of the parameters counted so far.
         seconds: Spent so far, earlier processes included.
+        pulled: Pull-backs so far where their number depends on the sample, likewise.
     """
 
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
         self.subject = engine.subject
         self.counted: tuple[str, ...] = ()
-        self._start, self._earlier = time.perf_counter(), 0.0
+        self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options = self.options
         self._reader = Reader(engine.subject.device, options.forward, options.mask)
         self._read = 0  # samples
@@ -74,6 +75,11 @@ class Run:
     def seconds(self) -> float:
         """Spent so far, earlier processes included."""
         return self._earlier + time.perf_counter() - self._start
+
+    @property
+    def pulled(self) -> int:
+        """Pull-backs so far where their number depends on the sample."""
+        return self._earlier_pulled + self.engine.passes.pulled
 
     def parts(self) -> Iterator[Part]:
         """The scores of each batch, in order. Nothing of a batch is kept."""
@@ -135,7 +141,7 @@ class Run:
             if checkpoint.entries and first is not None:
                 state = checkpoint.entries[-1].state
                 self.engine.chunks.resume(Limits(*state["limits"]))
-                self._earlier = state["seconds"]
+                self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
                 if not checkpoint.finished and len(first):
                     with autograd_ready():
                         self.engine.plan(first)  # by the same sample as then
@@ -146,7 +152,8 @@ class Run:
     def _entry(self, read: int, scored: Scored) -> Entry:
         columns = {f"score {name}": values for name, values in scored.scores.items()}
         columns |= {f"error {name}": values for name, values in scored.errors.items()}
-        state: dict[str, Any] = {"limits": list(self.engine.chunks.limits), "seconds": self.seconds}
+        limits = list(self.engine.chunks.limits)
+        state: dict[str, Any] = {"limits": limits, "seconds": self.seconds, "pulled": self.pulled}
         counted = union(self.counted, self.engine.counted)
         if counted != self.counted:
             state["counted"] = list(counted)

@@ -49,7 +49,8 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
 
     Returns:
         Scores `[N]`, float32 (float64 for a float64 model), on the CPU, in loader order; nats per
-        unit of parameter. The highest are labelled first. For several schemes a dict of them.
+        unit of parameter. The highest are labelled first. For several schemes a dict of them. With
+        `rtol` above 0 some are estimates, whose standard errors `GradNormScorer.score` tells.
 
     Raises:
         ValueError: If an option is wrong, `loader` is empty, the model cannot run, `max_memory` is

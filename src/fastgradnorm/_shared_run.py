@@ -23,6 +23,7 @@ class _Finding(NamedTuple):
 
     scored: Scored
     counted: tuple[str, ...]
+    pulled: int
 
 
 class SharedRun:
@@ -37,6 +38,7 @@ class SharedRun:
 
     Attributes:
         counted: Names of the parameters counted so far, on any rank.
+        pulled: Pull-backs so far where their number depends on the sample, on all ranks.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SharedRun:
         self.ranks, self.model, self.options, self.make_engine = ranks, model, options, make_engine
         self.subject = Subject(model, options)
         self.counted: tuple[str, ...] = ()
+        self.pulled = 0
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
         if self.pool.sieve is not None:
@@ -71,6 +74,7 @@ class SharedRun:
         with progress_bar(self.pool.total, shown) as bar:
             for found in self.ranks.together(self._score, self.model, self.pool.loader):
                 self.counted = union(self.counted, found.counted)
+                self.pulled += found.pulled
                 size = len(Part(found.scored, None))
                 _, indices = self.pool.places(read, size)
                 read += size
@@ -81,8 +85,11 @@ class SharedRun:
         """This rank's share."""
         options = replace(self.options, progress=False, subset=None, checkpoint=self._checkpoint())
         run = Run(self.make_engine(model, options), Pool(batches))
+        told = 0
         for part in run.parts():
-            yield _Finding(part.scored, union(run.counted, run.engine.counted))
+            counted = union(run.counted, run.engine.counted)
+            yield _Finding(part.scored, counted, run.pulled - told)
+            told = run.pulled
 
     def _checkpoint(self) -> Path | None:
         if self.options.checkpoint is None:

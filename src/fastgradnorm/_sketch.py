@@ -27,11 +27,12 @@ from torch.func import vjp, vmap
 from fastgradnorm._batches import Batch
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NonFiniteScoreError, UnsupportedModelError
-from fastgradnorm._objectives import Objective, entropy_cotangent, make_objective, posterior
+from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
 from fastgradnorm._passes import Scored
 from fastgradnorm._pieces import Pieces
 from fastgradnorm._planning import Plan
+from fastgradnorm._posterior import entropy_cotangent, posterior
 from fastgradnorm._scoring import GradNormScorer
 from fastgradnorm._states import autograd_ready
 from fastgradnorm._subject import Subject

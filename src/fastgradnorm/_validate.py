@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -113,11 +112,3 @@ def check_model(model: object) -> nn.Module:
                 "Run one batch through it first."
             )
     return model
-
-
-def not_yet(name: str, value: Any, default: Any) -> None:
-    """Raises for an option whose name is final and whose work is still to come."""
-    if value != default:
-        raise NotImplementedError(
-            f"`{name}` is not available yet. Got {value!r}. Leave it at {default!r}."
-        )
