@@ -73,10 +73,10 @@ def test_several_input_columns_are_keywords():
 
 
 def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
-    from fastgradnorm import _scoring
+    from fastgradnorm import _run
 
     verified = []
-    monkeypatch.setattr(_scoring, "verify", lambda *args: verified.append(args))
+    monkeypatch.setattr(_run, "verify", lambda *args: verified.append(args))
     scorer = actor()
     for rows in pools.inputs().split(5):
         scorer(table(rows))
