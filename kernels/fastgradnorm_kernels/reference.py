@@ -14,11 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
+from fastgradnorm_kernels._matmul import matmul
 from fastgradnorm_kernels.shapes import Float, Int
 
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
 # last-level cache.
 _DIRECT_BLOCK = 1 << 22
+# Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
+# is copied to lay a batch of them out, and what follows finds the product in the cache.
+_OWN_CALL = 1 << 20
+# Patches of one sample's convolution, in elements, up to which they are put into memory.
+_PATCHES = 1 << 22
 
 
 class GhostNorm(NamedTuple):
@@ -72,6 +78,11 @@ def outer_sq_norm(
     return a.square().sum((-1, -2))[:, None] * g.square().sum((-1, -2))
 
 
+def _dot(x: Float[Tensor, "I O"], y: Float[Tensor, "I O"]) -> Tensor:
+    """`⟨x, y⟩` of matrices; a copy where they are not laid out alike."""
+    return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
 def ghost_sq_norm(
     activations: Float[Tensor, "N T I"], grad_outputs: Float[Tensor, "N K T O"]
 ) -> GhostNorm:
@@ -83,11 +94,29 @@ def ghost_sq_norm(
     """
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    gram = a @ a.mT  # [N, T, T]
-    rows = _rows(g)  # [N, K*O, T]
-    products = torch.bmm(rows, gram).mul_(rows).reshape(n, k, o * t).sum(-1)
-    squares = rows.square().mul_(gram.diagonal(dim1=1, dim2=2)[:, None])
-    return GhostNorm(products, squares.reshape(n, k, o * t).sum(-1))
+    flipped = g.mT.is_contiguous()  # the positions last in memory, as convolutions have them
+    if t * t * o < _OWN_CALL:
+        gram = a @ a.mT  # [N, T, T]
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        if flipped:
+            rows = g.mT.view(n, k * o, t)
+            products = torch.bmm(rows, gram).mul_(rows)
+            squares = torch.bmm(rows.square(), diagonal[:, :, None])
+        else:
+            products = (gram[:, None] @ g).mul_(g)
+            squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
+        return GhostNorm(products.view(n, k, -1).sum(-1), squares.view(n, k, -1).sum(-1))
+    found = []
+    for i in range(n):
+        gram = matmul(a[i], a[i].mT)
+        if flipped:
+            products = [_dot(matmul(rows, gram), rows) for rows in g[i].mT]
+            squares = (g[i].mT.square() @ gram.diagonal()).sum(-1)
+        else:
+            products = [_dot(matmul(gram, rows), rows) for rows in g[i]]
+            squares = torch.linalg.vector_norm(g[i], dim=-1).square_() @ gram.diagonal()
+        found.append(torch.stack([torch.stack(products), squares]))
+    return GhostNorm(*torch.stack(found, 1))
 
 
 def direct_sq_norm(
@@ -95,7 +124,14 @@ def direct_sq_norm(
 ) -> Float[Tensor, "N K"]:
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = _widen(activations, grad_outputs)
-    n, k, _, o = g.shape
+    n, k, t, o = g.shape
+    if t * o * a.shape[-1] >= _OWN_CALL:
+        found = []
+        for i in range(n):
+            columns = a[i].mT.contiguous()
+            gradients = (matmul(columns, g[i, j]) for j in range(k))
+            found += [_dot(gradient, gradient) for gradient in gradients]
+        return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
     parts = [
@@ -112,7 +148,10 @@ def affine_sq_norm(
 ) -> AffineNorm:
     r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`: scale and shift of a normalisation layer."""
     x, g = _widen(normalized, grad_outputs)
-    return AffineNorm(_sum_of_squares((g * x[:, None]).sum(-2)), _sum_of_squares(g.sum(-2)))
+    # One sample at a time: its products are added up while they are in the cache.
+    scales = [(rows * x_hat).sum(-2) for rows, x_hat in zip(g, x, strict=True)]
+    scale = torch.stack(scales) if scales else g.sum(-2)
+    return AffineNorm(_sum_of_squares(scale), _sum_of_squares(g.sum(-2)))
 
 
 def embedding_sq_norm(
@@ -181,6 +220,14 @@ def direct_conv_sq_norm(
     """
     x, g = _widen(x, grad_outputs)
     n, k, o, *out = g.shape
+    if groups == 1 and x.shape[1] * math.prod((*kernel_size, *out)) <= _PATCHES:
+        rows = g.flatten(3).mT  # [N, K, T, O]
+        options = (kernel_size, stride, padding, dilation)
+        parts = [
+            direct_sq_norm(conv_patches(x[i : i + 1], *options).mT, rows[i : i + 1])
+            for i in range(n)
+        ]
+        return torch.cat(parts) if parts else g.new_zeros(n, k)
     functions: list[Callable[..., Tensor]]
     functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]
     weight_grad = functions[len(out) - 1]

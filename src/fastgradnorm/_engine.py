@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fastgradnorm._batches import Batch
+from fastgradnorm import _heap
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
 from fastgradnorm._naive import plain_scores
 from fastgradnorm._objectives import Objective, make_objective
@@ -61,9 +62,9 @@ class Engine:
         size = len(batch)
         if not self._uses_closed_form(plan, objective):
             size, _ = plan.chunks(size, objective.count(plan.logits_shape))
-        return _join(
-            [self._split(batch.take(slice(i, i + size))) for i in range(0, len(batch), size)]
-        )
+        chunks = [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
+        with _heap.kept():
+            return _join([self._split(chunk) for chunk in chunks])
 
     def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
