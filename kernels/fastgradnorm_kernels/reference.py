@@ -6,7 +6,7 @@ the activations alone is computed once for all K.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -96,29 +96,35 @@ def ghost_sq_norm(
     """
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    flipped = g.mT.is_contiguous()  # the positions last in memory, as convolutions have them
-    if t * t * o < _OWN_CALL:
-        gram = a @ a.mT  # [N, T, T]
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        if flipped:
-            rows = g.mT.view(n, k * o, t)
-            products = torch.bmm(rows, gram).mul_(rows)
-            squares = torch.bmm(rows.square(), diagonal[:, :, None])
+    if n * k == 0 or t * t * o < _OWN_CALL:
+        return _ghost_at_once(a @ a.mT, g)
+    return _ghost_one_by_one((matmul(rows, rows.mT) for rows in a), g)
+
+
+def _ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> GhostNorm:
+    n, k, t, o = g.shape
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    if g.mT.is_contiguous():  # the positions last in memory, as convolutions have them
+        rows = g.mT.view(n, k * o, t)
+        products = torch.bmm(rows, gram).mul_(rows)
+        squares = torch.bmm(rows.square(), diagonal[:, :, None])
+    else:
+        products = (gram[:, None] @ g).mul_(g)
+        squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
+    return GhostNorm(products.reshape(n, k, -1).sum(-1), squares.reshape(n, k, -1).sum(-1))
+
+
+def _ghost_one_by_one(grams: Iterable[Tensor], g: Float[Tensor, "N K T O"]) -> GhostNorm:
+    sums, scales = [], []
+    for gram, rows in zip(grams, g, strict=True):
+        if rows.mT.is_contiguous():
+            sums += [_dot(matmul(g_t, gram), g_t) for g_t in rows.mT]
+            scales.append((rows.mT.square() @ gram.diagonal()).sum(-1))
         else:
-            products = (gram[:, None] @ g).mul_(g)
-            squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
-        return GhostNorm(products.view(n, k, -1).sum(-1), squares.view(n, k, -1).sum(-1))
-    found = []
-    for i in range(n):
-        gram = matmul(a[i], a[i].mT)
-        if flipped:
-            products = [_dot(matmul(rows, gram), rows) for rows in g[i].mT]
-            squares = (g[i].mT.square() @ gram.diagonal()).sum(-1)
-        else:
-            products = [_dot(matmul(gram, rows), rows) for rows in g[i]]
-            squares = torch.linalg.vector_norm(g[i], dim=-1).square_() @ gram.diagonal()
-        found.append(torch.stack([torch.stack(products), squares]))
-    return GhostNorm(*torch.stack(found, 1))
+            sums += [_dot(matmul(gram, g_t), g_t) for g_t in rows]
+            squares = torch.linalg.vector_norm(rows, dim=-1).square_()
+            scales.append(squares @ gram.diagonal())
+    return GhostNorm(torch.stack(sums).view(g.shape[:2]), torch.stack(scales))
 
 
 def direct_sq_norm(
@@ -127,7 +133,7 @@ def direct_sq_norm(
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if t * o * a.shape[-1] >= _OWN_CALL:
+    if n * k > 0 and t * o * a.shape[-1] >= _OWN_CALL:
         found = []
         for i in range(n):
             columns = a[i].mT.contiguous()

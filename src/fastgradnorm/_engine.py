@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fastgradnorm._batches import Batch
 from fastgradnorm import _heap
+from fastgradnorm._batches import Batch
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
 from fastgradnorm._naive import plain_scores
 from fastgradnorm._objectives import Objective, make_objective
