@@ -96,7 +96,7 @@ def ghost_sq_norm(
     """
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if n * k == 0 or t * t * o < _OWN_CALL:
+    if n == 0 or t * t * o < _OWN_CALL:
         return _ghost_at_once(a @ a.mT, g)
     return _ghost_one_by_one((matmul(rows, rows.mT) for rows in a), g)
 
@@ -104,14 +104,15 @@ def ghost_sq_norm(
 def _ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> GhostNorm:
     n, k, t, o = g.shape
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    if g.mT.is_contiguous():  # the positions last in memory, as convolutions have them
-        rows = g.mT.view(n, k * o, t)
-        products = torch.bmm(rows, gram).mul_(rows)
-        squares = torch.bmm(rows.square(), diagonal[:, :, None])
-    else:
+    if not g.mT.is_contiguous():
         products = (gram[:, None] @ g).mul_(g)
         squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
-    return GhostNorm(products.reshape(n, k, -1).sum(-1), squares.reshape(n, k, -1).sum(-1))
+        return GhostNorm(products.sum((-1, -2)), squares.sum(-1))
+    # The positions are last in memory, as convolutions have them.
+    rows = g.mT.view(n, k * o, t)
+    products = torch.bmm(rows, gram).mul_(rows)
+    squares = torch.bmm(rows.square(), diagonal[:, :, None])
+    return GhostNorm(products.view(n, k, o * t).sum(-1), squares.view(n, k, o).sum(-1))
 
 
 def _ghost_one_by_one(grams: Iterable[Tensor], g: Float[Tensor, "N K T O"]) -> GhostNorm:
@@ -133,7 +134,7 @@ def direct_sq_norm(
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = _widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if n * k > 0 and t * o * a.shape[-1] >= _OWN_CALL:
+    if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
         found = []
         for i in range(n):
             columns = a[i].mT.contiguous()
