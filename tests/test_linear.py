@@ -3,10 +3,11 @@
 import pytest
 import torch
 from asserts import assert_close_relative
-from fastgradnorm import _heap
-from fastgradnorm._linear import linear
 from torch.func import vjp, vmap
 from torch.nn import functional as F
+
+from fastgradnorm import _heap
+from fastgradnorm._linear import linear
 
 # Large enough for oneDNN, and not.
 sizes = pytest.mark.parametrize("T, I, O", [(40, 96, 300), (3, 4, 5)])
@@ -22,7 +23,7 @@ def _both_passes(function, x, weight, bias, cotangents):
 
 @sizes
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_forward_and_pull_backs_of_samples(T, I, O, with_bias):  # noqa: E741
+def test_forward_and_pull_backs_of_samples(T, I, O, with_bias):
     x, weight, cotangents = torch.randn(3, T, I), torch.randn(O, I), torch.randn(3, 2, T, O)
     bias = torch.randn(O) if with_bias else None
     inputs = (x, weight, bias, cotangents)

@@ -95,7 +95,7 @@ def ghost_sq_norm(
     digits are lost; recompute those with `direct_sq_norm`.
     """
     a, g = _widen(activations, grad_outputs)
-    n, k, t, o = g.shape
+    n, _, t, o = g.shape
     if n == 0 or t * t * o < _OWN_CALL:
         return _ghost_at_once(a @ a.mT, g)
     return _ghost_one_by_one((matmul(rows, rows.mT) for rows in a), g)

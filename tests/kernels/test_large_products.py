@@ -24,7 +24,7 @@ def either_library(request, monkeypatch):
 @ghost_and_direct
 @pytest.mark.parametrize("positions_last", [False, True])
 def test_one_by_one(operation, positions_last):
-    N, K, T, I, O = 2, 3, 130, 127, 65  # noqa: E741
+    N, K, T, I, O = 2, 3, 130, 127, 65
     assert min(T * T * O, T * I * O) >= reference._OWN_CALL
     a, g = torch.randn(N, T, I), torch.randn(N, K, T, O)
     g = g.mT.contiguous().mT if positions_last else g
