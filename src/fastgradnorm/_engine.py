@@ -62,6 +62,7 @@ class Engine:
         size = len(batch)
         if not self._uses_closed_form(plan, objective):
             size, _ = plan.chunks(size, objective.count(plan.logits_shape))
+            size = -(-len(batch) // -(-len(batch) // size))  # as many chunks, equally large
         chunks = [batch.take(slice(i, i + size)) for i in range(0, len(batch), size)]
         with _heap.kept():
             return _join([self._split(chunk) for chunk in chunks])
