@@ -13,6 +13,7 @@ from fastgradnorm_kernels._dispatch import (
     weight_sq_norm,
 )
 from fastgradnorm_kernels._forms import choose_form, form_flops
+from fastgradnorm_kernels._matmul import linear
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype, conv_patches
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "form_flops",
     "ghost_sq_norm",
     "head_scores",
+    "linear",
     "linear_head_scores",
     "resolve_backend",
     "weight_sq_norm",

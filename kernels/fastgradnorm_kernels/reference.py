@@ -6,7 +6,7 @@ the activations alone is computed once for all K.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -14,11 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
+from fastgradnorm_kernels._matmul import matmul
 from fastgradnorm_kernels.shapes import Float, Int
 
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
 # last-level cache.
 _DIRECT_BLOCK = 1 << 22
+# Products that `affine_sq_norm` holds at a time, in elements.
+_AFFINE_BLOCK = 1 << 18
+# Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
+# is copied to lay a batch of them out, and what follows finds the product in the cache.
+_OWN_CALL = 1 << 20
+# Patches of one sample's convolution, in elements, up to which they are put into memory.
+_PATCHES = 1 << 22
 
 
 class GhostNorm(NamedTuple):
@@ -72,6 +80,11 @@ def outer_sq_norm(
     return a.square().sum((-1, -2))[:, None] * g.square().sum((-1, -2))
 
 
+def _dot(x: Float[Tensor, "I O"], y: Float[Tensor, "I O"]) -> Tensor:
+    """`⟨x, y⟩` of matrices; a copy where they are not laid out alike."""
+    return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
 def ghost_sq_norm(
     activations: Float[Tensor, "N T I"], grad_outputs: Float[Tensor, "N K T O"]
 ) -> GhostNorm:
@@ -82,12 +95,37 @@ def ghost_sq_norm(
     digits are lost; recompute those with `direct_sq_norm`.
     """
     a, g = _widen(activations, grad_outputs)
+    n, _, t, o = g.shape
+    if n == 0 or t * t * o < _OWN_CALL:
+        return _ghost_at_once(a @ a.mT, g)
+    return _ghost_one_by_one((matmul(rows, rows.mT) for rows in a), g)
+
+
+def _ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> GhostNorm:
     n, k, t, o = g.shape
-    gram = a @ a.mT  # [N, T, T]
-    rows = _rows(g)  # [N, K*O, T]
-    products = torch.bmm(rows, gram).mul_(rows).reshape(n, k, o * t).sum(-1)
-    squares = rows.square().mul_(gram.diagonal(dim1=1, dim2=2)[:, None])
-    return GhostNorm(products, squares.reshape(n, k, o * t).sum(-1))
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    if not g.mT.is_contiguous():
+        products = (gram[:, None] @ g).mul_(g)
+        squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
+        return GhostNorm(products.sum((-1, -2)), squares.sum(-1))
+    # The positions are last in memory, as convolutions have them.
+    rows = g.mT.view(n, k * o, t)
+    products = torch.bmm(rows, gram).mul_(rows)
+    squares = torch.bmm(rows.square(), diagonal[:, :, None])
+    return GhostNorm(products.view(n, k, o * t).sum(-1), squares.view(n, k, o).sum(-1))
+
+
+def _ghost_one_by_one(grams: Iterable[Tensor], g: Float[Tensor, "N K T O"]) -> GhostNorm:
+    sums, scales = [], []
+    for gram, rows in zip(grams, g, strict=True):
+        if rows.mT.is_contiguous():
+            sums += [_dot(matmul(g_t, gram), g_t) for g_t in rows.mT]
+            scales.append((rows.mT.square() @ gram.diagonal()).sum(-1))
+        else:
+            sums += [_dot(matmul(gram, g_t), g_t) for g_t in rows]
+            squares = torch.linalg.vector_norm(rows, dim=-1).square_()
+            scales.append(squares @ gram.diagonal())
+    return GhostNorm(torch.stack(sums).view(g.shape[:2]), torch.stack(scales))
 
 
 def direct_sq_norm(
@@ -95,7 +133,14 @@ def direct_sq_norm(
 ) -> Float[Tensor, "N K"]:
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = _widen(activations, grad_outputs)
-    n, k, _, o = g.shape
+    n, k, t, o = g.shape
+    if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
+        found = []
+        for i in range(n):
+            columns = a[i].mT.contiguous()
+            gradients = (matmul(columns, g[i, j]) for j in range(k))
+            found += [_dot(gradient, gradient) for gradient in gradients]
+        return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
     parts = [
@@ -112,7 +157,11 @@ def affine_sq_norm(
 ) -> AffineNorm:
     r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`: scale and shift of a normalisation layer."""
     x, g = _widen(normalized, grad_outputs)
-    return AffineNorm(_sum_of_squares((g * x[:, None]).sum(-2)), _sum_of_squares(g.sum(-2)))
+    # A few samples at a time: their products are added up while they are in the cache.
+    block = max(1, _AFFINE_BLOCK // max(1, g[:1].numel()))
+    pairs = zip(g.split(block), x.split(block), strict=True)
+    scale = torch.cat([(rows * x_hat[:, None]).sum(-2) for rows, x_hat in pairs])
+    return AffineNorm(_sum_of_squares(scale), _sum_of_squares(g.sum(-2)))
 
 
 def embedding_sq_norm(
@@ -146,8 +195,7 @@ def conv_patches(
     n, c, *space = x.shape
     if all(k == 1 for k in kernel_size) and set(stride) == {1} and set(padding) == {0}:
         return x.reshape(n, c, math.prod(space))
-    if len(space) == 2:
-        return F.unfold(x, kernel_size, dilation=dilation, padding=padding, stride=stride)
+    # Strided views copied: five times as fast as `F.unfold` on the CPU.
     x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
     steps = x.stride()[2:]
     extent = [
@@ -181,6 +229,14 @@ def direct_conv_sq_norm(
     """
     x, g = _widen(x, grad_outputs)
     n, k, o, *out = g.shape
+    if groups == 1 and x.shape[1] * math.prod((*kernel_size, *out)) <= _PATCHES:
+        rows = g.flatten(3).mT  # [N, K, T, O]
+        options = (kernel_size, stride, padding, dilation)
+        parts = [
+            direct_sq_norm(conv_patches(x[i : i + 1], *options).mT, rows[i : i + 1])
+            for i in range(n)
+        ]
+        return torch.cat(parts) if parts else g.new_zeros(n, k)
     functions: list[Callable[..., Tensor]]
     functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]
     weight_grad = functions[len(out) - 1]

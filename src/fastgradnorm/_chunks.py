@@ -94,7 +94,9 @@ class Chunks:
         parts: list[R] = []
         start, shrunk = 0, False
         while start < len(batch):
-            samples, cotangents = self.sizes(plan, len(batch) - start, count)
+            left = len(batch) - start
+            samples, cotangents = self.sizes(plan, left, count)
+            samples = -(-left // -(-left // samples))  # as many chunks, equally large
             chunk = batch.take(slice(start, start + samples))
             try:
                 parts.append(score(chunk))

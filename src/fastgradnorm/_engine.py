@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgradnorm import _heap
 from fastgradnorm._batches import Batch
 from fastgradnorm._chunks import Chunks
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
@@ -67,7 +68,8 @@ class Engine:
             count = 0
         elif objective.can_draw(plan.logits_shape):
             count = 1  # a round groups its samples by how many they need, and cuts the groups
-        return Scored.join(self.chunks.run(self._split, batch, plan, count))
+        with _heap.kept(self.options.max_memory is None):
+            return Scored.join(self.chunks.run(self._split, batch, plan, count))
 
     def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
@@ -24,8 +25,6 @@ from fastgradnorm._watch import PlanChangedError, Watch
 class Tap(torch.autograd.Function):
     """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
         return y.view_as(y)
@@ -38,6 +37,13 @@ class Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return g, ctx.read(ctx.saved_tensors, g), None, *(None,) * len(ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], y: Tensor, *_: Any) -> Any:
+        """Samples: the identity, as the derivative is taken inside, sample by sample."""
+        if functorch.is_functorch_wrapped_tensor(y):
+            raise RuntimeError("the model calls vmap itself")
+        return y.view_as(y), in_dims[0]
 
 
 def _tap(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fastgradnorm import _conv_rules, _decompose, _layer_rules, _product_rules, _rules
 from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._linear import linear
 from fastgradnorm._pieces import Pieces, tensors_in
 from fastgradnorm._swap import swap
 
@@ -60,6 +61,7 @@ _FACTORIES = frozenset(
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _decompose.batch_norm,
     F.group_norm: _decompose.group_norm,
+    F.linear: linear,
 }
 
 
