@@ -76,6 +76,13 @@ def _small_text(arguments: Arguments) -> int:
     return small_text.main(arguments.classes, arguments.rounds, _folder(arguments))
 
 
+def _interruptions(arguments: Arguments) -> int:
+    from benchmarks import interruptions
+
+    sizes = interruptions.LEAST if arguments.tiny else interruptions.FULL
+    return interruptions.main(sizes, _folder(arguments))
+
+
 def _rtol(arguments: Arguments) -> int:
     from benchmarks import rtol
 
@@ -143,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     found = command("small-text", _small_text, "the drop-in for small-text's own strategy")
     found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")
+    command("interruptions", _interruptions, "a long run killed at random, and gone on with")
     command("rtol", _rtol, "scores to a relative standard error beside exact ones")
     found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
     found.add_argument("--batch", type=int, help="samples at a time; default: 256")

@@ -52,6 +52,13 @@ def test_throughput_holds_every_column_or_its_reason(results):
         assert by[score]["over_floor"] > 1
 
 
+def test_interrupted_and_gone_on_with(tmp_path):
+    assert command_line.main(["interruptions", "--tiny", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "interruptions.json").read_text())["rows"]
+    assert row["bit_equal"]
+    assert row["kills"] == 1
+
+
 def test_readme_gets_its_tables(results, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))
