@@ -165,6 +165,14 @@ class TestCoreSet:
         given = context(dense)
         assert torch.allclose(features(given, given.indices), expected.double())
 
+    def test_a_transposed_convolution_is_a_last_layer_too(self, dense):
+        model = nn.Sequential(*dense[1][:-1], nn.ConvTranspose2d(6, 2, 2, stride=2)).eval()
+        given = context((dense[0], model))
+        with torch.no_grad():
+            expected = model[:-1](inputs(dense)).mean((2, 3))
+        assert torch.allclose(features(given, given.indices), expected.double())
+        assert len(set(strategy("badge").select(given).tolist())) == 7
+
     def test_without_a_last_layer_it_is_refused(self, flat):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Tanh())
         with pytest.raises(ValueError, match="come from a linear or convolutional layer"):

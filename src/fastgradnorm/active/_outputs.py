@@ -10,7 +10,9 @@ from torch.utils import _pytree as pytree
 
 from fastgradnorm.active._context import Context
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 
 
 @dataclass(frozen=True)
