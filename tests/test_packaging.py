@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "src", "kernels")
+SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "src", "kernels")
 
 
 @pytest.fixture(scope="module")

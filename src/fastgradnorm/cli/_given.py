@@ -24,13 +24,16 @@ PoolPath = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="State dict of the model, read as tensors only. Without: as MODEL makes it.")
+    Path | None,
+    typer.Option(help="State dict, read as tensors only. Without: as MODEL makes them."),
 ]
 Keys = Annotated[
     list[str] | None,
     typer.Option("--key", metavar="NAME", help="Array or column to use; may be repeated."),
 ]
-IdKey = Annotated[str | None, typer.Option("--ids", metavar="NAME", help="Array or column of names.")]
+IdKey = Annotated[
+    str | None, typer.Option("--ids", metavar="NAME", help="Array or column of names.")
+]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Resize images to squares of it.")]
 SkipBad = Annotated[
     bool,

@@ -93,7 +93,7 @@ def _takes_more(checkpoint: Path) -> bool:
 
 def _score(scorer: GradNormScorer, loader: Any, checkpoint: Path) -> PoolScores:
     try:
-        return scorer.score(loader)
+        scores: PoolScores = scorer.score(loader)
     except KeyboardInterrupt:
         if not checkpoint.exists():
             fail("interrupted.", 130)
@@ -101,7 +101,10 @@ def _score(scorer: GradNormScorer, loader: Any, checkpoint: Path) -> PoolScores:
     except ValueError as error:
         if not str(error).startswith("`checkpoint`"):
             raise
-        raise BadInputError(f"{error} On the command line: another --out, or --no-resume.") from error
+        raise BadInputError(
+            f"{error} On the command line: another --out, or --no-resume."
+        ) from error
+    return scores
 
 
 def _keep(scores: PoolScores, pool: Pool, out: Path) -> None:
