@@ -100,10 +100,16 @@ def test_bad_images_are_named_before_anything_is_scored(run, folder, name, conte
     assert len((folder / "scores.csv").read_text().splitlines()) == 11
 
 
-def test_an_unreadable_file(run, folder):
+def test_what_is_no_file_is_named_and_not_waited_for(run, folder):
     (folder / "pool" / "gone.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pool" / "pipe.png")
+    (folder / "pool" / "folder.png").mkdir()
     ran = run("score", "their_model:make", "pool")
-    assert (ran.code, "gone.png" in ran.err) == (2, True)
+    assert ran.code == 2
+    assert f"{os.path.join('pool', 'gone.png')} cannot be read: No such file" in ran.err
+    assert f"{os.path.join('pool', 'pipe.png')} is no file" in ran.err
+    assert run("score", "their_model:make", "pool", "--skip-bad").code == 0
+    assert len((folder / "scores.csv").read_text().splitlines()) == 11
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,8 @@ def test_an_unreadable_file(run, folder):
         (["score", "their_modle:make", "pool"], "their_modle"),
         (["score", "their_model:mkae", "pool"], "It has: "),
         (["score", "their_model:no_model", "pool"], "int"),
-        (["score", "their_model:make", "nowhere"], "nowhere"),
+        (["score", "their_model:make", "nowhere"], "that is there"),
+        (["score", "their_model:make", "pool", "--out", "odd.csv/s.csv"], "--out"),
         (["score", "their_model:make", "empty"], "Found none"),
         (["score", "their_model:make", "pool", "--out", "scores.txt"], ".csv"),
         (["score", "their_model:make", "pool", "--params", "("], "regular expression"),
@@ -161,6 +168,66 @@ def test_scores_survive_a_place_that_cannot_be_written(run, folder, monkeypatch)
     assert "No space left" in ran.err
     spare = ran.err.strip().rsplit(" ", 1)[1].rstrip(".")
     assert len(Path(spare).read_text().splitlines()) == 11
+    assert (folder / "scores.csv.checkpoint").exists()  # with room again, it writes them at once
+
+
+def test_scores_are_printed_where_no_disk_takes_them(run, folder, monkeypatch):
+    def full(scores, path, ids):
+        raise OSError(28, "No space left on device", str(path))
+
+    assert run("score", "their_model:make", "pool").code == 0
+    expected = (folder / "scores.csv").read_text().splitlines()
+    monkeypatch.setitem(_files.WRITERS, ".csv", full)
+    ran = run("score", "their_model:make", "pool")
+    assert ran.code == 1
+    assert "The scores are above, as CSV." in ran.err
+    assert ran.out.splitlines()[-11:] == expected
+
+
+def _full(function, endings):
+    """`function` on a disk that takes no file of these endings."""
+
+    def write(path, content, *rest, **options):
+        if path.name.endswith(endings):
+            function(path, content[:1], *rest, **options)
+            raise OSError(28, "No space left on device", str(path))
+        return function(path, content, *rest, **options)
+
+    return write
+
+
+def test_a_disk_too_full_for_a_checkpoint_does_not_end_the_run(run, folder, monkeypatch):
+    assert run("score", "their_model:make", "pool").code == 0
+    expected = (folder / "scores.csv").read_text()
+    monkeypatch.setattr(Path, "write_bytes", _full(Path.write_bytes, ".probe"))
+    ran = run("score", "their_model:make", "pool", "--out", "new.csv")
+    assert ran.code == 0
+    assert "without a checkpoint" in ran.err
+    assert (folder / "new.csv").read_text() == expected
+    assert {path.name for path in folder.glob("new*")} == {"new.csv"}
+
+
+def test_a_full_disk_leaves_no_half_page_and_no_half_list(run, folder, monkeypatch):
+    (folder / "names.txt").write_text("an older list")
+    monkeypatch.setattr(Path, "write_text", _full(Path.write_text, ".partial"))
+    ran = run("score", "their_model:make", "pool", "--report", "report")
+    assert ran.code == 1
+    assert "`--report`" in ran.err
+    assert "The scores are in scores.csv" in ran.err
+    assert not list((folder / "report").iterdir())
+    ran = run("select", "scores.csv", 3, "--out", "names.txt")
+    assert (ran.code, "No space" in ran.err) == (2, True)
+    assert (folder / "names.txt").read_text() == "an older list"
+    assert not list(folder.glob("*.partial"))
+
+
+@pytest.mark.filterwarnings("default:4 of 4 scores")
+def test_a_pool_of_nothing_but_nan_keeps_its_rows_and_says_so(run, folder):
+    np.savez("nan.npz", x=np.full((4, 3, 12, 12), np.nan, np.float32))
+    ran = run("score", "their_model:make", "nan.npz", "--report", "report")
+    assert ran.code == 1
+    assert "every score is NaN" in ran.err
+    assert len((folder / "scores.csv").read_text().splitlines()) == 5
 
 
 SLOW = """
@@ -197,6 +264,8 @@ def test_interrupted_it_goes_on_where_it_was(run, folder):
     assert "the same command goes on" in told
     assert checkpoint.exists()
     assert not (folder / "scores.csv").exists()
+    other = run("score", "their_model:make", "pool", "--batch-size", 1)
+    assert (other.code, "--no-resume" in other.err) == (2, True)
     again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
     resumed = (folder / "scores.csv").read_text()

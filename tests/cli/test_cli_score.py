@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import statistics
 
 import numpy as np
 import oracle
@@ -116,6 +117,22 @@ def test_the_report_shows_both_ends(run, folder):
     ranking = [row["id"] for row in rows]
     assert names == ranking + ranking[::-1]
     assert not re.search(r"https?://|<script", html)
+    assert "their_model:make, weights as it makes them" in html
+    scores = [float(row["score"]) for row in rows]
+    assert f"<b>{statistics.median(scores):.3g}</b>the median score" in html
+    assert ran.out.splitlines()[-1] == "Next: fastgradnorm select scores.csv 1"
+    assert run(*ran.out.splitlines()[-1].split()[2:]).out == f"{ranking[0]}\n"
+
+
+def test_names_of_any_length_and_spelling_fit_under_their_pictures(run, folder):
+    name = "a" * 200 + "<b>&.png"
+    Image.new("RGB", (12, 12)).save(folder / "pool" / "deeper" / name)
+    assert run("score", "their_model:make", "pool", "--report", "report").code == 0
+    html = (folder / "report" / "index.html").read_text()
+    shown = "a" * 200 + "&lt;b&gt;&amp;.png"
+    assert f'<span class="name" title="deeper/{shown}">{shown}</span>' in html
+    assert "<b>&.png" not in html
+    assert "repeat(10, minmax(0, 1fr))" in html  # columns that do not grow with what is in them
 
 
 def test_explain_and_bench(run):

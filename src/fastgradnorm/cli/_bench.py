@@ -24,7 +24,10 @@ def add(app: typer.Typer) -> None:
         repeats: Annotated[int, typer.Option(min=1, help="Paired runs; medians are told.")] = 3,
         as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     ) -> None:
-        """Time your own model and pool against the plain autograd loop, and compare the scores."""
+        """Time your own model against the plain autograd loop.
+
+        Both score the same samples of your pool; the scores are compared, too.
+        """
         samples = min(samples, len(given.pool.ids))
         part = DataLoader(Subset(given.pool.dataset, range(samples)), given.batch_size)
         found = _measure(given.model, list(part), given.options, samples, repeats)

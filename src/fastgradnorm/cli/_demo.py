@@ -21,7 +21,7 @@ def add(app: typer.Typer) -> None:
             bool, typer.Option("--quick", help="A run of a few seconds, to see that it works.")
         ] = False,
     ) -> None:
-        """Choose which handwritten digits to label next, and see what the choice is worth.
+        """See on handwritten digits what the choice is worth.
 
         Trains a small CNN on 100 labels, scores the pool with every scheme, compares speed and
         values with plain autograd, and trains again on the best of the pool and on random ones.

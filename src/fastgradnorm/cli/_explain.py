@@ -21,7 +21,7 @@ def add(app: typer.Typer) -> None:
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     ) -> None:
-        """Show how each parameter is counted on this model and pool, and what is slow."""
+        """Show how each parameter is counted, and what is slow."""
         batch = next(iter(given.loader()))
         table = GradNormScorer(given.model, **given.options).explain(batch, measure=measure)
         typer.echo(json.dumps(table.to_dict(), indent=1) if as_json else str(table))

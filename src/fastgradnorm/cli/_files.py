@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,27 @@ def write_scores(scores: PoolScores, path: Path, ids: Sequence[Any]) -> None:
     """Writes a row a sample: its name, score, rank and percentile. An npz keeps no names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[path.suffix](scores, path, ids)
+
+
+def print_scores(scores: PoolScores, ids: Sequence[Any]) -> None:
+    """The same rows as CSV on standard output."""
+    rows = scores.to_records(ids=ids)
+    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes all of it or, where the disk is full, nothing: no half list, no half page."""
+    if path.exists() and not path.is_file():  # a terminal, a pipe
+        path.write_text(text, encoding="utf-8")
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:

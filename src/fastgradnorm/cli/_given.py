@@ -24,13 +24,16 @@ PoolPath = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="State dict of the model: tensors only, nothing is executed.")
+    Path | None,
+    typer.Option(help="State dict, read as tensors only. Without: as MODEL makes them."),
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Array or column to use; may be repeated."),
+    typer.Option("--key", metavar="NAME", help="Array or column to use; may be repeated."),
 ]
-IdKey = Annotated[str | None, typer.Option("--ids", help="Array or column of names.")]
+IdKey = Annotated[
+    str | None, typer.Option("--ids", metavar="NAME", help="Array or column of names.")
+]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Resize images to squares of it.")]
 SkipBad = Annotated[
     bool,
@@ -43,23 +46,34 @@ Scheme = Annotated[
 ]
 Params = Annotated[
     str,
-    typer.Option(help="all, last_layer, or a regular expression on their names."),
+    typer.Option(
+        help="Gradient over: all, last_layer, or a regular expression on parameters' names."
+    ),
 ]
 Rtol = Annotated[
     float,
     typer.Option(min=0, help="Relative standard error to accept; 0 is exact."),
 ]
-ClassDim = Annotated[int, typer.Option(help="Dimension of the classes.")]
-Device = Annotated[str | None, typer.Option(help="Where to run; the model's by default.")]
+ClassDim = Annotated[int, typer.Option(help="Dimension of the classes in the model's output.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; where the model is by default.")]
 
 
 P = ParamSpec("P")
 
 
 class Given(NamedTuple):
-    """A model and a pool, opened, and how to score them."""
+    """A model and a pool, opened, and how to score them.
+
+    Attributes:
+        model: What scores.
+        origin: Where it comes from, in words.
+        pool: What is scored.
+        options: Of the scorer.
+        batch_size: Samples at a time.
+    """
 
     model: Any
+    origin: str
     pool: Pool
     options: dict[str, Any]
     batch_size: int
@@ -129,7 +143,8 @@ def open_all(
         "rtol": rtol,
         "class_dim": class_dim,
     }
-    return Given(loaded.model, found, options, batch_size)
+    origin = f"{model}, {f'weights of {weights}' if weights else 'weights as it makes them'}"
+    return Given(loaded.model, origin, found, options, batch_size)
 
 
 def _parameters(params: str) -> Any:

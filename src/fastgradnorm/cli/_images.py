@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._failures import BadInputError
 
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
@@ -48,6 +48,8 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         BadInputError: If the file is no image, damaged, or cannot be read.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise BadInputError(f"{path} is no file.")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -57,7 +59,7 @@ def read_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
-        reason = told(error) if isinstance(error, OSError) and error.errno else str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise BadInputError(f"{path} cannot be read: {reason}.") from error
 
 
@@ -110,6 +112,8 @@ def open_folder(
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, from the head of the file."""
+    if not path.is_file():
+        return read_image(path).size  # for its message
     try:
         with Image.open(path) as image:
             size: tuple[int, int] = image.size

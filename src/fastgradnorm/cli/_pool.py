@@ -74,6 +74,8 @@ def open_pool(
 
         images, left_out = open_folder(path, transform, image_size, skip_bad)
         return Pool(images, images.names, images.picture, left_out)
+    if not path.exists():
+        raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
     readers = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
     if path.suffix not in readers:
         raise BadInputError(

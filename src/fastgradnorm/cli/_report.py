@@ -2,12 +2,14 @@
 
 from html import escape
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastgradnorm import PoolScores, select
+from fastgradnorm.cli._files import write_text
 from fastgradnorm.cli._pool import Pool
 from fastgradnorm.page import chart, definitions, page, table, tile, tiles
 from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
@@ -16,8 +18,15 @@ _SHOWN = 20  # samples at either end
 _PIXELS = 160
 
 
-def write_report(out: Path, scores: PoolScores, pool: Pool) -> Path:
-    """Writes ``index.html`` into the folder `out`, made if it is not there; returns its path."""
+def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path:
+    """Writes ``index.html`` into the folder `out`, made if it is not there; returns its path.
+
+    Args:
+        out: The folder.
+        scores: At least one that is not NaN.
+        pool: What they are of.
+        origin: Of the model, in words.
+    """
     out.mkdir(parents=True, exist_ok=True)
     values = scores.values
     ranked = int((~values.isnan()).sum())
@@ -41,12 +50,12 @@ def write_report(out: Path, scores: PoolScores, pool: Pool) -> Path:
                 "Scores of the pool. Plain top-k selection takes the right end; where it is full "
                 "of near-duplicates, select by chance.",
             ),
-            "Where these numbers come from": definitions(_provenance(scores)),
+            "Where these numbers come from": definitions(_provenance(scores, origin)),
         },
         footer="Written by <code>fastgradnorm score --report</code>.",
     )
     path = out / "index.html"
-    path.write_text(html, encoding="utf-8")
+    write_text(path, html)
     return path
 
 
@@ -60,7 +69,7 @@ def _formula(scheme: str) -> str:
 
 def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
     values = scores.values.double()
-    best, middle = float(values[order[0]]), float(values[order[len(order) // 2]])
+    best, middle = float(values[order[0]]), float(np.nanmedian(values.numpy()))
     tenth = max(1, len(order) // 10)
     total = float(values[order].sum())
     share = 100 * float(values[order[:tenth]].sum()) / total if total else 0.0
@@ -82,10 +91,14 @@ def _samples(scores: PoolScores, pool: Pool, indices: list[int]) -> str:
             _thumbnail(pool.picture(i)),
             alt=str(pool.ids[i]),
             score=f"{float(scores.values[i]):.3g}",
-            note=escape(str(pool.ids[i])),
+            note=_name(str(pool.ids[i])),
         )
         for i in indices
     )
+
+
+def _name(path: str) -> str:
+    return f'<span class="name" title="{escape(path)}">{escape(PurePath(path).name)}</span>'
 
 
 def _thumbnail(image: Any) -> bytes:
@@ -110,11 +123,12 @@ def _histogram(scores: PoolScores, axes: Any, theme: Theme) -> None:
     axes.set_ylabel("samples")
 
 
-def _provenance(scores: PoolScores) -> dict[str, str]:
+def _provenance(scores: PoolScores, origin: str) -> dict[str, str]:
     facts = scores.provenance
     counted = facts["parameters"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     told = {
+        "Model": origin,
         "Scheme": str(facts["scheme"]),
         "Parameters": f"{counted['elements']:,} elements of {counted['tensors']} tensors",
         "Device": f"{facts['device']}, {facts['dtype']}",

@@ -1,16 +1,20 @@
 """``fastgradnorm score``."""
 
+import contextlib
+import errno
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fastgradnorm import GradNormScorer, PoolScores
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._failures import BadInputError, fail, told
-from fastgradnorm.cli._files import WRITERS, write_scores
+from fastgradnorm.cli._files import WRITERS, print_scores, write_scores
 from fastgradnorm.cli._pool import Pool
+
+_PROBE = 16384  # bytes: more than the head of a checkpoint
 
 
 def add(app: typer.Typer) -> None:
@@ -37,34 +41,97 @@ def add(app: typer.Typer) -> None:
         """
         if out.suffix not in WRITERS:
             raise BadInputError(f"`--out` must end in one of {', '.join(WRITERS)}. Got {out}.")
-        out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = out.with_name(out.name + ".checkpoint")
         if not resume:
             checkpoint.unlink(missing_ok=True)
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
         scorer = GradNormScorer(
-            given.model, checkpoint=checkpoint, on_nonfinite="warn", **given.options
+            given.model,
+            checkpoint=checkpoint if _takes_more(checkpoint) else None,
+            on_nonfinite="warn",
+            **given.options,
         )
-        try:
-            scores = scorer.score(given.loader(workers))
-        except KeyboardInterrupt:
-            fail(f"interrupted. {checkpoint} keeps what is done: the same command goes on.", 130)
+        typer.echo(f"Model: {given.origin}")
+        scores = _score(scorer, given.loader(workers), checkpoint)
         typer.echo(str(scores))
         _keep(scores, given.pool, out)
         checkpoint.unlink(missing_ok=True)
+        ranked = int((~scores.values.isnan()).sum())
+        if ranked == 0:
+            fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
         if report is not None:
-            from fastgradnorm.cli._report import write_report
+            _show(report, scores, given, out)
+        typer.echo(f"Next: fastgradnorm select {out} {min(100, max(1, ranked // 10))}")
 
-            typer.echo(f"Report: {write_report(report, scores, given.pool)}")
-        typer.echo(f"Next: fastgradnorm select {out} 100")
+
+def _takes_more(checkpoint: Path) -> bool:
+    """Whether the checkpoint can be made: without it a full disk would end the run.
+
+    Raises:
+        BadInputError: If the scores could not be written there in the end.
+    """
+    probe = checkpoint.with_name(checkpoint.name + ".probe")
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_PROBE))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInputError(
+                f"`--out` must be where files can be written. {told(error)}. Choose another place."
+            ) from error
+        typer.echo(
+            f"fastgradnorm: warning: {checkpoint.parent} is full: scoring without a checkpoint. "
+            "If it stays full, the scores go elsewhere.",
+            err=True,
+        )
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return True
+
+
+def _score(scorer: GradNormScorer, loader: Any, checkpoint: Path) -> PoolScores:
+    try:
+        scores: PoolScores = scorer.score(loader)
+    except KeyboardInterrupt:
+        if not checkpoint.exists():
+            fail("interrupted.", 130)
+        fail(f"interrupted. {checkpoint} keeps what is done: the same command goes on.", 130)
+    except ValueError as error:
+        if not str(error).startswith("`checkpoint`"):
+            raise
+        raise BadInputError(
+            f"{error} On the command line: another --out, or --no-resume."
+        ) from error
+    return scores
 
 
 def _keep(scores: PoolScores, pool: Pool, out: Path) -> None:
     """Writes the scores, elsewhere if they cannot be written where they should go."""
     try:
         write_scores(scores, out, pool.ids)
-        typer.echo(f"Scores: {out}")
     except OSError as error:
-        spare = Path(tempfile.mkdtemp(prefix="fastgradnorm-")) / out.name
+        place = _keep_elsewhere(scores, pool, out.name)
+        fail(f"`--out` could not be written. {told(error)}. The scores are {place}.", 1)
+    typer.echo(f"Scores: {out}")
+
+
+def _keep_elsewhere(scores: PoolScores, pool: Pool, name: str) -> str:
+    try:
+        spare = Path(tempfile.mkdtemp(prefix="fastgradnorm-")) / name
         write_scores(scores, spare, pool.ids)
-        fail(f"`--out` could not be written. {told(error)}. The scores are in {spare}.", 1)
+    except OSError:  # that disk is full, too
+        print_scores(scores, pool.ids)
+        return "above, as CSV"
+    return f"in {spare}"
+
+
+def _show(report: Path, scores: PoolScores, given: _given.Given, out: Path) -> None:
+    from fastgradnorm.cli._report import write_report
+
+    try:
+        page = write_report(report, scores, given.pool, given.origin)
+    except OSError as error:
+        fail(f"`--report` could not be written. {told(error)}. The scores are in {out}.", 1)
+    typer.echo(f"Report: {page}")

@@ -7,7 +7,7 @@ import typer
 
 from fastgradnorm import select as select_indices
 from fastgradnorm.cli._failures import BadInputError, told
-from fastgradnorm.cli._files import read_scores
+from fastgradnorm.cli._files import read_scores, write_text
 
 
 def add(app: typer.Typer) -> None:
@@ -39,6 +39,6 @@ def add(app: typer.Typer) -> None:
             typer.echo(lines, nl=False)
             return
         try:
-            out.write_text(lines, encoding="utf-8")
+            write_text(out, lines)
         except OSError as error:
-            raise BadInputError(f"`--out` could not be written. {told(error)}") from error
+            raise BadInputError(f"`--out` could not be written. {told(error)}.") from error

@@ -27,7 +27,10 @@ def pair(left: str, right: str) -> str:
 
 
 def tile(png: bytes, alt: str, score: str, note: str = "") -> str:
-    """A small picture with its score; `alt` is plain text, `note` HTML."""
+    """A small picture with its score; `alt` is plain text, `note` HTML.
+
+    A `<span class="name">` in the note breaks anywhere, and ends after three lines.
+    """
     below = f"<br>{note}" if note else ""
     return (
         f'<li><figure><img src="{data_uri(png)}" alt="{escape(alt)}">'

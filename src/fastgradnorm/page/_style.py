@@ -52,21 +52,26 @@ section { padding: 2.4rem 0 0.6rem; border-top: 1px solid var(--line); margin-to
 @media (min-width: 54rem) { .pair { grid-template-columns: 1fr 1fr; } }
 .chart {
   margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
-  padding: 0.8rem 0.8rem 1rem;
+  padding: 0.8rem 0.8rem 1rem; max-width: 42rem;
 }
+.pair .chart { max-width: none; }
 .chart img { display: block; width: 100%; height: auto; }
 figcaption { font-size: 0.92rem; line-height: 1.5; padding: 0.4rem 0.4rem 0; }
 .tiles {
   display: grid; gap: 0.8rem 0.7rem; margin: 0; padding: 0; list-style: none;
   grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr));
 }
-@media (min-width: 64rem) { .tiles { grid-template-columns: repeat(10, 1fr); } }
+@media (min-width: 64rem) { .tiles { grid-template-columns: repeat(10, minmax(0, 1fr)); } }
 .tiles img {
-  display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: 8px;
-  object-fit: cover; border: 1px solid var(--line);
+  display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; object-fit: contain;
+  background: var(--card); border: 1px solid var(--line);
 }
-.drawing img { filter: invert(var(--flip)); }
+.drawing img { image-rendering: pixelated; filter: invert(var(--flip)); }
 .tiles figure { margin: 0; }
+.tiles .name {
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden;
+  overflow-wrap: anywhere; white-space: normal;
+}
 .tiles figcaption { font-size: 0.82rem; line-height: 1.35; padding: 0.35rem 0 0; }
 .tiles figcaption span { white-space: nowrap; }
 .tiles b { color: var(--ink); font-variant-numeric: tabular-nums; }
@@ -93,7 +98,7 @@ footer { padding-top: 2rem; padding-bottom: 3rem; font-size: 0.9rem; }
   header { padding-top: 2.2rem; }
   main, footer { padding: 0 1rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.6rem; }
-  .tiles { grid-template-columns: repeat(5, 1fr); gap: 0.7rem 0.5rem; }
+  .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 0.7rem 0.5rem; }
   .tiles figcaption { font-size: 0.75rem; }
   table { font-size: 0.74rem; } th, td { padding-right: 0.3rem; }
   pre { font-size: 0.78rem; padding: 0.9rem; } td small { display: block; }

@@ -1,0 +1,60 @@
+"""The installed command on a real disk that is full: what it scored survives."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SIZE = 64 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def score(folder, *arguments):
+    command = [sys.executable, "-c", "from fastgradnorm.cli import main; main()", "score"]
+    return subprocess.run(
+        [*command, "their_model:make", "pool", *map(str, arguments)],
+        cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "room, told",
+    [
+        pytest.param(0, "without a checkpoint", id="none at all"),
+        pytest.param(5, "cannot be written any more", id="for half a checkpoint"),
+    ],
+)
+def test_scores_survive_a_full_disk(folder, small_disk, room, told):
+    page = os.sysconf("SC_PAGE_SIZE")
+    (small_disk / "fill").write_bytes(bytes(SIZE - room * page))
+    if room:  # ten batches of a few hundred bytes do not fill a page: let them be many
+        copies = folder / "pool" / "deeper"
+        for path in list(copies.iterdir()):
+            for i in range(30):
+                (copies / f"{i}_{path.name}").write_bytes(path.read_bytes())
+    assert score(folder, "--out", "here.csv", "--batch-size", 1).returncode == 0
+    ran = score(folder, "--out", small_disk / "scores.csv", "--batch-size", 1)
+    assert ran.returncode == 1, ran.stderr
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+    [spare] = folder.glob("fastgradnorm-*/scores.csv")
+    assert str(spare) in ran.stderr
+    assert spare.read_text() == (folder / "here.csv").read_text()
+    assert not (small_disk / "scores.csv").exists()
