@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgradnorm import _export
 from fastgradnorm._selection import Strategy, select
+from fastgradnorm.atomic import replacing
 
 _FORMAT = 1
 
@@ -122,21 +123,15 @@ class PoolScores:
         Returns:
             The path written.
         """
-        target = Path(path)
         arrays = {"values": self.values.numpy()}
         if self.standard_error is not None:
             arrays["standard_error"] = self.standard_error.numpy()
         if self.indices is not None:
             arrays["indices"] = self.indices.numpy()
         arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "PoolScores":

@@ -1,0 +1,114 @@
+"""Imports run downhill: no circle, hosts know the face alone, and what is optional stays out."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgradnorm
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [ROOT / "src", ROOT / "kernels"]
+# What stands on the face, and which neighbours each may import beside it.
+HOSTS = {
+    "fastgradnorm.active": {"fastgradnorm.atomic"},
+    "fastgradnorm.integrations": set(),
+    "fastgradnorm.demo": {"fastgradnorm.page"},
+    "fastgradnorm.cli": {"fastgradnorm.page", "fastgradnorm.demo"},
+}
+FRESH = """
+import sys
+import numpy.random, torch, tqdm.auto
+before = {name.partition(".")[0] for name in sys.modules}
+import fastgradnorm, fastgradnorm.active, fastgradnorm.cli, fastgradnorm.integrations
+after = {name.partition(".")[0] for name in sys.modules} - before - sys.stdlib_module_names
+print(*sorted(after))
+"""
+
+
+def files():
+    """Every module's file, by its dotted name."""
+    found = {}
+    for root in SOURCES:
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+FILES = files()
+
+
+def imported(name):
+    """Modules of ours that one imports anywhere in its file, also for types or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relative to itself"
+            within = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = within & FILES.keys()
+            found |= modules
+            if len(modules) < len(within):
+                found.add(node.module)
+    return found & FILES.keys()
+
+
+def test_no_circle():
+    graphlib.TopologicalSorter({name: imported(name) for name in FILES}).prepare()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_imports_the_face_and_its_own_package(host):
+    allowed = {"fastgradnorm", host, *HOSTS[host]}
+    for name in FILES:
+        if name == host or name.startswith(host + "."):
+            others = {m for m in imported(name) if m not in allowed}
+            others -= {m for m in others for own in allowed - {"fastgradnorm"} if m.startswith(own)}
+            assert not others, f"{name} imports {others}"
+
+
+def test_hosts_take_from_the_face_what_it_names():
+    for name, path in FILES.items():
+        if name.startswith(tuple(HOSTS)):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == "fastgradnorm":
+                    taken = {alias.name for alias in node.names}
+                    taken -= {m.removeprefix("fastgradnorm.") for m in FILES}
+                    assert taken <= {*fastgradnorm.__all__}, f"{name} takes {taken}"
+
+
+def test_nothing_below_the_face_imports_it_or_a_host():
+    for name in FILES:
+        if not name.startswith(tuple(HOSTS)):
+            above = {m for m in imported(name) if m == "fastgradnorm" or m in HOSTS}
+            assert not above, f"{name} imports {above}"
+
+
+def test_kernels_know_tensors_only():
+    for name in FILES:
+        if name.startswith("fastgradnorm_kernels"):
+            assert all(m.startswith("fastgradnorm_kernels") for m in imported(name)), name
+
+
+def test_optional_packages_are_imported_where_they_are_used():
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Kernels are annotated with jaxtyping's shapes where it is installed; it brings nothing else.
+    assert {*done.stdout.split()} - {"jaxtyping"} == {"fastgradnorm", "fastgradnorm_kernels"}
+
+
+@pytest.mark.parametrize("root", SOURCES, ids=lambda root: root.name)
+def test_files_and_functions_are_short(root):
+    for path in root.rglob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) < 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert lines < 60, f"{path}: {node.name} has {lines} lines"
