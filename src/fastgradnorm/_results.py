@@ -63,7 +63,10 @@ class PoolScores:
         return "\n".join(lines)
 
     def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
-        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`."""
+        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`.
+
+        Of a `subset` its samples' places in the whole pool.
+        """
         chosen = select(self.values, k, strategy=strategy, seed=seed)
         return chosen if self.indices is None else self.indices[chosen]
 
@@ -114,6 +117,9 @@ class PoolScores:
         """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
 
         The provenance is JSON under `fastgradnorm` in the schema's metadata.
+
+        Raises:
+            ModuleNotFoundError: Without pyarrow, which the extra `parquet` brings.
         """
         return _export.write_parquet(self, path, ids, low_first)
 
