@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
-import torch
 from fastgradnorm_kernels import resolve_backend
 from torch import nn
 
