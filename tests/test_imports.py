@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_nothing_below_the_face_imports_it_or_a_host():
         if not name.startswith(tuple(HOSTS)):
             above = {m for m in imported(name) if m == "fastgradnorm" or m in HOSTS}
             assert not above, f"{name} imports {above}"
+
+
+def test_files_import_from_their_own_floor_or_lower_ones():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.search(r"\| floor \| files \|\n\|---\|---\|\n((?:\|.*\n)+)", text)[1].splitlines()
+    floors = {}
+    for number, row in enumerate(reversed(rows)):
+        for place in re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[2]):
+            assert place not in floors, f"{place} stands on two floors"
+            floors[place] = number
+
+    def floor(name):
+        return floors["__init__" if name == "fastgradnorm" else name.split(".")[1]]
+
+    ours = {name for name in FILES if name.split(".")[0] == "fastgradnorm"}
+    there = {name.split(".")[1] for name in ours if name != "fastgradnorm"}
+    assert floors.keys() == there | {"__init__"}
+    for name in ours:
+        above = {m for m in imported(name) & ours if floor(m) > floor(name)}
+        assert not above, f"{name} imports {above} from above"
 
 
 def test_kernels_know_tensors_only():
