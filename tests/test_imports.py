@@ -123,7 +123,9 @@ def test_optional_packages_are_imported_where_they_are_used():
     assert {*done.stdout.split()} - {"jaxtyping"} == {"fastgradnorm", "fastgradnorm_kernels"}
 
 
-@pytest.mark.parametrize("root", SOURCES, ids=lambda root: root.name)
+@pytest.mark.parametrize(
+    "root", [*SOURCES, ROOT / "tests", ROOT / "benchmarks"], ids=lambda p: p.name
+)
 def test_files_and_functions_are_short(root):
     for path in root.rglob("*.py"):
         text = path.read_text()
