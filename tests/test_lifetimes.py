@@ -11,6 +11,13 @@ from torch import nn
 from fastgradnorm import GradNormScorer
 
 
+def tensors():
+    """All that this process holds, other tests' included."""
+    gc.collect()
+    # not isinstance: it asks objects for their class, at which some warn
+    return [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+
+
 class TestNothingOutlivesItsBatch:
     """Of 40 batches, of which none but the last two may be there at any time."""
 
@@ -37,15 +44,14 @@ class TestNothingOutlivesItsBatch:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
         model.append(nn.Linear(4, 3))
-        sizes = []
+        sizes, others = [], tensors()  # held, so that no new one gets the `id` of one of them
+        known = {id(x) for x in others}
         lengths = [5 + i % 20 for i in range(40)]
         scorer = GradNormScorer(model, progress=False)
         batches = (torch.randn(4, 2, length) for length in lengths)
         for done, _ in enumerate(scorer.stream(batches), 1):
             if done in (5, 40):
-                gc.collect()
-                # not isinstance: it asks objects for their class, at which some warn
-                found = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+                found = [x for x in tensors() if id(x) not in known]
                 sizes.append(sum(t.numel() for t in found if t.device.type == "cpu"))
                 assert not [t for t in found if t.grad_fn is not None]
                 del found
