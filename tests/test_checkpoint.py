@@ -9,28 +9,15 @@ import sys
 import pytest
 import torch
 from cases import CASES
-from torch.utils.data import DataLoader, Dataset
+from noting import Noting
+from torch.utils.data import DataLoader
 
-from fastgradnorm import GradNormScorer, PoolScores, score_pool
+from fastgradnorm import GradNormScorer, score_pool
 from fastgradnorm import _checkpoint as checkpoint_module
 from fastgradnorm import _run as run_module
 from fastgradnorm._engine import Engine
 
 OPTIONS = {"scheme": ["expected", "entropy"], "progress": False}
-
-
-class Images(Dataset):
-    """Samples that count how often they are loaded."""
-
-    def __init__(self, inputs):
-        self.inputs, self.loaded = inputs, []
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def __getitem__(self, i):
-        self.loaded.append(i)
-        return self.inputs[i]
 
 
 class Stop(Exception):
@@ -97,7 +84,7 @@ class TestResuming:
         expected = scorer(model, path).score(inputs.split(4))
         content = path.read_bytes()
         monkeypatch.setattr("fastgradnorm._run.score_one", None)
-        data = Images(inputs)
+        data = Noting(inputs)
         assert_same(scorer(model, path).score(inputs.split(4)), expected)
         assert path.read_bytes() == content
         # Another way to read the same samples in batches of the same size.
@@ -120,15 +107,15 @@ class TestResuming:
     def test_loads_only_what_is_left_of_an_indexable_dataset(self, pool, path, subset):
         model, inputs = pool
         options = {"subset": subset, "verify": False}
-        expected = GradNormScorer(model, **OPTIONS, **options).score(DataLoader(Images(inputs), 4))
+        expected = GradNormScorer(model, **OPTIONS, **options).score(DataLoader(Noting(inputs), 4))
         parts = scorer(model, path, **options).stream
         if subset is None:
-            streamed = parts(DataLoader(Images(inputs), 4))
+            streamed = parts(DataLoader(Noting(inputs), 4))
             next(streamed), next(streamed)
             streamed.close()
         else:
-            _stop_in_batch(scorer(model, path, **options), DataLoader(Images(inputs), 4), 2)
-        data = Images(inputs)
+            _stop_in_batch(scorer(model, path, **options), DataLoader(Noting(inputs), 4), 2)
+        data = Noting(inputs)
         assert_same(scorer(model, path, **options).score(DataLoader(data, 4)), expected)
         places = range(22) if subset is None else expected["entropy"].indices.tolist()
         done = len(_entries(path)) and 8
@@ -298,60 +285,3 @@ class TestTornWrites:
                 scorer(model, path).score(inputs.split(4))
         finally:
             other.communicate()
-
-
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from torch.utils.data import DataLoader, TensorDataset
-from fastgradnorm import GradNormScorer
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
-loader = DataLoader(TensorDataset(torch.randn(403, 6)), 5)
-path, result, alone = map(Path, sys.argv[1:])
-draws, done, kills = random.Random(0), 0, 0
-
-def start():
-    child = os.fork()
-    if child:
-        return child
-    scorer = GradNormScorer(model, checkpoint=path, verify=False, progress=False)
-    scorer.score(loader).save(result)
-    os._exit(0)
-
-def lines():
-    return path.read_bytes().count(b"\\n") if path.exists() else 0
-
-# In this process: what PyTorch loads at its first pass need not be loaded by each child.
-GradNormScorer(model, verify=False, progress=False).score(loader).save(alone)
-while not result.exists():
-    child, target = start(), done + draws.randint(1, 10)
-    ended = 0
-    while kills < 10 and lines() < target and not ended:
-        ended, _ = os.waitpid(child, os.WNOHANG)
-    time.sleep(0.004 * draws.random())
-    if kills < 10 and not ended:
-        os.kill(child, signal.SIGKILL)
-    if not ended:
-        _, status = os.waitpid(child, 0)
-        kills += os.WIFSIGNALED(status)
-    assert lines() >= done, "a batch that was done is lost"
-    done = lines()
-print(kills)
-"""
-
-
-def test_killed_ten_times_at_random_moments_the_result_is_bit_equal(tmp_path):
-    """Real processes, really killed."""
-    path, result, alone = (tmp_path / name for name in ("scores.jsonl", "result.npz", "alone.npz"))
-    command = [sys.executable, "-c", KILLED, str(path), str(result), str(alone)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 10
-    actual, expected = PoolScores.load(result), PoolScores.load(alone)
-    assert len(actual) == 403
-    assert torch.equal(actual.values, expected.values)

@@ -1,6 +1,7 @@
 """Every wrong argument and model: the message says which, and what to do."""
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -215,6 +216,28 @@ class TestParams:
 
         with pytest.raises(ValueError, match=r"`params\b.*last_layer"):
             scores(TwoHeads(), params="last_layer")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        fastgradnorm.NonFiniteScoreError("two are bad", [1, 3], fastgradnorm.PoolScores(X[:, 0])),
+        fastgradnorm.RankFailedError("rank 1 failed", {1: "ValueError: no"}),
+        *(getattr(fastgradnorm, name)("why") for name in ("CoverageError", "VerificationError")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_cross_process_borders(error):
+    """Out of a loader's worker, a process pool or an actor, an error comes pickled."""
+    error.add_note("in cycle 3")
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+    assert found.__notes__ == ["in cycle 3"]
+    assert getattr(found, "failures", None) == getattr(error, "failures", None)
+    assert getattr(found, "indices", None) == getattr(error, "indices", None)
+    if isinstance(error, fastgradnorm.NonFiniteScoreError):
+        assert torch.equal(found.scores.values, error.scores.values)
 
 
 def test_error_types():

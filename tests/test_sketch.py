@@ -221,6 +221,8 @@ class TestErrors:
             gradient_sketch(model, [])
         with pytest.raises(TypeError, match="`dims` is not an option"):
             gradient_sketch(model, batches, dims=3)
+        with pytest.raises(ValueError, match="`subset` must be None for `gradient_sketch`"):
+            gradient_sketch(model, batches, subset=1)
 
     def test_nan_is_told(self):
         inputs = torch.ones(3, 3)
@@ -230,8 +232,10 @@ class TestErrors:
         assert caught.value.indices == [1]
         kept = gradient_sketch(nn.Linear(3, 2), [inputs], 4, verify=False, on_nonfinite="keep")
         assert kept.isfinite().all(1).tolist() == [True, False, True]
+        with pytest.warns(UserWarning, match="1 of 3 sketches are NaN or infinite: samples 1"):
+            gradient_sketch(nn.Linear(3, 2), [inputs], 4, verify=False, on_nonfinite="warn")
 
     def test_models_without_vmap_are_refused(self):
         model = Custom(lambda m, x: m.head(x[x > -9].view(1, 3)), head=nn.Linear(3, 2))
-        with pytest.raises(UnsupportedModelError, match="cannot run under"):
+        with pytest.raises(UnsupportedModelError, match="`model` must run under"):
             gradient_sketch(model, [torch.ones(2, 3)], 4)

@@ -3,25 +3,17 @@
 import pytest
 import torch
 from cases import CASES
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from noting import Noting
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from fastgradnorm import GradNormScorer, PoolScores, naive_score_pool, score_pool, select
 
 SIZE = 30
 
 
-class Images(Dataset):
-    """Samples that note which of them are loaded."""
-
-    def __init__(self, inputs):
-        self.inputs, self.loaded = inputs, []
-
-    def __len__(self):
-        return len(self.inputs)
-
+class Images(Noting):
     def __getitem__(self, i):
-        self.loaded.append(i)
-        return {"image": self.inputs[i], "name": f"image {i}"}
+        return {"image": super().__getitem__(i), "name": f"image {i}"}
 
 
 class Stream(IterableDataset):

@@ -10,7 +10,6 @@ the matrix units though its dtype allows them.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
@@ -32,8 +31,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels.compiled_calls import calls
+from benchmarks.provenance import provenance, store
 
-RESULTS = Path(__file__).parent.parent / "results" / "kernels_compiled.json"
 # Bytes of shared memory that one block may have. [CUDA programming guide, compute capabilities]
 SHARED_LIMIT = {80: 166_912, 90: 232_448}
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -217,12 +216,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(rows)} compilations, {len(bad)} with problems")
     if not options.check:
         document = {
-            "versions": {"triton": triton.__version__, "torch": torch.__version__},
+            "provenance": provenance(),
             "shared_limit": SHARED_LIMIT,
             "rows": [asdict(row) for row in rows],
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-        print(f"wrote {RESULTS}")
+        print(f"written: {store('kernels_compiled', document)}")
     return 1 if bad else 0
 
 

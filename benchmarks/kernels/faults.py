@@ -28,8 +28,8 @@ os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 import pytest
 
 from benchmarks.kernels.fault_list import FAULTS, ROOT, Fault
+from benchmarks.provenance import provenance, store
 
-RESULTS = ROOT / "benchmarks" / "results" / "kernel_faults.json"
 _SECONDS = 240  # a run that takes longer is as good as failed
 # Which modules must be made again after one is changed, and which tests look at it.
 _DEPENDENTS = {"ghost_norm": ["conv_norm"], "_math": ["logit_head", "linear_head"]}
@@ -174,14 +174,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not options.check:
         document = {
+            "provenance": provenance(),
             "faults": len(chosen),
             "caught": len(chosen) - len(missed),
             "unplanted_copies_pass": not broken,
             "seconds": round(seconds),
             "rows": [asdict(outcome) for outcome in outcomes[len(clean) :]],
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-        print(f"wrote {RESULTS}")
+        print(f"written: {store('kernel_faults', document)}")
     return 1 if missed or broken else 0
 
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,9 +22,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.gpu_checks import ROOT, TESTS, run_sanitizer, run_tests
+from benchmarks.footprint import peak_bytes
+from benchmarks.kernels.gpu_checks import TESTS, run_sanitizer, run_tests
+from benchmarks.provenance import RESULTS, provenance, store
 
-RESULTS = ROOT / "benchmarks" / "results" / "kernels_gpu.json"
 _BUDGET = 450  # seconds in all; what is still to do then is left out and said so
 
 
@@ -94,15 +94,7 @@ def _first(outputs: Any) -> torch.Tensor:
 
 def _peak(call: Callable[[], Any], dry: bool) -> int:
     """Bytes allocated beyond what was there before, at the worst moment."""
-    if dry:
-        call()
-        return 0
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return peak_bytes(call, "cpu" if dry else "cuda")
 
 
 def _error(case: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> float:
@@ -145,10 +137,10 @@ def one_row(case: Any, limits: dict[str, float], compiled: bool, dry: bool) -> d
         name = case.operation.replace("ghost", "weight").replace("direct", "weight")
         row["auto"] = resolve_backend("auto", device, case.dtype, name)
         row["error"] = _error(case, inputs, _first(case.kernel(*inputs)))
-        row["kernel_peak"] = _peak(lambda: case.kernel(*inputs), dry)
+        row["kernel_peak"] = peak_bytes(lambda: case.kernel(*inputs), device.type)
         row["kernel_ms"] = measure(lambda: case.kernel(*inputs), dry)
         try:
-            row["reference_peak"] = _peak(lambda: case.reference(*inputs), dry)
+            row["reference_peak"] = peak_bytes(lambda: case.reference(*inputs), device.type)
             row["reference_ms"] = measure(lambda: case.reference(*inputs), dry)
         except torch.OutOfMemoryError:
             row["reference"] = "out of memory"
@@ -193,17 +185,8 @@ def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"target": what, "measured": got, "met": got >= least} for what, got, least in found]
 
 
-def _commit() -> str | None:
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or None
-
-
 def table(device: torch.device, dry: bool, started: float, red: set[str]) -> dict[str, Any]:
     """All rows of operations whose tests pass; what the time did not allow is named."""
-    import triton
-
     from benchmarks.kernels.gpu_cases import cases
 
     limits = ceilings(device, dry)
@@ -226,9 +209,7 @@ def table(device: torch.device, dry: bool, started: float, red: set[str]) -> dic
         if not dry:
             torch.cuda.empty_cache()
     return {
-        "gpu": "none" if dry else torch.cuda.get_device_name(device),
-        "versions": {"torch": torch.__version__, "triton": triton.__version__},
-        "commit": _commit(),
+        "provenance": provenance(device.type),
         "ceilings": limits,
         "rows": rows,
         "left_out": left_out,
@@ -241,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="tiny shapes, no GPU, writes nothing")
     parser.add_argument("--no-tests", action="store_true", help="skip tests and sanitizer")
     parser.add_argument("--small-cases", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
     options = parser.parse_args(argv)
     started = time.monotonic()
     if options.dry:
@@ -265,9 +246,8 @@ def main(argv: list[str] | None = None) -> int:
     document = {"tests": tests, "sanitizer": sanitizer}
     document |= table(torch.device("cuda"), False, started, red)
     document["seconds"] = round(time.monotonic() - started)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"wrote {options.out} after {document['seconds']} s")
+    path = store("kernels_gpu", document, options.out)
+    print(f"written: {path}, after {document['seconds']} s")
     unmet = [target for target in document["targets"] if not target["met"]]
     for what in document["left_out"]:
         print(f"LEFT OUT: {what}")

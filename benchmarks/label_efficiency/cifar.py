@@ -3,6 +3,7 @@
 import io
 import itertools
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.label_efficiency.arrays import Arrays, ArrayTask, Plan, Recipe
 from benchmarks.label_efficiency.data_files import first_existing
 from benchmarks.label_efficiency.networks import strided_cnn
-from benchmarks.label_efficiency.resnet import resnet18
+from benchmarks.models import ResNet18
 
 
 def load(root: Path, device: str = "cpu", train: int | None = None) -> ArrayTask:
@@ -34,7 +35,7 @@ def load(root: Path, device: str = "cpu", train: int | None = None) -> ArrayTask
         title=f"CIFAR-10, 10 classes, {'a four-layer CNN' if small else 'ResNet-18'}",
         train_set=Arrays(x, y, scale, shift),
         test_set=Arrays(test_x, test_y, scale, shift),
-        network=network if small else resnet18,
+        network=network if small else partial(ResNet18, 10),
         recipe=Recipe(steps=200, augment=flip)
         if small
         else Recipe(

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgradnorm.atomic import replacing
+
 _KIND = "fastgradnorm checkpoint 1"
 _SECONDS_BETWEEN_SYNCS = 5.0
 
@@ -63,7 +65,8 @@ class Checkpoint:
         self.finished = False
         header = {"kind": _KIND, **json.loads(json.dumps(facts))}
         if not self.path.exists():
-            _write_whole(self.path, _line(header))
+            with replacing(self.path) as partial:
+                partial.write_bytes(_line(header))
         self._file: int | None = os.open(self.path, os.O_RDWR)
         try:
             self._lock()
@@ -214,15 +217,3 @@ def _encoded(values: Tensor) -> tuple[str, str]:
 
 def _decoded(dtype: str, content: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(content), np.dtype(dtype)).copy())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

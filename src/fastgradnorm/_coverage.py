@@ -33,10 +33,10 @@ class Edges:
                 leaf = getattr(parent, "variable", None)
                 if leaf is not None and id(leaf) in originals:
                     raise CoverageError(
-                        f"the parameter `{originals[id(leaf)]}` is reached past the module tree: "
-                        "through a tensor that an earlier call left on the model, or by a function "
-                        "that PyTorch does not let others see. Delete that tensor, or call the "
-                        "parameter's module."
+                        "`model` must reach its parameters by its modules. Got "
+                        f"`{originals[id(leaf)]}`, reached past them: through a tensor that an "
+                        "earlier call left on the model, or by a function that PyTorch does not "
+                        "let others see. Delete that tensor, or call the parameter's module."
                     )
                 self._count[id(leaf) if leaf is not None else (parent, output)] += 1
                 if parent is not None and parent not in self._nodes:
@@ -173,7 +173,7 @@ def check_reached(reached: bool, names: Sequence[str]) -> None:
     """Raises `CoverageError` if the logits depend on none of the parameters."""
     if not reached:
         raise CoverageError(
-            "none of the chosen parameters takes part in the logits: "
-            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Was part of the forward "
-            "pass run under `torch.no_grad()`, or detached?"
+            "`params` must select parameters that the logits depend on. Got "
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}: none takes part. Run no "
+            "part of the forward pass under `torch.no_grad()`, and detach nothing."
         )

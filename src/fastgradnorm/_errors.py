@@ -25,6 +25,10 @@ class NonFiniteScoreError(ValueError):
         self.indices = list(indices)
         self.scores = scores
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled by `args`, the message alone, where a process pool hands it on.
+        return type(self), (str(self), self.indices, self.scores), self.__dict__
+
 
 class VerificationError(RuntimeError):
     """The engine disagrees with plain autograd on the first samples. Nothing was scored."""
@@ -40,6 +44,9 @@ class RankFailedError(RuntimeError):
     def __init__(self, message: str, failures: Mapping[int, str]) -> None:
         super().__init__(message)
         self.failures = dict(failures)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.failures), self.__dict__
 
 
 class SlowPathWarning(UserWarning):

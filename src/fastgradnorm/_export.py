@@ -14,11 +14,10 @@ low scores come first, so that no tool takes it for the best. An infinite norm r
 no word for it and gets null.
 """
 
-import contextlib
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from fastgradnorm._selection import select
 from fastgradnorm._validate import check_bool, fail, fail_type
+from fastgradnorm.atomic import replacing
 
 Columns = dict[str, list[Any]]
 
@@ -40,6 +40,9 @@ class Scores(Protocol):
     def standard_error(self) -> Tensor | None: ...
     @property
     def provenance(self) -> Mapping[str, Any]: ...
+    @property
+    def indices(self) -> Tensor | None:
+        """Of a scored subset, where in the whole pool its samples are."""
 
 
 def records(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> list[dict[str, Any]]:
@@ -51,7 +54,7 @@ def records(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> list[
 def write_csv(scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool) -> Path:
     """A header, then a line a sample."""
     columns = _columns(scores, ids, low_first)
-    with _whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
@@ -63,7 +66,7 @@ def write_jsonl(
 ) -> Path:
     """A JSON object a line."""
     columns = _columns(scores, ids, low_first)
-    with _whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in zip(*columns.values(), strict=True):
             plain = {name: _in_json(value) for name, value in zip(columns, row, strict=True)}
             file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
@@ -83,7 +86,7 @@ def write_parquet(
         ) from error
     table = pyarrow.table(_columns(scores, ids, low_first))
     table = table.replace_schema_metadata({"fastgradnorm": json.dumps(dict(scores.provenance))})
-    with _whole(path) as partial:
+    with replacing(path) as partial:
         pyarrow.parquet.write_table(table, partial)
     return Path(path)
 
@@ -108,9 +111,7 @@ def _columns(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> Colu
 
 def _ids(scores: Scores, ids: Sequence[Any] | None, count: int) -> list[Any]:
     if ids is None:
-        # Of a scored subset, the places of its samples in the whole pool.
-        indices = getattr(scores, "indices", None)
-        return list(range(count)) if indices is None else list(indices.tolist())
+        return list(range(count)) if scores.indices is None else list(scores.indices.tolist())
     if isinstance(ids, (str, bytes)):
         raise fail_type("ids", "a sequence with one id a score", ids)
     found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
@@ -142,15 +143,3 @@ def _short(number: Any) -> float:
 
 def _in_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def _whole(path: str | Path) -> Iterator[Path]:
-    """A neighbour to write to, that takes the name of `path` if all went well, or else vanishes."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

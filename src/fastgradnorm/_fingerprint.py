@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._batches import Batch
+from fastgradnorm._digest import digest
 from fastgradnorm._pool import Pool
 from fastgradnorm._subject import Subject
 from fastgradnorm._version import __version__
@@ -31,27 +32,24 @@ _OPTIONS = (
 def model_hash(subject: Subject) -> str:
     """Of parameters and buffers with their names, and of the layers as they print themselves."""
     # Addresses of functions that some layers print are those of this process.
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(subject.model)).encode())
-    tensors = [*subject.model.named_parameters(), *subject.model.named_buffers()]
-    for name, tensor in tensors:
-        digest.update(name.encode())
-        _add(digest, [tensor])
-    return digest.hexdigest()
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(subject.model))
+    tensors = dict([*subject.model.named_parameters(), *subject.model.named_buffers()])
+    return _of_lines([layers, *tensors, digest(tensors.values())])
 
 
 def facts(subject: Subject, pool: Pool, first: Batch | None) -> dict[str, Any]:
     """Everything that has to be the same for a run to be continued."""
     options = subject.options
-    digest = hashlib.sha256()
+    held: list[Tensor] = []
     if first is not None:
         masks = [mask for mask in (first.mask, first.attention_mask) if mask is not None]
-        _add(digest, [*first.leaves, *masks])
+        held = [*first.leaves, *masks]
     return {
         "fastgradnorm": __version__,
         "torch": torch.__version__,
         "device": subject.device.type,
         "model": model_hash(subject),
-        "parameters": _hash_of_names(subject.chosen),
+        "parameters": _of_lines(subject.chosen),
         "params": options.params if isinstance(options.params, str) else "by function",
         "scheme": list(options.schemes),
         **{name: getattr(options, name) for name in _OPTIONS},
@@ -60,12 +58,12 @@ def facts(subject: Subject, pool: Pool, first: Batch | None) -> dict[str, Any]:
         "mask": _code(options.mask),
         "pool's size": pool.total,
         "first batch's size": 0 if first is None else len(first),
-        "first batch": digest.hexdigest(),
+        "first batch": digest(held),
     }
 
 
-def _hash_of_names(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+def _of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _code(function: Any) -> str | None:
@@ -76,11 +74,4 @@ def _code(function: Any) -> str | None:
         text = inspect.getsource(function)
     except (OSError, TypeError):
         text = getattr(function, "__qualname__", type(function).__qualname__)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _add(digest: Any, tensors: Iterable[Tensor]) -> None:
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        plain = tensor.detach().to("cpu").contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
+    return _of_lines([text])

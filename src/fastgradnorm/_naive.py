@@ -32,7 +32,8 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
         Scores `[N]`, or a dict of them for several schemes, on the CPU.
 
     Raises:
-        ValueError: If `loader` yields nothing.
+        ValueError: If `loader` yields nothing, an option is wrong, or there is a `subset`.
+        TypeError: If an argument is of a wrong type, or no option has its name.
 
     Example:
         >>> model = nn.Linear(3, 2).eval()

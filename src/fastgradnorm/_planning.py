@@ -152,7 +152,8 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     for name, leaf in leaves.items():
         if leaf._version != versions[name]:
             raise UnsupportedModelError(
-                f"the forward pass changes the parameter `{name}` in place."
+                "`model` must leave its parameters as they are while it runs. Got "
+                f"`{name}`, changed in place. Change a copy of it."
             )
     subject.note_changes()
     saved.tensors.clear()

@@ -19,6 +19,7 @@ from torch.utils.data import (
     Subset,
 )
 
+from fastgradnorm._loaders import made_anew
 from fastgradnorm._validate import fail_type
 
 # Draws of their own, apart from those of label maps, which the same seed makes.
@@ -57,7 +58,7 @@ class Pool:
                 "`loader` must be a DataLoader over a dataset with a length and indices. Got one "
                 "that can only be read from its beginning."
             )
-        loader = _rebuilt(self.loader, self.order[places].tolist())
+        loader = _over(self.loader, self.order[places].tolist())
         indices = places if self.indices is None else self.indices[places]
         order = torch.arange(len(places))
         return replace(self, loader=loader, order=order, indices=indices, total=len(places))
@@ -71,7 +72,7 @@ class Pool:
             return None
         if not sizes or (sizes[-1] != whole and sum(sizes) < self.total):
             return None
-        return iter(_rebuilt(self.loader, self.order[sum(sizes) :].tolist()))
+        return iter(_over(self.loader, self.order[sum(sizes) :].tolist()))
 
     def places(self, start: int, size: int) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are.
@@ -159,22 +160,9 @@ def _order(loader: object) -> Tensor | None:
     return order
 
 
-def _rebuilt(loader: DataLoader[Any], order: Sequence[int]) -> DataLoader[Any]:
-    """The same loader over other samples of its dataset."""
-    return DataLoader(
-        Subset(loader.dataset, order),
-        batch_size=loader.batch_size,
-        shuffle=False,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
+def _over(loader: DataLoader[Any], order: Sequence[int]) -> DataLoader[Any]:
+    """The same loader over other samples of its dataset, in batches as large."""
+    return made_anew(loader, Subset(loader.dataset, order), batch_size=loader.batch_size)
 
 
 def _length(loader: Any) -> int | None:

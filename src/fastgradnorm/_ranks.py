@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgradnorm._errors import RankFailedError
-from fastgradnorm._likeness import likeness, tensor_sums
+from fastgradnorm._likeness import likeness, tensor_digests
 from fastgradnorm._shadow import shadow
 from fastgradnorm._share import Share, share
 
@@ -102,7 +102,7 @@ class Ranks:
         mine, failure, facts = None, None, None
         try:
             mine = share(loader, self.rank, self.world)
-            facts = (*tensor_sums(model), mine.order, likeness(mine.first))
+            facts = (*tensor_digests(model), mine.order, likeness(mine.first))
         except Exception as error:
             failure = error
         parameters, buffers, orders, firsts = zip(*self._meet(facts, failure), strict=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgradnorm import _export
 from fastgradnorm._selection import Strategy, select
+from fastgradnorm.atomic import replacing
 
 _FORMAT = 1
 
@@ -62,7 +63,10 @@ class PoolScores:
         return "\n".join(lines)
 
     def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
-        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`."""
+        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`.
+
+        Of a `subset` its samples' places in the whole pool.
+        """
         chosen = select(self.values, k, strategy=strategy, seed=seed)
         return chosen if self.indices is None else self.indices[chosen]
 
@@ -113,6 +117,9 @@ class PoolScores:
         """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
 
         The provenance is JSON under `fastgradnorm` in the schema's metadata.
+
+        Raises:
+            ModuleNotFoundError: Without pyarrow, which the extra `parquet` brings.
         """
         return _export.write_parquet(self, path, ids, low_first)
 
@@ -122,21 +129,15 @@ class PoolScores:
         Returns:
             The path written.
         """
-        target = Path(path)
         arrays = {"values": self.values.numpy()}
         if self.standard_error is not None:
             arrays["standard_error"] = self.standard_error.numpy()
         if self.indices is not None:
             arrays["indices"] = self.indices.numpy()
         arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "PoolScores":

@@ -1,16 +1,16 @@
 """A pool in, one score per sample out."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from fastgradnorm_kernels import resolve_backend
-from torch import Tensor, nn
+from torch import nn
 
 from fastgradnorm._batches import as_batch
 from fastgradnorm._clock import Clock, now
+from fastgradnorm._columns import Columns
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
 from fastgradnorm._explain import Explanation, explain
@@ -54,15 +54,21 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
 
     Raises:
         ValueError: If an option is wrong, `loader` is empty, the model cannot run, `max_memory` is
-            less than one sample needs, or `checkpoint` is of another run. Also with a `subset`,
-            whose samples a bare tensor cannot tell: use `GradNormScorer`.
+            less than one sample needs, `checkpoint` is of another run, or ranks differ in model or
+            pool. Also with a `subset`, whose samples a bare tensor cannot tell: use
+            `GradNormScorer`.
+        TypeError: If an argument is of a wrong type, or no option has its name.
+        OSError: If `checkpoint` cannot be made.
         MemoryError: If the device has no room for one sample.
         UnsupportedModelError: If a layer mixes samples (batch norm without running statistics) or
             draws random numbers. A `ValueError`.
         CoverageError: If a trainable parameter's use could not be accounted for. A `ValueError`.
         RankFailedError: If another process of a distributed run fails. A `RuntimeError`.
         NonFiniteScoreError: If a score is NaN or infinite; it holds all scores. A `ValueError`.
-        VerificationError: If the first samples disagree with plain autograd.
+        VerificationError: If the first samples disagree with plain autograd. A `RuntimeError`.
+
+    Warns:
+        SlowPathWarning: Where something makes exact scores slow; once, by name.
 
     Guarantees:
         - A score depends on its sample alone, not on batch size or order.
@@ -92,6 +98,10 @@ class GradNormScorer:
             between.
         options: Keyword arguments, see `Options`.
 
+    Raises:
+        ValueError: If an option is wrong.
+        TypeError: If `model` is no module, an option of a wrong type, or none has its name.
+
     Example:
         >>> model = nn.Linear(3, 2).eval()
         >>> for p in model.parameters(): _ = nn.init.zeros_(p)
@@ -107,7 +117,8 @@ class GradNormScorer:
     def score_batch(self, batch: Any) -> Any:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
 
-        All of it, without a checkpoint, whatever `subset` and `checkpoint` say.
+        All of it, without a checkpoint, whatever `subset` and `checkpoint` say. Raises what
+        `score_pool` does.
         """
         options = self.options
         with OwnRandomState(), autograd_ready():
@@ -151,7 +162,7 @@ class GradNormScorer:
             ValueError: If `loader` yields no sample, `checkpoint` is of another run, and as told at
                 `score_pool`.
         """
-        columns = _Columns()
+        columns = Columns()
         with OwnRandomState():
             run = self._run(loader)
             for part in run.parts():
@@ -222,19 +233,31 @@ class GradNormScorer:
     def _judge(self, found: dict[str, PoolScores]) -> None:
         """NaN and infinite scores, told once everything is there."""
         bad = {i for s in found.values() for i in (~s.values.isfinite()).nonzero()[:, 0].tolist()}
-        if not bad or self.options.on_nonfinite == "keep":
+        if not bad:
             return
         places = next(iter(found.values())).indices
         indices = sorted(bad if places is None else places[sorted(bad)].tolist())
-        some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
-        message = (
-            f"{len(indices)} of {len(next(iter(found.values())))} scores are NaN or infinite: "
-            f"samples {some}. Check these inputs; `on_nonfinite='keep'` passes the scores on."
-        )
-        if self.options.on_nonfinite == "warn":
-            warnings.warn(message, stacklevel=3)
-            return
-        raise NonFiniteScoreError(message, indices, self.options.pick(found))
+        count, everything = len(next(iter(found.values()))), self.options.pick(found)
+        tell_nonfinite("scores", indices, count, everything, self.options.on_nonfinite)
+
+
+def tell_nonfinite(
+    what: str,
+    indices: Sequence[int],
+    count: int,
+    everything: Any,
+    how: Literal["raise", "warn", "keep"],
+) -> None:
+    """Warns of NaN and infinite ones among `count`, or raises an error that holds `everything`."""
+    some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
+    message = (
+        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these "
+        f"inputs; `on_nonfinite='keep'` passes the {what} on."
+    )
+    if how == "warn":
+        warnings.warn(message, stacklevel=4)
+    elif how == "raise":
+        raise NonFiniteScoreError(message, indices, everything)
 
 
 def _nothing(subset: int | float | None) -> str:
@@ -247,23 +270,6 @@ def _nothing(subset: int | float | None) -> str:
         "`loader` must yield at least one sample. Got none. A generator can be read only once; "
         "pass a DataLoader or a list."
     )
-
-
-class _Columns:
-    """Numbers added batch by batch, in little more memory than they need in the end."""
-
-    def __init__(self) -> None:
-        self._bytes: dict[str, bytearray] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        self._dtypes[name] = values.dtype
-        self._bytes.setdefault(name, bytearray()).extend(values.numpy().tobytes())
-
-    def get(self, name: str) -> Tensor | None:
-        """All numbers of that name, or None if there are none."""
-        found = self._bytes.get(name)
-        return torch.frombuffer(found, dtype=self._dtypes[name]) if found else None
 
 
 def _as_keywords(options: Options) -> dict[str, Any]:

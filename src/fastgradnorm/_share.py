@@ -20,6 +20,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from fastgradnorm._loaders import made_anew
+
 
 @dataclass(frozen=True)
 class Share:
@@ -64,7 +66,7 @@ def whole_pool(loader: Iterable[Any]) -> Iterable[Any]:
     if isinstance(loader, DataLoader) and type(loader.dataset).__name__ == "IterableDatasetShard":
         shard: Any = loader.dataset
         how = {"batch_size": shard.batch_size, "drop_last": shard.drop_last}
-        return DataLoader(shard.dataset, **how, **_kept(loader))
+        return made_anew(loader, shard.dataset, **how)
     if not _can_be_indexed(loader):
         return loader
     given = draws = _draws(loader)
@@ -76,7 +78,7 @@ def whole_pool(loader: Iterable[Any]) -> Iterable[Any]:
     elif hasattr(sampler, "num_replicas"):
         draws = copy.copy(draws)
         draws.sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    return loader if draws is given else _remade(loader, draws)
+    return loader if draws is given else _with_draws(loader, draws)
 
 
 def _can_be_indexed(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
@@ -92,11 +94,11 @@ def _draws(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def _remade(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
+def _with_draws(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
     """The same loader of other batches."""
     if loader.batch_sampler is None:
-        return DataLoader(loader.dataset, batch_size=None, sampler=draws, **_kept(loader))
-    return DataLoader(loader.dataset, batch_sampler=draws, **_kept(loader))
+        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws)
+    return made_anew(loader, loader.dataset, batch_sampler=draws)
 
 
 def _of_dataset(loader: DataLoader[Any], rank: int, world: int) -> Share:
@@ -105,7 +107,7 @@ def _of_dataset(loader: DataLoader[Any], rank: int, world: int) -> Share:
     if loader.batch_sampler is not None:
         head = [batch[:1] for batch in head]
     # One sample of the pool's first batch goes ahead, through the same workers, for comparison.
-    items = iter(_remade(loader, _Dealt(head, draws, rank, world)))
+    items = iter(_with_draws(loader, _Dealt(head, draws, rank, world)))
     return Share(items, order, next(items, None))
 
 
@@ -133,10 +135,3 @@ def _in_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
         return draws, f"{len(sampler)} in order, by {draws.batch_size}, {draws.drop_last}"
     keys = list(draws) if loader.batch_sampler is None else [list(batch) for batch in draws]
     return keys, hashlib.sha256(repr(keys).encode()).hexdigest()
-
-
-def _kept(loader: DataLoader[Any]) -> dict[str, Any]:
-    """What a loader is made with, but for its dataset, order and batches."""
-    names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator")
-    more = ("multiprocessing_context", "prefetch_factor", "in_order")
-    return {name: getattr(loader, name) for name in (*names, *more)}

@@ -26,14 +26,14 @@ from torch.func import vjp, vmap
 
 from fastgradnorm._batches import Batch
 from fastgradnorm._engine import Engine
-from fastgradnorm._errors import NonFiniteScoreError, UnsupportedModelError
+from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._objectives import Objective, make_objective
 from fastgradnorm._options import Options
 from fastgradnorm._passes import Scored
 from fastgradnorm._pieces import Pieces
 from fastgradnorm._planning import Plan
 from fastgradnorm._posterior import entropy_cotangent, posterior
-from fastgradnorm._scoring import GradNormScorer
+from fastgradnorm._scoring import GradNormScorer, tell_nonfinite
 from fastgradnorm._states import autograd_ready
 from fastgradnorm._subject import Subject
 from fastgradnorm._taps import Tap
@@ -75,8 +75,8 @@ def gradient_sketch(
         Sketches `[N, dim]`, float32 (float64 for a float64 model), on the CPU, in loader order.
 
     Raises:
-        ValueError: As `score_pool`; also `UnsupportedModelError` for a model that cannot run under
-            `torch.func.vmap`.
+        ValueError: As `score_pool`; also for a `checkpoint` or a `reduction`.
+        UnsupportedModelError: Also for a model that cannot run under `torch.func.vmap`.
         NonFiniteScoreError: If a sketch has NaN or infinite entries, with `on_nonfinite="raise"`;
             it holds all sketches.
 
@@ -97,18 +97,14 @@ def gradient_sketch(
     if options.get("checkpoint") is not None:
         raise fail("checkpoint", "None for sketches, which it cannot hold", options["checkpoint"])
     sketcher = _Sketcher(model, dim, scheme, options)
+    sketcher.options.refuse_subset("gradient_sketch")
     parts = [part for part in sketcher.stream(loader) if len(part)]
     if not parts:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     sketches = torch.cat(parts)
     bad = (~sketches.isfinite().all(1)).nonzero()[:, 0].tolist()
-    if bad and sketcher.options.on_nonfinite == "raise":
-        raise NonFiniteScoreError(
-            f"{len(bad)} of {len(sketches)} sketches have NaN or infinite entries: samples "
-            f"{', '.join(map(str, bad[:10]))}. Check these inputs.",
-            bad,
-            sketches,
-        )
+    if bad:
+        tell_nonfinite("sketches", bad, len(sketches), sketches, sketcher.options.on_nonfinite)
     return sketches
 
 
@@ -205,7 +201,7 @@ class _SketchEngine(Engine):
         if error is not None:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedModelError(
-                "the model cannot run under `torch.func.vmap`, which sketches need: "
+                "`model` must run under `torch.func.vmap` for sketches. Got "
                 f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
             ) from error
         # Each sample takes a branch of its own: one at a time.

@@ -1,4 +1,4 @@
-"""Ranks compare models and samples by checksums: whatever differs is told apart."""
+"""Ranks compare models and samples by digests: whatever differs is told apart."""
 
 from collections import UserDict
 
@@ -7,7 +7,7 @@ import pools
 import pytest
 import torch
 
-from fastgradnorm._likeness import likeness, tensor_sums
+from fastgradnorm._likeness import likeness, tensor_digests
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -37,10 +37,10 @@ def test_things_without_a_plain_value_are_alike():
 
 def test_models():
     first, same, other = pools.normed(0.0), pools.normed(0.0), pools.normed(1.0)
-    assert tensor_sums(first) == tensor_sums(same)
-    assert tensor_sums(first)[0] == tensor_sums(other)[0]
-    differing = {k for k, v in tensor_sums(first)[1].items() if tensor_sums(other)[1][k] != v}
+    assert tensor_digests(first) == tensor_digests(same)
+    assert tensor_digests(first)[0] == tensor_digests(other)[0]
+    differing = {k for k, v in tensor_digests(first)[1].items() if tensor_digests(other)[1][k] != v}
     assert differing == {"1.running_mean"}
     with torch.no_grad():
         same[0].weight.view(-1)[[0, 1]] = same[0].weight.view(-1)[[1, 0]]
-    assert tensor_sums(first)[0] != tensor_sums(same)[0]
+    assert tensor_digests(first)[0] != tensor_digests(same)[0]

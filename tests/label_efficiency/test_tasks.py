@@ -12,8 +12,8 @@ from torch.utils.data import Subset
 from benchmarks.label_efficiency import arrays, cifar, cryoet, fashion, nuclei, tasks
 from benchmarks.label_efficiency.arrays import Arrays, Recipe
 from benchmarks.label_efficiency.data_files import VARIABLE, DataMissing, data_root
-from benchmarks.label_efficiency.resnet import resnet18
 from benchmarks.label_efficiency.subtomograms import Imaging
+from benchmarks.models import ResNet18
 from fastgradnorm.active import ActiveLearner, Task
 
 pytest.importorskip("sklearn")
@@ -155,7 +155,7 @@ def test_shifted_images_keep_their_pixels():
 
 
 def test_resnet18():
-    model = resnet18()
+    model = ResNet18(10)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # of the 32x32 variant
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 

@@ -1,7 +1,6 @@
 """Weights kept from cycle to cycle beside a run file, for runs with a warm start."""
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from fastgradnorm.atomic import replacing
 
 
 class Weights:
@@ -30,9 +31,8 @@ class Weights:
     def save(self, cycle: int, model: nn.Module) -> None:
         """Writes the weights of a cycle, whole or not at all, and forgets the last but one's."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{self.key}-{os.getpid()}.partial"
-        torch.save(model.state_dict(), partial)
-        partial.replace(self._file(cycle))
+        with replacing(self._file(cycle)) as partial:
+            torch.save(model.state_dict(), partial)
         self._file(cycle - 2).unlink(missing_ok=True)
 
     def load(self, cycle: int, model: nn.Module) -> None:

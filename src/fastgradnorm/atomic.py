@@ -1,0 +1,29 @@
+"""Files that are there whole or not at all, whenever the process or the machine stops."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A neighbour to write to, that takes the name of `path` if all went well, or else vanishes.
+
+    Processes that write the same path do not disturb each other; the last one's file stays.
+
+    Yields:
+        The neighbour's path; it does not exist yet.
+
+    Raises:
+        OSError: If it cannot be written; a file that was there before is as it was.
+    """
+    target = Path(path)
+    neighbour = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        yield neighbour
+        with neighbour.open("rb+") as file:
+            os.fsync(file.fileno())  # or its name might reach the disk before its content
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
