@@ -215,6 +215,7 @@ def test_a_full_disk_leaves_no_half_page_and_no_half_list(run, folder, monkeypat
     assert "`--report`" in ran.err
     assert "The scores are in scores.csv" in ran.err
     assert not list((folder / "report").iterdir())
+    assert (folder / "scores.csv.checkpoint").exists()  # with room again, the page comes at once
     ran = run("select", "scores.csv", 3, "--out", "names.txt")
     assert (ran.code, "No space" in ran.err) == (2, True)
     assert (folder / "names.txt").read_text() == "an older list"

@@ -55,12 +55,12 @@ def add(app: typer.Typer) -> None:
         scores = _score(scorer, given.loader(workers), checkpoint)
         typer.echo(str(scores))
         _keep(scores, given.pool, out)
-        checkpoint.unlink(missing_ok=True)
         ranked = int((~scores.values.isnan()).sum())
-        if ranked == 0:
-            fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
-        if report is not None:
+        if ranked and report is not None:
             _show(report, scores, given, out)
+        checkpoint.unlink(missing_ok=True)  # not before: a page that failed costs no second run
+        if not ranked:
+            fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
         typer.echo(f"Next: fastgradnorm select {out} {min(100, max(1, ranked // 10))}")
 
 
