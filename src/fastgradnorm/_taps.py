@@ -27,7 +27,7 @@ class Tap(torch.autograd.Function):
     """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
 
     @classmethod
-    def at(cls, level: int, *inputs: Any) -> Tensor:
+    def at(cls, level: int | None, *inputs: Any) -> Tensor:
         """`apply` within the `vjp` of nesting level `level`.
 
         An identity needs no rule for the transforms around that one, so that a plain
@@ -37,15 +37,16 @@ class Tap(torch.autograd.Function):
         output: Tensor
         if functorch.maybe_current_level() == level:
             with enable_single_level_autograd_function():
-                output = super(torch.autograd.Function, cls).apply(*inputs)
+                output = super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
         else:
-            output = cls.apply(*inputs)
+            output = cls.apply(*inputs)  # type: ignore[no-untyped-call]
         return output
 
     @staticmethod
     def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
         # The same values in a wrapper of its own: a view could not be changed in place.
         level = functorch.maybe_current_level()
+        assert level is not None
         output: Tensor = functorch._wrap_for_grad(functorch._unwrap_for_grad(y, level), level)
         return output
 
