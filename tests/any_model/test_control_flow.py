@@ -299,6 +299,21 @@ class TestContinuousValues:
         assert_close_relative(scores[rest], expected, 1e-5)
 
 
+@pytest.mark.parametrize("also_outside", [False, True])
+def test_a_model_that_calls_vmap_itself(also_outside):
+    """Over heads that share a weight, which may be used outside of it too."""
+
+    def forward(m, x):
+        heads = x.unflatten(-1, (3, 4))  # [B, H, D]
+        each = torch.func.vmap(lambda h: F.linear(h, m.body.weight, m.body.bias), 1, 1)(heads)
+        if also_outside:
+            each = each + m.body(heads.sin())
+        return m.head(each.tanh().flatten(1))
+
+    model = Custom(forward, body=linear(4, 4), head=linear(12, 3))
+    assert_exact(model, torch.randn(6, 12))
+
+
 class TestWhatCannotBeBatched:
     def test_operations_without_a_rule_are_named_in_one_warning(self):
         """An autograd function that knows nothing of vmap."""
@@ -321,36 +336,6 @@ class TestWhatCannotBeBatched:
         with pytest.warns(SlowPathWarning, match=r"\w+") as caught:
             scores = score_pool(model, x.split(3), progress=False)
         assert len(caught) == 1
-        assert_close_relative(scores, expected, 1e-5)
-
-    def test_a_model_that_calls_vmap_itself(self):
-        """Over heads, which share a weight: where that is used once, autograd sees it per head."""
-
-        def forward(m, x):
-            heads = x.unflatten(-1, (3, 4))  # [B, H, D]
-            each = torch.func.vmap(lambda h: F.linear(h, m.body.weight, m.body.bias), 1, 1)(heads)
-            return m.head(each.tanh().flatten(1))
-
-        model = Custom(forward, body=linear(4, 4), head=linear(12, 3))
-        x = torch.randn(6, 12)
-        expected = oracle.scores(model, oracle.ones(x))
-        with pytest.warns(SlowPathWarning, match="calls vmap itself"):
-            scores = score_pool(model, x.split(3), progress=False)
-        assert_close_relative(scores, expected, 1e-5)
-
-    def test_a_model_that_differentiates_itself(self):
-        """Its own `torch.func.grad` is one more transform around some of its layers."""
-
-        def forward(m, x):
-            energy = torch.func.grad(lambda x: F.softplus(m.body(x)).sum())
-            return m.head(energy(x))
-
-        model = Custom(forward, body=linear(4, 4), head=linear(4, 3))
-        x = torch.randn(6, 4)
-        expected = oracle.scores(model, oracle.ones(x))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SlowPathWarning)
-            scores = score_pool(model, x.split(3), progress=False)
         assert_close_relative(scores, expected, 1e-5)
 
     @pytest.mark.parametrize("kind", ["nonzero", "mask", "unique"])
