@@ -154,8 +154,7 @@ def conv_sq_norm(
     n, k, o = grad_outputs.shape[:3]
     t = math.prod(grad_outputs.shape[3:])
     inputs = x.shape[1] // groups * math.prod(size)
-    whole = len(size) == 2 or groups == 1
-    if whole and choose_form(t, inputs, o // groups, k) == "direct":
+    if len(size) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
         return reference.direct_conv_sq_norm(x, grad_outputs, size, step, pad, spread, groups)
     patches = reference.conv_patches(x, size, step, pad, spread)  # [N, C*I, T]
     a = patches.reshape(n * groups, patches.shape[1] // groups, t).mT
