@@ -1,5 +1,6 @@
 """Nothing of the caller's changes, in whatever mode torch is."""
 
+import gc
 import itertools
 import random
 
@@ -221,3 +222,14 @@ class TestModes:
             self.check(model, inputs, expected)
         finally:
             torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_as_it_was(enabled):
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        score_pool(nn.Linear(3, 2), [torch.randn(2, 3)], progress=False)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()

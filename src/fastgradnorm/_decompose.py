@@ -21,31 +21,22 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / norm)
 
 
-class _Folded(torch.autograd.Function):
-    """`function(x, *frozen)` for x `[B, ...]` without a gradient: samples join the batch.
+def _folded(function: Callable[..., Tensor], input: Tensor, *frozen: Any) -> Tensor | None:
+    """`function(input, *frozen)` in a bare forward pass: samples join the batch `[B, ...]`.
 
-    For functions that treat each entry of the batch alone, and what is the same for all samples.
+    For functions that treat each entry of the batch alone. None where something else than the input
+    differs between samples, or a gradient is wanted.
     """
-
-    @staticmethod
-    def forward(function: Callable[..., Tensor], x: Tensor, *frozen: Any) -> Tensor:
-        return function(x, *frozen)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, function: Any, x: Tensor, *frozen: Any) -> Any:
-        folded = x.movedim(in_dims[1], 0).flatten(0, 1)
-        output: Tensor = _Folded.apply(function, folded, *frozen)  # type: ignore[no-untyped-call]
-        return output.unflatten(0, (info.batch_size, -1)), 0
-
-
-def _folds(input: Tensor, *frozen: Tensor | None) -> bool:
-    """Whether `_Folded` applies: a bare forward pass, nothing but the input batched."""
-    others = any(t is not None and functorch.is_functorch_wrapped_tensor(t) for t in frozen)
-    return functorch.is_batchedtensor(input) and not (torch.is_grad_enabled() or others)
+    if torch.is_grad_enabled() or not functorch.is_batchedtensor(input):
+        return None
+    whole, level = functorch.get_unwrapped(input), functorch.maybe_get_level(input)
+    tensors = [whole, *(value for value in frozen if isinstance(value, Tensor))]
+    if any(functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+        return None
+    whole = whole.movedim(functorch.maybe_get_bdim(input), 0)
+    output = function(whole.flatten(0, 1), *frozen).unflatten(0, (len(whole), -1))
+    joined: Tensor = functorch._add_batch_dim(output, 0, level)
+    return joined
 
 
 def batch_norm(
@@ -59,9 +50,9 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass."""
-    if _folds(input, running_mean, running_var, weight, bias):
-        frozen = (running_mean, running_var, weight, bias, False, momentum, eps)
-        folded: Tensor = _Folded.apply(F.batch_norm, input, *frozen)  # type: ignore[no-untyped-call]
+    frozen = (running_mean, running_var, weight, bias, False, momentum, eps)
+    folded = _folded(F.batch_norm, input, *frozen)
+    if folded is not None:
         return folded
     shape = (1, -1) + (1,) * (input.dim() - 2)
     scale = (running_var + eps).rsqrt()
@@ -89,9 +80,8 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`F.group_norm`, whose backward pass vmap cannot run with the channels last in memory."""
-    if _folds(input, weight, bias):
-        frozen = (num_groups, weight, bias, eps)
-        folded: Tensor = _Folded.apply(F.group_norm, input, *frozen)  # type: ignore[no-untyped-call]
+    folded = _folded(F.group_norm, input, num_groups, weight, bias, eps)
+    if folded is not None:
         return folded
     if _laid_out(input).is_contiguous():
         return F.group_norm(input, num_groups, weight, bias, eps)

@@ -20,6 +20,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._passes import Passes, Scored
 from fastgradnorm._planning import Plan, make_plan
 from fastgradnorm._rounds import score_in_rounds
+from fastgradnorm._states import collection_paused
 from fastgradnorm._subject import Subject
 from fastgradnorm._watch import DivergentControlFlowError, PlanChangedError
 
@@ -99,7 +100,7 @@ class Engine:
         """Scores samples that take the same branches, by the first plan that fits them."""
         known = self._known(batch)
         for plan in known:
-            with contextlib.suppress(PlanChangedError):
+            with contextlib.suppress(PlanChangedError), collection_paused():
                 return self._pass(plan)(batch)
         plan = make_plan(self.subject, batch)
         known.append(plan)

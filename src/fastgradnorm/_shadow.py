@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+_ATOMS = frozenset({bool, bytes, float, int, str, type(None)})
+_MAPPINGS = frozenset({dict, OrderedDict})
 _CONTAINER_DEPTH = 4  # of lists in dicts in lists; deeper ones are shared with the original
 
 
@@ -43,6 +45,11 @@ class _Copier:
         return copy
 
     def value(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        if kind in _MAPPINGS and not value:  # hooks, mostly
+            return kind()
         if isinstance(value, Tensor):
             return self.tensors.get(id(value), value)
         if isinstance(value, nn.Module):

@@ -14,6 +14,7 @@ import torch
 import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 
 from fastgradnorm import _rules
 from fastgradnorm._clock import Clock
@@ -25,9 +26,29 @@ from fastgradnorm._watch import PlanChangedError, Watch
 class Tap(torch.autograd.Function):
     """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
 
+    @classmethod
+    def at(cls, level: int | None, *inputs: Any) -> Tensor:
+        """`apply` within the `vjp` of nesting level `level`.
+
+        An identity needs no rule for the transforms around that one, so that a plain
+        `autograd.Function` will do, for a fraction of the time. Inside transforms of the model's
+        own it takes the whole way.
+        """
+        output: Tensor
+        if functorch.maybe_current_level() == level:
+            with enable_single_level_autograd_function():
+                output = super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
+        else:
+            output = cls.apply(*inputs)  # type: ignore[no-untyped-call]
+        return output
+
     @staticmethod
     def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
-        return y.view_as(y)
+        # The same values in a wrapper of its own: a view could not be changed in place.
+        level = functorch.maybe_current_level()
+        assert level is not None
+        output: Tensor = functorch._wrap_for_grad(functorch._unwrap_for_grad(y, level), level)
+        return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -46,18 +67,17 @@ class Tap(torch.autograd.Function):
         return y.view_as(y), in_dims[0]
 
 
-def _tap(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
-    tapped: Tensor = Tap.apply(y, extra, read, *saved)  # type: ignore[no-untyped-call]
-    return tapped
-
-
 def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
-    """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped."""
+    """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped.
+
+    Called, as `Tapping` is made, right inside the `vjp`.
+    """
 
     def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
         return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
 
-    return _tap(parameter, extra, read if clock is None else clock.timing([name], read))
+    read = read if clock is None else clock.timing([name], read)
+    return Tap.at(functorch.maybe_current_level(), parameter, extra, read)
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,7 @@ class Tapping(Watch):
         super().__init__(pieces, swaps, backend)
         self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
         self.clock = clock
+        self.level = functorch.maybe_current_level()
         self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
         self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for i, tap in reversed(list(enumerate(plan))):
@@ -138,7 +159,7 @@ class Tapping(Watch):
             if output.shape != carrier.shape or rule.joint is None:
                 raise PlanChangedError
             self.joints[index] = (rule.joint, rule.saved)
-            output = _tap(output, carrier, lambda saved, g: g)
+            output = Tap.at(self.level, output, carrier, lambda saved, g: g)
         if not tap.single:
             return output
 
@@ -149,7 +170,7 @@ class Tapping(Watch):
         if self.clock is not None:
             names = [piece.name for slot in tap.single if (piece := found[slot]) is not None]
             read = self.clock.timing(names, read)
-        return _tap(output, self.norms[index], read, *rule.saved)
+        return Tap.at(self.level, output, self.norms[index], read, *rule.saved)
 
     def plain(
         self,

@@ -7,6 +7,7 @@ from asserts import assert_close_relative, assert_exact
 from cases import Custom, linear
 from shared_models import Branching
 from torch import nn
+from torch.nn import functional as F
 
 from fastgradnorm import UnsupportedModelError, naive_score_pool, score_pool
 
@@ -229,3 +230,18 @@ class TestNested:
         model = Custom(forward, embed=nn.Embedding(6, 4), head=linear(4, 3))
         ids = torch.randint(1, 6, (9, 5)) * (torch.arange(5) < torch.randint(1, 6, (9, 1)))
         assert_exact(model, ids)
+
+
+@pytest.mark.parametrize("also_outside", [False, True])
+def test_a_model_that_calls_vmap_itself(also_outside):
+    """Over heads that share a weight, which may be used outside of it too."""
+
+    def forward(m, x):
+        heads = x.unflatten(-1, (3, 4))  # [B, H, D]
+        each = torch.func.vmap(lambda h: F.linear(h, m.body.weight, m.body.bias), 1, 1)(heads)
+        if also_outside:
+            each = each + m.body(heads.sin())
+        return m.head(each.tanh().flatten(1))
+
+    model = Custom(forward, body=linear(4, 4), head=linear(12, 3))
+    assert_exact(model, torch.randn(6, 12))
