@@ -1,5 +1,6 @@
 """Common ground of all tests: threads, seeds, and a guard against what leaks between tests."""
 
+import importlib
 import random
 
 import numpy as np
@@ -7,6 +8,12 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+if not torch.cuda.is_available():
+    # Whether Triton's own functions are interpreted, as tests/kernels needs them, is decided when
+    # they are imported; and Lightning and small-text do so.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton.language")
 
 
 def _global_state():
