@@ -77,6 +77,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         - Memory does not grow with the pool, but for the scores.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(3, 2).eval()
         >>> for p in model.parameters(): _ = nn.init.zeros_(p)
         >>> score_pool(model, [torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])])
@@ -103,6 +104,7 @@ class GradNormScorer:
         TypeError: If `model` is no module, an option of a wrong type, or none has its name.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(3, 2).eval()
         >>> for p in model.parameters(): _ = nn.init.zeros_(p)
         >>> GradNormScorer(model, scheme="entropy").score_batch(torch.ones(1, 3))

@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 from torch.func import vjp, vmap
@@ -159,8 +160,9 @@ class _SketchEngine(Engine):
         values = subject.values(plan.tracked)
 
         def forward(sketch: Tensor) -> Tensor:
+            level = functorch.maybe_current_level()
             tapped = {
-                name: Tap.apply(value, sketch, self._reader(name))  # type: ignore[no-untyped-call]
+                name: Tap.at(level, value, sketch, self._reader(name))
                 for name, value in values.items()
             }
             view, swaps = subject.view(tapped)

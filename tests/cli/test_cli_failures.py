@@ -242,7 +242,7 @@ class Slow(nn.Module):
         super().__init__()
         self.inner = fast()
     def forward(self, x):
-        time.sleep(0.05)
+        time.sleep(0.2)
         return self.inner(x)
 
 def make():
@@ -256,8 +256,12 @@ def test_interrupted_it_goes_on_where_it_was(run, folder):
     command += ["score", "slow_model:make", "pool", "--batch-size", "1"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     checkpoint = folder / "scores.csv.checkpoint"
+
+    def batches():
+        return checkpoint.read_bytes().count(b"\n") - 1 if checkpoint.exists() else 0
+
     end = time.monotonic() + 60
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+    while batches() < 2 and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
