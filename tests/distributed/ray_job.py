@@ -1,6 +1,7 @@
-"""Scores in Ray Data by two actors, one of which is killed once; and a run that must fail."""
+"""Scores in Ray Data: by two actors, one killed once; in a run that must fail; by the page's code."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from fastgradnorm.integrations.ray_data import GradNormActor
 
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 HOW = {"batch_format": "numpy", "batch_size": 5, "num_cpus": 0.5}
 
 
@@ -61,6 +63,13 @@ def main(folder):
         failing.take_all()
     except Exception as error:
         (Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {error}")
+
+    text = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from fastgradnorm.integrations.ray_data .*?)```", text, re.S)
+    table = [{"id": i, "image": row} for i, row in enumerate(pools.inputs().numpy())]
+    names = {"dataset": ray.data.from_items(table), "load_model": pools.mlp}
+    exec(compile(code, str(PAGE), "exec"), names)
+    torch.save(names["scores"].take_all(), Path(folder) / "page.pt")
 
 
 if __name__ == "__main__":

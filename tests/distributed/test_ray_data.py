@@ -36,6 +36,12 @@ def test_an_actor_that_fails_ends_the_run(job):
     assert "Scores are NaN or infinite for 'id' [130]" in (job / "error.txt").read_text()
 
 
+def test_the_documentation_s_code(job):
+    found = sorted(torch.load(job / "page.pt", weights_only=False), key=lambda row: row["id"])
+    scores = torch.tensor([float(row["score"]) for row in found])
+    assert_close_relative(scores, score_pool(pools.mlp(), pools.loader()), 1e-6)
+
+
 def actor(**options):
     names = {"input_column": "x", "id_column": "id"}
     return GradNormActor(pools.mlp, **{**names, **options})
