@@ -1,4 +1,4 @@
-"""Scores in Ray Data: by two actors, one killed once; in a run that must fail; by the page's code."""
+"""Scores in Ray Data: by two actors, one killed once; in a run that must fail; by the page."""
 
 import os
 import re
