@@ -252,7 +252,9 @@ def make():
 
 def test_interrupted_it_goes_on_where_it_was(run, folder):
     (folder / "slow_model.py").write_text(SLOW)
-    command = [sys.executable, "-c", "from fastgradnorm.cli import main; main()"]
+    # Python hears an interrupt only where it was not told, as in the background of a shell, not to.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{heard}from fastgradnorm.cli import main; main()"]
     command += ["score", "slow_model:make", "pool", "--batch-size", "1"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     checkpoint = folder / "scores.csv.checkpoint"
