@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.tables import by_case
 
 # Okabe and Ito's colours, told apart with any colour vision.
-OURS, THEIRS, FLOOR, OTHER = "#0072B2", "#D55E00", "#009E73", "#999999"
+OURS, FLOOR, OTHER = "#0072B2", "#009E73", "#999999"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SHOWN = ("forward only", "training step", "last layer", "entropy", "floor, expected", "expected",
          "rtol=0.02", "vmap(grad)", "naive")  # fmt: skip

@@ -92,11 +92,6 @@ def _first(outputs: Any) -> torch.Tensor:
     return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
 
 
-def _peak(call: Callable[[], Any], dry: bool) -> int:
-    """Bytes allocated beyond what was there before, at the worst moment."""
-    return peak_bytes(call, "cpu" if dry else "cuda")
-
-
 def _error(case: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> float:
     """Largest relative error of the first two samples against the reference in float64."""
     batched = 1 if case.operation == "linear_head_scores" else 2  # weights have no samples
