@@ -36,7 +36,7 @@ def load(root: Path, device: str = "cpu", train: int | None = None) -> ArrayTask
         train_set=Arrays(x, y, scale, shift),
         test_set=Arrays(test_x, test_y, scale, shift),
         network=network if small else partial(ResNet18, 10),
-        recipe=Recipe(steps=200, augment=flip)
+        recipe=Recipe(steps=300, augment=flip)
         if small
         else Recipe(
             steps=0, epochs=200, batch_size=128, rate=0.1, optimiser="sgd", weight_decay=5e-4,

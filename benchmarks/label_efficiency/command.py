@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("task", choices=(*TASKS, *GROUPS, "report"), help="`report`: the page only")
     parser.add_argument("--data-root", type=Path, help=f"default: ${VARIABLE}, else data/")
-    parser.add_argument("--seeds", type=int, help="default: 5; with --quick 2")
+    parser.add_argument("--seeds", type=int, help="default: those of the page; with --quick 2")
     parser.add_argument("--strategies", nargs="+", help="default: those of the page")
     parser.add_argument(
         "--workers", type=int, default=2, help="processes of one thread; default: 2"
@@ -32,8 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     settings = runner.Settings(
         root=data_root(arguments.data_root),
-        seeds=arguments.seeds or (2 if arguments.quick else 5),
-        strategies=tuple(arguments.strategies or runner.STRATEGIES),
+        seeds=arguments.seeds or (2 if arguments.quick else None),
+        strategies=tuple(arguments.strategies) if arguments.strategies else None,
         workers=arguments.workers,
         device=arguments.device,
         quick=arguments.quick,

@@ -36,7 +36,7 @@ def from_densities(
         train_set=Arrays(volumes[:pool], labels[:pool]),
         test_set=Arrays(volumes[pool:], labels[pool:]),
         network=lambda: network(len(densities)),
-        recipe=Recipe(steps=150, rate=1e-2, augment=turn_and_shift),
+        recipe=Recipe(steps=450, rate=2e-2, augment=turn_and_shift),
         plan=Plan(start=150, budget=150, cycles=4, subset=800),
         batch_size=100,
         device=device,

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,18 +13,11 @@ from tqdm import tqdm
 
 from benchmarks.label_efficiency.arrays import ArrayTask
 from benchmarks.label_efficiency.curves import RESULTS, Results, from_run, load, store
-from benchmarks.label_efficiency.tasks import make
+from benchmarks.label_efficiency.tasks import EXTENTS, make
 from benchmarks.provenance import provenance
 from fastgradnorm.active import ActiveLearner, Run, load_runs
 
 RUNS = Path(__file__).parent / "runs"
-
-STRATEGIES = (
-    "random", "entropy", "margin", "badge", "coreset",
-    "expected/last_layer/top", "expected/all/top", "entropy_gradnorm/all/top", "published",
-    "expected/all/gumbel", "expected/last_layer/diverse", "expected_squared/all/diverse",
-    "sketch/predicted/all/kmeans++",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,8 +26,8 @@ class Settings:
 
     Attributes:
         root: Folder of the data.
-        seeds: How many: 0, 1, ...
-        strategies: Names that `fastgradnorm.active.strategy` knows.
+        seeds: How many: 0, 1, ...; None: as many as the task's page has.
+        strategies: Names that `fastgradnorm.active.strategy` knows; None: those of the page.
         workers: Processes of one thread each; 0 runs in this process.
         device: Of the networks.
         quick: See `tasks.make`.
@@ -45,8 +38,8 @@ class Settings:
     """
 
     root: Path
-    seeds: int = 5
-    strategies: tuple[str, ...] = STRATEGIES
+    seeds: int | None = None
+    strategies: tuple[str, ...] | None = None
     workers: int = 2
     device: str = "cpu"
     quick: bool = False
@@ -71,11 +64,14 @@ def run_task(name: str, settings: Settings) -> Outcome:
         DataMissing: If the task's data are not there.
     """
     task = make(name, settings.root, settings.device, settings.quick)
+    extent = EXTENTS[name]
+    seeds = settings.seeds or extent.seeds
+    strategies = settings.strategies or extent.strategies
     folder = settings.runs / (task.name + ("_quick" if settings.quick else ""))
     if not settings.resume:
         shutil.rmtree(folder, ignore_errors=True)
     # Seed by seed: a command that is stopped leaves whole pairs.
-    jobs = [(strategy, seed) for seed in range(settings.seeds) for strategy in settings.strategies]
+    jobs = [(strategy, seed) for seed in range(seeds) for strategy in strategies]
     failures: list[str] = []
     done = _in_processes if settings.workers else _in_this_process
     bar = tqdm(total=len(jobs), desc=task.name, unit="run", disable=not settings.progress)
@@ -86,7 +82,7 @@ def run_task(name: str, settings: Settings) -> Outcome:
             if error is not None:
                 failures.append(f"{strategy}, seed {seed}: {error!r}")
                 bar.write(f"failed: {failures[-1]}")
-    return Outcome(_gathered(name, task, folder, settings), failures)
+    return Outcome(_gathered(name, task, folder, strategies, settings), failures)
 
 
 def store_results(results: Results, settings: Settings) -> Path:
@@ -158,14 +154,16 @@ def _learn(task: ArrayTask, folder: Path, strategy: str, seed: int) -> None:
     ).run()
 
 
-def _gathered(name: str, task: ArrayTask, folder: Path, settings: Settings) -> Results:
+def _gathered(
+    name: str, task: ArrayTask, folder: Path, strategies: Sequence[str], settings: Settings
+) -> Results:
     """The complete runs in a folder, in the order of strategies and seeds."""
     runs = [
         run
         for run in load_runs(*sorted(folder.glob("*.jsonl")))
         if len(run.records) == task.plan.cycles + 1
     ]
-    order = {strategy: i for i, strategy in enumerate(settings.strategies)}
+    order = {strategy: i for i, strategy in enumerate(strategies)}
     runs.sort(key=lambda run: (order.get(run.strategy, len(order)), run.strategy, run.seed))
     facts = {
         "title": task.title,

@@ -1,6 +1,7 @@
 """The tasks by name, whole or quick."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,33 @@ _LOADERS: dict[str, Callable[..., ArrayTask]] = {
     **{f"cryoet_{snr:g}": partial(cryoet.load, snr=snr) for snr in SNRS},
 }
 TASKS = tuple(_LOADERS)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What is run of a task for its page."""
+
+    seeds: int
+    strategies: tuple[str, ...]
+
+
+_SOME = ("random", "margin", "badge", "expected/last_layer/diverse")
+_MAIN = (*_SOME, "entropy", "entropy_gradnorm/all/top")
+_ALL = (
+    *_MAIN, "coreset", "expected/last_layer/top", "expected/all/top", "published",
+    "expected/all/gumbel", "expected_squared/all/diverse", "sketch/predicted/all/kmeans++",
+)  # fmt: skip
+# About an hour in all on two cores: everything where training is quick, the main strategies
+# elsewhere, and fewer still for the noisier subtomograms.
+EXTENTS = {
+    "digits": Extent(10, _ALL),
+    "fashion": Extent(5, _ALL),
+    "cifar": Extent(5, _MAIN),
+    "nuclei": Extent(7, _MAIN),
+    "cryoet_0.5": Extent(7, _MAIN),
+    "cryoet_0.1": Extent(5, _SOME),
+    "cryoet_0.05": Extent(5, _SOME),
+}
 GROUPS = {"all": TASKS, "cryoet": tuple(name for name in TASKS if name.startswith("cryoet"))}
 
 

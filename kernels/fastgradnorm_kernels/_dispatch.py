@@ -16,15 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import reference
+from fastgradnorm_kernels import _torch_norms, reference
 from fastgradnorm_kernels._backends import input_precision, uses_triton
 from fastgradnorm_kernels._forms import choose_form
+from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
-
-# A ghost norm below this share of its uncancelled terms is computed again directly. The norm's
-# relative error in float32 at that share, random activations with a common mean: 3e-6 (at 1e-4 it
-# is 5e-4).
-_CANCELLED = 2e-2
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -38,21 +34,6 @@ def _alike(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), g.to(dtype)
 
 
-def _torch_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
-    _, k, t, o = g.shape
-    form = choose_form(t, a.shape[-1], o, k)
-    if form == "closed form":
-        return reference.outer_sq_norm(a, g)
-    if form == "direct":
-        return reference.direct_sq_norm(a, g)
-    sq_norm, uncancelled = reference.ghost_sq_norm(a, g)
-    lost = sq_norm < _CANCELLED * uncancelled
-    if sq_norm.dtype == torch.float32 and bool(lost.any()):
-        rows, columns = lost.nonzero(as_tuple=True)
-        sq_norm[rows, columns] = reference.direct_sq_norm(a[rows], g[rows, columns][:, None])[:, 0]
-    return sq_norm
-
-
 def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     from fastgradnorm_kernels import direct_norm, ghost_norm
 
@@ -64,22 +45,22 @@ def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     if form == "direct":
         return direct_norm.direct_sq_norm(a, g, input_precision=precision)
     sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g, input_precision=precision)
-    lost = sq_norm < _CANCELLED * uncancelled
+    lost = sq_norm < CANCELLED * uncancelled
     again = direct_norm.direct_sq_norm(a, g, lost, input_precision=precision)
     return torch.where(lost, again, sq_norm)
 
 
-@torch.library.custom_op("fastgradnorm::weight_sq_norm", mutates_args=())
+@foldable("fastgradnorm::weight_sq_norm")
 def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     r"""`‖Σ_t g_t a_tᵀ‖²` `[N, K]` of a linear weight, from `a [N, T, I]` and `g [N, K, T, O]`."""
     a, g = _alike(activations, grad_outputs)
     if not uses_triton(backend, g, "weight_sq_norm"):
-        return _torch_weight_sq_norm(a, g)
+        return _torch_norms.weight_sq_norm(a, g)
     with _on(g):
         return _triton_weight_sq_norm(a, g)
 
 
-@torch.library.custom_op("fastgradnorm::ghost_sq_norm", mutates_args=())
+@foldable("fastgradnorm::ghost_sq_norm")
 def ghost_sq_norm(
     activations: Tensor, grad_outputs: Tensor, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -100,7 +81,7 @@ def ghost_sq_norm(
         return sq_norm, uncancelled
 
 
-@torch.library.custom_op("fastgradnorm::direct_sq_norm", mutates_args=())
+@foldable("fastgradnorm::direct_sq_norm")
 def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     r"""`‖Σ_t g_t a_tᵀ‖²` `[N, K]`, by forming the gradient; see `weight_sq_norm`."""
     a, g = _alike(activations, grad_outputs)
@@ -125,12 +106,12 @@ def _triton_conv_sq_norm(
     sq_norm, uncancelled = conv_norm.conv_ghost_sq_norm(
         x, g, options, groups, input_precision=precision
     )
-    lost = sq_norm < _CANCELLED * uncancelled
+    lost = sq_norm < CANCELLED * uncancelled
     again = conv_norm.conv_direct_sq_norm(x, g, options, groups, lost, input_precision=precision)
     return torch.where(lost, again, sq_norm)
 
 
-@torch.library.custom_op("fastgradnorm::conv_sq_norm", mutates_args=())
+@foldable("fastgradnorm::conv_sq_norm")
 def conv_sq_norm(
     x: Tensor,
     grad_outputs: Tensor,
@@ -151,21 +132,11 @@ def conv_sq_norm(
     if uses_triton(backend, grad_outputs, "conv_sq_norm"):
         with _on(x):
             return _triton_conv_sq_norm(x, grad_outputs, (size, step, pad, spread), groups)
-    n, k, o = grad_outputs.shape[:3]
-    t = math.prod(grad_outputs.shape[3:])
-    inputs = x.shape[1] // groups * math.prod(size)
-    if len(size) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
-        return reference.direct_conv_sq_norm(x, grad_outputs, size, step, pad, spread, groups)
-    patches = reference.conv_patches(x, size, step, pad, spread)  # [N, C*I, T]
-    a = patches.reshape(n * groups, patches.shape[1] // groups, t).mT
-    g = grad_outputs.reshape(n, k, groups, o // groups, t)
-    if groups == 1:
-        return _torch_weight_sq_norm(a, g[:, :, 0].mT)
-    g = g.transpose(1, 2).reshape(n * groups, k, o // groups, t).mT
-    return _torch_weight_sq_norm(a, g).view(n, groups, k).sum(1)
+    geometry = _torch_norms.Geometry(size, step, pad, spread)
+    return _torch_norms.conv_sq_norm(x, grad_outputs, geometry, groups)
 
 
-@torch.library.custom_op("fastgradnorm::affine_sq_norm", mutates_args=())
+@foldable("fastgradnorm::affine_sq_norm")
 def affine_sq_norm(
     normalized: Tensor, grad_outputs: Tensor, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -180,7 +151,7 @@ def affine_sq_norm(
         return weight, bias
 
 
-@torch.library.custom_op("fastgradnorm::embedding_sq_norm", mutates_args=())
+@foldable("fastgradnorm::embedding_sq_norm")
 def embedding_sq_norm(
     ids: Tensor, grad_outputs: Tensor, padding_idx: int | None = None, backend: str = "auto"
 ) -> Tensor:
@@ -245,14 +216,5 @@ def linear_head_scores(
     return reference.linear_head_scores(features, weight, bias)
 
 
-for _op in (
-    weight_sq_norm,
-    ghost_sq_norm,
-    direct_sq_norm,
-    conv_sq_norm,
-    affine_sq_norm,
-    embedding_sq_norm,
-):
-    foldable(_op)
 for _op in (_triton_head_scores, _triton_linear_head_scores):
     rowwise(_op)

@@ -1,20 +1,78 @@
-"""What a custom operator tells PyTorch's transforms: its vmap rule, and its outputs' shapes."""
+"""Custom operators with their vmap rules and the shapes of their outputs."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+import torch._C._functorch as functorch
 from torch import Tensor
 
+from fastgradnorm_kernels.levels import bare, outside, wrapped
 from fastgradnorm_kernels.reference import accumulation_dtype
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def foldable(op: Any) -> None:
-    """Registers `op(a, g, *options)`, whose outputs, one or two, are all `[N, K]`.
 
-    A batch dimension of `a` is folded into N, one of `g` alone into K.
+def foldable(name: str) -> Callable[[F], F]:
+    """Makes an operator of a function `(a, g, *options)` with one or two outputs, all `[N, K]`.
+
+    A batch dimension of `a` is folded into N, one of `g` alone into K. Where the wrappers are those
+    of samples and cotangents this is done at once, without the operator.
     """
 
+    def decorate(function: F) -> F:
+        op: Any = torch.library.custom_op(name, function, mutates_args=())
+        _register(op)
+
+        @functools.wraps(function)
+        def call(a: Tensor, g: Tensor, *options: Any, **named: Any) -> Any:
+            if not torch.compiler.is_compiling() and functorch.is_functorch_wrapped_tensor(g):
+                folded = _folded(a, g)
+                if folded is not None:
+                    a, g, (s, n, _, k), levels = folded
+                    with outside():
+                        outputs = function(a, g, *options, **named)
+                    if len(levels) == 1:
+                        return _each(outputs, lambda o: wrapped(o.view(s, n, k), levels))
+                    # [samples, N, cotangents, K], of which the second is inside the first.
+                    return _each(
+                        outputs, lambda o: wrapped(o.view(s, n, -1, k).movedim(2, 1), levels)
+                    )
+            return op(a, g, *options, **named)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _folded(
+    a: Tensor, g: Tensor
+) -> tuple[Tensor, Tensor, tuple[int, int, int, int], tuple[int, ...]] | None:
+    """`a [S*N, ...]` and `g [S*N, L*K, ...]` of samples S and cotangents L, S N L K, and levels.
+
+    None for other wrappers.
+    """
+    inner, outer = bare(a), bare(g)
+    if inner is None or outer is None or len(inner.places) != 1:
+        return None
+    levels = tuple(outer.places)
+    if len(levels) > 2 or {*inner.places} != {*levels[:1]}:
+        return None
+    x, y = inner.fronted(), outer.fronted()
+    if len(levels) == 1:
+        y = y.unsqueeze(1)
+    y = y.movedim(1, 2)  # [S, N, L, K, ...]
+    return x.flatten(0, 1), y.flatten(2, 3).flatten(0, 1), tuple(y.shape[:4]), levels  # type: ignore[return-value]
+
+
+def _each(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(outputs, Tensor):
+        return function(outputs)
+    return tuple(function(o) for o in outputs)
+
+
+def _register(op: Any) -> None:
     def rule(info: Any, in_dims: Sequence[int | None], a: Tensor, g: Tensor, *options: Any) -> Any:
         a_dim, g_dim = in_dims[:2]
         size = info.batch_size

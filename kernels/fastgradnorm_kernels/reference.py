@@ -6,7 +6,7 @@ the activations alone is computed once for all K.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ _DIRECT_BLOCK = 1 << 22
 _AFFINE_BLOCK = 1 << 18
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
-_OWN_CALL = 1 << 20
+OWN_CALL = 1 << 20
 # Patches of one sample's convolution, in elements, up to which they are put into memory.
 _PATCHES = 1 << 22
 
@@ -56,7 +56,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All in the accumulation dtype of the last."""
     dtype = accumulation_dtype(tensors[-1].dtype)
     return tuple(t.to(dtype) for t in tensors)
 
@@ -76,11 +77,11 @@ def outer_sq_norm(
     activations: Float[Tensor, "N 1 I"], grad_outputs: Float[Tensor, "N K 1 O"]
 ) -> Float[Tensor, "N K"]:
     r"""`‖g‖² ‖a‖²`: the squared norm of a weight gradient of rank one (a single position)."""
-    a, g = _widen(activations, grad_outputs)
+    a, g = widen(activations, grad_outputs)
     return a.square().sum((-1, -2))[:, None] * g.square().sum((-1, -2))
 
 
-def _dot(x: Float[Tensor, "I O"], y: Float[Tensor, "I O"]) -> Tensor:
+def dot(x: Float[Tensor, "I O"], y: Float[Tensor, "I O"]) -> Tensor:
     """`⟨x, y⟩` of matrices; a copy where they are not laid out alike."""
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
@@ -94,14 +95,12 @@ def ghost_sq_norm(
     terms may cancel: `uncancelled` is `Σ_t ‖a_t‖² ‖g_t‖²`, and where `sq_norm` is far below it,
     digits are lost; recompute those with `direct_sq_norm`.
     """
-    a, g = _widen(activations, grad_outputs)
-    n, _, t, o = g.shape
-    if n == 0 or t * t * o < _OWN_CALL:
-        return _ghost_at_once(a @ a.mT, g)
-    return _ghost_one_by_one((matmul(rows, rows.mT) for rows in a), g)
+    a, g = widen(activations, grad_outputs)
+    return ghost_at_once(a @ a.mT, g)
 
 
-def _ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> GhostNorm:
+def ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> GhostNorm:
+    """`ghost_sq_norm` from the activation Gram."""
     n, k, t, o = g.shape
     diagonal = gram.diagonal(dim1=1, dim2=2)
     if not g.mT.is_contiguous():
@@ -115,31 +114,18 @@ def _ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) ->
     return GhostNorm(products.view(n, k, o * t).sum(-1), squares.view(n, k, o).sum(-1))
 
 
-def _ghost_one_by_one(grams: Iterable[Tensor], g: Float[Tensor, "N K T O"]) -> GhostNorm:
-    sums, scales = [], []
-    for gram, rows in zip(grams, g, strict=True):
-        if rows.mT.is_contiguous():
-            sums += [_dot(matmul(g_t, gram), g_t) for g_t in rows.mT]
-            scales.append((rows.mT.square() @ gram.diagonal()).sum(-1))
-        else:
-            sums += [_dot(matmul(gram, g_t), g_t) for g_t in rows]
-            squares = torch.linalg.vector_norm(rows, dim=-1).square_()
-            scales.append(squares @ gram.diagonal())
-    return GhostNorm(torch.stack(sums).view(g.shape[:2]), torch.stack(scales))
-
-
 def direct_sq_norm(
     activations: Float[Tensor, "N T I"], grad_outputs: Float[Tensor, "N K T O"]
 ) -> Float[Tensor, "N K"]:
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
-    a, g = _widen(activations, grad_outputs)
+    a, g = widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
+    if n > 0 and t * o * a.shape[-1] >= OWN_CALL:
         found = []
         for i in range(n):
             columns = a[i].mT.contiguous()
             gradients = (matmul(columns, g[i, j]) for j in range(k))
-            found += [_dot(gradient, gradient) for gradient in gradients]
+            found += [dot(gradient, gradient) for gradient in gradients]
         return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
@@ -156,7 +142,7 @@ def affine_sq_norm(
     normalized: Float[Tensor, "N T D"], grad_outputs: Float[Tensor, "N K T D"]
 ) -> AffineNorm:
     r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`: scale and shift of a normalisation layer."""
-    x, g = _widen(normalized, grad_outputs)
+    x, g = widen(normalized, grad_outputs)
     # A few samples at a time: their products are added up while they are in the cache.
     block = max(1, _AFFINE_BLOCK // max(1, g[:1].numel()))
     pairs = zip(g.split(block), x.split(block), strict=True)
@@ -174,7 +160,7 @@ def embedding_sq_norm(
     Gradients of equal tokens are added in the slot of the token's first occurrence, so that memory
     grows with the text, not with the vocabulary.
     """
-    (g,) = _widen(grad_outputs)
+    (g,) = widen(grad_outputs)
     if padding_idx is not None:
         g = g.masked_fill((ids == padding_idx)[:, None, :, None], 0)
     if ids.shape[1] == 0:
@@ -222,14 +208,15 @@ def direct_conv_sq_norm(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Float[Tensor, "N K"]:
-    r"""`‖Σ_t g_t a_tᵀ‖²` of a convolution's weight, without patches in memory.
+    r"""`‖Σ_t g_t a_tᵀ‖²` of a convolution's weight, with one sample's patches in memory at most.
 
-    The K cotangents of one sample are so many more output channels of the same input: one pass of
-    PyTorch's own weight gradient gives all of them.
+    Of large images not even those: the K cotangents of one sample are so many more output channels
+    of the same input, and one pass of PyTorch's own weight gradient gives all of them.
     """
-    x, g = _widen(x, grad_outputs)
+    x, g = widen(x, grad_outputs)
     n, k, o, *out = g.shape
-    if groups == 1 and x.shape[1] * math.prod((*kernel_size, *out)) <= _PATCHES:
+    few = x.shape[1] * math.prod((*kernel_size, *out)) <= _PATCHES
+    if groups == 1 and (few or len(out) != 2):
         rows = g.flatten(3).mT  # [N, K, T, O]
         options = (kernel_size, stride, padding, dilation)
         parts = [
@@ -261,7 +248,7 @@ def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadSco
     - `1 - ‖p‖² = om (1 + p_k - om ‖r‖²)`;
     - the entropy's cotangent is `om p_k m` on k and `-om r_j (u_j - om m)` elsewhere.
     """
-    z, scale = _widen(logits, q)
+    z, scale = widen(logits, q)
     top = z.argmax(-1, keepdim=True)
     u = z - z.gather(-1, top)
     e = u.exp().scatter(-1, top, 0.0)

@@ -5,13 +5,15 @@ Attention has no parameters, so nothing but its speed and memory is at stake: bo
 kernel makes of them, memory linear in length.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
-_Rule = tuple[Any, Any]
+from fastgradnorm._single_level import SingleLevel, current_level, is_differentiated, unwrap, wrap
 
 
 def attention(
@@ -41,99 +43,103 @@ def attention(
     if attn_mask is not None:  # [B, 1 or H, T, S]
         attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
         attn_mask = attn_mask.expand(len(q), -1, -1, -1)
-    output: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        q, k, v, attn_mask, is_causal, scale
-    )[0]
-    return output if batched else output[0]
+    if current_level() is None:
+        return None
+    differentiated = is_differentiated(q, k, v, attn_mask)
+    if differentiated is None:
+        output = _plain(q, k, v, attn_mask, is_causal, scale)
+    else:
+        with torch._C.DisableTorchFunction():  # no mode need look on
+            if differentiated:
+                output = _Attention.within(q, k, v, attn_mask, is_causal, scale)
+            else:
+                output, _ = _attended(q, k, v, attn_mask, is_causal, scale)
+    return output if batched or output is None else output[0]
 
 
 def _plain(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_causal: bool, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Tensor | None:
-    """With a mask that is differentiated (relative positions), which no fused kernel takes."""
+    """By its formula: where a mask is differentiated (relative positions), or transforms nest."""
     if is_causal or q.shape[:-2] != k.shape[:-2]:
         return None
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return ((q * scale) @ k.mT + mask).softmax(-1) @ v
+    products = (q * scale) @ k.mT
+    return (products if mask is None else products + mask).softmax(-1) @ v
 
 
-def _fold(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """The vmapped dimension and the batch behind it as one batch dimension."""
-    if tensor is None:
-        return None
-    tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return tensor.flatten(0, 1)
+_Folded = tuple[list[Tensor | None], Callable[[Tensor], Tensor]]
 
 
-def _unfold(outputs: tuple[Tensor, ...], size: int) -> _Rule:
-    return tuple(t.unflatten(0, (size, -1)) for t in outputs), (0,) * len(outputs)
+def _folded(*tensors: Tensor | None) -> _Folded:
+    """Samples, cotangents and the batch behind them as one batch, and how an output is unfolded."""
+    found = aligned(*tensors)
+    assert found is not None
+    inside, levels, sizes = found
+    count = len(levels)
+
+    def unfold(output: Tensor) -> Tensor:
+        return wrapped(output.unflatten(0, (*sizes, -1)) if count else output, levels)
+
+    return [None if t is None else t.flatten(0, count) for t in inside], unfold
 
 
-class _Attention(torch.autograd.Function):
-    """Output and log-sum-exp of the rows; q `[B, H, T, D]`, mask `[B, 1 or H, T, S]` or None."""
-
-    @staticmethod
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        if q.device.type == "cpu":
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output, and the log-sum-exp of the rows where the backward pass wants it."""
+    (q_, k_, v_, mask), unfold = _folded(q, k, v, mask)
+    assert q_ is not None and k_ is not None and v_ is not None
+    with outside():
+        if q_.device.type == "cpu":
             kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            output, rows = kernel(q, k, v, 0.0, is_causal, attn_mask=mask, scale=scale)
-            return output, rows
-        output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
-        return output, q.new_empty(len(q))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        q, k, v, mask, ctx.is_causal, ctx.scale = inputs
-        ctx.save_for_backward(q, k, v, mask, *output)
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        grads = _AttentionBackward.apply(g, *saved, ctx.is_causal, ctx.scale)  # type: ignore[no-untyped-call]
-        return (*grads, None, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> _Rule:
-        tensors = [_fold(t, d, info.batch_size) for t, d in zip(inputs[:4], in_dims, strict=False)]
-        outputs = _Attention.apply(*tensors, *inputs[4:])  # type: ignore[no-untyped-call]
-        return _unfold(outputs, info.batch_size)
+            output, rows = kernel(q_, k_, v_, 0.0, is_causal, attn_mask=mask, scale=scale)
+        else:
+            output = F.scaled_dot_product_attention(
+                q_, k_, v_, mask, is_causal=is_causal, scale=scale
+            )
+            rows = q_.new_empty(len(q_))
+        return unfold(output), unfold(rows)
 
 
-class _AttentionBackward(torch.autograd.Function):
-    """Gradients of q, k and v from that of the output."""
+class _Attention(SingleLevel):
+    """Attention of q `[B, H, T, D]`, with a mask `[B, 1 or H, T, S]` or None."""
 
     @staticmethod
     def forward(
-        g: Tensor,
+        ctx: Any,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         mask: Tensor | None,
-        output: Tensor,
-        rows: Tensor,
         is_causal: bool,
         scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if q.device.type == "cpu":
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-            args = (g.contiguous(), q, k, v, output, rows, 0.0, is_causal)
-            dq, dk, dv = kernel(*args, attn_mask=mask, scale=scale)
-            return dq, dk, dv
-        with torch.enable_grad():  # the kernels of other devices keep more than rows: run it again
-            q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
-            output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
-            dq, dk, dv = torch.autograd.grad(output, (q, k, v), g)
-        return dq, dk, dv
+    ) -> Tensor:
+        q, k, v = unwrap(q), unwrap(k), unwrap(v)
+        mask = None if mask is None else unwrap(mask)
+        output, rows = _attended(q, k, v, mask, is_causal, scale)
+        ctx.save_for_backward(q, k, v, mask, output, rows)
+        ctx.is_causal, ctx.scale = is_causal, scale
+        return wrap(output)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.mark_non_differentiable(*output)
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (g_, q, k, v, mask, output, rows), unfold = _folded(g, *ctx.saved_tensors)
+        with outside():
+            assert g_ is not None and q is not None
+            if q.device.type == "cpu":
+                kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+                args = (g_.contiguous(), q, k, v, output, rows, 0.0, ctx.is_causal)
+                grads = kernel(*args, attn_mask=mask, scale=ctx.scale)
+            else:  # other devices' kernels keep more than rows: they run again
+                grads = _again(g_, q, k, v, mask, ctx.is_causal, ctx.scale)
+            return (*(unfold(grad) for grad in grads), None, None, None)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> _Rule:
-        tensors = [_fold(t, d, info.batch_size) for t, d in zip(inputs[:7], in_dims, strict=False)]
-        outputs = _AttentionBackward.apply(*tensors, *inputs[7:])  # type: ignore[no-untyped-call]
-        return _unfold(outputs, info.batch_size)
+
+def _again(
+    g: Tensor, q: Any, k: Any, v: Any, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+        output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
+        return torch.autograd.grad(output, (q, k, v), g)

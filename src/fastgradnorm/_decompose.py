@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch._C._functorch as functorch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,80 +18,6 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     others = [d for d in range(v.dim()) if d != dim]
     norm: Tensor = torch.linalg.vector_norm(v, dim=others, keepdim=True)
     return v * (g / norm)
-
-
-def _folded(function: Callable[..., Tensor], input: Tensor, *frozen: Any) -> Tensor | None:
-    """`function(input, *frozen)` in a bare forward pass: samples join the batch `[B, ...]`.
-
-    For functions that treat each entry of the batch alone. None where something else than the input
-    differs between samples, or a gradient is wanted.
-    """
-    if torch.is_grad_enabled() or not functorch.is_batchedtensor(input):
-        return None
-    whole, level = functorch.get_unwrapped(input), functorch.maybe_get_level(input)
-    tensors = [whole, *(value for value in frozen if isinstance(value, Tensor))]
-    if any(functorch.is_functorch_wrapped_tensor(t) for t in tensors):
-        return None
-    whole = whole.movedim(functorch.maybe_get_bdim(input), 0)
-    output = function(whole.flatten(0, 1), *frozen).unflatten(0, (len(whole), -1))
-    joined: Tensor = functorch._add_batch_dim(output, 0, level)
-    return joined
-
-
-def batch_norm(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass."""
-    frozen = (running_mean, running_var, weight, bias, False, momentum, eps)
-    folded = _folded(F.batch_norm, input, *frozen)
-    if folded is not None:
-        return folded
-    shape = (1, -1) + (1,) * (input.dim() - 2)
-    scale = (running_var + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -running_mean * scale
-    if bias is not None:
-        shift = shift + bias
-    # Not `addcmul`, which is not vectorised where it broadcasts and takes three times as long.
-    return (input * scale.view(shape)).add_(shift.view(shape))
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    """The tensor in memory, with all its samples."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def group_norm(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`F.group_norm`, whose backward pass vmap cannot run with the channels last in memory."""
-    folded = _folded(F.group_norm, input, num_groups, weight, bias, eps)
-    if folded is not None:
-        return folded
-    if _laid_out(input).is_contiguous():
-        return F.group_norm(input, num_groups, weight, bias, eps)
-    rows = input.reshape(len(input), num_groups, -1)
-    var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
-    scale: Tensor = (var + eps).rsqrt()
-    output = ((rows - mean) * scale).reshape(input.shape)
-    shape = (1, -1) + (1,) * (input.dim() - 2)
-    if weight is not None:
-        output = output * weight.view(shape)
-    return output if bias is None else output + bias.view(shape)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A pass frees and asks for the same large blocks over and over. The GNU C library maps blocks of more
 than 32 MiB anew each time and gives back what is free beyond 64 MiB, and the system then has to
-clear every page again: a quarter of the time of a pass on the CPU. While a batch is scored it keeps
+clear every page again: a quarter of the time of a pass on the CPU. While a pool is scored it keeps
 what it has; after that it is back at the limits which any program that has freed one large tensor
 has reached. Limits that the user has set are left alone.
 """
@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
 
 # From <malloc.h>.
@@ -35,6 +36,10 @@ def _mallopt() -> Callable[[int, int], int] | None:
     return function
 
 
+_running = 0  # scorers at work; the limits are the process's
+_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def kept(wanted: bool) -> Iterator[None]:
     """Keeps freed memory inside, if that is wanted and the C library is GNU's."""
@@ -42,10 +47,18 @@ def kept(wanted: bool) -> Iterator[None]:
     if mallopt is None:
         yield
         return
-    for option, value in _KEEP:
-        mallopt(option, value)
+    _count(mallopt, 1)
     try:
         yield
     finally:
-        for option, value in _USUAL:
-            mallopt(option, value)
+        if _count is not None:  # else the interpreter is ending
+            _count(mallopt, -1)
+
+
+def _count(mallopt: Callable[[int, int], int], change: int) -> None:
+    global _running
+    with _lock:
+        before, _running = _running, _running + change
+        if before == 0 or _running == 0:
+            for option, value in _KEEP if _running else _USUAL:
+                mallopt(option, value)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._decompose import group_norm
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._norms import batch_norm, group_norm
 from fastgradnorm._rules import Call, Joint, Rule, Shape, add, outer_sq_norm
 
 Saved = Sequence[Tensor]
@@ -83,13 +83,8 @@ def _affine(
 
 
 def _batch_norm(call: Call, tracked: Collection[str], backend: str) -> Rule:
-    x, mean, var, eps = call["input"], call["running_mean"], call["running_var"], call["eps"]
-
-    def normalize(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        scale: Tensor = (var.view(shape) + eps).rsqrt()
-        return (x - mean.view(shape)) * scale
-
+    x, mean, var = call["input"], call["running_mean"], call["running_var"]
+    normalize = partial(batch_norm, eps=call["eps"])
     return _affine(normalize, (x, mean, var), channels_last, x.shape[1], tracked, backend)
 
 

@@ -8,42 +8,51 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 import torch
-import torch._C._functorch as functorch
+from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastgradnorm._single_level import (
+    SingleLevel,
+    is_differentiated,
+    is_frozen,
+    unwrap,
+    wrap,
+)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `F.linear`."""
-    frozen = all(_frozen(t) for t in (weight, bias) if t is not None)
     plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-    if not (frozen and plain) or weight.dim() != 2 or torch.is_autocast_enabled("cpu"):
+    if not plain or weight.dim() != 2 or torch.is_autocast_enabled("cpu"):
         return F.linear(input, weight, bias)
-    output: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+    differentiated = is_differentiated(input) if is_frozen(weight, bias) else None
+    if differentiated is None:
+        return F.linear(input, weight, bias)
+    if not differentiated:
+        return _product(input, weight, bias)
+    output: Tensor = _Linear.within(input, weight, bias)
     return output
 
 
-def _frozen(tensor: Tensor) -> bool:
-    """Whether a tensor is the same for all samples and has no gradient."""
-    return not tensor.requires_grad and not functorch.is_functorch_wrapped_tensor(tensor)
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    inside = bare(x)
+    if inside is None:
+        return F.linear(x, weight, bias)
+    with outside():
+        output = kernels.linear(inside.fronted(), weight, bias)
+    return wrapped(output, tuple(inside.places))
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(SingleLevel):
     """`x weightᵀ + bias` for x `[..., I]`, differentiated by x alone."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return kernels.linear(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return wrap(_product(unwrap(x), weight, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return _Linear.apply(g, weight.mT, None), None, None  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-        return _Linear.apply(x.movedim(in_dims[0], 0), weight, bias), 0  # type: ignore[no-untyped-call]
+        return _product(g, weight.mT, None), None, None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._errors import RankFailedError
 from fastgradnorm._likeness import likeness, tensor_digests
-from fastgradnorm._shadow import shadow
+from fastgradnorm._shadow import Mold
 from fastgradnorm._share import Share, share
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class Ranks:
         sent: list[dict[str, Tensor]] = [{name: b.cpu() for name, b in model.named_buffers()}]
         dist.broadcast_object_list(sent, src=0)
         ours = dict(model.named_buffers())
-        return shadow(model, {id(b): sent[0][name].to(b.device) for name, b in ours.items()})
+        return Mold(model).cast({id(b): sent[0][name].to(b.device) for name, b in ours.items()})
 
     def _meet(self, news: T, failure: Exception | None) -> list[T]:
         """Everyone's news, by rank; or an error on every rank, if one of them has failed."""

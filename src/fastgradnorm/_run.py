@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fastgradnorm import _heap
 from fastgradnorm._batches import Batch, Reader
 from fastgradnorm._checkpoint import Checkpoint, Entry
 from fastgradnorm._chunks import Limits
@@ -86,6 +87,7 @@ class Run:
         raws = iter(self.pool.loader)
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
+            stack.enter_context(_heap.kept(self.options.max_memory is None))
             checkpoint = None
             if self.options.checkpoint is not None:
                 first = self._next(raws)

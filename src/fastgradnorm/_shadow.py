@@ -9,6 +9,7 @@ never copied.
 import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -19,19 +20,59 @@ _MAPPINGS = frozenset({dict, OrderedDict})
 _CONTAINER_DEPTH = 4  # of lists in dicts in lists; deeper ones are shared with the original
 
 
-def shadow(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
-    """A copy of the tree in eval mode, with `tensors[id(t)]` wherever the original has tensor `t`.
+class Mold:
+    """What copies of one module tree have in common, looked at once.
 
     Args:
         model: The original; not changed.
-        tensors: Replacements of parameters, buffers and other tensor attributes, by `id`.
     """
-    return _Copier(tensors).module(model)
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._casts: dict[int, _Cast] = {}
+        for module in model.modules():
+            self._casts[id(module)] = _Cast.of(module)
+
+    def cast(self, tensors: Mapping[int, Tensor]) -> nn.Module:
+        """A copy of the tree in eval mode, with `tensors[id(t)]` for each tensor t of the original.
+
+        Args:
+            tensors: Replacements of parameters, buffers and other tensor attributes, by `id`.
+        """
+        return _Copier(tensors, self._casts).module(self._model)
+
+
+@dataclass
+class _Cast:
+    """How the attributes of one module are copied.
+
+    Attributes:
+        shared: Those that copies share.
+        empty: Empty containers, hooks mostly, of which each copy has its own.
+        others: Those to be copied anew.
+    """
+
+    shared: dict[str, Any]
+    empty: list[tuple[str, type]]
+    others: list[tuple[str, Any]]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "_Cast":
+        found = cls({}, [], [])
+        for name, value in module.__dict__.items():
+            if type(value) in _ATOMS:
+                found.shared[name] = value
+            elif type(value) in _MAPPINGS and not value:
+                found.empty.append((name, type(value)))
+            else:
+                found.others.append((name, value))
+        found.shared["training"] = False
+        return found
 
 
 class _Copier:
-    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[int, Tensor], casts: Mapping[int, _Cast]) -> None:
+        self.tensors, self.casts = tensors, casts
         self.done: dict[int, nn.Module] = {}
 
     def module(self, original: nn.Module) -> nn.Module:
@@ -39,9 +80,13 @@ class _Copier:
             return self.done[id(original)]
         copy: nn.Module = object.__new__(type(original))
         self.done[id(original)] = copy
-        for name, value in original.__dict__.items():
-            copy.__dict__[name] = self.value(value, _CONTAINER_DEPTH)
-        copy.__dict__["training"] = False
+        cast = self.casts.get(id(original)) or _Cast.of(original)
+        attributes = copy.__dict__
+        attributes.update(cast.shared)
+        for name, kind in cast.empty:
+            attributes[name] = kind()
+        for name, value in cast.others:
+            attributes[name] = self.value(value, _CONTAINER_DEPTH)
         return copy
 
     def value(self, value: Any, depth: int) -> Any:

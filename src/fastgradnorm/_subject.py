@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgradnorm._batches import Batch
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._options import Options
-from fastgradnorm._shadow import shadow, tensor_attributes
+from fastgradnorm._shadow import Mold, tensor_attributes
 from fastgradnorm._validate import check_model, fail, type_name
 
 
@@ -43,6 +43,7 @@ class Subject:
         self.dtype = next(iter(trainable.values())).dtype
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
         self._attributes = tensor_attributes(self.model)
+        self._mold = Mold(self.model)
         for key, tensor in self._attributes.items():
             usable = self._usable(tensor)
             if usable is not tensor:
@@ -74,7 +75,7 @@ class Subject:
             for key in self._changing
         }
         tensors.update(self._changing)
-        return shadow(self.model, tensors), swaps
+        return self._mold.cast(tensors), swaps
 
     def note_changes(self) -> None:
         """After the first run of a view: copies from now on only what that run changed in place."""

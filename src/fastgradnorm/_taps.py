@@ -14,16 +14,16 @@ import torch
 import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
 
 from fastgradnorm import _rules
 from fastgradnorm._clock import Clock
 from fastgradnorm._pieces import Piece, Pieces
 from fastgradnorm._rules import Joint
+from fastgradnorm._single_level import SingleLevel, current_level, unwrap, wrap
 from fastgradnorm._watch import PlanChangedError, Watch
 
 
-class Tap(torch.autograd.Function):
+class Tap(SingleLevel):
     """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
 
     @classmethod
@@ -34,22 +34,16 @@ class Tap(torch.autograd.Function):
         `autograd.Function` will do, for a fraction of the time. Inside transforms of the model's
         own it takes the whole way.
         """
-        output: Tensor
-        if functorch.maybe_current_level() == level:
-            with enable_single_level_autograd_function():
-                output = super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
-        else:
-            output = cls.apply(*inputs)  # type: ignore[no-untyped-call]
+        within = cls.within if current_level() == level else cls.apply
+        output: Tensor = within(*inputs)
         return output
 
     @staticmethod
     def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
         # The same values in a wrapper of its own: a view could not be changed in place.
-        level = functorch.maybe_current_level()
-        if level is None:  # the whole way: the transforms have been taken off
+        if current_level() is None:  # the whole way: the transforms have been taken off
             return y.view_as(y)
-        output: Tensor = functorch._wrap_for_grad(functorch._unwrap_for_grad(y, level), level)
-        return output
+        return wrap(unwrap(y))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -78,7 +72,7 @@ def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | No
         return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
 
     read = read if clock is None else clock.timing([name], read)
-    return Tap.at(functorch.maybe_current_level(), parameter, extra, read)
+    return Tap.at(current_level(), parameter, extra, read)
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ class Tapping(Watch):
         super().__init__(pieces, swaps, backend)
         self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
         self.clock = clock
-        self.level = functorch.maybe_current_level()
+        self.level = current_level()
         self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
         self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for i, tap in reversed(list(enumerate(plan))):

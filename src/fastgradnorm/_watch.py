@@ -15,6 +15,7 @@ from fastgradnorm import _conv_rules, _decompose, _layer_rules, _product_rules, 
 from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._linear import linear
+from fastgradnorm._norms import batch_norm, group_norm
 from fastgradnorm._pieces import Pieces, tensors_in
 from fastgradnorm._swap import swap
 
@@ -59,8 +60,8 @@ _FACTORIES = frozenset(
 
 # The same values, in ways that suit vmap better.
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.batch_norm: _decompose.batch_norm,
-    F.group_norm: _decompose.group_norm,
+    F.batch_norm: batch_norm,
+    F.group_norm: group_norm,
     F.linear: linear,
 }
 

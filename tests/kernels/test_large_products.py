@@ -1,16 +1,30 @@
 """Sizes from which on products go to oneDNN and are treated one by one, against float64."""
 
+import fastgradnorm_kernels as kernels
 import pytest
 import torch
 from asserts import assert_close_relative
-from fastgradnorm_kernels import _matmul, reference
+from fastgradnorm_kernels import _matmul, _torch_norms, reference
 from kernel_support import conv_oracle, linear_oracle
 
+
+def _ghost(a, g):
+    return _torch_norms._ghost((rows @ rows.mT for rows in a), g, lambda: a)
+
+
 ghost_and_direct = pytest.mark.parametrize(
-    "operation",
-    [lambda a, g: reference.ghost_sq_norm(a, g).sq_norm, reference.direct_sq_norm],
-    ids=["ghost", "direct"],
+    "operation", [_ghost, reference.direct_sq_norm], ids=["ghost", "direct"]
 )
+
+
+def _laid_out(g, layout):
+    """The same gradients `[N, K, T, O]`, otherwise in memory."""
+    if layout == "positions last":
+        return g.mT.contiguous().mT
+    return g.transpose(0, 1).contiguous().transpose(0, 1) if layout == "cotangents first" else g
+
+
+layouts = pytest.mark.parametrize("layout", ["plain", "positions last", "cotangents first"])
 
 
 @pytest.fixture(params=["oneDNN", "MKL"], autouse=True)
@@ -22,26 +36,74 @@ def either_library(request, monkeypatch):
 
 
 @ghost_and_direct
-@pytest.mark.parametrize("positions_last", [False, True])
-def test_one_by_one(operation, positions_last):
-    N, K, T, I, O = 2, 3, 130, 127, 65
-    assert min(T * T * O, T * I * O) >= reference._OWN_CALL
-    a, g = torch.randn(N, T, I), torch.randn(N, K, T, O)
-    g = g.mT.contiguous().mT if positions_last else g
+@layouts
+def test_one_by_one(operation, layout):
+    N, K, T, I, O = 2, 4, 130, 600, 65
+    assert K * T * T * O >= _torch_norms._SMALL
+    assert T * I * O >= reference.OWN_CALL
+    a, g = torch.randn(N, T, I), _laid_out(torch.randn(N, K, T, O), layout)
     assert_close_relative(operation(a, g), linear_oracle(a, g), 1e-5)
+    assert_close_relative(_torch_norms.weight_sq_norm(a, g), linear_oracle(a, g), 1e-5)
 
 
-def test_uncancelled_is_the_sum_of_squares():
-    a, g = torch.randn(2, 130, 8), torch.randn(2, 3, 130, 65)
-    exact = (a.double().square().sum(-1)[:, None] * g.double().square().sum(-1)).sum(-1)
-    for rows in (g, g.mT.contiguous().mT):
-        assert_close_relative(reference.ghost_sq_norm(a, rows).uncancelled, exact, 1e-5)
+@layouts
+def test_lost_digits_are_found_again(layout, monkeypatch):
+    K, T, I, O = 4, 130, 600, 65
+    assert kernels.choose_form(T, I, O, K) == "ghost"
+    assert K * T * T * O >= _torch_norms._SMALL
+    a = torch.randn(2, 1, I) + 0.01 * torch.randn(2, T, I)
+    g = torch.randn(2, K, T, O)
+    g[:, 1:] -= g[:, 1:].mean(2, keepdim=True)  # the common part of a cancels
+    again = []
+    direct = reference.direct_sq_norm
+    monkeypatch.setattr(
+        reference, "direct_sq_norm", lambda a, g: again.append(len(a)) or direct(a, g)
+    )
+    actual = _torch_norms.weight_sq_norm(a, _laid_out(g, layout))
+    assert again == [6]
+    assert_close_relative(actual.sqrt(), linear_oracle(a, g).sqrt(), 1e-5)
 
 
-@ghost_and_direct
-def test_no_samples(operation):
-    a, g = torch.randn(0, 130, 130), torch.randn(0, 3, 130, 65)
-    assert operation(a, g).shape == (0, 3)
+def test_one_bright_position_is_no_reason_to_compute_directly(monkeypatch):
+    a, g = torch.randn(2, 130, 600), torch.randn(2, 4, 130, 65)
+    a[:, 7] *= 100
+    g[:, :, 7] = 0  # the bound on the terms is far above them
+    monkeypatch.delattr(reference, "direct_sq_norm")
+    assert_close_relative(_torch_norms.weight_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+
+
+# Of x, of the gradients, kernel size, stride, padding, dilation.
+CONVOLUTIONS = {
+    "direct": ((8, 16, 16), (64, 14, 16), (3, 3), (1, 1), (0, 1), (1, 1)),
+    "pixels": ((300, 8, 9), (128, 8, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "pixels, dilated": ((300, 9, 8), (128, 7, 10), (2, 3), (1, 1), (0, 3), (2, 2)),
+    "pixels, stride": ((900, 7, 8), (64, 4, 8), (5, 5), (2, 1), (2, 2), (1, 1)),
+    "pixels, 3-D": ((200, 4, 5, 4), (128, 4, 5, 4), (3, 3, 3), (1,) * 3, (1,) * 3, (1,) * 3),
+    "pixels, 1-D": ((500, 40), (64, 40), (9,), (1,), (4,), (1,)),
+    "patches": ((150, 16, 16), (128, 8, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "few patches": ((100, 16, 16), (128, 8, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("K", [1, 40])
+def test_convolutions(name, K):
+    x_shape, g_shape, *geometry = CONVOLUTIONS[name]
+    x, g = torch.randn(2, *x_shape), torch.randn(2, K, *g_shape)
+    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if "pixels" in name])
+def test_pixels_are_used(name, monkeypatch):
+    monkeypatch.delattr(reference, "conv_patches")
+    test_convolutions(name, 1)
+
+
+def test_no_samples():
+    a, g = torch.randn(0, 130, 600), torch.randn(0, 3, 130, 65)
+    assert _torch_norms.weight_sq_norm(a, g).shape == (0, 3)
+    assert reference.direct_sq_norm(a, g).shape == (0, 3)
 
 
 @pytest.mark.parametrize("limit", [1 << 22, 0], ids=["patches", "no patches"])

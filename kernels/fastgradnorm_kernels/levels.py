@@ -1,0 +1,85 @@
+"""Samples and cotangents taken out of vmap's wrappers by hand, and put back.
+
+PyTorch asks a custom operator or function in Python what vmap shall do with it, anew at every level
+of nesting and every call: tenths of a millisecond, which for small batches are most of the time.
+The engine nests in one way only, so that its own operations can look into the wrappers themselves.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch._C._functorch as functorch
+from torch import Tensor
+
+# A context in which plain tensors are computed with as if no transform was active.
+outside = torch._C._DisableFuncTorch
+
+
+class Bare(NamedTuple):
+    """A tensor without its wrappers.
+
+    Attributes:
+        tensor: With the dimensions of all its levels among its own.
+        places: Which dimension is that of a level, by level from the outermost `vmap`.
+    """
+
+    tensor: Tensor
+    places: dict[int, int]
+
+    def fronted(self) -> Tensor:
+        """With the dimensions of its levels first, in their order."""
+        return self.tensor.movedim(tuple(self.places.values()), tuple(range(len(self.places))))
+
+
+def bare(tensor: Tensor) -> Bare | None:
+    """What is inside the wrappers of `vmap`; None if a derivative is being taken of it."""
+    dims: list[tuple[int, int]] = []
+    tensor = functorch.unwrap_if_dead(tensor)
+    while functorch.is_batchedtensor(tensor):
+        dims.append((functorch.maybe_get_level(tensor), functorch.maybe_get_bdim(tensor)))
+        tensor = functorch.unwrap_if_dead(functorch.get_unwrapped(tensor))
+    if functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    if tensor.requires_grad and torch.is_grad_enabled():
+        return None
+    left = list(range(tensor.dim()))
+    return Bare(tensor, {level: left.pop(dim) for level, dim in reversed(dims)})
+
+
+def wrapped(tensor: Tensor, levels: Sequence[int]) -> Tensor:
+    """A tensor whose first dimensions are those of `levels`, from the outermost `vmap`."""
+    for level in levels:
+        tensor = functorch._add_batch_dim(tensor, 0, level)
+    return tensor
+
+
+class Aligned(NamedTuple):
+    """Tensors whose first dimensions are those of `levels`, expanded where one had none."""
+
+    tensors: list[Tensor | None]
+    levels: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+def aligned(*tensors: Tensor | None) -> Aligned | None:
+    """Bare tensors with the levels of all; None if a derivative is being taken of one."""
+    insides = [None if t is None else bare(t) for t in tensors]
+    if any(i is None and t is not None for i, t in zip(insides, tensors, strict=True)):
+        return None
+    sizes: dict[int, int] = {}
+    for inside in insides:
+        if inside is not None:
+            sizes |= {level: inside.tensor.shape[place] for level, place in inside.places.items()}
+    levels = tuple(sorted(sizes))
+
+    def align(inside: Bare | None) -> Tensor | None:
+        if inside is None:
+            return None
+        tensor = inside.fronted()
+        for i, level in enumerate(levels):
+            if level not in inside.places:
+                tensor = tensor.unsqueeze(i)
+        return tensor.expand(*(sizes[level] for level in levels), *tensor.shape[len(levels) :])
+
+    return Aligned([align(i) for i in insides], levels, tuple(sizes[level] for level in levels))
