@@ -59,18 +59,18 @@ def _images(*shape: int) -> Callable[[int], Tensor]:
 CASES = {
     case.name: case
     for case in [
-        Case("cnn6", "6-conv CNN, 32x32", CNN, _images(3, 32, 32), 32),
-        Case("resnet18", "ResNet-18, 32x32", ResNet18, _images(3, 32, 32), 16),
-        Case("vit", "ViT-Tiny-like, 64x64", ViT, _images(3, 64, 64), 16),
+        Case("cnn6", "6-conv CNN, 32x32", CNN, _images(3, 32, 32), 64),
+        Case("resnet18", "ResNet-18, 32x32", ResNet18, _images(3, 32, 32), 64),
+        Case("vit", "ViT-Tiny-like, 64x64", ViT, _images(3, 64, 64), 64),
         Case(
             "bert",
             "BERT-like (4 x 256), 64 tokens",
             bert,
             lambda samples: texts(samples, 64),
-            16,
+            64,
             embeddings="bert.embeddings.word_embeddings",
         ),
-        Case("cnn3d", "3-D CNN, 32x32x32", CNN3d, _images(1, 32, 32, 32), 8, quick=2),
+        Case("cnn3d", "3-D CNN, 32x32x32", CNN3d, _images(1, 32, 32, 32), 16, quick=2),
     ]
 }
 # For pools of 100,000 samples.

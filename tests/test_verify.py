@@ -11,27 +11,25 @@ from fastgradnorm._verify import _agrees_in_double, _check
 
 @pytest.fixture
 def at_a_kink():
-    """Even images whose every activation before the ReLU is zero but for rounding."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    ).eval()  # fmt: skip
-    norm, images = model[1], torch.full((2, 1, 6, 6), 0.7)
+    """Inputs whose every activation before the ReLU is zero but for rounding.
+
+    The linear layer is large enough for the engine to have a library of its own for it.
+    """
+    model = nn.Sequential(nn.Linear(1200, 1100), nn.ReLU(), nn.Linear(1100, 3)).eval()
+    inputs = torch.randn(1, 1200).expand(2, -1).clone()
     with torch.no_grad():
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.copy_(-model[:2](images)[0, :, 0, 0])
-    return model, images
+        exact = inputs[0].double() @ model[0].weight.double().T
+        model[0].bias.copy_(-exact)
+    return model, inputs
 
 
 def test_rounding_at_a_kink_is_no_disagreement(at_a_kink):
-    model, images = at_a_kink
+    model, inputs = at_a_kink
     engine = GradNormScorer(model, progress=False)._engine()
     with pytest.raises(VerificationError):  # in float32 both are right, and differ
-        _check(engine, as_batch(images, torch.device("cpu")))
+        _check(engine, as_batch(inputs, torch.device("cpu")))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert score_pool(model, [images], progress=False).isfinite().all()
+    assert score_pool(model, [inputs], progress=False).isfinite().all()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
@@ -39,15 +37,15 @@ def test_rounding_at_a_kink_is_no_disagreement(at_a_kink):
 def test_what_is_wrong_in_float64_too_stays_wrong(at_a_kink, monkeypatch):
     from fastgradnorm import _engine
 
-    model, images = at_a_kink
+    model, inputs = at_a_kink
     exact = _engine.Engine.sq_norms
     monkeypatch.setattr(_engine.Engine, "sq_norms", lambda *given: 1.1 * exact(*given))
     with pytest.raises(VerificationError, match="disagrees with plain autograd on sample 0"):
-        score_pool(model, [images], progress=False)
+        score_pool(model, [inputs], progress=False)
 
 
 def test_a_model_that_does_not_run_in_float64_is_not_excused(at_a_kink):
-    model, images = at_a_kink
+    model, inputs = at_a_kink
 
     class Single(nn.Module):
         def __init__(self):
@@ -59,4 +57,4 @@ def test_a_model_that_does_not_run_in_float64_is_not_excused(at_a_kink):
             return self.inner(x)
 
     engine = GradNormScorer(Single(), progress=False)._engine()
-    assert not _agrees_in_double(engine, as_batch(images, torch.device("cpu")))
+    assert not _agrees_in_double(engine, as_batch(inputs, torch.device("cpu")))

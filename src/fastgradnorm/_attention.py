@@ -81,7 +81,12 @@ def _folded(*tensors: Tensor | None) -> _Folded:
     def unfold(output: Tensor) -> Tensor:
         return wrapped(output.unflatten(0, (*sizes, -1)) if count else output, levels)
 
-    return [None if t is None else t.flatten(0, count) for t in inside], unfold
+    return [None if t is None else _laid_out(t.flatten(0, count)) for t in inside], unfold
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """With the last dimension contiguous: the kernels read it so, and do not ask."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _attended(
