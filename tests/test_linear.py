@@ -45,12 +45,24 @@ def test_a_weight_that_is_differentiated_gets_its_gradient():
 
 def test_kept_memory_is_given_back_after_an_exception(monkeypatch):
     calls = []
+    monkeypatch.setattr(_heap, "_running", 0)  # other tests may have left streams open
     monkeypatch.setattr(_heap, "_mallopt", lambda: lambda *option: calls.append(option))
     with pytest.raises(KeyError), _heap.kept(True):
         assert calls == list(_heap._KEEP)
         raise KeyError
     assert calls == [*_heap._KEEP, *_heap._USUAL]
     assert dict(_heap._USUAL).keys() >= dict(_heap._KEEP).keys()
+
+
+def test_memory_is_kept_until_the_last_of_several_is_done(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_heap, "_running", 0)
+    monkeypatch.setattr(_heap, "_mallopt", lambda: lambda *option: calls.append(option))
+    with _heap.kept(True):
+        with _heap.kept(True):
+            pass
+        assert calls == list(_heap._KEEP)
+    assert calls == [*_heap._KEEP, *_heap._USUAL]
 
 
 def test_memory_is_given_back_where_it_is_bounded_or_the_user_has_set_limits(monkeypatch):

@@ -1,7 +1,9 @@
 """One plain pass over one sample: which parameters are used where, and how each is counted."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +26,10 @@ _MARGIN = 1.25
 # Per-sample gradients are formed for as many samples at a time as make up so many bytes.
 _BLOCK_BYTES = 1 << 24
 _MANY = 1 << 20
+# What autograd keeps, in outputs of operations with parameters, where it cannot be seen.
+_KEPT = 4
+# What `torch.func` says of hooks that would see it.
+_NO_HOOKS = "support saved tensor hooks"
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class _Run:
     saved_bytes: int
 
 
-def _record(subject: Subject, batch: Batch) -> _Run:
+def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     values = subject.values(list(subject.chosen))
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
     versions = {name: v._version for name, v in leaves.items()}
@@ -135,7 +141,7 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     saved = _SavedBytes(leaves.values())
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack), recorder:
+        with saved.noted() if measured else contextlib.nullcontext(), recorder:
             logits = subject.run(view, batch, inputs)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
@@ -144,6 +150,8 @@ def _record(subject: Subject, batch: Batch) -> _Run:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if measured and _NO_HOOKS in str(error):  # the model takes derivatives by `torch.func`
+            return _record(subject, batch, measured=False)
         given = ", ".join(type_name(x) for x in inputs)
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
@@ -157,7 +165,16 @@ def _record(subject: Subject, batch: Batch) -> _Run:
             )
     subject.note_changes()
     saved.tensors.clear()
-    return _Run(recorder, leaves, logits, saved.total)
+    if measured:
+        return _Run(recorder, leaves, logits, saved.total)
+    outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
+    recorder.uses = [_without_rule(use) for use in recorder.uses]
+    return _Run(recorder, leaves, logits, _KEPT * logits.element_size() * outputs)
+
+
+def _without_rule(use: Use) -> Use:
+    """In a model that takes derivatives: what it does with them uses the parameters once more."""
+    return replace(use, slots={}, others=(*use.slots.values(), *use.others), rule=None)
 
 
 def _track_layers(view: nn.Module, recorder: Recorder) -> None:
@@ -193,6 +210,12 @@ class _SavedBytes:
         self.seen = {p.untyped_storage().data_ptr() for p in parameters}
         self.tensors: list[Tensor] = []
         self.total = 0
+
+    def noted(self) -> AbstractContextManager[Any]:
+        """A context in which whatever autograd keeps is noted."""
+        hooks: AbstractContextManager[Any]
+        hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
+        return hooks
 
     def pack(self, tensor: Tensor) -> int:
         """Notes a tensor, and returns its number."""

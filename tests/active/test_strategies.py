@@ -53,6 +53,14 @@ def inputs(trained):
     return given.pool.x[given.indices]
 
 
+def test_nobody_looks_on_between_batches(flat):
+    given = context(flat)
+    for out in outputs(given, given.indices, features=True):
+        assert out.features is not None
+        assert torch.is_grad_enabled()
+        assert not any(module._forward_hooks for module in given.model.modules())
+
+
 @pytest.mark.parametrize("name", strategies())
 @pytest.mark.parametrize("kind", ["flat", "dense"])
 def test_every_strategy_chooses_distinct_candidates(name, kind, request):

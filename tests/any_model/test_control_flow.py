@@ -245,3 +245,28 @@ def test_a_model_that_calls_vmap_itself(also_outside):
 
     model = Custom(forward, body=linear(4, 4), head=linear(12, 3))
     assert_exact(model, torch.randn(6, 12))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("width", [8, 1100], ids=["small", "large"])
+def test_a_model_that_takes_derivatives_itself(frozen, width):
+    """An energy's gradient by the input, moved along; its parameters count, or are behind no_grad.
+
+    In the second width the linear layer is large enough for a product of its own.
+    """
+
+    def forward(m, x):
+        def energy(x):
+            return m.scale * torch.tanh(m.body(x)).sum()
+
+        with torch.set_grad_enabled(not frozen):
+            moved = torch.func.grad(energy)(x)
+        return m.head(x + moved)
+
+    inputs = 8 if width == 8 else 1000
+    modules = {"body": linear(inputs, width), "head": linear(inputs, 3)}
+    model = Custom(forward, **modules, scale=nn.Parameter(torch.tensor(0.1)))
+    if frozen:
+        model.body.requires_grad_(False)
+        model.scale.requires_grad_(False)
+    assert_exact(model, torch.randn(4, inputs))

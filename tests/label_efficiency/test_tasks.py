@@ -66,7 +66,7 @@ def test_cryoet_without_data(own_cache):
     other = cryoet.from_densities([ball, rod], Imaging(snr=0.1, shift=0.1), 80, 60)
     assert not torch.equal(task.train_set.inputs, other.train_set.inputs)
     model = task.make_model(0)
-    fit = replace(task.recipe, steps=20)
+    fit = replace(task.recipe, steps=20, rate=1e-2)
     arrays.fit(model, task.pool(), fit, seed=0)
     assert task.evaluate(model)["accuracy"] > 0.75
 

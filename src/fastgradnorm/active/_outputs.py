@@ -51,13 +51,12 @@ def outputs(context: Context, indices: Tensor, features: bool = False) -> Iterat
     """
     last = _LastLayer(context.model)
     some = next(iter(context.model.parameters()))
-    with torch.no_grad(), last:
-        for batch in context.loader(indices):
+    for batch in context.loader(indices):
+        with torch.no_grad(), last:  # not while the caller works with what it got
             on_device = pytree.tree_map_only(Tensor, lambda t: t.to(some.device), batch)
-            last.seen.clear()
             made = _call(context, on_device)
             given = last.features_of(made).double() if features else None
-            yield _outputs(context, batch, made, given)
+        yield _outputs(context, batch, made, given)
 
 
 def _call(context: Context, batch: Any) -> Tensor:
@@ -107,6 +106,8 @@ class _LastLayer:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks.clear()
+        self.seen.clear()
 
     def _note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.seen.append((inputs[0], output, module))
