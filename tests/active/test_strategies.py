@@ -19,6 +19,7 @@ from fastgradnorm.active._diversity import (
     kmeans_pp,
     nearest_sq_distances,
 )
+from fastgradnorm.active._outputs import outputs
 from fastgradnorm.active._strategies import badge, features
 
 
