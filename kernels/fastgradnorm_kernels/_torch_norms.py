@@ -75,10 +75,8 @@ def conv_sq_norm(
         return _ghost(grams, g.flatten(3).mT, lambda: reference.conv_patches(x, *geometry).mT)
     patches = reference.conv_patches(x, *geometry)  # [N, C*I, T]
     a = patches.reshape(n * groups, patches.shape[1] // groups, t).mT
-    rows = g.reshape(n, k, groups, o // groups, t)
-    if groups == 1:
-        return weight_sq_norm(a, rows[:, :, 0].mT)
-    rows = rows.transpose(1, 2).reshape(n * groups, k, o // groups, t).mT
+    rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
+    rows = rows.reshape(n * groups, k, o // groups, t).mT
     return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
 
 

@@ -24,7 +24,7 @@ _DIRECT_BLOCK = 1 << 22
 _AFFINE_BLOCK = 1 << 18
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
-OWN_CALL = 1 << 20
+_OWN_CALL = 1 << 20
 # Patches of one sample's convolution, in elements, up to which they are put into memory.
 _PATCHES = 1 << 22
 
@@ -120,7 +120,7 @@ def direct_sq_norm(
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if n > 0 and t * o * a.shape[-1] >= OWN_CALL:
+    if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
         found = []
         for i in range(n):
             columns = a[i].mT.contiguous()

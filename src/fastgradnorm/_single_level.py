@@ -12,6 +12,9 @@ from fastgradnorm_kernels.levels import bare
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 
+# Samples, and the derivative: transforms nested deeper are the model's.
+_OWN_LEVELS = 2
+
 
 def current_level() -> int | None:
     """Nesting level of the innermost transform; None outside all of them."""
@@ -21,14 +24,14 @@ def current_level() -> int | None:
 
 def unwrap(tensor: Tensor) -> Tensor:
     """What the innermost `vjp` has wrapped."""
-    inside: Tensor = functorch._unwrap_for_grad(tensor, functorch.current_level())
-    return inside
+    inner: Tensor = functorch._unwrap_for_grad(tensor, functorch.current_level())
+    return inner
 
 
 def wrap(tensor: Tensor) -> Tensor:
     """For the innermost `vjp`."""
-    outside: Tensor = functorch._wrap_for_grad(tensor, functorch.current_level())
-    return outside
+    outer: Tensor = functorch._wrap_for_grad(tensor, functorch.current_level())
+    return outer
 
 
 class SingleLevel(torch.autograd.Function):
@@ -44,11 +47,11 @@ class SingleLevel(torch.autograd.Function):
 def is_differentiated(*tensors: Tensor | None) -> bool | None:
     """Whether a derivative is taken of the tensors, right here and nowhere else.
 
-    None where light functions do not apply: outside of transforms, or with a derivative taken
-    further out.
+    None where light functions do not apply: outside of transforms, or inside of the model's own,
+    which may take a derivative of what is pulled back here.
     """
     level = current_level()
-    if level is None:
+    if level is None or level > _OWN_LEVELS:
         return None
     found = False
     for tensor in tensors:

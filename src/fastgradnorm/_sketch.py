@@ -20,7 +20,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 from torch.func import vjp, vmap
@@ -35,6 +34,7 @@ from fastgradnorm._pieces import Pieces
 from fastgradnorm._planning import Plan
 from fastgradnorm._posterior import entropy_cotangent, posterior
 from fastgradnorm._scoring import GradNormScorer, tell_nonfinite
+from fastgradnorm._single_level import current_level
 from fastgradnorm._states import autograd_ready
 from fastgradnorm._subject import Subject
 from fastgradnorm._taps import Tap
@@ -160,7 +160,7 @@ class _SketchEngine(Engine):
         values = subject.values(plan.tracked)
 
         def forward(sketch: Tensor) -> Tensor:
-            level = functorch.maybe_current_level()
+            level = current_level()
             tapped = {
                 name: Tap.at(level, value, sketch, self._reader(name))
                 for name, value in values.items()
