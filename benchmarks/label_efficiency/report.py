@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.label_efficiency.curves import RESULTS, Results, load_all
 from benchmarks.label_efficiency.figures import draw
-from benchmarks.label_efficiency.statistics import Interval, Summary, summarise
+from benchmarks.label_efficiency.statistics import REFERENCES, Interval, Summary, summarise
 
 PAGE = Path(__file__).parent / "README.md"
 _START, _END = "<!-- conclusions:start -->", "<!-- conclusions:end -->"
@@ -17,12 +17,13 @@ _HEADER = """\
 {conclusions}
 
 Below, every strategy of every task, losing ones included: the headline metric with all labels, the
-paired difference to random selection and to entropy sampling, the same for the area under the curve
-(the mean height of the curve over its labels), the labels at which the mean curve reaches what
-random selection reaches in the end, and the share of the time of training, scoring and selecting
-that goes into scoring. Brackets are 95 % intervals (Student's t over seeds; runs of a seed share
-the start set, the random subsets, and the initial weights); **bold** ones leave zero out. With
-this many intervals, about one in twenty would do so by chance.
+paired difference to random selection, entropy sampling, margin sampling and BADGE, the area under
+the curve (the mean height of the curve over its labels) and its paired difference to the first two,
+the labels at which the mean curve reaches what random selection reaches in the end, and the share
+of the time of training, scoring and selecting that goes into scoring. Brackets are 95 % intervals
+(Student's t over seeds; runs of a seed share the start set, the random subsets, and the initial
+weights); **bold** ones leave zero out. With this many intervals, about one in twenty would do so by
+chance.
 
 The files that each task reads are listed in [DATA.md](DATA.md). Tables and figures are made from
 [results](results) by `python -m benchmarks label-efficiency report`.
@@ -58,9 +59,10 @@ def section(results: Results, picture: str) -> str:
         f"of {len(labels) - 1} cycles, chosen among {plan['subset']:,} random ones of "
         f"{results.facts['pool']:,}; {' to '.join(map(str, seeds))} seeds.",
         "",
-        f"| strategy | {results.metric} at {labels[-1]} | to random | to entropy | area "
-        "| to random | to entropy | labels for random's end | scoring |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| strategy | {results.metric} at {labels[-1]} | to random | to entropy "
+        "| to margin | to BADGE | area | to random | to entropy | labels for random's end "
+        "| scoring |",
+        "|---|" + 10 * "---:|",
         *(_row(summary) for summary in summaries),
         "",
         f"![Learning curves]({picture})",
@@ -79,11 +81,9 @@ def _row(summary: Summary) -> str:
     cells = [
         f"`{summary.strategy}`",
         f"{summary.means[-1]:.3f}",
-        _shown(summary.final_gain.get("random")),
-        _shown(summary.final_gain.get("entropy")),
+        *(_shown(summary.final_gain.get(other)) for other in REFERENCES),
         f"{summary.area:.3f}",
-        _shown(summary.area_gain.get("random")),
-        _shown(summary.area_gain.get("entropy")),
+        *(_shown(summary.area_gain.get(other)) for other in REFERENCES[:2]),
         f"{reach:.0f}" if math.isfinite(reach) else "not reached",
         f"{summary.share:.0%} ({summary.seconds_score:.1f} s)",
     ]

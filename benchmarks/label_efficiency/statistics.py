@@ -95,7 +95,7 @@ class Summary:
     share: float
 
 
-REFERENCES = ("random", "entropy")
+REFERENCES = ("random", "entropy", "margin", "badge")
 
 
 def summarise(results: Results) -> list[Summary]:
