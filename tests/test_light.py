@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgradnorm._attention import attention
 from fastgradnorm._linear import linear
+from fastgradnorm._max_pool import max_pool
 from fastgradnorm._norms import batch_norm, group_norm
 
 S, K = 3, 2  # samples, cotangents
@@ -171,6 +172,56 @@ def test_a_pull_back_that_is_differentiated_itself(name):
     ])  # fmt: skip
     sums = (factor * weights).flatten(1).sum(1, keepdim=True)
     _assert_close(actual, [factor * x.view(S, *(1,) * len(shape)), sums])
+
+
+@pytest.mark.parametrize(
+    "kernel_size, stride, padding, dilation",
+    [(2, None, 0, 1), (3, 2, 1, 1), (5, 1, 2, 1), (2, 3, 0, 1), (3, 2, 1, 2), ([3], [], [1], [1])],
+)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("batched", [False, True])
+def test_max_pool_without_a_derivative(batched, dims, kernel_size, stride, padding, dilation):
+    pool = getattr(F, f"max_pool{dims}d")
+    x = torch.randint(-5, 0, (S, *(2,) * batched, 5, *(9, 8, 7)[:dims])).float()
+    options = (kernel_size, stride, padding, dilation)
+    exact = torch.stack([pool(sample, *options) for sample in x])
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return pool(*args)
+
+    assert torch.equal(vmap(lambda x: max_pool(counted, dims, x, *options))(x), exact)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "x, kernel_size, padding, ceil_mode",
+    [
+        (torch.randn(S, 5, 7, 7), 2, 0, True),
+        (torch.randn(S, 5, 7, 7), 1, 0, False),  # else the output would be the input
+        (torch.randint(9, (S, 5, 7, 7)), 2, 0, False),
+    ],
+)
+def test_max_pools_that_are_left_to_pytorch(x, kernel_size, padding, ceil_mode):
+    def run(x):
+        y = max_pool(torch.max_pool2d, 2, x, kernel_size, 2, padding, 1, ceil_mode)
+        return y.add_(1)
+
+    before = x.clone()
+    exact = torch.max_pool2d(x, kernel_size, 2, padding, 1, ceil_mode) + 1
+    assert torch.equal(vmap(run)(x), exact)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "shape, kernel_size, padding", [((5, 3, 3), 4, 0), ((5, 7, 7), 2, 2), ((2, 2, 5, 7, 7), 2, 0)]
+)
+def test_max_pools_that_pytorch_refuses(shape, kernel_size, padding):
+    with pytest.raises(RuntimeError):
+        vmap(lambda x: max_pool(F.max_pool2d, 2, x, kernel_size, None, padding))(
+            torch.randn(S, *shape)
+        )
 
 
 def test_queries_that_are_the_same_for_all_samples():

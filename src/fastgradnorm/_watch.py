@@ -15,6 +15,7 @@ from fastgradnorm import _conv_rules, _decompose, _layer_rules, _product_rules, 
 from fastgradnorm._attention import attention
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._linear import linear
+from fastgradnorm._max_pool import max_pool
 from fastgradnorm._norms import batch_norm, group_norm
 from fastgradnorm._pieces import Pieces, tensors_in
 from fastgradnorm._swap import swap
@@ -64,6 +65,10 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.group_norm: group_norm,
     F.linear: linear,
 }
+for _dims in (1, 2, 3):
+    for _module in (F, torch):  # the one calls the other, but not where a mode looks on
+        _pool = getattr(_module, f"max_pool{_dims}d")
+        _INSTEAD[_pool] = partial(max_pool, _pool, _dims)
 
 
 class DivergentControlFlowError(Exception):
