@@ -8,7 +8,7 @@ doubt.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,10 +27,8 @@ CANCELLED = 2e-2
 # Multiplications of a sample from which on its products are made on their own, by a faster library
 # than takes batches.
 _SMALL = 1 << 22
-# Patches of a sample, in elements, below which those of all samples are in memory together.
-_FEW_PATCHES = 1 << 16
-# What adding up strided numbers costs, in multiplications of a matrix product.
-_STRIDED_SUM = 100
+# Multiplications of an activation Gram from which on it is a product of its own.
+_OWN_GRAM = 1 << 24
 
 
 class Geometry(NamedTuple):
@@ -63,51 +61,67 @@ def conv_sq_norm(
 ) -> Float[Tensor, "N K"]:
     """`‖Σ_t g_t a_tᵀ‖²` of the patches a that each position of the output sees."""
     n, k, o, *out = g.shape
-    t = math.prod(out)
-    kernel = math.prod(geometry.kernel_size)
-    inputs = x.shape[1] // groups * kernel
-    form = choose_form(t, inputs, o // groups, k)
-    if form == "direct" and (len(out) == 2 or groups == 1):
+    t, inputs = math.prod(out), x.shape[1] // groups * math.prod(geometry.kernel_size)
+    if n == 0 or t == 1 or groups > 1:
+        if len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
+            return reference.direct_conv_sq_norm(x, g, *geometry, groups)
+        patches = reference.conv_patches(x, *geometry)  # [N, C*I, T]
+        a = patches.reshape(n * groups, inputs, t).mT
+        rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
+        rows = rows.reshape(n * groups, k, o // groups, t).mT
+        return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
+    # What a sample costs, in multiplications of a product that fills the processor, of which
+    # other work is worth several. Measured on 33 shapes with 1, 3 and 10 cotangents each.
+    pixels = math.prod(_padded(x.shape[2:], geometry))
+    from_patches, products = 20 * t * inputs, 1.5 * k * t * t * o
+    costs = {
+        "direct": from_patches + k * t * inputs * o,
+        "patches": from_patches + 3 * t * t * inputs + products,
+        "pixels": 3 * pixels * pixels * x.shape[1] + 20 * t * t * (inputs // x.shape[1]) + products,
+    }
+    form = min(costs, key=costs.__getitem__)
+    if form == "direct":
         return reference.direct_conv_sq_norm(x, g, *geometry, groups)
-    if form == "ghost" and groups == 1 and n:
-        x, g = reference.widen(x, g)
-        grams = _patch_grams(x, tuple(out), geometry)
-        return _ghost(grams, g.flatten(3).mT, lambda: reference.conv_patches(x, *geometry).mT)
-    patches = reference.conv_patches(x, *geometry)  # [N, C*I, T]
-    a = patches.reshape(n * groups, patches.shape[1] // groups, t).mT
-    rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
-    rows = rows.reshape(n * groups, k, o // groups, t).mT
-    return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
+    x, g = reference.widen(x, g)
+    grams = {"patches": _patch_grams, "pixels": _pixel_grams}[form](x, out, geometry)
+    return _ghost(grams, g.flatten(3).mT, lambda: reference.conv_patches(x, *geometry).mT)
+
+
+def _padded(space: Sequence[int], geometry: Geometry) -> list[int]:
+    return [size + 2 * pad for size, pad in zip(space, geometry.padding, strict=True)]
 
 
 def _patch_grams(
-    x: Float[Tensor, "N C *space"], out: tuple[int, ...], geometry: Geometry
+    x: Float[Tensor, "N C *space"], out: Sequence[int], geometry: Geometry
 ) -> Iterable[Tensor]:
-    """Inner products `[T, T]` of a convolution's patches, for each sample.
+    """Inner products `[T, T]` of a convolution's patches, for each sample."""
+    t, inputs = math.prod(out), x.shape[1] * math.prod(geometry.kernel_size)
+    for some in reference.sample_blocks(x, t * inputs):
+        patches = reference.conv_patches(some, *geometry)
+        if t * t * inputs < _OWN_GRAM:
+            yield from patches.mT @ patches
+        else:
+            yield from (matmul(rows.mT, rows) for rows in patches)
 
-    A patch is made of pixels, so that its inner products are sums over the kernel of those of the
-    pixels: fewer operations than with patches, where there are many channels and no stride.
+
+def _pixel_grams(
+    x: Float[Tensor, "N C *space"], out: Sequence[int], geometry: Geometry
+) -> Iterable[Tensor]:
+    """The same. A patch is made of pixels, and so are its inner products of those of the pixels.
+
+    Fewer operations than with patches, where there are many channels and no stride.
     """
-    sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], geometry.padding, strict=True)]
-    pixels, t, kernel = math.prod(sizes), math.prod(out), math.prod(geometry.kernel_size)
-    sums = _STRIDED_SUM * kernel * t * t
-    if pixels * pixels * x.shape[1] + sums > t * t * kernel * x.shape[1]:
-        if t * kernel * x.shape[1] < _FEW_PATCHES:
-            patches = reference.conv_patches(x, *geometry)
-            return patches.mT @ patches
-        each = (reference.conv_patches(x[i : i + 1], *geometry)[0] for i in range(len(x)))
-        return (matmul(rows.mT, rows) for rows in each)
-    padded = F.pad(x, [p for pad in reversed(geometry.padding) for p in (pad, pad)]).flatten(2)
-    products = padded.mT @ padded  # [N, pixels, pixels]
-    products = products.view(len(x), *sizes, *sizes)
-    total = x.new_zeros(len(x), *out, *out)
-    for offset in itertools.product(*map(range, geometry.kernel_size)):
-        seen = tuple(
-            slice(d * k, d * k + s * (length - 1) + 1, s)
-            for k, d, s, length in zip(offset, geometry.dilation, geometry.stride, out, strict=True)
-        )
-        total += products[(slice(None), *seen, *seen)]
-    return total.view(len(x), t, t)
+    t, sizes = math.prod(out), _padded(x.shape[2:], geometry)
+    for some in reference.sample_blocks(x, math.prod(sizes) ** 2):
+        pixels = F.pad(some, [p for pad in reversed(geometry.padding) for p in (pad, pad)])
+        pixels = pixels.flatten(2)
+        products = (pixels.mT @ pixels).view(len(some), *sizes, *sizes)
+        total = x.new_zeros(len(some), *out, *out)
+        for offset in itertools.product(*map(range, geometry.kernel_size)):
+            steps = zip(offset, geometry.dilation, geometry.stride, out, strict=True)
+            seen = tuple(slice(d * k, d * k + s * (n - 1) + 1, s) for k, d, s, n in steps)
+            total += products[(slice(None), *seen, *seen)]
+        yield from total.view(len(some), t, t)
 
 
 def _is_small(g: Float[Tensor, "N K T O"]) -> bool:

@@ -25,8 +25,9 @@ _AFFINE_BLOCK = 1 << 18
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
 _OWN_CALL = 1 << 20
-# Patches of one sample's convolution, in elements, up to which they are put into memory.
-_PATCHES = 1 << 22
+# Patches of one sample's convolution, in elements, up to which they are put into memory; and up to
+# which those of several samples are at once.
+_PATCHES, _PATCHES_BLOCK = 1 << 22, 1 << 20
 
 
 class GhostNorm(NamedTuple):
@@ -103,12 +104,12 @@ def ghost_at_once(gram: Float[Tensor, "N T T"], g: Float[Tensor, "N K T O"]) -> 
     """`ghost_sq_norm` from the activation Gram."""
     n, k, t, o = g.shape
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    if not g.mT.is_contiguous():
+    if g.stride(2) != 1:
         products = (gram[:, None] @ g).mul_(g)
         squares = torch.linalg.vector_norm(g, dim=-1).square_().mul_(diagonal[:, None])
         return GhostNorm(products.sum((-1, -2)), squares.sum(-1))
     # The positions are last in memory, as convolutions have them.
-    rows = g.mT.view(n, k * o, t)
+    rows = _rows(g)
     products = torch.bmm(rows, gram).mul_(rows)
     squares = torch.bmm(rows.square(), diagonal[:, :, None])
     return GhostNorm(products.view(n, k, o * t).sum(-1), squares.view(n, k, o).sum(-1))
@@ -199,6 +200,11 @@ def conv_patches(
     return view.reshape(n, c * math.prod(kernel_size), math.prod(extent))
 
 
+def sample_blocks(tensor: Tensor, patches: int) -> tuple[Tensor, ...]:
+    """Samples `[N, ...]` in parts whose patches, so many elements each, stay in the cache."""
+    return torch.split(tensor, max(1, _PATCHES_BLOCK // max(1, patches)))
+
+
 def direct_conv_sq_norm(
     x: Float[Tensor, "N C *space"],
     grad_outputs: Float[Tensor, "N K O *out"],
@@ -208,7 +214,7 @@ def direct_conv_sq_norm(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Float[Tensor, "N K"]:
-    r"""`‖Σ_t g_t a_tᵀ‖²` of a convolution's weight, with one sample's patches in memory at most.
+    r"""`‖Σ_t g_t a_tᵀ‖²` of a convolution's weight, with few samples' patches in memory at a time.
 
     Of large images not even those: the K cotangents of one sample are so many more output channels
     of the same input, and one pass of PyTorch's own weight gradient gives all of them.
@@ -219,10 +225,9 @@ def direct_conv_sq_norm(
     if groups == 1 and (few or len(out) != 2):
         rows = g.flatten(3).mT  # [N, K, T, O]
         options = (kernel_size, stride, padding, dilation)
-        parts = [
-            direct_sq_norm(conv_patches(x[i : i + 1], *options).mT, rows[i : i + 1])
-            for i in range(n)
-        ]
+        each = math.prod((x.shape[1], *kernel_size, *out))
+        blocks = zip(sample_blocks(x, each), sample_blocks(rows, each), strict=True)
+        parts = [direct_sq_norm(conv_patches(x, *options).mT, rows) for x, rows in blocks]
         return torch.cat(parts) if parts else g.new_zeros(n, k)
     functions: list[Callable[..., Tensor]]
     functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]

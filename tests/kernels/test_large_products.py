@@ -95,10 +95,29 @@ def test_convolutions(name, K):
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if "pixels" in name])
-def test_pixels_are_used(name, monkeypatch):
-    monkeypatch.delattr(reference, "conv_patches")
-    test_convolutions(name, 1)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_cheapest_form_is_used(name, monkeypatch):
+    form = name.split(",")[0].removeprefix("few ")
+    for other, function in (("patches", "_patch_grams"), ("pixels", "_pixel_grams")):
+        if other != form:
+            monkeypatch.setattr(_torch_norms, function, None)
+    if form != "direct":
+        monkeypatch.delattr(reference, "direct_conv_sq_norm")
+    test_convolutions(name, 40 if form == "patches" else 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_a_few_samples_at_a_time(name, at_once, monkeypatch):
+    x_shape, g_shape, *geometry = CONVOLUTIONS[name]
+    x, g = torch.randn(5, *x_shape), torch.randn(20, 5, *g_shape).transpose(0, 1)
+    split = []
+    monkeypatch.setattr(
+        reference, "sample_blocks", lambda t, _: split.append(t.split(at_once)) or split[-1]
+    )
+    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    assert split
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
 def test_no_samples():
