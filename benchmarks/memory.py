@@ -3,7 +3,9 @@
     python -m benchmarks memory
 
 Each figure comes from a process of its own: how far resident memory rises above what it was when
-model and batch were in place. `vmap(grad)` is taken twice: per-sample gradients of *one* class,
+model and batch were in place, and a tiny model had been run in the same way. What PyTorch loads
+once (with its first derivative under `torch.func`, the modules of its compiler) is told apart.
+`vmap(grad)` is taken twice: per-sample gradients of *one* class,
 which is the least it can hold (others follow when these are freed), and of all classes at once.
 """
 
@@ -95,6 +97,8 @@ def cell(model: str, column: str, classes: int, batch: int, length: int = 0) -> 
     found: dict[str, Any] = {"least_bytes": least} if least else {}
     if column == ALL and SPARE * least > footprint.available():
         return {**found, "reason": f"{least / 2**30:.1f} GiB of gradients alone"}
+    small, rows = _make("tiny", classes, 2, 0)
+    found["loaded_bytes"] = footprint.resident_peak(RUNS[column](small, rows, classes))
     run = RUNS[column](network, data, classes)
     return {**found, "peak_bytes": footprint.resident_peak(run)}
 
@@ -150,6 +154,7 @@ def _line(row: dict[str, Any]) -> str:
     if "reason" in row:
         return f"  {row['column']:26s}{row['reason']}"
     text = f"  {row['column']:26s}{row['peak_bytes'] / 2**20:8.0f} MiB"
+    text += f" (libraries {row['loaded_bytes'] / 2**20:4.0f})"
     if "over_training_step" in row:
         text += f"{row['over_training_step']:8.2f} x a training step"
     if "over_vmap_grad" in row:

@@ -149,6 +149,9 @@ def memory(results: Results) -> str:
         by = {row["column"]: row for row in results["rows"] if row["model"] == model}
         cells = [_memory_cell(by.get(column)) for column in columns]
         lines.append(f"| {title}, batch {batch} | " + " | ".join(cells) + " |")
+    libraries = {row["column"]: row.get("loaded_bytes") for row in reversed(results["rows"])}
+    cells = ["" if (b := libraries[c]) is None else f"{b / 2**20:.0f}" for c in columns]
+    lines.append("| *before that, once: libraries* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\n" + source(results, "memory")
 
 
