@@ -61,7 +61,7 @@ def patterns(classes: int = 1000) -> Case:
 
     x, y = draw(16_000)
     model = _trained(_small(classes), x, y, epochs=4)
-    held, labels = draw(96)
+    held, labels = draw(384)
     accuracy = _accuracy(model, held, labels)
     title = "4-conv CNN, 1000 patterns at 16x16"
     return Case(title, classes, model, accuracy, [held], [held[:16]])
