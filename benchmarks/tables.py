@@ -104,9 +104,7 @@ def _rates(results: Results, names: dict[str, str], keep: Callable[[int], bool])
 
 
 def _rate_cell(row: Row | None, column: str) -> str:
-    if row is None:
-        return ""
-    if "reason" in row:
+    if row is None or "reason" in row:
         return "—"
     text = rate(row["samples_per_second"])
     ours = column in ("expected", "entropy", "last layer") or column.startswith("rtol")
