@@ -41,6 +41,7 @@ class Column:
         error: Largest relative error of a score.
         memory: Whether its memory is measured.
         facts: For its row.
+        kept: Whether freed memory is kept meanwhile, as our scorers keep it.
     """
 
     run: Callable[[], Any]
@@ -49,6 +50,7 @@ class Column:
     error: float | None = None
     memory: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
 
 
 @dataclass
@@ -115,12 +117,20 @@ class Limits:
         return max(1, min(most, int(self.cap / each)))
 
 
+def floor_columns(setting: Setting) -> dict[str, Column]:
+    """What the floor is made of, as fast as it can be."""
+    runs = {floor.FORWARD: setting.forward, floor.PULLS: floor.frozen_run(setting)}
+    return {
+        name: Column(run, setting.samples, memory=False, kept=True) for name, run in runs.items()
+    }
+
+
 def own_columns(setting: Setting, cap: float) -> Columns:
     """Ours, what they replace, and what a user's time is otherwise spent on."""
     columns, limits = Columns(), Limits.probe(setting, cap)
     columns.found["forward only"] = Column(setting.forward, setting.samples)
     columns.found["training step"] = Column(setting.training(), setting.samples)
-    columns.found["floor"] = Column(floor.frozen_run(setting), setting.samples, memory=False)
+    columns.found |= floor_columns(setting)
     for score, options in OURS.items():
         columns.attempt(score, lambda s=score, o=options: _own(columns, setting, limits, s, o))
     columns.attempt("vmap(grad)", lambda: _vmap_grad(columns, setting, limits))
@@ -143,7 +153,7 @@ def _own(
 
     label = "naive" if score == "expected" else f"naive {score}"
     columns.attempt(label, lambda: naive(label))
-    columns.check(score, Column(setting.stream(most, **options), most), exact)
+    columns.check(score, Column(setting.stream(most, **options), most, kept=True), exact)
 
 
 def _vmap_grad(columns: Columns, setting: Setting, limits: Limits) -> None:
@@ -169,7 +179,8 @@ def _rtol(columns: Columns, name: str, setting: Setting, limits: Limits) -> None
     options = {"scheme": "expected", "temperature": setting.sharp_temperature()}
     run = setting.stream(most, **options, rtol=RTOL)
     exact = setting.exact(min(CHECKED, most), **options)
-    column = Column(run, most, "expected", facts={"temperature": options["temperature"]})
+    facts = {"temperature": options["temperature"]}
+    column = Column(run, most, "expected", facts=facts, kept=True)
     columns.check(name, column, exact, MOST_ERRORS * RTOL)
     # Over the whole batch our own exact scores are the reference; they are checked above.
     full = setting.stream(most, **options)()

@@ -22,6 +22,8 @@ from fastgradnorm._options import Options
 from fastgradnorm._planning import make_plan
 from fastgradnorm._subject import Subject
 
+# What is timed for it: a forward pass, and `frozen_run`.
+FORWARD, PULLS = "floor's forward", "floor's pulls"
 PULLED = 10  # pull-backs that are timed; more are extrapolated
 
 
@@ -81,7 +83,7 @@ def floors(
 
     Args:
         setting: The case.
-        times: Of `frozen_run`, as `floor`, and of `forward only`.
+        times: Of a forward pass, `FORWARD`, and of `frozen_run`, `PULLS`.
         rate: Operations a second of matrix products.
     """
     pulled = timed_pulls(setting.classes)
@@ -91,9 +93,7 @@ def floors(
         products = norm_flops(setting.model, setting.batch, pulls) / rate if pulls else 0.0
         clocks = []
         for clock in ("wall", "cpu"):
-            pairs = zip(
-                getattr(times["floor"], clock), getattr(times["forward only"], clock), strict=True
-            )
+            pairs = zip(getattr(times[PULLS], clock), getattr(times[FORWARD], clock), strict=True)
             # processor time of the products: all threads work on them
             work = products * (torch.get_num_threads() if clock == "cpu" else 1)
             clocks.append(

@@ -21,13 +21,14 @@ def measure(setting: Setting, columns: Columns, rounds: int, budget: float) -> l
     sizes = (512, 1024, 2048) if budget > 1 else (64,)
     before = timing.matrix_rates(setting.device, sizes)
     runs = {name: column.run for name, column in found.items()}
-    times = timing.side_by_side(runs, rounds, budget, setting.device)
+    usual = [name for name, column in found.items() if not column.kept]
+    times = timing.side_by_side(runs, rounds, budget, setting.device, usual)
     after = timing.matrix_rates(setting.device, sizes)
     rates = {name: max(rate, after[name]) for name, rate in before.items()}
     floors = floor.floors(setting, times, max(rates.values()))
     rows = []
     for name, column in found.items():
-        if name == "floor":
+        if name in (floor.FORWARD, floor.PULLS):
             continue
         seconds = times[name]
         row: Row = {"column": name, "samples": column.samples, **seconds.summary()}

@@ -101,7 +101,7 @@ def test_engines_are_asked_for_our_scores(way):
 
 def test_the_floor_adds_up_what_it_says():
     setting = Setting(TINY, 3, 2)
-    times = {"floor": timing.Seconds([7.0], [7.0]), "forward only": timing.Seconds([1.0], [1.0])}
+    times = {floor.PULLS: timing.Seconds([7.0], [7.0]), floor.FORWARD: timing.Seconds([1.0], [1.0])}
     found = floor.floors(setting, times, rate=math.inf)
     assert found["expected"].wall == [7.0 / 2]  # a forward pass and three pull-backs of 2 s
     assert found["entropy"].wall == [(1.0 + 2.0) / 2]
