@@ -74,3 +74,17 @@ def test_memory_is_given_back_where_it_is_bounded_or_the_user_has_set_limits(mon
     monkeypatch.undo()
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert _heap._mallopt.__wrapped__() is None
+
+
+def test_what_is_timed_beside_a_scorer_runs_as_without_one(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_heap, "_running", 0)
+    monkeypatch.setattr(_heap, "_mallopt", lambda: lambda *option: calls.append(option))
+    with _heap.usual():
+        assert not calls
+    with _heap.kept(True):
+        calls.clear()
+        with pytest.raises(KeyError), _heap.usual():
+            assert calls == list(_heap._USUAL)
+            raise KeyError
+        assert calls == [*_heap._USUAL, *_heap._KEEP]
