@@ -1,11 +1,14 @@
 """Operations that the engine computes in its own way under nested transforms, against PyTorch's."""
 
+import oracle
 import pytest
 import torch
+from torch import nn
 from torch.func import vjp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastgradnorm import score_pool
 from fastgradnorm._attention import attention
 from fastgradnorm._linear import linear
 from fastgradnorm._max_pool import max_pool
@@ -222,6 +225,28 @@ def test_max_pools_that_pytorch_refuses(shape, kernel_size, padding):
         vmap(lambda x: max_pool(F.max_pool2d, 2, x, kernel_size, None, padding))(
             torch.randn(S, *shape)
         )
+
+
+class _Pools(nn.Module):
+    """Calls max pools in every way there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.pool = nn.MaxPool2d(2, padding=1)
+
+    def forward(self, x):
+        x, _ = F.max_pool2d(self.conv(x), 3, 1, return_indices=True)
+        x = self.pool(torch.max_pool2d(x, 2))
+        return self.head(F.max_pool2d(x, 2, 1, 0, 1, False, False).mean((2, 3)))
+
+
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+def test_max_pools_of_a_model(params):
+    model, x = _Pools().eval(), torch.randn(S, 3, 18, 18)
+    last = params == "last_layer"
+    exact = oracle.scores(model, oracle.ones(x), keep=lambda name: not last or "head" in name)
+    _assert_close([score_pool(model, [x], params=params, progress=False)], [exact])
 
 
 def test_queries_that_are_the_same_for_all_samples():

@@ -1,5 +1,7 @@
 """Frozen linear layers under nested transforms, and the memory kept meanwhile."""
 
+import contextlib
+
 import pytest
 import torch
 from asserts import assert_close_relative
@@ -88,3 +90,10 @@ def test_what_is_timed_beside_a_scorer_runs_as_without_one(monkeypatch):
             assert calls == list(_heap._USUAL)
             raise KeyError
         assert calls == [*_heap._USUAL, *_heap._KEEP]
+    with contextlib.ExitStack() as stack:
+        scorer = stack.enter_context(contextlib.ExitStack())
+        scorer.enter_context(_heap.kept(True))
+        stack.enter_context(_heap.usual())
+        calls.clear()
+        scorer.close()  # the scorer is done in the meantime
+    assert calls == list(_heap._USUAL)

@@ -70,21 +70,33 @@ def conv_sq_norm(
         rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
         rows = rows.reshape(n * groups, k, o // groups, t).mT
         return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
-    # What a sample costs, in multiplications of a product that fills the processor, of which
-    # other work is worth several. Measured on 33 shapes with 1, 3 and 10 cotangents each.
-    pixels = math.prod(_padded(x.shape[2:], geometry))
-    from_patches, products = 20 * t * inputs, 1.5 * k * t * t * o
-    costs = {
-        "direct": from_patches + k * t * inputs * o,
-        "patches": from_patches + 3 * t * t * inputs + products,
-        "pixels": 3 * pixels * pixels * x.shape[1] + 20 * t * t * (inputs // x.shape[1]) + products,
-    }
-    form = min(costs, key=costs.__getitem__)
+    form = _cheapest(x, g, geometry)
     if form == "direct":
         return reference.direct_conv_sq_norm(x, g, *geometry, groups)
     x, g = reference.widen(x, g)
-    grams = {"patches": _patch_grams, "pixels": _pixel_grams}[form](x, out, geometry)
-    return _ghost(grams, g.flatten(3).mT, lambda: reference.conv_patches(x, *geometry).mT)
+    grams = _patch_grams if form == "patches" else _pixel_grams
+    rows = g.flatten(3).mT
+    return _ghost(grams(x, out, geometry), rows, lambda: reference.conv_patches(x, *geometry).mT)
+
+
+def _cheapest(
+    x: Float[Tensor, "N C *space"], g: Float[Tensor, "N K O *out"], geometry: Geometry
+) -> str:
+    """Directly, or by Grams of patches or pixels.
+
+    What a sample costs is counted in multiplications of a product that fills the processor, of
+    which other work is worth several: fitted to times of 34 shapes with 1, 3 and 10 cotangents.
+    """
+    _, k, o, *out = g.shape
+    c, t, kernel = x.shape[1], math.prod(out), math.prod(geometry.kernel_size)
+    pixels = math.prod(_padded(x.shape[2:], geometry))
+    patches, products = 20 * t * c * kernel, 1.5 * k * t * t * o
+    costs = {
+        "direct": patches + k * t * c * kernel * o,
+        "patches": patches + 3 * t * t * c * kernel + products,
+        "pixels": 3 * pixels * pixels * c + 20 * t * t * kernel + products,
+    }
+    return min(costs, key=costs.__getitem__)
 
 
 def _padded(space: Sequence[int], geometry: Geometry) -> list[int]:

@@ -67,7 +67,7 @@ def usual() -> Iterator[None]:
     try:
         yield
     finally:
-        for setting in _KEEP:
+        for setting in _KEEP if _running else ():
             mallopt(*setting)
 
 
