@@ -1,15 +1,15 @@
 """Operations that the engine computes in its own way under nested transforms, against PyTorch's."""
 
-import oracle
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
 from torch.func import vjp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastgradnorm import score_pool
 from fastgradnorm._attention import attention
+from fastgradnorm._conv import conv
 from fastgradnorm._linear import linear
 from fastgradnorm._max_pool import max_pool
 from fastgradnorm._norms import batch_norm, group_norm
@@ -46,6 +46,33 @@ def _attend(function, mask=None, **options):
     return run
 
 
+_WEIGHTS_BY = _fixed(
+    torch.randn(8, 6, 3), torch.randn(8, 3, 3, 2), torch.randn(8, 6, 2, 3, 2), torch.randn(8)
+)
+
+
+def _convolve(dims, *options):
+    """Ours and PyTorch's."""
+    function = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+
+    def run(convolution, x, like):
+        *weights, bias = _WEIGHTS_BY[like]
+        return convolution(x, weights[dims - 1], bias, *options)
+
+    return (
+        lambda x, like: run(partial(conv, function, dims, True), x, like),
+        lambda x, like: run(function, x, like),
+    )
+
+
+def _pool(dims, *options):
+    function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    return (
+        lambda x, like: max_pool(function, dims, x, *options),
+        lambda x, like: function(x, *options),
+    )
+
+
 _SDPA = F.scaled_dot_product_attention
 _MASK = torch.randn(5, 5)
 _KEEP = torch.rand(5, 5) > 0.3
@@ -57,6 +84,15 @@ CASES = {
     "batch norm, rows": (_batch(batch_norm), _batch(F.batch_norm), (1, 6)),
     "group norm": (_group(group_norm), _group(F.group_norm), (1, 6, 5, 4)),
     "group norm, frames": (_group(group_norm), _group(F.group_norm), (2, 6, 3, 2, 2)),
+    "convolution 1d": (*_convolve(1, 2, 1), (1, 6, 80)),
+    "convolution": (*_convolve(2, (1, 2), (1, 0), 1, 2), (1, 6, 9, 10)),
+    "convolution, frames": (*_convolve(2, 1, 2, 2, 2), (2, 6, 6, 7)),
+    "convolution, few pixels": (*_convolve(2, 1, 1, 1, 2), (1, 6, 4, 3)),
+    "convolution 3d": (*_convolve(3, 1, (1, 0, 1)), (1, 6, 3, 4, 4)),
+    "max pool 1d": (*_pool(1, 3, 2, 1), (1, 6, 9)),
+    "max pool": (*_pool(2, 2), (1, 6, 6, 8)),
+    "max pool, frames": (*_pool(2, (3, 2), 1, 1, 2), (2, 6, 7, 8)),
+    "max pool 3d": (*_pool(3, 3, 2, 1), (1, 6, 5, 6, 4)),
     "attention": (_attend(attention), _attend(_SDPA), (2, 6, 5, 8)),
     "attention, mask": (_attend(attention, _MASK), _attend(_SDPA, _MASK), (1, 6, 5, 8)),
     "attention, keep": (_attend(attention, _KEEP), _attend(_SDPA, _KEEP), (1, 6, 5, 8)),
@@ -175,78 +211,6 @@ def test_a_pull_back_that_is_differentiated_itself(name):
     ])  # fmt: skip
     sums = (factor * weights).flatten(1).sum(1, keepdim=True)
     _assert_close(actual, [factor * x.view(S, *(1,) * len(shape)), sums])
-
-
-@pytest.mark.parametrize(
-    "kernel_size, stride, padding, dilation",
-    [(2, None, 0, 1), (3, 2, 1, 1), (5, 1, 2, 1), (2, 3, 0, 1), (3, 2, 1, 2), ([3], [], [1], [1])],
-)
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("batched", [False, True])
-def test_max_pool_without_a_derivative(batched, dims, kernel_size, stride, padding, dilation):
-    pool = getattr(F, f"max_pool{dims}d")
-    x = torch.randint(-5, 0, (S, *(2,) * batched, 5, *(9, 8, 7)[:dims])).float()
-    options = (kernel_size, stride, padding, dilation)
-    exact = torch.stack([pool(sample, *options) for sample in x])
-    calls = []
-
-    def counted(*args):
-        calls.append(args)
-        return pool(*args)
-
-    assert torch.equal(vmap(lambda x: max_pool(counted, dims, x, *options))(x), exact)
-    assert not calls
-
-
-@pytest.mark.parametrize(
-    "x, kernel_size, padding, ceil_mode",
-    [
-        (torch.randn(S, 5, 7, 7), 2, 0, True),
-        (torch.randn(S, 5, 7, 7), 1, 0, False),  # else the output would be the input
-        (torch.randint(9, (S, 5, 7, 7)), 2, 0, False),
-    ],
-)
-def test_max_pools_that_are_left_to_pytorch(x, kernel_size, padding, ceil_mode):
-    def run(x):
-        y = max_pool(torch.max_pool2d, 2, x, kernel_size, 2, padding, 1, ceil_mode)
-        return y.add_(1)
-
-    before = x.clone()
-    exact = torch.max_pool2d(x, kernel_size, 2, padding, 1, ceil_mode) + 1
-    assert torch.equal(vmap(run)(x), exact)
-    assert torch.equal(x, before)
-
-
-@pytest.mark.parametrize(
-    "shape, kernel_size, padding", [((5, 3, 3), 4, 0), ((5, 7, 7), 2, 2), ((2, 2, 5, 7, 7), 2, 0)]
-)
-def test_max_pools_that_pytorch_refuses(shape, kernel_size, padding):
-    with pytest.raises(RuntimeError):
-        vmap(lambda x: max_pool(F.max_pool2d, 2, x, kernel_size, None, padding))(
-            torch.randn(S, *shape)
-        )
-
-
-class _Pools(nn.Module):
-    """Calls max pools in every way there is."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
-        self.pool = nn.MaxPool2d(2, padding=1)
-
-    def forward(self, x):
-        x, _ = F.max_pool2d(self.conv(x), 3, 1, return_indices=True)
-        x = self.pool(torch.max_pool2d(x, 2))
-        return self.head(F.max_pool2d(x, 2, 1, 0, 1, False, False).mean((2, 3)))
-
-
-@pytest.mark.parametrize("params", ["all", "last_layer"])
-def test_max_pools_of_a_model(params):
-    model, x = _Pools().eval(), torch.randn(S, 3, 18, 18)
-    last = params == "last_layer"
-    exact = oracle.scores(model, oracle.ones(x), keep=lambda name: not last or "head" in name)
-    _assert_close([score_pool(model, [x], params=params, progress=False)], [exact])
 
 
 def test_queries_that_are_the_same_for_all_samples():

@@ -9,6 +9,7 @@ from fastgradnorm_kernels import (
     affine_norm,
     choose_form,
     conv_norm,
+    conv_patches,
     direct_norm,
     embedding_norm,
     form_flops,
@@ -133,7 +134,7 @@ def _linears(device: torch.device, dry: bool) -> Iterator[Case]:
 
 def _conv_reference(form: str, geometry: Geometry) -> Callable[..., Any]:
     def call(x: Tensor, g: Tensor) -> Any:
-        a = reference.conv_patches(x, *geometry).mT
+        a = conv_patches(x, *geometry).mT
         rows = g.flatten(3).mT
         if form == "ghost":
             return reference.ghost_sq_norm(a, rows)

@@ -14,7 +14,8 @@ from fastgradnorm_kernels._dispatch import (
 )
 from fastgradnorm_kernels._forms import choose_form, form_flops
 from fastgradnorm_kernels._matmul import linear
-from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype, conv_patches
+from fastgradnorm_kernels.patches import conv_patches
+from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 
 __all__ = [
     "HeadScores",

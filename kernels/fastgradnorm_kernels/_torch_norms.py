@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear, matmul
+from fastgradnorm_kernels.patches import conv_patches, padded, sample_blocks
 from fastgradnorm_kernels.shapes import Float
 
 # A ghost norm below this share of its uncancelled terms is computed again directly. The norm's
@@ -61,11 +61,15 @@ def conv_sq_norm(
 ) -> Float[Tensor, "N K"]:
     """`‖Σ_t g_t a_tᵀ‖²` of the patches a that each position of the output sees."""
     n, k, o, *out = g.shape
+    if set(geometry.kernel_size) == {1} and set(geometry.padding) == {0}:  # it skips positions
+        for dim, step in enumerate(geometry.stride, 2):
+            x = x[(slice(None),) * dim + (slice(None, None, step),)]
+        geometry = geometry._replace(stride=(1,) * len(out))
     t, inputs = math.prod(out), x.shape[1] // groups * math.prod(geometry.kernel_size)
     if n == 0 or t == 1 or groups > 1:
         if len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
             return reference.direct_conv_sq_norm(x, g, *geometry, groups)
-        patches = reference.conv_patches(x, *geometry)  # [N, C*I, T]
+        patches = conv_patches(x, *geometry)  # [N, C*I, T]
         a = patches.reshape(n * groups, inputs, t).mT
         rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
         rows = rows.reshape(n * groups, k, o // groups, t).mT
@@ -75,8 +79,8 @@ def conv_sq_norm(
         return reference.direct_conv_sq_norm(x, g, *geometry, groups)
     x, g = reference.widen(x, g)
     grams = _patch_grams if form == "patches" else _pixel_grams
-    rows = g.flatten(3).mT
-    return _ghost(grams(x, out, geometry), rows, lambda: reference.conv_patches(x, *geometry).mT)
+    rows = g.contiguous().flatten(3).mT
+    return _ghost(grams(x, out, geometry), rows, lambda: conv_patches(x, *geometry).mT)
 
 
 def _cheapest(
@@ -108,8 +112,10 @@ def _patch_grams(
 ) -> Iterable[Tensor]:
     """Inner products `[T, T]` of a convolution's patches, for each sample."""
     t, inputs = math.prod(out), x.shape[1] * math.prod(geometry.kernel_size)
-    for some in reference.sample_blocks(x, t * inputs):
-        patches = reference.conv_patches(some, *geometry)
+    x = padded(x, geometry.padding)
+    geometry = geometry._replace(padding=(0,) * len(out))
+    for some in sample_blocks(x, t * inputs):
+        patches = conv_patches(some, *geometry)
         if t * t * inputs < _OWN_GRAM:
             yield from patches.mT @ patches
         else:
@@ -123,10 +129,10 @@ def _pixel_grams(
 
     Fewer operations than with patches, where there are many channels and no stride.
     """
-    t, sizes = math.prod(out), _padded(x.shape[2:], geometry)
-    for some in reference.sample_blocks(x, math.prod(sizes) ** 2):
-        pixels = F.pad(some, [p for pad in reversed(geometry.padding) for p in (pad, pad)])
-        pixels = pixels.flatten(2)
+    t, x = math.prod(out), padded(x, geometry.padding)
+    sizes = x.shape[2:]
+    for some in sample_blocks(x, math.prod(sizes) ** 2):
+        pixels = some.flatten(2)
         products = (pixels.mT @ pixels).view(len(some), *sizes, *sizes)
         total = x.new_zeros(len(some), *out, *out)
         for offset in itertools.product(*map(range, geometry.kernel_size)):

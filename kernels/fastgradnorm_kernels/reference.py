@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from fastgradnorm_kernels._matmul import matmul
+from fastgradnorm_kernels.patches import padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
 
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
@@ -25,9 +26,9 @@ _AFFINE_BLOCK = 1 << 18
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
 _OWN_CALL = 1 << 20
-# Patches of one sample's convolution, in elements, up to which they are put into memory; and up to
-# which those of several samples are at once.
-_PATCHES, _PATCHES_BLOCK = 1 << 22, 1 << 20
+# Patches of one sample's convolution, in elements, up to which they are put into memory; and from
+# which on they are alone there.
+_PATCHES, _OWN_PATCHES = 1 << 22, 1 << 17
 
 
 class GhostNorm(NamedTuple):
@@ -171,40 +172,6 @@ def embedding_sq_norm(
     return _sum_of_squares(slots)
 
 
-def conv_patches(
-    x: Float[Tensor, "N C *space"],
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Float[Tensor, "N CI T"]:
-    """What each of a convolution's T output positions sees: `C × kernel` values."""
-    n, c, *space = x.shape
-    if all(k == 1 for k in kernel_size) and set(stride) == {1} and set(padding) == {0}:
-        return x.reshape(n, c, math.prod(space))
-    # Strided views copied: five times as fast as `F.unfold` on the CPU.
-    x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
-    steps = x.stride()[2:]
-    extent = [
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], kernel_size, stride, dilation, strict=True)
-    ]
-    view = x.as_strided(
-        (n, c, *kernel_size, *extent),
-        (
-            *x.stride()[:2],
-            *(d * step for d, step in zip(dilation, steps, strict=True)),
-            *(s * step for s, step in zip(stride, steps, strict=True)),
-        ),
-    )
-    return view.reshape(n, c * math.prod(kernel_size), math.prod(extent))
-
-
-def sample_blocks(tensor: Tensor, patches: int) -> tuple[Tensor, ...]:
-    """Samples `[N, ...]` in parts whose patches, so many elements each, stay in the cache."""
-    return torch.split(tensor, max(1, _PATCHES_BLOCK // max(1, patches)))
-
-
 def direct_conv_sq_norm(
     x: Float[Tensor, "N C *space"],
     grad_outputs: Float[Tensor, "N K O *out"],
@@ -221,13 +188,14 @@ def direct_conv_sq_norm(
     """
     x, g = widen(x, grad_outputs)
     n, k, o, *out = g.shape
-    few = x.shape[1] * math.prod((*kernel_size, *out)) <= _PATCHES
-    if groups == 1 and (few or len(out) != 2):
+    inputs, t = x.shape[1] * math.prod(kernel_size), math.prod(out)
+    if groups == 1 and (inputs * t <= _PATCHES or len(out) != 2):
+        views = seen(padded(x, padding), kernel_size, stride, dilation)
         rows = g.flatten(3).mT  # [N, K, T, O]
-        options = (kernel_size, stride, padding, dilation)
-        each = math.prod((x.shape[1], *kernel_size, *out))
-        blocks = zip(sample_blocks(x, each), sample_blocks(rows, each), strict=True)
-        parts = [direct_sq_norm(conv_patches(x, *options).mT, rows) for x, rows in blocks]
+        if inputs * t > _OWN_PATCHES:
+            return _direct_each(views, rows)
+        blocks = zip(sample_blocks(views, inputs * t), sample_blocks(rows, inputs * t), strict=True)
+        parts = [direct_sq_norm(some.reshape(-1, inputs, t).mT, g) for some, g in blocks]
         return torch.cat(parts) if parts else g.new_zeros(n, k)
     functions: list[Callable[..., Tensor]]
     functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]
@@ -240,6 +208,21 @@ def direct_conv_sq_norm(
         direct = weight_grad(x[i : i + 1], shape, rows, stride, padding, dilation, groups)
         norms.append(_sum_of_squares(direct.reshape(groups, k, -1)).sum(0))
     return torch.stack(norms) if norms else g.new_zeros(n, k)
+
+
+def _direct_each(
+    views: Float[Tensor, "N C *kernel_out"], rows: Float[Tensor, "N K T O"]
+) -> Float[Tensor, "N K"]:
+    """Sample by sample, whose patches follow each other in the same, cached, memory."""
+    n, k, t, _ = rows.shape
+    patches = views.new_empty(views.shape[1:])
+    columns = patches.view(-1, t)
+    found = []
+    for i in range(n):
+        patches.copy_(views[i])
+        gradients = (matmul(columns, rows[i, j]) for j in range(k))
+        found += [dot(gradient, gradient) for gradient in gradients]
+    return torch.stack(found).view(n, k) if found else rows.new_zeros(n, k)
 
 
 def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:

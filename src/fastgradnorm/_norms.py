@@ -8,11 +8,11 @@ some cannot run with the channels last in memory.
 from typing import Any
 
 import torch
-import torch._C._functorch as functorch
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._layout import in_memory
 from fastgradnorm._single_level import (
     SingleLevel,
     is_differentiated,
@@ -101,7 +101,7 @@ def group_norm(
             output: Tensor = _GroupNorm.within(input, num_groups, weight, bias, eps)
             return output
         return _grouped(input, num_groups, weight, bias, eps)[0]
-    if _laid_out(input).is_contiguous():
+    if in_memory(input).is_contiguous():
         return F.group_norm(input, num_groups, weight, bias, eps)
     # With the channels last in memory vmap cannot run its backward pass.
     rows = input.reshape(len(input), num_groups, -1)
@@ -112,13 +112,6 @@ def group_norm(
     if weight is not None:
         output = output * weight.view(shape)
     return output if bias is None else output + bias.view(shape)
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    """The tensor in memory, with all its samples."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
 
 
 def _grouped(

@@ -18,6 +18,7 @@ from torch.func import vjp, vmap
 from fastgradnorm._batches import Batch
 from fastgradnorm._chunks import Chunks
 from fastgradnorm._clock import Clock
+from fastgradnorm._memory import is_out_of_memory
 from fastgradnorm._naive import total_norms
 from fastgradnorm._objectives import Objective
 from fastgradnorm._options import Options
@@ -73,6 +74,7 @@ class Passes:
         clock: Measures the rules, if set.
         pulled: How many cotangents were pulled back where that depends on the sample, in all.
         spread: Whether new tensors get a value a sample, see `Watch`.
+        channels_last: Whether convolutions may put the channels last in memory, see `Watch`.
     """
 
     def __init__(self, subject: Subject, options: Options, chunks: Chunks) -> None:
@@ -80,6 +82,7 @@ class Passes:
         self.clock: Clock | None = None
         self.pulled = 0
         self.spread = False
+        self.channels_last = True
 
     def full(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
         """Scores from pulled-back cotangents."""
@@ -99,7 +102,7 @@ class Passes:
                 )
 
             in_dims = (None if valid is None else 0, *(0 for _ in batch.leaves))
-            scores, errors = vmap(per_sample, in_dims)(valid, *batch.leaves)
+            scores, errors = self._vmap(per_sample, in_dims, valid, *batch.leaves)
             return Scored(scores, errors)
 
         return run
@@ -110,12 +113,12 @@ class Passes:
         def per_sample(*leaves: Tensor) -> Tensor:
             view, swaps = self.subject.view({})
             mode = Watch(Pieces({}), swaps, self.options.backend)
-            mode.spread = self._zero(leaves)
+            self._set(mode, leaves)
             with mode:
                 return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
         with torch.no_grad():
-            return vmap(per_sample)(*batch.leaves)
+            return cast(Tensor, self._vmap(per_sample, 0, *batch.leaves))
 
     def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
         """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
@@ -124,7 +127,7 @@ class Passes:
             _, pull = self.pull(plan, batch, leaves)
             return pull(cotangents)
 
-        return vmap(per_sample)(cotangents, *batch.leaves)
+        return cast(Tensor, self._vmap(per_sample, 0, cotangents, *batch.leaves))
 
     def pull(
         self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]
@@ -154,7 +157,7 @@ class Passes:
                 [carriers.get(i) for i in range(len(taps))],
                 self.clock,
             )
-            mode.spread = self._zero(leaves)
+            self._set(mode, leaves)
             with mode:
                 inputs = [leaf[None].clone() for leaf in leaves]
                 logits = subject.tempered(view, batch, inputs)
@@ -187,8 +190,24 @@ class Passes:
 
         return logits, pull
 
-    def _zero(self, leaves: Sequence[Tensor]) -> Tensor | None:
-        return torch.zeros_like(leaves[0].flatten()[0]) if self.spread else None
+    def _set(self, mode: Watch, leaves: Sequence[Tensor]) -> None:
+        mode.channels_last = self.channels_last
+        if self.spread:
+            mode.spread = torch.zeros_like(leaves[0].flatten()[0])
+
+    def _vmap(self, per_sample: Callable[..., Any], in_dims: Any, *args: Tensor | None) -> Any:
+        """`vmap(per_sample, in_dims)(*args)`; for models that need it, all tensors contiguous."""
+        try:
+            return vmap(per_sample, in_dims)(*args)
+        except RuntimeError as error:
+            if not self.channels_last or is_out_of_memory(error):
+                raise
+        self.channels_last = False
+        try:
+            return vmap(per_sample, in_dims)(*args)
+        except RuntimeError:
+            self.channels_last = True  # that was not it
+            raise
 
     def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function if self.clock is None else self.clock.timing([name], function)
@@ -215,7 +234,7 @@ class Passes:
                 tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
                 view, swaps = subject.view(tracked)
                 mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
-                mode.spread = self._zero(leaves)
+                self._set(mode, leaves)
                 with mode:
                     logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
                 if mode.features is None or mode.output is None:
@@ -223,7 +242,7 @@ class Passes:
                 return logits, mode.features, mode.output.reshape(-1)
 
             with torch.no_grad():
-                logits, features, made = vmap(per_sample)(*batch.leaves)
+                logits, features, made = self._vmap(per_sample, 0, *batch.leaves)
                 made = made / self.options.temperature
                 if logits.shape != made.shape or not torch.allclose(logits, made, equal_nan=True):
                     raise PlanChangedError  # these logits come from more than the last layer

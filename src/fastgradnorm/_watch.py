@@ -13,7 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from fastgradnorm import _conv_rules, _decompose, _layer_rules, _product_rules, _rules
 from fastgradnorm._attention import attention
+from fastgradnorm._conv import conv
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._layout import check_memory
 from fastgradnorm._linear import linear
 from fastgradnorm._max_pool import max_pool
 from fastgradnorm._norms import batch_norm, group_norm
@@ -59,6 +61,7 @@ _FACTORIES = frozenset(
     | {"zeros_like"}
 )
 
+_CONVS: dict[Callable[..., Any], int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 # The same values, in ways that suit vmap better.
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: batch_norm,
@@ -95,12 +98,14 @@ class Watch(TorchFunctionMode):
     Attributes:
         spread: A zero of each sample. If set, new tensors get a value a sample, so that the model
             may write values of its samples into them.
+        channels_last: Whether convolutions may put the channels last in memory.
     """
 
     def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
         super().__init__()
         self.pieces, self.swaps, self.backend = pieces, swaps, backend
         self.spread: Tensor | None = None
+        self.channels_last = False
 
     def __torch_function__(
         self,
@@ -146,8 +151,13 @@ class Watch(TorchFunctionMode):
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
+        if func in _CONVS:
+            return conv(func, _CONVS[func], self.channels_last, *args, **kwargs)
         output = _INSTEAD.get(func, func)(*args, **kwargs)
-        if self.spread is not None and getattr(func, "__name__", "") in _FACTORIES:
+        name = getattr(func, "__name__", "")
+        if self.channels_last:
+            check_memory(name, args, kwargs, output)
+        if self.spread is not None and name in _FACTORIES:
             return _spread(output, self.spread)
         return output
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fastgradnorm_kernels import conv_norm, reference
+from fastgradnorm_kernels import conv_norm, conv_patches, reference
 from kernel_support import (
     DEVICE,
     assert_within_budget,
@@ -36,7 +36,7 @@ def _pair(channels, out, size, geometry, dtype=torch.float32, N=2, K=2):
 
 def _reference(x, g, geometry, groups):
     n, k, o = g.shape[:3]
-    patches = reference.conv_patches(x.float(), *geometry)
+    patches = conv_patches(x.float(), *geometry)
     a = patches.reshape(n * groups, patches.shape[1] // groups, patches.shape[2]).mT
     rows = g.float().reshape(n, k, groups, o // groups, -1).transpose(1, 2)
     rows = rows.reshape(n * groups, k, o // groups, -1).mT

@@ -112,12 +112,36 @@ def test_convolutions_a_few_samples_at_a_time(name, at_once, monkeypatch):
     x_shape, g_shape, *geometry = CONVOLUTIONS[name]
     x, g = torch.randn(5, *x_shape), torch.randn(20, 5, *g_shape).transpose(0, 1)
     split = []
-    monkeypatch.setattr(
-        reference, "sample_blocks", lambda t, _: split.append(t.split(at_once)) or split[-1]
-    )
+    monkeypatch.setattr(reference, "_OWN_PATCHES", 1 << 40)
+    for module in (_torch_norms, reference):
+        monkeypatch.setattr(
+            module, "sample_blocks", lambda t, _: split.append(t.split(at_once)) or split[-1]
+        )
     actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
     assert split
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_with_the_channels_last(name):
+    x_shape, g_shape, *geometry = CONVOLUTIONS[name]
+    x, g = (t.movedim(-3, -1).contiguous().movedim(-1, -3) for t in _pair(x_shape, g_shape, 5))
+    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("space, out, stride", [((9, 8), (5, 3), (2, 3)), ((40,), (14,), (3,))])
+def test_pixels_that_are_skipped(space, out, stride, groups):
+    ones, zeros = (1,) * len(out), (0,) * len(out)
+    geometry = (ones, stride, zeros, ones)
+    x, g = _pair((6, *space), (8, *out), 3)
+    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), groups)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, groups), 1e-5)
+
+
+def _pair(x_shape, g_shape, samples):
+    return torch.randn(samples, *x_shape), torch.randn(samples, 3, *g_shape)
 
 
 def test_no_samples():
@@ -126,10 +150,15 @@ def test_no_samples():
     assert reference.direct_sq_norm(a, g).shape == (0, 3)
 
 
-@pytest.mark.parametrize("limit", [1 << 22, 0], ids=["patches", "no patches"])
-def test_direct_convolution_with_patches_and_without(limit, monkeypatch):
-    monkeypatch.setattr(reference, "_PATCHES", limit)
-    x, g = torch.randn(2, 16, 24, 20), torch.randn(2, 3, 32, 12, 9)
+@pytest.mark.parametrize(
+    "most, own",
+    [(1 << 22, 1 << 40), (1 << 22, 0), (0, 0)],
+    ids=["patches of some", "of one", "none"],
+)
+def test_direct_convolution_with_patches_and_without(most, own, monkeypatch):
+    monkeypatch.setattr(reference, "_PATCHES", most)
+    monkeypatch.setattr(reference, "_OWN_PATCHES", own)
+    x, g = _pair((16, 24, 20), (32, 12, 9), 2)
     geometry = ((3, 3), (2, 2), (1, 0), (1, 1))
     actual = reference.direct_conv_sq_norm(x, g, *geometry, 1)
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)

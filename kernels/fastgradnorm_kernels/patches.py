@@ -1,0 +1,61 @@
+"""What each position of a convolution sees: strided views of the input, copied into memory."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm_kernels.shapes import Float
+
+# Elements of several samples' patches that stay in the cache.
+_BLOCK = 1 << 20
+
+
+def conv_patches(
+    x: Float[Tensor, "N C *space"],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Float[Tensor, "N CI T"]:
+    """What each of a convolution's T output positions sees: `C × kernel` values."""
+    n, c, *space = x.shape
+    if all(k == 1 for k in kernel_size) and set(stride) == {1} and set(padding) == {0}:
+        return x.reshape(n, c, math.prod(space))
+    # Strided views copied: five times as fast as `F.unfold` on the CPU.
+    views = seen(padded(x, padding), kernel_size, stride, dilation)
+    return views.reshape(n, c * math.prod(kernel_size), -1)
+
+
+def seen(
+    x: Float[Tensor, "N C *space"],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Float[Tensor, "N C *kernel_out"]:
+    """The patches as a view of inputs that are padded already."""
+    steps = x.stride()[2:]
+    extent = [
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(x.shape[2:], kernel_size, stride, dilation, strict=True)
+    ]
+    return x.as_strided(
+        (*x.shape[:2], *kernel_size, *extent),
+        (
+            *x.stride()[:2],
+            *(d * step for d, step in zip(dilation, steps, strict=True)),
+            *(s * step for s, step in zip(stride, steps, strict=True)),
+        ),
+    )
+
+
+def padded(x: Float[Tensor, "N C *space"], padding: tuple[int, ...]) -> Tensor:
+    """With zeros before and after each dimension of space, and the positions last in memory."""
+    pads = [p for pad in reversed(padding) for p in (pad, pad)]
+    return F.pad(x.contiguous(), pads) if any(pads) else x.contiguous()
+
+
+def sample_blocks(tensor: Tensor, patches: int) -> tuple[Tensor, ...]:
+    """Samples `[N, ...]` in parts whose patches, so many elements each, stay in the cache."""
+    return torch.split(tensor, max(1, _BLOCK // max(1, patches)))
