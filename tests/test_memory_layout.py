@@ -7,6 +7,7 @@ import torch._C._functorch as functorch
 from torch import nn
 from torch.nn import functional as F
 
+from fastgradnorm import GradNormScorer
 from fastgradnorm._batches import as_batch
 from fastgradnorm._engine import Engine
 from fastgradnorm._layout import in_memory
@@ -128,3 +129,24 @@ def test_verification_is_not_skipped_for_a_model_that_counts_on_it():
     batch = as_batch(torch.randn(2, 3, 16, 16), engine.subject.device)
     verify(engine, batch)
     assert not engine.passes.channels_last
+
+
+def test_a_resumed_run_keeps_the_layout(tmp_path):
+    """What the second batch taught it holds for the third: other layouts may differ in bits."""
+
+    def between(x):
+        return x.view(len(x), -1)[:, :384] if x.shape[-1] == 9 else x.flatten(1)
+
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3, size, size) for size in (16, 18, 16)]
+    model = _Net(between, 384).eval()
+    undisturbed = GradNormScorer(model, progress=False).score(batches).values
+
+    def two_batches():
+        yield from batches[:2]
+        raise KeyboardInterrupt
+
+    scorer = GradNormScorer(model, progress=False, checkpoint=tmp_path / "scores.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        scorer.score(two_batches())
+    assert torch.equal(scorer.score(batches).values, undisturbed)

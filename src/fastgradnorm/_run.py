@@ -143,6 +143,7 @@ class Run:
             if checkpoint.entries and first is not None:
                 state = checkpoint.entries[-1].state
                 self.engine.chunks.resume(Limits(*state["limits"]))
+                self.engine.passes.channels_last = state["channels_last"]
                 self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
                 if not checkpoint.finished and len(first):
                     with autograd_ready():
@@ -154,8 +155,10 @@ class Run:
     def _entry(self, read: int, scored: Scored) -> Entry:
         columns = {f"score {name}": values for name, values in scored.scores.items()}
         columns |= {f"error {name}": values for name, values in scored.errors.items()}
-        limits = list(self.engine.chunks.limits)
-        state: dict[str, Any] = {"limits": limits, "seconds": self.seconds, "pulled": self.pulled}
+        state: dict[str, Any] = {"seconds": self.seconds, "pulled": self.pulled}
+        # What bits depend on: how batches are cut, and how tensors lie in memory.
+        state["limits"] = list(self.engine.chunks.limits)
+        state["channels_last"] = self.engine.passes.channels_last
         counted = union(self.counted, self.engine.counted)
         if counted != self.counted:
             state["counted"] = list(counted)
