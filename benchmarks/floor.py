@@ -17,10 +17,10 @@ from torch import nn
 from benchmarks import timing
 from benchmarks.cases import first, logits
 from benchmarks.setting import Setting
-from fastgradnorm._batches import as_batch
+from fastgradnorm._engine.plan import make_plan
+from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
-from fastgradnorm._planning import make_plan
-from fastgradnorm._subject import Subject
 
 # What is timed for it: a forward pass, and `frozen_run`.
 FORWARD, PULLS = "floor's forward", "floor's pulls"

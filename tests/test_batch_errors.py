@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from cases import MLP
 from torch import nn
 
 from fastgradnorm import naive_score_pool, score_pool
+from tests.support.cases import MLP
 
 X = torch.ones(4, 10)
 

@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from cases import MLP
 from torch import nn
 
 import fastgradnorm
 from fastgradnorm import GradNormScorer, naive_score_pool, score_pool
+from tests.support.cases import MLP
 
 X = torch.ones(4, 10)
 

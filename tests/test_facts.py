@@ -2,14 +2,14 @@
 
 import math
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
-from cases import CASES
 from torch import nn
 
 from fastgradnorm import score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import CASES
 
 
 def weighted_loss(model, x, detach):

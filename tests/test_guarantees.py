@@ -1,12 +1,12 @@
 """A score depends on its sample alone, and a bad sample harms no other."""
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
-from cases import CASES
 
 from fastgradnorm import NonFiniteScoreError, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import CASES
 
 RTOL = 1e-6
 

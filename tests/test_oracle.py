@@ -1,13 +1,14 @@
 """The referee itself, against 60 digits, textbook losses and finite differences."""
 
 import mpmath
-import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_close_relative
-from cases import CASES, MLP, ChannelsLastGradient, log_doubt
 from torch import nn
+
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import CASES, MLP, ChannelsLastGradient, log_doubt
 
 
 def to_mp(values):

@@ -3,15 +3,14 @@
 import functools
 import itertools
 
-import oracle
 import pytest
-import recorder
 import torch
-from asserts import assert_close_relative
-from cases import CASES, logits_of, sharpen
 from torch import nn
 
 from fastgradnorm import GradNormScorer, naive_score_pool, score_pool
+from tests.support import oracle, recorder
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import CASES, logits_of, sharpen
 
 TOLERANCE = 1e-5
 KINDS = ("random", "confident")

@@ -2,14 +2,14 @@
 
 import copy
 
-import oracle
 import pytest
 import torch
-from cases import CASES, MLP, Custom, perturb
 from torch import nn
 from torch.nn import functional as F
 
 from fastgradnorm import NonFiniteScoreError, UnsupportedModelError, gradient_sketch
+from tests.support import oracle
+from tests.support.cases import CASES, MLP, Custom, perturb
 
 
 def entropy(z):

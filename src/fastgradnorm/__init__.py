@@ -1,5 +1,6 @@
 """Per-sample gradient norms of PyTorch classifiers: which unlabelled samples to label next."""
 
+from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
     CoverageError,
     NonFiniteScoreError,
@@ -8,13 +9,12 @@ from fastgradnorm._errors import (
     UnsupportedModelError,
     VerificationError,
 )
-from fastgradnorm._explain import Explanation
 from fastgradnorm._naive import naive_score_pool
+from fastgradnorm._operations.rules import Rule, register_rule
 from fastgradnorm._options import Options
-from fastgradnorm._results import PoolScores
-from fastgradnorm._rules import Rule, register_rule
-from fastgradnorm._scoring import GradNormScorer, score_pool
-from fastgradnorm._selection import select
+from fastgradnorm._results.scores import PoolScores
+from fastgradnorm._results.selection import select
+from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._batches import Batch, as_batch
-from fastgradnorm._objectives import Objective, make_objective
+from fastgradnorm._engine.plan import make_plan
+from fastgradnorm._model.batches import Batch, as_batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._options import Options, takes_options
-from fastgradnorm._planning import make_plan
-from fastgradnorm._states import OwnRandomState, autograd_ready
-from fastgradnorm._subject import Subject
-from fastgradnorm._swap import Swapping
+from fastgradnorm._process.states import OwnRandomState, autograd_ready
+from fastgradnorm._schemes.objective import Objective, make_objective
 
 
 @takes_options(Options)

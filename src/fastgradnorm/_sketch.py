@@ -24,22 +24,22 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
-from fastgradnorm._batches import Batch
-from fastgradnorm._engine import Engine
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.passes import Scored
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine.taps import Tap
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._objectives import Objective, make_objective
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._model.watch import Watch
+from fastgradnorm._operations.single_level import current_level
 from fastgradnorm._options import Options
-from fastgradnorm._passes import Scored
-from fastgradnorm._pieces import Pieces
-from fastgradnorm._planning import Plan
-from fastgradnorm._posterior import entropy_cotangent, posterior
-from fastgradnorm._scoring import GradNormScorer, tell_nonfinite
-from fastgradnorm._single_level import current_level
-from fastgradnorm._states import autograd_ready
-from fastgradnorm._subject import Subject
-from fastgradnorm._taps import Tap
+from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._schemes.objective import Objective, make_objective
+from fastgradnorm._schemes.posterior import entropy_cotangent, posterior
+from fastgradnorm._scorer import GradNormScorer, tell_nonfinite
 from fastgradnorm._validate import check_choice, check_integer, fail
-from fastgradnorm._watch import Watch
 
 SketchScheme = Literal["entropy", "predicted"]
 _Vjp = tuple[Tensor, Callable[..., tuple[Tensor]]]

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_task import OPTIONS, SmallTask, curve
 
 from fastgradnorm.active import ActiveLearner, Strategy
+from tests.support.small_task import OPTIONS, SmallTask, curve
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import sys
 import textwrap
 
 import pytest
-from small_task import OPTIONS, SmallTask, curve
 
 from fastgradnorm.active import ActiveLearner, load_runs
+from tests.support.small_task import OPTIONS, SmallTask, curve
 
 
 class TestResume:
@@ -70,7 +70,7 @@ class TestResume:
     def test_killed_in_the_middle_of_a_cycle(self, tmp_path):
         script = tmp_path / "run.py"
         script.write_text(KILLED)
-        paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        paths = os.pathsep.join(sys.path)
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         places = ["train", "evaluate", "score"]
         command = [sys.executable, str(script), str(tmp_path), *places]
@@ -103,7 +103,7 @@ KILLED = textwrap.dedent(
     import os, signal, sys
     import torch
     import fastgradnorm
-    from small_task import SmallTask
+    from tests.support.small_task import SmallTask
     from fastgradnorm.active import ActiveLearner
 
     torch.set_num_threads(1)

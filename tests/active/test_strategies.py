@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from small_task import SmallTask
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from fastgradnorm.active._diversity import (
 )
 from fastgradnorm.active._outputs import outputs
 from fastgradnorm.active._strategies import badge, features
+from tests.support.small_task import SmallTask
 
 
 def trained(dense):

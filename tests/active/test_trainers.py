@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_task import OPTIONS, SmallTask, curve
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fastgradnorm.active import ActiveLearner
+from tests.support.small_task import OPTIONS, SmallTask, curve
 
 
 class WithSkorch(SmallTask):

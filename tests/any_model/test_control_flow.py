@@ -1,15 +1,15 @@
 """Models that branch on tensors: samples that agree run together, the others apart, in order."""
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative, assert_exact
-from cases import Custom, linear
-from shared_models import Branching
 from torch import nn
 from torch.nn import functional as F
 
 from fastgradnorm import UnsupportedModelError, naive_score_pool, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative, assert_exact
+from tests.support.cases import Custom, linear
+from tests.support.shared_models import Branching
 
 
 def contains(x):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_exact
-from cases import Custom, linear
-from shared_models import after
 from torch import nn
+
+from tests.support.asserts import assert_exact
+from tests.support.cases import Custom, linear
+from tests.support.shared_models import after
 
 
 class TestConvolutions:

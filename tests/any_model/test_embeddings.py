@@ -1,13 +1,13 @@
 """Embeddings and bags: padding, repeated words, tables of positions."""
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative, assert_exact
-from cases import Custom, linear
 from torch import nn
 
 from fastgradnorm import UnsupportedModelError, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative, assert_exact
+from tests.support.cases import Custom, linear
 
 
 class TestEmbeddings:

@@ -1,16 +1,16 @@
 """What models do while they run: caches, checkpoints, changes in place, graphs of their own."""
 
-import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_close_relative, assert_exact
-from cases import Custom, linear, perturb
-from shared_models import Attention, tokens
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fastgradnorm import score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative, assert_exact
+from tests.support.cases import Custom, linear, perturb
+from tests.support.shared_models import Attention, tokens
 
 
 class TestExecution:

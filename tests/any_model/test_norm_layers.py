@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_close_relative, assert_exact
-from cases import Custom, linear
-from shared_models import after
 from torch import nn
 
 from fastgradnorm import score_pool
+from tests.support.asserts import assert_close_relative, assert_exact
+from tests.support.cases import Custom, linear
+from tests.support.shared_models import after
 
 
 class Scaled(nn.LayerNorm):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_exact
-from cases import Custom, linear, perturb
 from torch import nn
+
+from tests.support.asserts import assert_exact
+from tests.support.cases import Custom, linear, perturb
 
 
 class TestOtherModels:

@@ -1,13 +1,13 @@
 """Models drawn at random from a grammar of layers score as the float64 loop scores them."""
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
-from grammar import Spec, specs
 from hypothesis import HealthCheck, given, settings
 
 from fastgradnorm import score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.grammar import Spec, specs
 
 RTOL = 1e-8
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from asserts import assert_exact
-from cases import Custom, perturb
-from shared_models import tokens
 from torch import nn
+
+from tests.support.asserts import assert_exact
+from tests.support.cases import Custom, perturb
+from tests.support.shared_models import tokens
 
 
 class TestRecurrent:

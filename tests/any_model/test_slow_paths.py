@@ -2,14 +2,14 @@
 
 import warnings
 
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
-from cases import Custom, linear
-from shared_models import Branching
 
 from fastgradnorm import SlowPathWarning, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import Custom, linear
+from tests.support.shared_models import Branching
 
 
 class TestContinuousValues:

@@ -2,17 +2,16 @@
 
 import copy
 
-import oracle
 import pytest
 import torch
 import transformers as hf
-import zoo
-from agreement import FLOAT64, Wide, assert_agrees, logits_of, ones, take
-from asserts import assert_close_relative
-from cases import perturb
 from torch import nn
 
 from fastgradnorm import score_pool
+from tests.support import oracle, zoo
+from tests.support.agreement import FLOAT64, Wide, assert_agrees, logits_of, ones, take
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import perturb
 
 HEADS = {  # names of the layers that return the logits
     "bert": "classifier.",

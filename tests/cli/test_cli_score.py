@@ -6,14 +6,14 @@ import re
 import statistics
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
 from PIL import Image
 from safetensors.torch import save_file
 
 from fastgradnorm import PoolScores
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
 
 
 def exact(model, images, scheme="expected"):

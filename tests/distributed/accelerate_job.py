@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-import pools
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard, prepare_data_loader
 
 from fastgradnorm import score_pool
+from tests.support import pools
 
 
 def main(folder):

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pools
 import ray
 import torch
 
 from fastgradnorm.integrations.ray_data import GradNormActor
+from tests.support import pools
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 HOW = {"batch_format": "numpy", "batch_size": 5, "num_cpus": 0.5}

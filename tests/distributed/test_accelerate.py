@@ -1,12 +1,12 @@
 """Two processes of accelerate, with prepared models and loaders, give the scores of one."""
 
-import pools
 import pytest
 import torch
-from asserts import assert_close_relative
-from launching import launch
 
 from fastgradnorm import score_pool
+from tests.support import pools
+from tests.support.asserts import assert_close_relative
+from tests.support.launching import launch
 
 # `--multi_gpu` starts several processes on a CPU too, where the script asks for it.
 LAUNCHER = [

@@ -3,11 +3,11 @@
 from collections import UserDict
 
 import numpy as np
-import pools
 import pytest
 import torch
 
-from fastgradnorm._likeness import likeness, tensor_digests
+from fastgradnorm._pool.likeness import likeness, tensor_digests
+from tests.support import pools
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 

@@ -1,14 +1,14 @@
 """Ray Data with two actors gives each id the score of one process, or an error."""
 
 import numpy as np
-import pools
 import pytest
 import torch
-from asserts import assert_close_relative
-from launching import launch
 
 from fastgradnorm import score_pool
 from fastgradnorm.integrations.ray_data import GradNormActor
+from tests.support import pools
+from tests.support.asserts import assert_close_relative
+from tests.support.launching import launch
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_several_input_columns_are_keywords():
 
 
 def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
-    from fastgradnorm import _run
+    from fastgradnorm._pool import run
 
     verified = []
-    monkeypatch.setattr(_run, "verify", lambda *args: verified.append(args))
+    monkeypatch.setattr(run, "verify", lambda *args: verified.append(args))
     scorer = actor()
     for rows in pools.inputs().split(5):
         scorer(table(rows))

@@ -3,12 +3,12 @@
 import copy
 from itertools import zip_longest
 
-import pools
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler
 
-from fastgradnorm._share import share, whole_pool
+from fastgradnorm._pool.shares import share, whole_pool
+from tests.support import pools
 
 WORLDS = [1, 2, 3, 8, 11]  # of 8 batches
 

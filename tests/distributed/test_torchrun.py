@@ -1,12 +1,12 @@
 """Two processes of torchrun give the scores of one, in order, or an error on both."""
 
-import pools
 import pytest
 import torch
-from asserts import assert_close_relative
-from launching import launch
 
 from fastgradnorm import GradNormScorer, score_pool
+from tests.support import pools
+from tests.support.asserts import assert_close_relative
+from tests.support.launching import launch
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 RANKS = [0, 1]

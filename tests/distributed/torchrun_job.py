@@ -7,13 +7,13 @@ import signal
 import sys
 from pathlib import Path
 
-import pools
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fastgradnorm import GradNormScorer, score_pool
+from tests.support import pools
 
 
 def whole_pools():

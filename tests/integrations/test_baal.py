@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import MLP
 
 from fastgradnorm import score_pool, select
 from fastgradnorm.integrations.baal import GradNormHeuristic, GradNormScores
+from tests.support.cases import MLP
 
 
 class TestHeuristic:

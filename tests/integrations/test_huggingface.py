@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from asserts import assert_close_relative
 
 from fastgradnorm import score_pool, select
+from tests.support.asserts import assert_close_relative
 
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")

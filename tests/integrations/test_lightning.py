@@ -3,11 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from asserts import assert_close_relative
-from cases import MLP
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from fastgradnorm import PoolScores, score_pool, select
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import MLP
 
 lightning = pytest.importorskip("lightning.pytorch")
 

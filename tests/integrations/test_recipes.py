@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from cases import MLP
 from torch.utils.data import Subset, TensorDataset
 
 from fastgradnorm import score_pool, select
@@ -13,6 +12,7 @@ from fastgradnorm.integrations.recipes import (
     LibactGradNorm,
     modal_sampling,
 )
+from tests.support.cases import MLP
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from cases import MLP
 from torch import nn
 
 from fastgradnorm import score_pool, select
+from tests.support.cases import MLP
 
 skactiveml = pytest.importorskip("skactiveml")
 

@@ -1,12 +1,12 @@
 import numpy as np
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
-from cases import MLP
 from torch import nn
 
 from fastgradnorm import score_pool, select
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import MLP
 
 skorch = pytest.importorskip("skorch")
 

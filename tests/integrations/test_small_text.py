@@ -1,11 +1,11 @@
 import numpy as np
-import oracle
 import pytest
 import torch
-from asserts import assert_close_relative
 from scipy.sparse import csr_matrix
 
 from fastgradnorm import score_pool, select
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
 
 small_text = pytest.importorskip("small_text")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import MLP
 from torch.utils.data import DataLoader
 
 from fastgradnorm import score_pool, select
+from tests.support.cases import MLP
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 

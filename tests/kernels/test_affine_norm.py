@@ -1,7 +1,8 @@
 import pytest
 import torch
 from fastgradnorm_kernels import affine_norm, reference
-from kernel_support import (
+
+from tests.support.kernel_support import (
     affine_oracle,
     assert_within_budget,
     dtypes,

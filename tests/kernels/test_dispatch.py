@@ -3,9 +3,11 @@ import functools
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from asserts import assert_close_relative
 from fastgradnorm_kernels import _dispatch, reference
-from kernel_support import (
+from torch.func import vmap
+
+from tests.support.asserts import assert_close_relative
+from tests.support.kernel_support import (
     DEVICE,
     affine_oracle,
     conv_oracle,
@@ -14,7 +16,6 @@ from kernel_support import (
     linear_oracle,
     randn,
 )
-from torch.func import vmap
 
 GEOMETRY = ((3, 3), (2, 1), (1, 0), (1, 1))
 backends = pytest.mark.parametrize("backend", ["torch", "triton"])

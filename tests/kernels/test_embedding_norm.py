@@ -1,7 +1,8 @@
 import pytest
 import torch
 from fastgradnorm_kernels import embedding_norm, reference
-from kernel_support import (
+
+from tests.support.kernel_support import (
     DEVICE,
     assert_within_budget,
     dtypes,

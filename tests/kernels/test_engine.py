@@ -1,17 +1,12 @@
 """The engine on the kernels: the scores it gives with PyTorch alone."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).parent.parent))
-from asserts import assert_close_relative
-from cases import CASES
-
 from fastgradnorm import score_pool
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import CASES
 
 SCHEMES = ("expected", "expected_squared", "entropy")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,8 @@
 import pytest
 import torch
 from fastgradnorm_kernels import ghost_norm, reference
-from kernel_support import (
+
+from tests.support.kernel_support import (
     assert_within_budget,
     far_apart,
     guarded,

@@ -3,9 +3,10 @@
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from asserts import assert_close_relative
 from fastgradnorm_kernels import _matmul, _torch_norms, reference
-from kernel_support import conv_oracle, linear_oracle
+
+from tests.support.asserts import assert_close_relative
+from tests.support.kernel_support import conv_oracle, linear_oracle
 
 
 def _ghost(a, g):

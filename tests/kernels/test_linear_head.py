@@ -1,8 +1,10 @@
 import pytest
 import torch
-from asserts import assert_close_relative
 from fastgradnorm_kernels import linear_head, reference
-from kernel_support import (
+
+from tests.kernels.test_logit_head import confident_logits
+from tests.support.asserts import assert_close_relative
+from tests.support.kernel_support import (
     DEVICE,
     assert_within_budget,
     confident_oracle,
@@ -12,7 +14,6 @@ from kernel_support import (
     randn,
     scattered,
 )
-from test_logit_head import confident_logits
 
 SHAPES = [
     pytest.param(3, 8, 5, id="small"),

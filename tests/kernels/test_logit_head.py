@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from asserts import assert_close_relative
 from fastgradnorm_kernels import logit_head, reference
-from kernel_support import (
+
+from tests.support.asserts import assert_close_relative
+from tests.support.kernel_support import (
     DEVICE,
     assert_within_budget,
     confident_oracle,

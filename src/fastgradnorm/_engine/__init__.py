@@ -1,0 +1,1 @@
+"""One batch to scores."""

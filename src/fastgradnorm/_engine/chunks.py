@@ -1,0 +1,149 @@
+"""How many samples and cotangents are worked on at a time: planned, and halved when memory ends."""
+
+import bisect
+import gc
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memory
+
+R = TypeVar("R")
+
+# Working memory of a chunk in bytes, by device. More than the first figure pays less and less: on
+# the CPU, 256 MiB made a ResNet-18 5 % and a ViT 5 to 15 % faster. Up to the second is taken while
+# fewer than `_ENOUGH` cotangents are pulled back at once, for every pass has a fixed cost.
+_PAYS = {"cpu": (160 << 20, 240 << 20)}
+_PAYS_GPU = (1 << 30, 1 << 30)
+_ENOUGH = 64
+_NO_LIMIT = 1 << 40
+
+
+class Limits(NamedTuple):
+    """What bounds a chunk; equal limits cut a batch alike.
+
+    Attributes:
+        bytes: Working memory of a chunk.
+        cotangents: Most at a time.
+    """
+
+    bytes: int
+    cotangents: int
+
+
+class Chunks:
+    """Cuts batches into chunks that fit into memory.
+
+    Args:
+        max_memory: Bytes, or the share of what is free; None leaves some of the free.
+        device: Where the chunks are worked on.
+
+    Attributes:
+        limits: What bounds a chunk now. Running out of memory lowers them for good.
+    """
+
+    def __init__(self, max_memory: int | float | None, device: torch.device) -> None:
+        self.limits = Limits(allowed_bytes(max_memory, device), _NO_LIMIT)
+        self._asked, self._exact = max_memory is not None, isinstance(max_memory, int)
+        self._device = device
+        self._pays, self._most = _PAYS.get(device.type, _PAYS_GPU)
+        self._warned = False
+
+    def resume(self, limits: Limits) -> None:
+        """Cuts as a run before did, as far as `max_memory` bytes allow."""
+        most = min(limits.bytes, self.limits.bytes) if self._exact else limits.bytes
+        self.limits = Limits(most, limits.cotangents)
+
+    def cotangents(self, plan: Plan, count: int) -> int:
+        """Of `count` cotangents, those of one chunk."""
+        fitting = _most(count, self.limits.bytes, lambda k: plan.bytes(1, k, count))
+        most = self._most // max(1, plan.transient_bytes)
+        return max(1, min(fitting, most, self.limits.cotangents))
+
+    def sizes(self, plan: Plan, samples: int, count: int) -> tuple[int, int]:
+        """Samples and cotangents of one chunk. A `count` of 0: a forward pass alone.
+
+        Raises:
+            ValueError: If `max_memory` is less than a single sample and cotangent need.
+        """
+        cotangents = self.cotangents(plan, count) if count else 0
+        least = plan.bytes(1, min(1, cotangents), count)
+        if self._asked and least > self.limits.bytes:
+            raise ValueError(
+                f"`max_memory` must be at least {in_words(least)} ({least} bytes) for one sample "
+                f"of this model. Got {in_words(self.limits.bytes)} ({self.limits.bytes} bytes). "
+                "Raise it, shorten the inputs, use `autocast` or a model of a smaller dtype, or "
+                "count fewer parameters with `params`."
+            )
+        size = _most(samples, self.limits.bytes, lambda n: plan.bytes(n, cotangents, count))
+        if count:
+            each = max(1, plan.activation_bytes + cotangents * plan.transient_bytes)
+            enough = min(-(-_ENOUGH // cotangents), self._most // each)
+            size = min(size, max(enough, self._pays // each))
+        return max(1, size), cotangents
+
+    def run(self, score: Callable[[Batch], R], batch: Batch, plan: Plan, count: int) -> list[R]:
+        """`score` of all samples, chunk by chunk in order; a chunk too large is tried in halves.
+
+        Raises:
+            MemoryError: If one sample and one cotangent are too much.
+        """
+        parts: list[R] = []
+        start, shrunk = 0, False
+        while start < len(batch):
+            left = len(batch) - start
+            samples, cotangents = self.sizes(plan, left, count)
+            samples = -(-left // -(-left // samples))  # as many chunks, equally large
+            chunk = batch.take(slice(start, start + samples))
+            try:
+                parts.append(score(chunk))
+                start += samples
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().partition("\n")[0]
+            # Out here the error's traceback, and all the tensors it held, are gone.
+            del chunk
+            self._shrink(plan, samples, cotangents, count, reason)
+            shrunk = True
+        if shrunk and not self._warned:
+            self._warned = True
+            samples, cotangents = self.sizes(plan, len(batch), count)
+            at_a_time = f"{samples} samples" + (f" and {cotangents} cotangents" if count else "")
+            warnings.warn(
+                f"Memory ran out on {self._device}. Nothing is lost: scoring goes on with "
+                f"{at_a_time} at a time. `max_memory` keeps it smaller from the start.",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+        return parts
+
+    def _shrink(self, plan: Plan, samples: int, cotangents: int, count: int, reason: str) -> None:
+        if self._device.type == "cuda":
+            gc.collect()  # circles of the caller's, too
+            torch.cuda.empty_cache()
+        if samples > 1:
+            half = plan.bytes(samples // 2, cotangents, count)
+            self.limits = self.limits._replace(bytes=min(half, self.limits.bytes))
+            self._asked = False  # this bound is the device's
+        elif cotangents > 1:
+            self.limits = self.limits._replace(cotangents=cotangents // 2)
+        else:
+            needed = plan.bytes(1, cotangents, count)
+            raise MemoryError(
+                f"One sample needs about {in_words(needed)} ({needed} bytes) beside the model, and "
+                f"{self._device} has no room for it. Free memory, choose another `device`, shorten "
+                "the inputs, use `autocast` or a model of a smaller dtype, or count fewer "
+                f"parameters with `params`. What ran out: {reason}"
+            )
+
+
+def _most(count: int, limit: int, cost: Callable[[int], int]) -> int:
+    """The largest number up to `count` whose cost, which grows with it, is within the limit."""
+    return bisect.bisect_right(range(1, count + 1), limit, key=cost)

@@ -1,0 +1,179 @@
+"""Proof that each parameter is counted exactly once, from autograd's own graph of a plain pass."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._engine.taps import PlannedTap
+from fastgradnorm._errors import CoverageError
+from fastgradnorm._model.record import Recorder, Use
+from fastgradnorm._model.views import Piece
+from fastgradnorm._operations.rules import can_join
+
+
+class Edges:
+    """How often the graph of `logits` reads each tensor: its uses as autograd counts them.
+
+    Raises:
+        CoverageError: If the graph reaches one of the caller's own `parameters`, past the model.
+    """
+
+    def __init__(self, logits: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+        originals = {id(p): name for name, p in parameters.items()}
+        self._count: Counter[Any] = Counter()
+        self._nodes = {logits.grad_fn}  # kept, so that no `id` is used again
+        stack = [logits.grad_fn]
+        while stack:
+            node = stack.pop()
+            for parent, output in node.next_functions if node is not None else ():
+                leaf = getattr(parent, "variable", None)
+                if leaf is not None and id(leaf) in originals:
+                    raise CoverageError(
+                        "`model` must reach its parameters by its modules. Got "
+                        f"`{originals[id(leaf)]}`, reached past them: through a tensor that an "
+                        "earlier call left on the model, or by a function that PyTorch does not "
+                        "let others see. Delete that tensor, or call the parameter's module."
+                    )
+                self._count[id(leaf) if leaf is not None else (parent, output)] += 1
+                if parent is not None and parent not in self._nodes:
+                    self._nodes.add(parent)
+                    stack.append(parent)
+
+    def into(self, tensor: Tensor) -> int:
+        """The number of operations that read `tensor`."""
+        if tensor.grad_fn is None:
+            return self._count[id(tensor)]
+        return self._count[(tensor.grad_fn, tensor.output_nr)]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Each parameter's way of being counted.
+
+    Attributes:
+        taps: Operations to tap, in order.
+        joints: Indices of the taps that share a joint parameter, one tuple each.
+        leftovers: Parameters that are tapped themselves.
+        unused: Parameters that the logits do not depend on.
+        columns: Parameter of each squared norm: of single slots, then joints, then leftovers.
+    """
+
+    taps: tuple[PlannedTap, ...]
+    joints: tuple[tuple[int, ...], ...]
+    leftovers: tuple[str, ...]
+    unused: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """The parameter of each group of `joints`."""
+        first = sum(len(tap.single) for tap in self.taps)
+        return self.columns[first : first + len(self.joints)]
+
+
+def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Coverage:
+    """Decides for the parameters `leaves`: taps where every use has a rule, else leftovers."""
+    groups = _groups(recorder, edges, leaves)
+    single: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    joint: dict[int, tuple[str, str]] = {}
+    members: list[tuple[int, ...]] = []
+    for name, by_piece in groups.items():
+        for uses in by_piece.values():
+            if len(uses) == 1:
+                single[uses[0][0]].append((uses[0][1], name))
+            else:
+                members.append(tuple(i for i, _ in uses))
+                joint.update({i: (slot, name) for i, slot in uses})
+    order = sorted({*single, *joint})
+    place = {use: i for i, use in enumerate(order)}
+    taps = tuple(
+        PlannedTap(
+            _planned_key(recorder.uses[i], groups),
+            tuple(slot for slot, _ in single[i]),
+            joint[i][0] if i in joint else None,
+            *_output(recorder.uses[i]),
+        )
+        for i in order
+    )
+    # A use that the logits do not depend on here may count for another sample: a leftover then.
+    seen = {p.name for use in recorder.uses for p in (*use.slots.values(), *use.others)}
+    used = [name for name, leaf in leaves.items() if name in seen or edges.into(leaf) > 0]
+    leftovers = tuple(name for name in used if name not in groups)
+    columns = [name for i in order for _, name in single[i]]
+    columns += [joint[uses[0]][1] for uses in members]
+    return Coverage(
+        taps,
+        tuple(tuple(place[i] for i in uses) for uses in members),
+        leftovers,
+        tuple(name for name in leaves if name not in used),
+        (*columns, *leftovers),
+    )
+
+
+_Uses = list[tuple[int, str]]  # (index of the use, argument)
+
+
+def _groups(
+    recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]
+) -> dict[str, dict[Piece, _Uses]]:
+    """Uses by piece of each parameter that rules account for in full."""
+    found: dict[str, dict[Piece, _Uses]] = {name: defaultdict(list) for name in leaves}
+    spoilt = {piece.name for use in recorder.uses for piece in use.others}
+    for i, use in enumerate(recorder.uses):
+        for slot, piece in use.slots.items():
+            if piece.name in found:
+                found[piece.name][piece].append((i, slot))
+    for tensor, piece in recorder.pieces.tensors():
+        if edges.into(tensor) != recorder.reads[id(tensor)]:
+            spoilt.add(piece.name)
+    return {
+        name: dict(by_piece)
+        for name, by_piece in found.items()
+        if by_piece
+        and name not in spoilt
+        and _disjoint(recorder, by_piece)
+        and all(_joinable(recorder, uses) for uses in by_piece.values())
+    }
+
+
+def _disjoint(recorder: Recorder, by_piece: Mapping[Piece, _Uses]) -> bool:
+    if len(by_piece) == 1:
+        return True
+    parts = [recorder.pieces.elements(piece) for piece in by_piece]
+    if any(part is None for part in parts):
+        return False
+    elements = torch.cat([part.flatten() for part in parts if part is not None])
+    return len(elements) == len(elements.unique())
+
+
+def _joinable(recorder: Recorder, uses: _Uses) -> bool:
+    if len(uses) == 1:
+        return True
+    rules = [recorder.uses[i].rule for i, _ in uses]
+    if len({i for i, _ in uses}) < len(uses) or any(rule is None for rule in rules):
+        return False
+    return can_join([rule for rule in rules if rule], [slot for _, slot in uses])
+
+
+def _planned_key(use: Use, groups: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The key of a use as seen where only planned parameters are tracked."""
+    return use.operation, *sorted((s, p) for s, p in use.slots.items() if p.name in groups)
+
+
+def _output(use: Use) -> tuple[tuple[int, ...], torch.dtype]:
+    assert use.output is not None
+    return tuple(use.output.shape), use.output.dtype
+
+
+def check_reached(reached: bool, names: Sequence[str]) -> None:
+    """Raises `CoverageError` if the logits depend on none of the parameters."""
+    if not reached:
+        raise CoverageError(
+            "`params` must select parameters that the logits depend on. Got "
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}: none takes part. Run no "
+            "part of the forward pass under `torch.no_grad()`, and detach nothing."
+        )

@@ -1,0 +1,273 @@
+"""One vmapped pass: vmap over samples of vjp over taps of vmap over cotangents.
+
+For one sample, inside `vmap`: a forward pass with taps behind its operations, the objective's
+cotangents for its logits, and one pull-back of all of them under a second `vmap`. A pull-back gives
+the squared gradient norms of parameters as the "gradients" of the taps' extra inputs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype, head_scores
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fastgradnorm._engine.chunks import Chunks
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine.taps import HeadInput, Tapping, tap_parameter
+from fastgradnorm._engine.timing import Clock
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._model.watch import PlanChangedError, Watch
+from fastgradnorm._naive import total_norms
+from fastgradnorm._operations.rules import joint_sq_norm
+from fastgradnorm._options import Options
+from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._schemes.objective import Objective
+
+_Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
+_Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
+
+
+@dataclass
+class Scored:
+    """Scores `[N]` by scheme, and standard errors of the sampled ones."""
+
+    scores: dict[str, Tensor]
+    errors: dict[str, Tensor]
+
+    def take(self, index: Tensor) -> "Scored":
+        """Those of the samples at `index`."""
+        return Scored(
+            {name: values[index] for name, values in self.scores.items()},
+            {name: values[index] for name, values in self.errors.items()},
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Scored]") -> "Scored":
+        """Several batches as one; the errors of exact scores are 0 where others have some."""
+        names = dict.fromkeys(name for part in parts for name in part.errors)
+        return cls(
+            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+            {
+                name: torch.cat(
+                    [p.errors.get(name, torch.zeros_like(p.scores[name])) for p in parts]
+                )
+                for name in names
+            },
+        )
+
+
+class Passes:
+    """Passes over samples that use their parameters as one plan says.
+
+    Args:
+        subject: The model.
+        options: All that is asked for.
+        chunks: How many cotangents are pulled back at a time.
+
+    Attributes:
+        clock: Measures the rules, if set.
+        pulled: How many cotangents were pulled back where that depends on the sample, in all.
+        spread: Whether new tensors get a value a sample, see `Watch`.
+        channels_last: Whether convolutions may put the channels last in memory, see `Watch`.
+    """
+
+    def __init__(self, subject: Subject, options: Options, chunks: Chunks) -> None:
+        self.subject, self.options, self.chunks = subject, options, chunks
+        self.clock: Clock | None = None
+        self.pulled = 0
+        self.spread = False
+        self.channels_last = True
+
+    def full(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
+        """Scores from pulled-back cotangents."""
+
+        def run(batch: Batch) -> Scored:
+            valid = batch.valid(plan.logits_shape)
+
+            def per_sample(valid: Tensor | None, *leaves: Tensor) -> Any:
+                logits, pull = self.pull(plan, batch, leaves)
+                pull_backs = objective.pull_backs(logits, valid)
+                found = pull_backs.scores(
+                    total_norms(pull(pull_backs.cotangents), self.options.reduction)
+                )
+                return (
+                    {scheme: score for scheme, (score, _) in found.items()},
+                    {scheme: error for scheme, (_, error) in found.items() if error is not None},
+                )
+
+            in_dims = (None if valid is None else 0, *(0 for _ in batch.leaves))
+            scores, errors = self._vmap(per_sample, in_dims, valid, *batch.leaves)
+            return Scored(scores, errors)
+
+        return run
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[N, *positions, C]`: a forward pass without gradients."""
+
+        def per_sample(*leaves: Tensor) -> Tensor:
+            view, swaps = self.subject.view({})
+            mode = Watch(Pieces({}), swaps, self.options.backend)
+            self._set(mode, leaves)
+            with mode:
+                return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+
+        with torch.no_grad():
+            return cast(Tensor, self._vmap(per_sample, 0, *batch.leaves))
+
+    def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
+        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
+
+        def per_sample(cotangents: Tensor, *leaves: Tensor) -> Tensor:
+            _, pull = self.pull(plan, batch, leaves)
+            return pull(cotangents)
+
+        return cast(Tensor, self._vmap(per_sample, 0, cotangents, *batch.leaves))
+
+    def pull(
+        self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """One sample's logits, and the function from cotangents `[K, *logits]` to `[K, P]`."""
+        subject, coverage, taps = self.subject, plan.coverage, plan.coverage.taps
+        # Fresh objects each time: a mode knows them by `id`.
+        tracked = {
+            name: value.detach()
+            for name, value in subject.values(plan.tracked).items()
+            if name not in coverage.leftovers
+        }
+        direct = subject.values(coverage.leftovers)
+        joints: dict[int, Any] = {}
+
+        def forward(primals: _Primals) -> tuple[Tensor, dict[int, tuple[Tensor, ...]]]:
+            norms, carriers, extras = primals
+            tapped = {k: tap_parameter(k, v, extras[k], self.clock) for k, v in direct.items()}
+            view, swaps = subject.view({**tracked, **tapped})
+            mode = Tapping(
+                Pieces(tracked),
+                swaps,
+                self.options.backend,
+                taps,
+                plan.harmless,
+                [norms[i] for i in range(len(taps))],
+                [carriers.get(i) for i in range(len(taps))],
+                self.clock,
+            )
+            self._set(mode, leaves)
+            with mode:
+                inputs = [leaf[None].clone() for leaf in leaves]
+                logits = subject.tempered(view, batch, inputs)
+            joints.update({i: joint for i, (joint, _) in mode.joints.items()})
+            return logits, {i: saved for i, (_, saved) in mode.joints.items()}
+
+        logits, pull_back, saved = cast(_Vjp, vjp(forward, self._zeros(plan), has_aux=True))
+        if len(joints) < sum(tap.joint is not None for tap in taps):
+            raise PlanChangedError
+
+        def shared(group: Sequence[int], carried: dict[int, Tensor]) -> Tensor:
+            uses = [(joints[i], saved[i], carried[i]) for i in group]
+            return joint_sq_norm(uses, self.options.backend)[None]
+
+        def columns(cotangent: Tensor, last: bool) -> Tensor:
+            with torch.no_grad():  # nobody wants the graph of the gradients
+                ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
+                joined = [
+                    self._timed(name, shared)(group, carried)
+                    for name, group in zip(coverage.joint_names, coverage.joints, strict=True)
+                ]
+            return torch.cat([*norms.values(), *joined, *extras.values()])
+
+        def pull(cotangents: Tensor) -> Tensor:
+            size = self.chunks.cotangents(plan, len(cotangents))
+            *first, last = cotangents.to(logits.dtype).split(size)
+            rows = [vmap(partial(columns, last=False))(chunk) for chunk in first]
+            rows.append(vmap(partial(columns, last=True))(last))
+            return _by_parameter(torch.cat(rows), plan)
+
+        return logits, pull
+
+    def _set(self, mode: Watch, leaves: Sequence[Tensor]) -> None:
+        mode.channels_last = self.channels_last
+        if self.spread:
+            mode.spread = torch.zeros_like(leaves[0].flatten()[0])
+
+    def _vmap(self, per_sample: Callable[..., Any], in_dims: Any, *args: Tensor | None) -> Any:
+        """`vmap(per_sample, in_dims)(*args)`; for models that need it, all tensors contiguous."""
+        try:
+            return vmap(per_sample, in_dims)(*args)
+        except RuntimeError as error:
+            if not self.channels_last or is_out_of_memory(error):
+                raise
+        self.channels_last = False
+        try:
+            return vmap(per_sample, in_dims)(*args)
+        except RuntimeError:
+            self.channels_last = True  # that was not it
+            raise
+
+    def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return function if self.clock is None else self.clock.timing([name], function)
+
+    def _zeros(self, plan: Plan) -> "_Primals":
+        """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""
+        device, wide = self.subject.device, accumulation_dtype(self.subject.dtype)
+        taps = list(enumerate(plan.coverage.taps))
+        norms = {i: torch.zeros(len(tap.single), dtype=wide, device=device) for i, tap in taps}
+        carriers = {
+            i: torch.zeros(tap.output_shape, dtype=tap.output_dtype, device=device)
+            for i, tap in taps
+            if tap.joint is not None
+        }
+        extras = {k: torch.zeros(1, dtype=wide, device=device) for k in plan.coverage.leftovers}
+        return norms, carriers, extras
+
+    def last_layer(self, plan: Plan) -> Callable[[Batch], Scored]:
+        """Closed forms from logits and features: a forward pass without gradients."""
+        subject = self.subject
+
+        def run(batch: Batch) -> Scored:
+            def per_sample(*leaves: Tensor) -> tuple[Tensor, ...]:
+                tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
+                view, swaps = subject.view(tracked)
+                mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
+                self._set(mode, leaves)
+                with mode:
+                    logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+                if mode.features is None or mode.output is None:
+                    raise PlanChangedError
+                return logits, mode.features, mode.output.reshape(-1)
+
+            with torch.no_grad():
+                logits, features, made = self._vmap(per_sample, 0, *batch.leaves)
+                made = made / self.options.temperature
+                if logits.shape != made.shape or not torch.allclose(logits, made, equal_nan=True):
+                    raise PlanChangedError  # these logits come from more than the last layer
+                return Scored(self._closed_form(plan.coverage.taps[0].single, logits, features), {})
+
+        return run
+
+    def _closed_form(self, slots: Any, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
+        wide = accumulation_dtype(logits.dtype)
+        q = features.to(wide).square().sum(-1)
+        if "bias" in slots:
+            q = (q.sqrt() + 1).square() if self.options.reduction == "per_tensor" else q + 1
+        q = q / self.options.temperature**2
+        if logits.shape[-1] == 1:  # one logit: two classes, whose head moves by √2 more
+            logits, q = torch.cat([torch.zeros_like(logits), logits], -1), q / 2
+        found = head_scores(logits, q, backend=self.options.backend)
+        return {scheme: getattr(found, scheme) for scheme in self.options.schemes}
+
+
+def _by_parameter(columns: Tensor, plan: Plan) -> Tensor:
+    """Squared norms `[K, P]`: pieces of one parameter have columns of their own, to be added."""
+    names = plan.names
+    if len(names) == len(plan.coverage.columns):
+        return columns
+    place = {name: i for i, name in enumerate(names)}
+    index = [place[name] for name in plan.coverage.columns]
+    total = columns.new_zeros(len(columns), len(names))
+    return total.index_add(1, torch.tensor(index, device=columns.device), columns)

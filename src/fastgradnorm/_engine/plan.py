@@ -1,0 +1,286 @@
+"""One plain pass over one sample: which parameters are used where, and how each is counted."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import fastgradnorm_kernels as kernels
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._engine.coverage import Coverage, Edges, check_reached, cover
+from fastgradnorm._errors import CoverageError, UnsupportedModelError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.record import Recorder, Use
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._operations.rules import Rule
+from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._validate import type_name
+
+# Estimates of memory are of tensors; allocators and libraries add about so much.
+_MARGIN = 1.25
+# Per-sample gradients are formed for as many samples at a time as make up so many bytes.
+_BLOCK_BYTES = 1 << 24
+_MANY = 1 << 20
+# What autograd keeps, in outputs of operations with parameters, where it cannot be seen.
+_KEPT = 4
+# What `torch.func` says of hooks that would see it.
+_NO_HOOKS = "support saved tensor hooks"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a forward pass of this shape is scored.
+
+    Attributes:
+        coverage: How each parameter is counted.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+        uses: Every use of a chosen parameter, in order.
+        logits_shape: `[*positions, C]`.
+        exact_head: The last layer's output *is* the logits, at one position.
+        activation_bytes: What one sample keeps for its backward pass.
+        transient_bytes: What one sample and cotangent need at a time.
+        scratch_bytes: What one sample needs at a time for all its cotangents.
+        gradient_bytes: The largest weight gradient that a rule forms.
+        item_bytes: Of one number.
+    """
+
+    coverage: Coverage
+    harmless: frozenset[tuple[str, str]]
+    uses: tuple[Use, ...]
+    logits_shape: tuple[int, ...]
+    exact_head: bool
+    activation_bytes: int
+    transient_bytes: int
+    scratch_bytes: int
+    gradient_bytes: int
+    item_bytes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters that are counted, in the order of their squared norms."""
+        return tuple(dict.fromkeys(self.coverage.columns))
+
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """All chosen parameters: another pass may use one that this one did not."""
+        return (*self.names, *self.coverage.unused)
+
+    def bytes(self, samples: int, cotangents: int, count: int) -> int:
+        """Estimate of the peak beside model and inputs, for a chunk of so many at a time.
+
+        Args:
+            samples: Of one chunk.
+            cotangents: Pulled back at a time; 0 for a forward pass alone.
+            count: Of all cotangents of a sample, which are there from the start.
+        """
+        logits = math.prod(self.logits_shape)
+        each = self.activation_bytes + self.scratch_bytes + cotangents * self.transient_bytes
+        each += 3 * count * logits * self.item_bytes
+        formed = cotangents * self.gradient_bytes
+        block = max(formed, min(_BLOCK_BYTES, samples * formed))
+        return int(_MARGIN * (samples * each + block))
+
+
+def make_plan(subject: Subject, batch: Batch) -> Plan:
+    """Plans from the first sample of `batch`.
+
+    Raises:
+        ValueError: If the model cannot run on that sample.
+        UnsupportedModelError: If a layer has no exact per-sample gradient.
+        CoverageError: If a chosen parameter's use cannot be accounted for.
+    """
+    run = _record(subject, batch)
+    edges = Edges(run.logits, subject.parameters)
+    leaves, exact_head = run.leaves, False
+    if subject.options.params == "last_layer":
+        head, exact_head = _last_layer(run)
+        chosen = {piece.name for piece in head.slots.values()}
+        leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
+        exact_head = exact_head and run.logits.dim() == 1
+    coverage = cover(run.recorder, edges, leaves)
+    check_reached(any(edges.into(leaf) for leaf in leaves.values()), list(leaves))
+    pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
+    uses = tuple(u for u, names in zip(run.recorder.uses, pieces, strict=True) if names & {*leaves})
+    lone = len(coverage.taps) == 1 and not coverage.joints and not coverage.leftovers
+    width = 8 if subject.dtype == torch.float64 else 4
+    ruled = [u for u in uses if u.rule is not None and u.rule.joint is not None]
+    return Plan(
+        coverage=coverage,
+        harmless=frozenset(run.recorder.harmless),
+        uses=tuple(_lean(use) for use in uses),
+        logits_shape=tuple(run.logits.shape),
+        exact_head=exact_head and lone,
+        activation_bytes=run.saved_bytes,
+        transient_bytes=width * _transient_elements(uses, subject, coverage.leftovers),
+        scratch_bytes=width * max(map(_scratch_elements, ruled), default=0),
+        gradient_bytes=width * max(map(_gradient_elements, ruled), default=0),
+        item_bytes=width,
+    )
+
+
+@dataclass
+class _Run:
+    recorder: Recorder
+    leaves: dict[str, Tensor]
+    logits: Tensor
+    saved_bytes: int
+
+
+def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
+    values = subject.values(list(subject.chosen))
+    leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
+    versions = {name: v._version for name, v in leaves.items()}
+    view, swaps = subject.view(leaves)
+    recorder = Recorder(Pieces(leaves, indexed=True), swaps, subject.options.backend)
+    _track_layers(view, recorder)
+    saved = _SavedBytes(leaves.values())
+    inputs = [leaf[:1].clone() for leaf in batch.leaves]
+    try:
+        with saved.noted() if measured else contextlib.nullcontext(), recorder:
+            logits = subject.run(view, batch, inputs)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
+    except CoverageError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if measured and _NO_HOOKS in str(error):  # the model takes derivatives by `torch.func`
+            return _record(subject, batch, measured=False)
+        given = ", ".join(type_name(x) for x in inputs)
+        raise ValueError(
+            f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
+            f"on {given}: {type(error).__name__}: {error}"
+        ) from error
+    for name, leaf in leaves.items():
+        if leaf._version != versions[name]:
+            raise UnsupportedModelError(
+                "`model` must leave its parameters as they are while it runs. Got "
+                f"`{name}`, changed in place. Change a copy of it."
+            )
+    subject.note_changes()
+    saved.tensors.clear()
+    if measured:
+        return _Run(recorder, leaves, logits, saved.total)
+    outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
+    recorder.uses = [_without_rule(use) for use in recorder.uses]
+    return _Run(recorder, leaves, logits, _KEPT * logits.element_size() * outputs)
+
+
+def _without_rule(use: Use) -> Use:
+    """In a model that takes derivatives: what it does with them uses the parameters once more."""
+    return replace(use, slots={}, others=(*use.slots.values(), *use.others), rule=None)
+
+
+def _track_layers(view: nn.Module, recorder: Recorder) -> None:
+    for path, module in view.named_modules():
+
+        def enter(*_: Any, path: str = path) -> None:
+            recorder.layers.append(path)
+
+        def leave(*_: Any) -> None:
+            recorder.layers.pop()
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+
+
+def _layer(view: nn.Module, recorder: Recorder) -> str:
+    path = recorder.layer
+    kind = type(view.get_submodule(path)).__name__ if path else type(view).__name__
+    return f"`model.{path}` ({kind})" if path else f"`model` ({kind})"
+
+
+class _SavedBytes:
+    """Adds up what autograd keeps for one sample, parameters apart.
+
+    The graph holds numbers, not tensors: an operation that holds its own output would be a circle
+    that is never freed.
+
+    Attributes:
+        tensors: What the graph's numbers stand for; to be cleared when it is not pulled back from.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self.tensors: list[Tensor] = []
+        self.total = 0
+
+    def noted(self) -> AbstractContextManager[Any]:
+        """A context in which whatever autograd keeps is noted."""
+        hooks: AbstractContextManager[Any]
+        hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
+        return hooks
+
+    def pack(self, tensor: Tensor) -> int:
+        """Notes a tensor, and returns its number."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def unpack(self, number: int) -> Tensor:
+        """The tensor of that number, for models that pull back while they run."""
+        return self.tensors[number]
+
+
+def _last_layer(run: _Run) -> tuple[Use, bool]:
+    use, exact = run.recorder.source(run.logits)
+    if use is None or use.rule is None or not use.slots:
+        made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
+        raise ValueError(
+            "`params` must not be 'last_layer' where no single layer produced the logits. They "
+            f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."
+        )
+    whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
+    return use, exact and whole and use.operation == "linear"
+
+
+def _transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
+    """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
+    outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
+    largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
+    return 4 * outputs + 2 * largest
+
+
+def _scratch_elements(use: Use) -> int:
+    """A Gram matrix of the positions, and the patches of a convolution where they are formed."""
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    if t == 1:
+        return 0
+    # The more cotangents share it, the likelier the Gram form.
+    gram = kernels.choose_form(t, i, o, _MANY) == "ghost"
+    given = sum(saved.numel() for saved in use.rule.saved)
+    patches = t * i * groups if t * i * groups > given else 0
+    if use.operation == "conv2d" and not gram:
+        patches = 0
+    return patches + groups * t * t * gram
+
+
+def _gradient_elements(use: Use) -> int:
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    return groups * i * o if kernels.choose_form(t, i, o, 1) == "direct" else 0
+
+
+def _sizes(rule: Rule) -> tuple[int, int, int, int]:
+    return rule.shape.positions, rule.shape.inputs, rule.shape.outputs, rule.groups
+
+
+def _lean(use: Use) -> Use:
+    """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
+    output = None if use.output is None else torch.empty(use.output.shape, device="meta")
+    rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
+    return replace(use, output=output, rule=rule)
+
+
+def _forgotten(saved: Sequence[Tensor], g: Tensor) -> dict[str, Tensor]:
+    raise AssertionError("a plan tells of rules; it does not run them")

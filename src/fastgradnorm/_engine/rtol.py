@@ -1,0 +1,101 @@
+"""Rounds of pull-backs: each sample gets as many as its own standard error asks for.
+
+A forward pass without gradients gives the logits, and these the first classes. Every round runs the
+samples that want more of them anew, in groups of about as many pull-backs: a second forward pass
+costs a fraction of one pull-back. What a group pulls back beyond a sample's own wish are zeros, so
+that a score does not depend on its group.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm._engine.passes import Passes, Scored
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._naive import total_norms
+from fastgradnorm._schemes.draws import Draw
+from fastgradnorm._schemes.estimate import Partial
+from fastgradnorm._schemes.objective import Objective
+from fastgradnorm._schemes.posterior import (
+    Posterior,
+    class_cotangents,
+    entropy_cotangent,
+    posterior,
+    unit_sized,
+)
+
+# What it takes to start one tapped operation, in floating-point operations of a forward pass: about
+# 2.5 ms beside a pull-back at 60 GFLOP/s of those on one core; a GPU starts no faster.
+_START = {"cpu": 1.6e8}
+_START_GPU = 1e10
+
+
+def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Batch) -> Scored:
+    """Scores and standard errors from as many classes as these need."""
+    logits = passes.logits(batch)
+    whole = posterior(logits.to(accumulation_dtype(logits.dtype)))
+    partial = Partial(whole, objective.powers, objective.rtol, objective.seed)
+    entropy = "entropy" in objective.schemes
+    scores = {}
+    start = _start(plan, logits.device)
+
+    def norms(drawn: Draw, extra: bool) -> Tensor:
+        """Of the classes drawn, and last, where asked for, of the entropy: `[n, K]`."""
+        at, counts = partial.open, (drawn.factors > 0).sum(-1)
+        found = drawn.factors.new_zeros(len(at), drawn.factors.shape[1] + extra)
+        for group, width in _groups(counts, start):
+            size, _ = passes.chunks.sizes(plan, len(group), width + extra)
+            for rows in group.split(size):
+                part = Posterior(*(values[at[rows]] for values in whole))
+                cotangents = class_cotangents(part, drawn.classes[rows, :width])
+                cotangents = cotangents * (drawn.factors[rows, :width, None] > 0)
+                if extra:
+                    cotangents = torch.cat([cotangents, entropy_cotangent(part)[:, None]], 1)
+                cotangents, scales = unit_sized(cotangents, 2)
+                sq_norms = passes.sq_norms(plan, batch.take(at[rows]), cotangents)
+                each = total_norms(sq_norms, passes.options.reduction) * scales
+                found[rows, :width] = each[:, :width].double()
+                found[rows, found.shape[1] - extra :] = each[:, width:].double()
+        passes.pulled += int(counts.sum()) + extra * len(at)
+        return found
+
+    while len(partial.open):
+        drawn, extra = partial.draw(), entropy and partial.round == 0
+        each = norms(drawn, extra)
+        if extra:
+            scores["entropy"] = each[:, -1]
+        partial.add(drawn, each[:, : drawn.classes.shape[1]])
+    scores |= partial.scores
+    dtype = whole.p.dtype
+    return Scored(
+        {scheme: scores[scheme].to(dtype) for scheme in objective.schemes},
+        {scheme: errors.to(dtype) for scheme, errors in partial.errors.items()},
+    )
+
+
+def _start(plan: Plan, device: torch.device) -> float:
+    """What one more group costs, in pull-backs of one sample."""
+    shapes = [(use.rule.shape, use.rule.groups) for use in plan.uses if use.rule is not None]
+    flops = sum(2 * s.positions * s.inputs * s.outputs * groups for s, groups in shapes)
+    return len(shapes) * _START.get(device.type, _START_GPU) / max(1, flops)
+
+
+def _groups(counts: Tensor, start: float) -> Iterator[tuple[Tensor, int]]:
+    """Samples to run together, and the most that one of them needs.
+
+    A group goes on for as long as what it pulls back in vain costs less than to start another.
+    """
+    group: list[Tensor] = []
+    width, vain = 0, 0
+    for count in counts.unique().flip(0).tolist():
+        same = (counts == count).nonzero()[:, 0]
+        vain += (width - count) * len(same)
+        if not group or vain > start:
+            if group:
+                yield torch.cat(group), width
+            group, width, vain = [], count, 0
+        group.append(same)
+    yield torch.cat(group), width

@@ -1,0 +1,209 @@
+"""Taps: how one backward pass gives squared gradient norms instead of gradients.
+
+A tap is an identity put behind an operation, or on a parameter. Its backward returns, besides the
+incoming gradient, as the "gradient" of an extra input, what the rule makes of it: the squared norms
+of the operation's parameters. No per-sample gradient of a parameter is stored.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._C._functorch as functorch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm._engine.timing import Clock
+from fastgradnorm._model.views import Piece, Pieces
+from fastgradnorm._model.watch import PlanChangedError, Watch
+from fastgradnorm._operations import rules
+from fastgradnorm._operations.rules import Joint
+from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
+
+
+class Tap(SingleLevel):
+    """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
+
+    @classmethod
+    def at(cls, level: int | None, *inputs: Any) -> Tensor:
+        """`apply` within the `vjp` of nesting level `level`.
+
+        An identity needs no rule for the transforms around that one, so that a plain
+        `autograd.Function` will do, for a fraction of the time. Inside transforms of the model's
+        own it takes the whole way.
+        """
+        within = cls.within if current_level() == level else cls.apply
+        output: Tensor = within(*inputs)
+        return output
+
+    @staticmethod
+    def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
+        # The same values in a wrapper of its own: a view could not be changed in place.
+        if current_level() is None:  # the whole way: the transforms have been taken off
+            return y.view_as(y)
+        return wrap(unwrap(y))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, ctx.read, *saved = inputs
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return g, ctx.read(ctx.saved_tensors, g), None, *(None,) * len(ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], y: Tensor, *_: Any) -> Any:
+        """Samples: the identity, as the derivative is taken inside, sample by sample."""
+        if functorch.is_functorch_wrapped_tensor(y):
+            raise RuntimeError("the model calls vmap itself")
+        return y.view_as(y), in_dims[0]
+
+
+def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
+    """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped.
+
+    Called, as `Tapping` is made, right inside the `vjp`.
+    """
+
+    def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
+        return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
+
+    read = read if clock is None else clock.timing([name], read)
+    return Tap.at(current_level(), parameter, extra, read)
+
+
+@dataclass(frozen=True)
+class PlannedTap:
+    """One operation to tap.
+
+    Attributes:
+        key: What the use looks like, see `Use.key`.
+        single: Arguments that are parameters used here alone, in the order of their norms.
+        joint: The argument that is a parameter used elsewhere too, if there is one.
+        output_shape: Of the operation's output, for a joint parameter.
+        output_dtype: Likewise.
+    """
+
+    key: tuple[Any, ...]
+    single: tuple[str, ...]
+    joint: str | None
+    output_shape: tuple[int, ...]
+    output_dtype: torch.dtype
+
+
+class Tapping(Watch):
+    """Puts a tap behind each planned operation.
+
+    Args:
+        pieces: The planned parameters.
+        swaps: As in `Watch`.
+        backend: What computes the norms.
+        plan: The taps.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+        norms: Zeros for the norms of single parameters, one tensor a tap.
+        carriers: Zeros of the outputs' shapes for taps with joint parameters, else None.
+        clock: Measures the rules, if given.
+
+    Attributes:
+        joints: For each tap with a joint parameter that was reached, how it adds to that, and the
+            tensors saved for it.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        swaps: Mapping[int, Tensor],
+        backend: str,
+        plan: Sequence[PlannedTap],
+        harmless: frozenset[tuple[str, str]],
+        norms: Sequence[Tensor],
+        carriers: Sequence[Tensor | None],
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(pieces, swaps, backend)
+        self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
+        self.clock = clock
+        self.level = current_level()
+        self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
+        self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for i, tap in reversed(list(enumerate(plan))):
+            self._waiting[tap.key].append(i)
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        found: dict[str, Piece | None] = {slot: self.pieces.of(call[slot]) for slot in slots}
+        waiting = self._waiting.get((func.__name__, *sorted(found.items())))
+        rule = rules.make_rule(func, call, slots, self.backend) if waiting else None
+        if not torch.is_grad_enabled():  # the model's own no_grad: nothing counts
+            return self.run(func, args, kwargs)
+        if not waiting or rule is None:
+            raise PlanChangedError
+        index = waiting.pop()
+        tap, carrier = self.plan[index], self.carriers[index]
+        output: Tensor = self.run(func, args, kwargs)
+        if carrier is not None:
+            if output.shape != carrier.shape or rule.joint is None:
+                raise PlanChangedError
+            self.joints[index] = (rule.joint, rule.saved)
+            output = Tap.at(self.level, output, carrier, lambda saved, g: g)
+        if not tap.single:
+            return output
+
+        def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+            by_slot = rule.sq_norms(saved, g)
+            return torch.stack([by_slot[slot] for slot in tap.single])
+
+        if self.clock is not None:
+            names = [piece.name for slot in tap.single if (piece := found[slot]) is not None]
+            read = self.clock.timing(names, read)
+        return Tap.at(self.level, output, self.norms[index], read, *rule.saved)
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        tracked = self.pieces.among(tensors)
+        output = self.run(func, args, kwargs)
+        if (
+            tracked
+            and not self.pieces.note_view(func, args, kwargs, output)
+            and torch.is_grad_enabled()
+        ):
+            name = getattr(func, "__name__", str(func))
+            if any((piece.name, name) not in self.harmless for piece in tracked):
+                raise PlanChangedError
+        return output
+
+
+class HeadInput(Watch):
+    """Keeps input `[D]` and output of the one linear layer that holds a tracked parameter."""
+
+    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
+        super().__init__(pieces, swaps, backend)
+        self.features: Tensor | None = None
+        self.output: Tensor | None = None
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        if func is not torch.nn.functional.linear or self.features is not None:
+            raise PlanChangedError
+        self.features, self.output = call["input"].reshape(-1), self.run(func, args, kwargs)
+        return self.output

@@ -1,0 +1,1 @@
+"""The caller's model and batches, watched while it runs."""

@@ -1,0 +1,133 @@
+"""The watching of a plain pass over one sample: each use of a tracked parameter, as it happens."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._model.views import Piece, Pieces, tensors_in
+from fastgradnorm._model.watch import Watch
+from fastgradnorm._operations import rules
+from fastgradnorm._operations.rules import Rule
+
+# fmt: off
+_SAME_VALUES = frozenset({
+    "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "float",
+    "to", "movedim", "__getitem__",
+})
+# fmt: on
+
+
+@dataclass
+class Use:
+    """One call on tracked parameters.
+
+    Attributes:
+        operation: The function's name.
+        layer: Path of the module it was called in.
+        slots: What the rule accounts for, by argument name.
+        others: Further tracked pieces among its arguments.
+        rule: The rule, or None.
+        output: What it returned.
+    """
+
+    operation: str
+    layer: str
+    slots: dict[str, Piece] = field(default_factory=dict)
+    others: tuple[Piece, ...] = ()
+    rule: Rule | None = None
+    output: Tensor | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the same use looks like in another pass."""
+        return self.operation, *sorted(self.slots.items())
+
+
+class Recorder(Watch):
+    """Notes each use of a tracked parameter in a plain forward pass with autograd.
+
+    `layers` is the path of modules being run; whoever runs the model keeps it up to date.
+
+    Attributes:
+        uses: In order.
+        reads: How often each tracked tensor was an argument of something differentiable, by `id`.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+    """
+
+    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
+        super().__init__(pieces, swaps, backend)
+        self.uses: list[Use] = []
+        self.layers: list[str] = []
+        self.reads: Counter[int] = Counter()
+        self.harmless: set[tuple[str, str]] = set()
+        self._sources: dict[int, tuple[Tensor, Use, bool]] = {}
+
+    @property
+    def layer(self) -> str:
+        """Path of the module being run."""
+        return self.layers[-1] if self.layers else ""
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        rule = rules.make_rule(func, call, slots, self.backend)
+        output = func(*args, **kwargs)
+        covered = {s: self.pieces.of(call[s]) for s in slots if rule and s in rule.slots}
+        found = {slot: piece for slot, piece in covered.items() if piece is not None}
+        rest = [value for name, value in call.items() if name not in found]
+        others = tuple(self.pieces.among(tensors_in(rest, {})))
+        if not output.requires_grad:  # under no_grad
+            return output
+        self._note(Use(func.__name__, self.layer, found, others, rule, output), args, kwargs)
+        return output
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        output = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        outputs = tensors_in([output], {})
+        fresh = [t for t in outputs if t.requires_grad and all(t is not i for i in tensors)]
+        tracked = self.pieces.among(tensors)
+        if tracked and fresh:
+            if self.pieces.note_view(func, args, kwargs, output):
+                self.reads[id(args[0])] += 1
+            else:
+                use = Use(name, self.layer, others=tuple(tracked), output=fresh[0])
+                self._note(use, args, kwargs)
+        elif tracked and torch.is_grad_enabled():
+            self.harmless.update((piece.name, name) for piece in tracked)
+        elif len(fresh) == 1:
+            self._follow(name, tensors, fresh[0])
+        return output
+
+    def _note(self, use: Use, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.uses.append(use)
+        self.reads.update(id(t) for t in tensors_in(args, kwargs) if self.pieces.of(t) is not None)
+        if use.output is not None:
+            self._sources[id(use.output)] = (use.output, use, True)
+
+    def _follow(self, name: str, inputs: Sequence[Tensor], output: Tensor) -> None:
+        """An operation on nothing but an earlier output: its output still comes from that one."""
+        known = [self._sources.get(id(t)) for t in inputs if t.requires_grad]
+        if len(known) == 1 and known[0] is not None:
+            _, use, exact = known[0]
+            self._sources[id(output)] = (output, use, exact and name in _SAME_VALUES)
+
+    def source(self, tensor: Tensor) -> tuple[Use | None, bool]:
+        """The use that `tensor` comes from alone, and whether it only reshapes its output."""
+        _, use, exact = self._sources.get(id(tensor), (None, None, False))
+        return use, exact

@@ -1,0 +1,152 @@
+"""The model being scored: which parameters count, and views of it with other tensors in place."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.shadow import Mold, tensor_attributes
+from fastgradnorm._options import Options
+from fastgradnorm._validate import check_model, fail, type_name
+
+
+class Subject:
+    """A model as it is at this moment: its parameters, the chosen ones, its device and dtype.
+
+    Args:
+        model: The caller's model; never changed.
+        options: Which parameters, device, class dimension, temperature and autocast.
+
+    Attributes:
+        chosen: The caller's parameters that count, by name. For `params="last_layer"` all trainable
+            ones, until a plan narrows them down.
+    """
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model = check_model(model)
+        self.options = options
+        self.parameters = dict(self.model.named_parameters())
+        trainable = {k: p for k, p in self.parameters.items() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                f"`model` must have parameters with requires_grad=True. Got "
+                f"{len(self.parameters)} parameters, none of them trainable. "
+                "Set requires_grad_(True) on those that count."
+            )
+        self.chosen = _choose(trainable, options)
+        some = next(iter(self.parameters.values()))
+        self.device = torch.device(options.device or some.device)
+        self.dtype = next(iter(trainable.values())).dtype
+        self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
+        self._attributes = tensor_attributes(self.model)
+        self._mold = Mold(self.model)
+        for key, tensor in self._attributes.items():
+            usable = self._usable(tensor)
+            if usable is not tensor:
+                self._moved[key] = usable
+        # Buffers and caches that a forward pass may change in place: all, until a first run tells.
+        self._changing = dict(self._attributes)
+        self._first = True
+
+    def _usable(self, tensor: Tensor) -> Tensor:
+        moved = tensor.to(self.device)
+        if moved.is_inference():  # autograd refuses tensors made in inference mode
+            return moved.clone()
+        return moved.detach() if tensor.requires_grad else moved
+
+    def values(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Parameters as tensors without a graph, on the device."""
+        return {name: self._moved[id(self.parameters[name])] for name in names}
+
+    def view(self, replaced: Mapping[str, Tensor]) -> tuple[nn.Module, dict[int, Tensor]]:
+        """A copy with some parameters replaced, and all parameters as there by original `id`."""
+        swaps = {
+            id(p): replaced.get(name, self._moved[id(p)]) for name, p in self.parameters.items()
+        }
+        tensors = {**self._moved, **swaps}
+        # The first run keeps the graphs of tensors left by earlier calls, to see if they are used.
+        kept = {} if self._first else self._moved
+        self._changing = {
+            key: kept.get(key, self._attributes[key].to(self.device)).clone()
+            for key in self._changing
+        }
+        tensors.update(self._changing)
+        return self._mold.cast(tensors), swaps
+
+    def note_changes(self) -> None:
+        """After the first run of a view: copies from now on only what that run changed in place."""
+        self._changing = {k: clone for k, clone in self._changing.items() if clone._version > 0}
+        self._first = False
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass and the pull-backs."""
+        if self.options.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.options.autocast)
+
+    def run(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
+        """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`."""
+        with self.autocast():
+            logits = _extract(batch.run(view, leaves))
+        return _one_sample(logits, self.options.class_dim)
+
+    def tempered(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
+        """The same over the temperature: what is scored."""
+        logits = self.run(view, batch, leaves)
+        temperature = self.options.temperature
+        return logits if temperature == 1 else logits / temperature
+
+
+def _choose(trainable: dict[str, nn.Parameter], options: Options) -> dict[str, nn.Parameter]:
+    if not callable(options.params):
+        return trainable
+    chosen = {k: p for k, p in trainable.items() if options.params(k, p)}
+    if not chosen:
+        raise fail(
+            "params",
+            "a function that selects at least one trainable parameter",
+            options.params,
+            f"Its trainable parameters begin with {', '.join(list(trainable)[:5])}.",
+        )
+    return chosen
+
+
+def _extract(output: Any) -> Tensor:
+    """The logits of what a model returns."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    elif isinstance(output, Mapping):
+        output = next((output[key] for key in ("logits", "out") if key in output), output)
+    elif hasattr(output, "logits"):
+        output = output.logits
+    if not isinstance(output, Tensor):
+        raise UnsupportedModelError(
+            "`model` must return logits: a tensor, a tuple (first), a mapping with 'out' or "
+            f"'logits', or an object with `.logits`. Got {type_name(output)}. "
+            "Pass `forward=lambda model, batch: ...` that returns them."
+        )
+    if not output.is_floating_point():
+        raise fail("model", "a classifier that returns floating-point logits", output)
+    return output
+
+
+def _one_sample(logits: Tensor, class_dim: int) -> Tensor:
+    """Logits of a batch of one, without the batch dimension and with the classes last."""
+    if logits.numel() == 0:
+        raise fail("model", "a classifier that returns logits of at least one class", logits)
+    if logits.dim() == 1 and len(logits) == 1:
+        return logits  # a single logit, squeezed
+    if logits.dim() < 2 or logits.shape[0] != 1:
+        raise fail(
+            "model",
+            "a classifier that returns logits [N, C, ...], here [1, C, ...] for one sample",
+            logits,
+            "Keep the batch dimension (`squeeze(-1)`, not `squeeze()`).",
+        )
+    if not 1 - logits.dim() <= class_dim < logits.dim():
+        raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
+    return logits.movedim(class_dim, -1)[0]

@@ -1,0 +1,1 @@
+"""Operations: their rules, and their forms under vmap."""

@@ -1,0 +1,156 @@
+"""Scaled dot-product attention under vmap: samples and cotangents become the fused kernel's batch.
+
+The fused kernels have no vmap rule, and without one PyTorch runs them once a sample and cotangent.
+Attention has no parameters, so nothing but its speed and memory is at stake: both stay what the
+kernel makes of them, memory linear in length.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fastgradnorm_kernels.levels import aligned, outside, wrapped
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm._operations.single_level import (
+    SingleLevel,
+    current_level,
+    is_differentiated,
+    unwrap,
+    wrap,
+)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """As `F.scaled_dot_product_attention`, or None where that one has to be called itself."""
+    if dropout_p > 0 or query.dim() < 3 or query.dim() > 4:
+        return None
+    if attn_mask is not None and (attn_mask.requires_grad or attn_mask.dim() > query.dim()):
+        return _plain(query, key, value, attn_mask, is_causal, scale)
+    if enable_gqa and query.shape[-3] != key.shape[-3]:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = zeros.masked_fill(~attn_mask, -torch.inf)
+    batched = query.dim() == 4
+    q, k, v = (t if batched else t[None] for t in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if attn_mask is not None:  # [B, 1 or H, T, S]
+        attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
+        attn_mask = attn_mask.expand(len(q), -1, -1, -1)
+    if current_level() is None:
+        return None
+    differentiated = is_differentiated(q, k, v, attn_mask)
+    if differentiated is None:
+        output = _plain(q, k, v, attn_mask, is_causal, scale)
+    else:
+        with torch._C.DisableTorchFunction():  # no mode need look on
+            if differentiated:
+                output = _Attention.within(q, k, v, attn_mask, is_causal, scale)
+            else:
+                output, _ = _attended(q, k, v, attn_mask, is_causal, scale)
+    return output if batched or output is None else output[0]
+
+
+def _plain(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor | None:
+    """By its formula: where a mask is differentiated (relative positions), or transforms nest."""
+    if is_causal or q.shape[:-2] != k.shape[:-2]:
+        return None
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    products = (q * scale) @ k.mT
+    return (products if mask is None else products + mask).softmax(-1) @ v
+
+
+_Folded = tuple[list[Tensor | None], Callable[[Tensor], Tensor]]
+
+
+def _folded(*tensors: Tensor | None) -> _Folded:
+    """Samples, cotangents and the batch behind them as one batch, and how an output is unfolded."""
+    found = aligned(*tensors)
+    assert found is not None
+    inside, levels, sizes = found
+    count = len(levels)
+
+    def unfold(output: Tensor) -> Tensor:
+        return wrapped(output.unflatten(0, (*sizes, -1)) if count else output, levels)
+
+    return [None if t is None else _laid_out(t.flatten(0, count)) for t in inside], unfold
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """With the last dimension contiguous: the kernels read it so, and do not ask."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output, and the log-sum-exp of the rows where the backward pass wants it."""
+    (q_, k_, v_, mask), unfold = _folded(q, k, v, mask)
+    assert q_ is not None and k_ is not None and v_ is not None
+    with outside():
+        if q_.device.type == "cpu":
+            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            output, rows = kernel(q_, k_, v_, 0.0, is_causal, attn_mask=mask, scale=scale)
+        else:
+            output = F.scaled_dot_product_attention(
+                q_, k_, v_, mask, is_causal=is_causal, scale=scale
+            )
+            rows = q_.new_empty(len(q_))
+        return unfold(output), unfold(rows)
+
+
+class _Attention(SingleLevel):
+    """Attention of q `[B, H, T, D]`, with a mask `[B, 1 or H, T, S]` or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float,
+    ) -> Tensor:
+        q, k, v = unwrap(q), unwrap(k), unwrap(v)
+        mask = None if mask is None else unwrap(mask)
+        output, rows = _attended(q, k, v, mask, is_causal, scale)
+        ctx.save_for_backward(q, k, v, mask, output, rows)
+        ctx.is_causal, ctx.scale = is_causal, scale
+        return wrap(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (g_, q, k, v, mask, output, rows), unfold = _folded(g, *ctx.saved_tensors)
+        with outside():
+            assert g_ is not None and q is not None
+            if q.device.type == "cpu":
+                kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+                args = (g_.contiguous(), q, k, v, output, rows, 0.0, ctx.is_causal)
+                grads = kernel(*args, attn_mask=mask, scale=ctx.scale)
+            else:  # other devices' kernels keep more than rows: they run again
+                grads = _again(g_, q, k, v, mask, ctx.is_causal, ctx.scale)
+            return (*(unfold(grad) for grad in grads), None, None, None)
+
+
+def _again(
+    g: Tensor, q: Any, k: Any, v: Any, mask: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+        output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
+        return torch.autograd.grad(output, (q, k, v), g)

@@ -1,0 +1,138 @@
+"""Max pooling on processors: samples and cotangents in one call, in the layout they have.
+
+PyTorch's kernel takes up to ten times as long for tensors that do not have the channels last.
+Where no derivative is taken of such, one dimension of space is pooled after the other instead. With
+one it is left to the kernel: to find the indices of the maxima, and scatter to them, costs what is
+gained. The pull-back copies the indices for each cotangent, but not what was pooled.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from fastgradnorm_kernels.levels import aligned, outside, wrapped
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm._model.layout import Rows, layout
+from fastgradnorm._operations.single_level import SingleLevel, is_differentiated, unwrap, wrap
+
+_WITH_INDICES = (2, 3)  # dimensions for which PyTorch has such a kernel
+
+
+class _Windows(NamedTuple):
+    """Sizes in each dimension of space."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def are_valid(self, space: Sequence[int]) -> bool:
+        """Whether windows are larger than a pixel, and each has one; PyTorch sees to the rest."""
+        return math.prod(self.kernel) > 1 and all(
+            s > 0 and p >= 0 and d > 0 and k >= max(1, 2 * p) and size + 2 * p > d * (k - 1)
+            for size, k, s, p, d in zip(space, *self, strict=True)
+        )
+
+    def views(self, x: Tensor, i: int) -> Iterator[Tensor]:
+        """Of all windows along dimension `i` of space, the first values, the second, and so on."""
+        k, s, p, d = (sizes[i] for sizes in self)
+        dim = x.dim() - len(self.kernel) + i
+        if p:
+            x = F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (p, p), value=-math.inf)
+        reach = x.shape[dim] - d * (k - 1)
+        for start in range(0, d * k, d):
+            yield x[(slice(None),) * dim + (slice(start, start + reach, s),)]
+
+
+def max_pool(
+    function: Callable[..., Tensor],
+    dims: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """`function`, one of PyTorch's max pools over `dims` dimensions, which returns no indices."""
+    assert not return_indices  # PyTorch has other functions for that
+    options = (kernel_size, () if stride is None else stride, padding, dilation)
+    plain = input.device.type == "cpu" and input.is_floating_point() and not ceil_mode
+    plain = plain and dims < input.dim() <= dims + 2
+    differentiated = is_differentiated(input) if plain else None
+    windows = None if differentiated is None else _windows(dims, *options)
+    if windows is None or not windows.are_valid(input.shape[-dims:]):
+        return function(input, *options, ceil_mode)
+    if not differentiated and layout(Rows.of(input).tensor) == torch.contiguous_format:
+        return _pooled(input, windows)
+    if differentiated and dims in _WITH_INDICES and input.dim() == dims + 2:
+        output: Tensor = _MaxPool.within(input, windows)
+        return output
+    return function(input, *options)
+
+
+def _windows(dims: int, *options: Any) -> _Windows | None:
+    sizes = [tuple(o) if isinstance(o, (tuple, list)) else (o,) for o in options]
+    kernel, stride, padding, dilation = (o * dims if len(o) == 1 else o for o in sizes)
+    stride = stride or kernel
+    fit = {len(kernel), len(stride), len(padding), len(dilation)} == {dims}
+    return _Windows(kernel, stride, padding, dilation) if fit else None
+
+
+def _pooled(x: Tensor, windows: _Windows) -> Tensor:
+    # The last dimension last: its views are strided, and there is less of them by then.
+    for i in range(len(windows.kernel)):
+        x, *others = windows.views(x, i)
+        for values in others:
+            x = torch.maximum(x, values)
+    return x
+
+
+class _MaxPool(SingleLevel):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, windows: _Windows) -> Tensor:
+        rows = Rows.of(unwrap(x))
+        found = []
+
+        def run(rows: Tensor) -> Tensor:
+            output, indices = _kernel(windows, "")(rows, *windows, False)
+            found.append(indices)
+            return cast(Tensor, output)
+
+        output = rows.apply(run)
+        ctx.save_for_backward(rows.apply(lambda _: found[0]))
+        ctx.windows, ctx.shape, ctx.layout = windows, x.shape, layout(rows.tensor)
+        return wrap(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        found = aligned(g, *ctx.saved_tensors)
+        assert found is not None
+        count = len(found.levels)
+        with outside():
+            g, indices = (_copy(t, count, ctx.layout) for t in found.tensors if t is not None)
+            # Its shape alone is read.
+            x = torch.empty(len(g), *ctx.shape[1:], dtype=g.dtype, memory_format=ctx.layout)
+            pulled = _kernel(ctx.windows, "_backward")(g, x, *ctx.windows, False, indices)
+            pulled = pulled.unflatten(0, (*found.sizes, -1))
+        return wrapped(pulled, found.levels), None
+
+
+def _kernel(windows: _Windows, suffix: str) -> Callable[..., Any]:
+    kernel: Callable[..., Any]
+    kernel = getattr(torch.ops.aten, f"max_pool{len(windows.kernel)}d_with_indices{suffix}")
+    return kernel
+
+
+def _copy(tensor: Tensor, count: int, layout: torch.memory_format) -> Tensor:
+    """Rows of an expanded tensor, in that layout."""
+    if all(tensor.stride()[:count]) or 0 in tensor.shape:
+        return tensor.flatten(0, count).contiguous(memory_format=layout)
+    sizes = (math.prod(tensor.shape[: count + 1]), *tensor.shape[count + 1 :])
+    copy = torch.empty(sizes, dtype=tensor.dtype, memory_format=layout)
+    copy.unflatten(0, tensor.shape[: count + 1]).copy_(tensor)
+    return copy

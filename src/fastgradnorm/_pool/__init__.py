@@ -1,0 +1,1 @@
+"""A pool: which samples, on which ranks, resumed from where."""

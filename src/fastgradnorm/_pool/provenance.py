@@ -1,0 +1,58 @@
+"""What a result says about how it came about."""
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgradnorm._options import Options
+from fastgradnorm._pool.fingerprint import model_hash
+from fastgradnorm._pool.run import Run
+from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._version import __version__
+
+# Options that change scores and that JSON can hold.
+_KEPT = ("reduction", "likelihood", "class_dim", "temperature", "backend", "rtol", "num_samples")
+
+
+def provenance(run: Run | SharedRun) -> dict[str, Any]:
+    """Plain data about a finished run."""
+    subject, options, names = run.subject, run.options, run.counted
+    selected = options.params
+    told = {
+        "parameters": {
+            "selected": selected if isinstance(selected, str) else "by function",
+            "tensors": len(names),
+            "elements": sum(subject.parameters[name].numel() for name in names),
+            "names": list(names),
+        },
+        "options": _plain(options),
+        "versions": {
+            "fastgradnorm": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": _device_name(subject.device),
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "seed": options.seed,
+        "subset": options.subset,
+        "seconds": run.seconds,
+    }
+    if run.pulled:
+        told["pull_backs"] = run.pulled
+    if options.checkpoint is not None:  # whose file needed it anyway
+        told["model"] = model_hash(subject)
+    return told
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    plain = {name: getattr(options, name) for name in _KEPT}
+    return {**plain, "autocast": None if options.autocast is None else str(options.autocast)}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

@@ -1,0 +1,98 @@
+"""One pass over a pool that processes share: each scores some batches, all get every score."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.passes import Scored
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
+from fastgradnorm._pool.ranks import Ranks
+from fastgradnorm._pool.run import Part, Run, progress_bar, union
+from fastgradnorm._pool.samples import Pool, make_pool
+from fastgradnorm._pool.shares import whole_pool
+
+
+class _Finding(NamedTuple):
+    """Of one batch, as ranks tell each other."""
+
+    scored: Scored
+    counted: tuple[str, ...]
+    pulled: int
+
+
+class SharedRun:
+    """What `Run` is to one process.
+
+    Args:
+        ranks: The processes.
+        model: The same on each of them.
+        loader: Yields the whole pool.
+        options: All that is asked for. Each rank has a checkpoint of its own, by its number.
+        make_engine: From a model and options.
+
+    Attributes:
+        counted: Names of the parameters counted so far, on any rank.
+        pulled: Pull-backs so far where their number depends on the sample, on all ranks.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        model: nn.Module,
+        loader: Iterable[Any],
+        options: Options,
+        make_engine: Callable[[nn.Module, Options], Engine],
+    ) -> None:
+        self.ranks, self.model, self.options, self.make_engine = ranks, model, options, make_engine
+        self.subject = Subject(model, options)
+        self.counted: tuple[str, ...] = ()
+        self.pulled = 0
+        self._start = time.perf_counter()
+        self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
+        if self.pool.sieve is not None:
+            raise ValueError(
+                "`subset` must be None where ranks share a pool that can only be read from its "
+                f"beginning. Got {options.subset}. Pass a DataLoader over a dataset with a length "
+                "and indices."
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Since it began, on this rank."""
+        return time.perf_counter() - self._start
+
+    def parts(self) -> Iterator[Part]:
+        """The scores of each batch of the whole pool, in order, on every rank."""
+        shown = self.options.progress if self.ranks.rank == 0 else False
+        read = 0
+        with progress_bar(self.pool.total, shown) as bar:
+            for found in self.ranks.together(self._score, self.model, self.pool.loader):
+                self.counted = union(self.counted, found.counted)
+                self.pulled += found.pulled
+                size = len(Part(found.scored, None))
+                _, indices = self.pool.places(read, size)
+                read += size
+                bar.update(size)
+                yield Part(found.scored, indices)
+
+    def _score(self, model: nn.Module, batches: Iterable[Any]) -> Iterator[_Finding]:
+        """This rank's share."""
+        options = replace(self.options, progress=False, subset=None, checkpoint=self._checkpoint())
+        run = Run(self.make_engine(model, options), Pool(batches))
+        told = 0
+        for part in run.parts():
+            counted = union(run.counted, run.engine.counted)
+            yield _Finding(part.scored, counted, run.pulled - told)
+            told = run.pulled
+
+    def _checkpoint(self) -> Path | None:
+        if self.options.checkpoint is None:
+            return None
+        path = Path(self.options.checkpoint)
+        return path.with_name(f"{path.name}.rank{self.ranks.rank}of{self.ranks.world}")

@@ -1,0 +1,1 @@
+"""Scores out: kept, exported, selected from."""

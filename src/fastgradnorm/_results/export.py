@@ -1,0 +1,145 @@
+"""Scores as tables for other programs: records, CSV, JSON lines, Parquet.
+
+A row a sample, in pool order:
+
+- `id`: the caller's, or else the sample's index in the pool;
+- `score`: the gradient norm, or for tools that label low scores first `1 - percentile`;
+- `rank`: 1 for the sample to label first; ties in pool order, as `select` breaks them;
+- `percentile`: 1 for the first, 0 for the last, evenly between;
+- `inverted_score`: `1 - percentile`; where `score` holds that, `gradient_norm` holds the norm;
+- `standard_error`: of the norm, where it was estimated.
+
+A NaN score has no rank: its numbers are None, empty in CSV, null in JSON and Parquet, also where
+low scores come first, so that no tool takes it for the best. An infinite norm ranks first; JSON has
+no word for it and gets null.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._results.selection import select
+from fastgradnorm._validate import check_bool, fail, fail_type
+from fastgradnorm.atomic import replacing
+
+Columns = dict[str, list[Any]]
+
+
+class Scores(Protocol):
+    """What is exported."""
+
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def standard_error(self) -> Tensor | None: ...
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+    @property
+    def indices(self) -> Tensor | None:
+        """Of a scored subset, where in the whole pool its samples are."""
+
+
+def records(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> list[dict[str, Any]]:
+    """A dict a sample."""
+    columns = _columns(scores, ids, low_first)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def write_csv(scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool) -> Path:
+    """A header, then a line a sample."""
+    columns = _columns(scores, ids, low_first)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return Path(path)
+
+
+def write_jsonl(
+    scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool
+) -> Path:
+    """A JSON object a line."""
+    columns = _columns(scores, ids, low_first)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for row in zip(*columns.values(), strict=True):
+            plain = {name: _in_json(value) for name, value in zip(columns, row, strict=True)}
+            file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    return Path(path)
+
+
+def write_parquet(
+    scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool
+) -> Path:
+    """A column each, with the provenance as JSON in the schema's metadata."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "`to_parquet` needs pyarrow: `pip install fastgradnorm[parquet]`."
+        ) from error
+    table = pyarrow.table(_columns(scores, ids, low_first))
+    table = table.replace_schema_metadata({"fastgradnorm": json.dumps(dict(scores.provenance))})
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(table, partial)
+    return Path(path)
+
+
+def _columns(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> Columns:
+    check_bool("low_first", low_first)
+    count = len(scores.values)
+    ranks, percentiles = _ranks(scores.values)
+    norms = _known(scores.values)
+    inverted = [None if p is None else 1 - p for p in percentiles]
+    columns: Columns = {
+        "id": _ids(scores, ids, count),
+        "score": inverted if low_first else norms,
+        "rank": ranks,
+        "percentile": percentiles,
+    }
+    columns |= {"gradient_norm": norms} if low_first else {"inverted_score": inverted}
+    if scores.standard_error is not None:
+        columns["standard_error"] = _known(scores.standard_error)
+    return columns
+
+
+def _ids(scores: Scores, ids: Sequence[Any] | None, count: int) -> list[Any]:
+    if ids is None:
+        return list(range(count)) if scores.indices is None else list(scores.indices.tolist())
+    if isinstance(ids, (str, bytes)):
+        raise fail_type("ids", "a sequence with one id a score", ids)
+    found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if len(found) != count:
+        raise fail("ids", f"one for each of {count} scores", f"{len(found)} of them")
+    return found
+
+
+def _ranks(values: Tensor) -> tuple[list[int | None], list[float | None]]:
+    """Rank and percentile of each sample; None where its score is NaN."""
+    ranked = int((~values.isnan()).sum())
+    ranks: list[int | None] = [None] * len(values)
+    percentiles: list[float | None] = [None] * len(values)
+    for place, index in enumerate(select(values, ranked).tolist()):
+        ranks[index] = place + 1
+        percentiles[index] = 1 - place / (ranked - 1) if ranked > 1 else 1.0
+    return ranks, percentiles
+
+
+def _known(values: Tensor) -> list[float | None]:
+    # The shortest digits that give the float32 back: 0.1, not 0.10000000149011612.
+    numbers = values.tolist() if values.dtype == torch.float64 else map(_short, values.numpy())
+    return [None if math.isnan(number) else number for number in numbers]
+
+
+def _short(number: Any) -> float:
+    return float(str(number))
+
+
+def _in_json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,173 @@
+"""Scores of a pool with all that is needed to know how they came about."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgradnorm._results import export
+from fastgradnorm._results.selection import Strategy, select
+from fastgradnorm.atomic import replacing
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PoolScores:
+    """Scores of a pool, in loader order.
+
+    Attributes:
+        values: `[N]`, float32 (float64 for a float64 model), on the CPU; higher is labelled first.
+        standard_error: `[N]` where scores were estimated from drawn labels, else None; 0 for those
+            that are exact.
+        provenance: Scheme, parameters counted, versions, device, seed, seconds and the options; for
+            `rtol > 0` also the number of pull-backs, over all samples.
+        indices: `[N]`, int64: which sample of the pool each is, ascending, where a `subset` was
+            scored; else None.
+    """
+
+    values: Tensor
+    standard_error: Tensor | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    indices: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        scheme = self.provenance.get("scheme", "scores")
+        bad = int((~self.values.isfinite()).sum())
+        lines = [f"PoolScores({scheme}, {len(self)} samples{f', {bad} not finite' if bad else ''})"]
+        finite = self.values[self.values.isfinite()].double()
+        if len(finite):
+            levels = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
+            low, middle, high = torch.quantile(_thinned(finite), levels)
+            lines.append(
+                f"  min {float(finite.min()):.4g}  5% {float(low):.4g}  "
+                f"median {float(middle):.4g}  95% {float(high):.4g}  max {float(finite.max()):.4g}"
+            )
+        counted = self.provenance.get("parameters", {})
+        if counted:
+            lines.append(
+                f"  over {counted['elements']:,} elements of {counted['tensors']} parameters "
+                f"({counted['selected']}), {self.provenance.get('seconds', 0):.2f} s on "
+                f"{self.provenance.get('device')}"
+            )
+        if self.standard_error is not None:
+            lines.append(f"  standard error: mean {float(self.standard_error.mean()):.3g}")
+        return "\n".join(lines)
+
+    def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
+        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`.
+
+        Of a `subset` its samples' places in the whole pool.
+        """
+        chosen = select(self.values, k, strategy=strategy, seed=seed)
+        return chosen if self.indices is None else self.indices[chosen]
+
+    def to_numpy(self) -> np.ndarray:
+        """The values as an array `[N]`."""
+        return self.values.numpy()
+
+    def to_records(
+        self, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> list[dict[str, Any]]:
+        """A dict a sample, in pool order, for labelling tools.
+
+        Args:
+            ids: One a score; by default the samples' indices in the pool.
+            low_first: For tools that label low scores first: `score` is `1 - percentile`, and
+                `gradient_norm` holds the norm.
+
+        Returns:
+            Dicts with `id`, `score` (the norm), `rank` (1 is labelled first; ties in pool order),
+            `percentile` (1 for the first, 0 for the last), `inverted_score` (`1 - percentile`),
+            and `standard_error` where there is one. For a NaN score all of them but `id` are None:
+            it has no rank, and no tool takes it for the best.
+
+        Raises:
+            ValueError: If there are not as many `ids` as scores.
+
+        Example:
+            >>> PoolScores(torch.tensor([0.5, 2.0])).to_records(ids=["a", "b"])[1]
+            {'id': 'b', 'score': 2.0, 'rank': 1, 'percentile': 1.0, 'inverted_score': 0.0}
+        """
+        return export.records(self, ids, low_first)
+
+    def to_csv(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes the rows of `to_records` as CSV, whole or not at all; NaN is an empty cell."""
+        return export.write_csv(self, path, ids, low_first)
+
+    def to_jsonl(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes them as JSON lines, whole or not at all; NaN and infinite scores are null."""
+        return export.write_jsonl(self, path, ids, low_first)
+
+    def to_parquet(
+        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+    ) -> Path:
+        """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
+
+        The provenance is JSON under `fastgradnorm` in the schema's metadata.
+
+        Raises:
+            ModuleNotFoundError: Without pyarrow, which the extra `parquet` brings.
+        """
+        return export.write_parquet(self, path, ids, low_first)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes everything to one npz file, whole or not at all.
+
+        Returns:
+            The path written.
+        """
+        arrays = {"values": self.values.numpy()}
+        if self.standard_error is not None:
+            arrays["standard_error"] = self.standard_error.numpy()
+        if self.indices is not None:
+            arrays["indices"] = self.indices.numpy()
+        arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PoolScores":
+        """Reads what `save` wrote. Nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not one that `save` wrote whole.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = torch.from_numpy(file["values"])
+                error, indices = file.get("standard_error"), file.get("indices")
+                provenance = json.loads(str(file["provenance"]))
+        except FileNotFoundError:
+            raise
+        except Exception as error_:
+            raise ValueError(
+                f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}: "
+                f"{type(error_).__name__}: {error_}"
+            ) from error_
+        provenance.pop("format", None)
+        return cls(
+            values,
+            None if error is None else torch.from_numpy(error),
+            provenance,
+            None if indices is None else torch.from_numpy(indices),
+        )
+
+
+def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """`torch.quantile` takes 16 million values at most; a part is enough to print."""
+    return values[:: len(values) // most + 1]

@@ -1,0 +1,229 @@
+r"""Each scheme as cotangents to pull back from the logits, and how their norms become a score.
+
+Each cotangent is divided by its largest entry before it is pulled back, so that no gradient
+underflows, and its norm multiplied by it after.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm._options import Options
+from fastgradnorm._schemes.posterior import (
+    Posterior,
+    entropy_cotangent,
+    label_cotangents,
+    posterior,
+    unit_sized,
+)
+from fastgradnorm._validate import fail
+
+Likelihood = Literal["categorical", "bernoulli"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """`Σ_k weights_k norm_k^power` over the cotangents `start:stop` is the score of `scheme`."""
+
+    scheme: str
+    start: int
+    stop: int
+    weights: Tensor
+    power: int
+    sampled: bool = False
+
+
+@dataclass(frozen=True)
+class PullBacks:
+    """What to pull back from one sample's logits, and what to make of the norms.
+
+    Attributes:
+        cotangents: `[K, *logits.shape]`, each with a largest entry of 1.
+        scales: `[K]`, what each was divided by.
+        terms: One a scheme.
+    """
+
+    cotangents: Tensor
+    scales: Tensor
+    terms: tuple[Term, ...]
+
+    def scores(self, norms: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Score and standard error (None where exact) of each scheme, from norms `[K]`."""
+        norms = norms * self.scales
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for term in self.terms:
+            powers = norms[term.start : term.stop].pow(term.power)
+            error = None
+            if term.sampled:
+                draws = term.stop - term.start
+                spread = powers.std() if draws > 1 else torch.full_like(powers[0], torch.nan)
+                error = spread / draws**0.5
+            found[term.scheme] = ((term.weights * powers).sum(), error)
+        return found
+
+
+def make_objective(options: Options, logits_shape: Sequence[int]) -> "Objective":
+    """The objective for logits `[*positions, C]`: `likelihood="auto"` is settled here."""
+    likelihood, classes = options.likelihood, logits_shape[-1]
+    if likelihood == "auto":
+        likelihood = "bernoulli" if classes == 1 else "categorical"
+    if likelihood == "categorical" and classes < 2:
+        raise fail(
+            "likelihood",
+            f"'bernoulli' or 'auto' for {classes} logit",
+            likelihood,
+            "A softmax over one class is always 1 and has no gradient.",
+        )
+    return Objective(options.schemes, likelihood, options.num_samples, options.seed, options.rtol)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The schemes asked for, under one likelihood.
+
+    Attributes:
+        schemes: Names, in any order.
+        likelihood: Softmax over the last dimension of the logits, or a sigmoid on each.
+        num_samples: Draws where label combinations are too many to enumerate.
+        seed: Of the draws.
+        rtol: The relative standard error to reach; 0 is exact.
+    """
+
+    schemes: tuple[str, ...]
+    likelihood: Likelihood
+    num_samples: int
+    seed: int
+    rtol: float = 0.0
+
+    @property
+    def powers(self) -> dict[str, int]:
+        """The power of the norms that each scheme averages over the classes."""
+        powers = {"expected": 1, "expected_squared": 2}
+        return {scheme: powers[scheme] for scheme in self.schemes if scheme in powers}
+
+    def can_draw(self, logits_shape: Sequence[int]) -> bool:
+        """Whether some of the classes may stand for all."""
+        single = len(logits_shape) == 1 and self.likelihood == "categorical"
+        return self.rtol > 0 and single and logits_shape[0] > 2 and bool(self.powers)
+
+    def count(self, logits_shape: Sequence[int]) -> int:
+        """How many cotangents one sample has at most."""
+        *positions, classes = logits_shape
+        single = not positions and (self.likelihood == "categorical" or classes == 1)
+        if single and classes <= 2:
+            return 1
+        labels = classes if single else self.num_samples
+        return labels * bool(self.powers) + ("entropy" in self.schemes)
+
+    def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
+        """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
+        z = logits.detach().to(accumulation_dtype(logits.dtype))
+        if self.likelihood == "bernoulli":
+            if z.numel() == 1 and mask is None:
+                return self._single_label(z)
+            mask = mask if mask is None else mask[..., None].expand(z.shape)
+            # Each label is a choice between two classes, of logits 0 and z.
+            pairs = torch.stack([torch.zeros_like(z), z], -1)
+            return self._many(pairs, mask, lambda ct: ct[..., 1])
+        if z.dim() == 1:
+            return self._two_classes(z) if len(z) == 2 else self._classes(z)
+        return self._many(z, mask, lambda ct: ct)
+
+    def _assemble(self, rows: dict[str, tuple[Tensor, Tensor]], sampled: bool = False) -> PullBacks:
+        """Joins groups of cotangents `[K, ...]` and weights `[K]`: "labels" and "entropy"."""
+        parts, terms, start = [], [], 0
+        for group, (cotangents, weights) in rows.items():
+            stop = start + len(cotangents)
+            for scheme in self.schemes:
+                if (scheme == "entropy") == (group == "entropy"):
+                    power = self.powers.get(scheme, 1)
+                    drawn = sampled and group == "labels"
+                    terms.append(Term(scheme, start, stop, weights, power, drawn))
+            parts.append(cotangents)
+            start = stop
+        return PullBacks(*unit_sized(torch.cat(parts), 1), tuple(terms))
+
+    def _classes(self, z: Tensor) -> PullBacks:
+        """A single position: each class exactly."""
+        post = posterior(z)
+        rows = {}
+        if self.powers:
+            p = post.p
+            eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
+            rows["labels"] = torch.where(post.top[:, None], post.residual, p - eye), p
+        if "entropy" in self.schemes:
+            rows["entropy"] = entropy_cotangent(post)[None], torch.ones_like(z[:1])
+        return self._assemble(rows)
+
+    def _two_classes(self, z: Tensor) -> PullBacks:
+        """Two classes: every cotangent is a multiple of `e_0 - e_1`, pulled back once."""
+        post = posterior(z)
+        direction = torch.tensor([1.0, -1.0], dtype=z.dtype, device=z.device)
+        pq = post.p_top * post.om
+        return self._one_direction(direction, pq, post.gap.sum(-1, keepdim=True).abs())
+
+    def _single_label(self, z: Tensor) -> PullBacks:
+        """One logit: a Bernoulli variable, exact as two classes."""
+        pq = z.sigmoid() * (-z).sigmoid()
+        return self._one_direction(torch.ones_like(z), pq.flatten(), z.flatten().abs())
+
+    def _one_direction(self, direction: Tensor, pq: Tensor, gap: Tensor) -> PullBacks:
+        factors = {"expected": 2 * pq, "expected_squared": pq, "entropy": pq * gap}
+        terms = tuple(
+            Term(scheme, 0, 1, factors[scheme], 2 if scheme == "expected_squared" else 1)
+            for scheme in self.schemes
+        )
+        return PullBacks(direction[None], torch.ones_like(pq), terms)
+
+    def _many(
+        self, z: Tensor, mask: Tensor | None, logit_part: Callable[[Tensor], Tensor]
+    ) -> PullBacks:
+        """Many independent labels `[*positions, C]`: the loss is their mean where valid."""
+        post = posterior(z)
+        valid = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
+        share = valid.to(z.dtype) / valid.sum().clamp_min(1)  # [*positions]
+        rows, sampled = {}, False
+        if self.powers:
+            labels, weights = self._label_maps(post, mask is None)
+            sampled = weights is None
+            if weights is None:
+                if self.rtol > 0:
+                    raise fail(
+                        "rtol",
+                        "0 where labels of many positions are drawn",
+                        self.rtol,
+                        "`num_samples` sets how many draws there are, and `PoolScores` tells the "
+                        "standard error.",
+                    )
+                weights = torch.full_like(z.flatten()[:1], 1 / len(labels)).expand(len(labels))
+            cotangents = label_cotangents(post, labels) * share[..., None]
+            rows["labels"] = logit_part(cotangents), weights
+        if "entropy" in self.schemes:
+            cotangent = entropy_cotangent(post) * share[..., None]
+            rows["entropy"] = logit_part(cotangent)[None], torch.ones_like(z.flatten()[:1])
+        return self._assemble(rows, sampled)
+
+    def _label_maps(self, post: Posterior, enumerable: bool) -> tuple[Tensor, Tensor | None]:
+        """Label maps `[S, *positions]` with probabilities `[S]`, or None where they were drawn."""
+        *positions, classes = post.top.shape
+        count = int(np.prod(positions))
+        if enumerable and count * np.log(classes) <= np.log(self.num_samples) + 1e-9:
+            grid = np.indices((classes,) * count).reshape(count, -1).T
+            maps = torch.as_tensor(grid, device=post.p.device).view(-1, *positions)
+            chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
+            return maps, chances.flatten(1).prod(-1)
+        numbers = uniform_numbers(self.seed, count, self.num_samples)
+        u = torch.as_tensor(numbers, dtype=post.p.dtype, device=post.p.device)
+        below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
+        return below.sum(-1), None
+
+
+def uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
+    """`[draws, positions]`; those of a position do not depend on how many positions follow it."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    return generator.random((positions, draws)).T.copy()

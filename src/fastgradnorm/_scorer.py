@@ -1,0 +1,278 @@
+"""A pool in, one score per sample out."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Literal
+
+from fastgradnorm_kernels import resolve_backend
+from torch import nn
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.explain import Explanation, explain
+from fastgradnorm._engine.timing import Clock, now
+from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
+from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options, takes_options
+from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.provenance import provenance
+from fastgradnorm._pool.ranks import Ranks
+from fastgradnorm._pool.run import Run, score_one
+from fastgradnorm._pool.samples import make_pool
+from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._process.states import OwnRandomState, autograd_ready
+from fastgradnorm._results.scores import PoolScores
+from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._validate import check_model
+
+
+@takes_options(Options)
+def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any:
+    r"""Score each sample of an unlabelled pool by the norm of its gradient.
+
+    With :math:`p = \mathrm{softmax}(f_\theta(x))` and cross-entropy :math:`\ell`, over the chosen
+    parameters :math:`\theta`:
+
+    .. math::
+        \text{expected: } \sum_c p_c \|\nabla_\theta \ell(x, c)\|_2
+        \qquad \text{entropy: } \|\nabla_\theta H(p)\|_2
+
+    the expected gradient length (Settles et al., 2007) and entropy-gradnorm (Wang et al., 2022,
+    https://arxiv.org/abs/2112.05683).
+
+    Args:
+        model: Classifier, inputs to logits `[B, C]`; scored in eval mode.
+        loader: Batches of inputs `[B, ...]`; of tuples the first element, of mappings all but the
+            labels. Labels are never read.
+        options: Keyword arguments: `scheme`, `params`, `reduction` and the rest of `Options`.
+
+    Returns:
+        Scores `[N]`, float32 (float64 for a float64 model), on the CPU, in loader order; nats per
+        unit of parameter. The highest are labelled first. For several schemes a dict of them. With
+        `rtol` above 0 some are estimates, whose standard errors `GradNormScorer.score` tells.
+
+    Raises:
+        ValueError: If an option is wrong, `loader` is empty, the model cannot run, `max_memory` is
+            less than one sample needs, `checkpoint` is of another run, or ranks differ in model or
+            pool. Also with a `subset`, whose samples a bare tensor cannot tell: use
+            `GradNormScorer`.
+        TypeError: If an argument is of a wrong type, or no option has its name.
+        OSError: If `checkpoint` cannot be made.
+        MemoryError: If the device has no room for one sample.
+        UnsupportedModelError: If a layer mixes samples (batch norm without running statistics) or
+            draws random numbers. A `ValueError`.
+        CoverageError: If a trainable parameter's use could not be accounted for. A `ValueError`.
+        RankFailedError: If another process of a distributed run fails. A `RuntimeError`.
+        NonFiniteScoreError: If a score is NaN or infinite; it holds all scores. A `ValueError`.
+        VerificationError: If the first samples disagree with plain autograd. A `RuntimeError`.
+
+    Warns:
+        SlowPathWarning: Where something makes exact scores slow; once, by name.
+
+    Guarantees:
+        - A score depends on its sample alone, not on batch size or order.
+        - Each trainable parameter that takes part is counted once, shared ones after adding up.
+        - Parameters, `.grad`, buffers, modes, hooks and random states are unchanged.
+        - Memory does not grow with the pool, but for the scores.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(3, 2).eval()
+        >>> for p in model.parameters(): _ = nn.init.zeros_(p)
+        >>> score_pool(model, [torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])])
+        tensor([1.0000, 1.4142])
+    """
+    options.refuse_subset("score_pool")
+    scorer = GradNormScorer(model, **_as_keywords(options))
+    scores = scorer.score(loader)
+    if isinstance(scores, PoolScores):
+        return scores.values
+    return {scheme: each.values for scheme, each in scores.items()}
+
+
+class GradNormScorer:
+    """Scores samples of a pool by gradient norm: whole pools, streams, or single batches.
+
+    Args:
+        model: As in `score_pool`. It is read anew at each call, so that it may be trained in
+            between.
+        options: Keyword arguments, see `Options`.
+
+    Raises:
+        ValueError: If an option is wrong.
+        TypeError: If `model` is no module, an option of a wrong type, or none has its name.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(3, 2).eval()
+        >>> for p in model.parameters(): _ = nn.init.zeros_(p)
+        >>> GradNormScorer(model, scheme="entropy").score_batch(torch.ones(1, 3))
+        tensor([0.])
+    """
+
+    @takes_options(Options)
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model = check_model(model)
+        self.options = options
+
+    def score_batch(self, batch: Any) -> Any:
+        """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
+
+        All of it, without a checkpoint, whatever `subset` and `checkpoint` say. Raises what
+        `score_pool` does.
+        """
+        options = self.options
+        with OwnRandomState(), autograd_ready():
+            engine = self._engine()
+            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            scored = score_one(engine, parsed, first=True)
+        self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
+        return options.pick(scored.scores)
+
+    def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yields the scores of each batch as it is done, for pools of any length.
+
+        Memory does not grow with the pool. NaN and infinite scores are passed on as they are. With
+        a `checkpoint` the scores of an earlier run come first, at once. Where ranks share the pool,
+        each must read on to the end.
+
+        Raises:
+            ValueError: If there is a `subset`, and as told at `score_pool`.
+        """
+        self.options.refuse_subset("stream")
+        return self._streamed(loader)
+
+    def _streamed(self, loader: Iterable[Any]) -> Iterator[Any]:
+        random_state = OwnRandomState()
+        parts = self._run(loader).parts()
+        while True:
+            with random_state:
+                part = next(parts, None)
+            if part is None:
+                return
+            yield self.options.pick(part.scored.scores)
+
+    def score(self, loader: Iterable[Any]) -> Any:
+        """`PoolScores` of a whole pool, with standard errors and provenance; a dict of several.
+
+        With a `subset` the result's `indices` tell which samples of the pool were scored. With a
+        `checkpoint` a run that was stopped goes on where it was; batch sizes must be the same, and
+        samples must be the same each time they are loaded.
+
+        Raises:
+            ValueError: If `loader` yields no sample, `checkpoint` is of another run, and as told at
+                `score_pool`.
+        """
+        columns = Columns()
+        with OwnRandomState():
+            run = self._run(loader)
+            for part in run.parts():
+                for scheme, values in part.scored.scores.items():
+                    columns.add(f"score {scheme}", values)
+                for scheme, values in part.scored.errors.items():
+                    columns.add(f"error {scheme}", values)
+                if part.indices is not None:
+                    columns.add("indices", part.indices)
+        facts = provenance(run)
+        found: dict[str, PoolScores] = {}
+        for scheme in self.options.schemes:
+            scores = columns.get(f"score {scheme}")
+            if scores is None:
+                raise ValueError(_nothing(self.options.subset))
+            found[scheme] = PoolScores(
+                scores,
+                columns.get(f"error {scheme}"),
+                {"scheme": scheme, **facts},
+                columns.get("indices"),
+            )
+        self._judge(found)
+        return self.options.pick(found)
+
+    def explain(self, batch: Any, *, measure: bool = False) -> Explanation:
+        """How each parameter is counted on batches like this one, at what cost, and what is slow.
+
+        Args:
+            batch: As a loader yields it.
+            measure: Also score the batch twice, and tell each parameter's share of the time.
+
+        Returns:
+            A table to print, with `.to_dict()`.
+        """
+        options, clock = self.options, Clock()
+        with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
+            engine = self._engine()
+            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            plan = engine.plan(parsed)
+            engine.score(parsed if measure else parsed.take(slice(0, 2)))
+            start = now()
+            if measure:
+                engine.passes.clock = clock
+                engine.score(parsed)
+            seconds = now() - start
+            count = make_objective(options, plan.logits_shape).count(plan.logits_shape)
+            shares = {name: clock.seconds[name] / seconds for name in plan.names}
+            measured = (shares, seconds) if measure else (None, None)
+            return explain(engine.subject, plan, count, engine.loop_reason, *measured)
+
+    def _engine(self) -> Engine:
+        return self._make_engine(self.model, self.options)
+
+    def _make_engine(self, model: nn.Module, options: Options) -> Engine:
+        with autograd_ready():
+            subject = Subject(model, options)
+            resolve_backend(options.backend, subject.device)
+            return Engine(subject, options)
+
+    def _run(self, loader: Iterable[Any]) -> Run | SharedRun:
+        ranks = Ranks.joined(self.options.distributed)
+        if ranks is not None:
+            return SharedRun(ranks, self.model, loader, self.options, self._make_engine)
+        pool = make_pool(loader, self.options.subset, self.options.seed)
+        return Run(self._engine(), pool)
+
+    def _judge(self, found: dict[str, PoolScores]) -> None:
+        """NaN and infinite scores, told once everything is there."""
+        bad = {i for s in found.values() for i in (~s.values.isfinite()).nonzero()[:, 0].tolist()}
+        if not bad:
+            return
+        places = next(iter(found.values())).indices
+        indices = sorted(bad if places is None else places[sorted(bad)].tolist())
+        count, everything = len(next(iter(found.values()))), self.options.pick(found)
+        tell_nonfinite("scores", indices, count, everything, self.options.on_nonfinite)
+
+
+def tell_nonfinite(
+    what: str,
+    indices: Sequence[int],
+    count: int,
+    everything: Any,
+    how: Literal["raise", "warn", "keep"],
+) -> None:
+    """Warns of NaN and infinite ones among `count`, or raises an error that holds `everything`."""
+    some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
+    message = (
+        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these "
+        f"inputs; `on_nonfinite='keep'` passes the {what} on."
+    )
+    if how == "warn":
+        warnings.warn(message, stacklevel=4)
+    elif how == "raise":
+        raise NonFiniteScoreError(message, indices, everything)
+
+
+def _nothing(subset: int | float | None) -> str:
+    if isinstance(subset, float):
+        return (
+            f"`subset` must leave samples to score. Got {subset}, by which none of the pool's was "
+            "drawn, or an empty `loader`. Raise it, or use another `seed`."
+        )
+    return (
+        "`loader` must yield at least one sample. Got none. A generator can be read only once; "
+        "pass a DataLoader or a list."
+    )
+
+
+def _as_keywords(options: Options) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(options)}

@@ -1,0 +1,287 @@
+"""`checkpoint`: stopped at any moment, the next call goes on and gives the same bits."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._pool import checkpoint as checkpoint_module
+from fastgradnorm._pool import run as run_module
+from tests.support.cases import CASES
+from tests.support.noting import Noting
+
+OPTIONS = {"scheme": ["expected", "entropy"], "progress": False}
+
+
+class Stop(Exception):
+    """What interrupts a run."""
+
+
+@pytest.fixture(scope="module")
+def pool():
+    model, inputs = CASES["mlp"].random()
+    return model, inputs[:22]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "scores.jsonl"
+
+
+def scorer(model, path, **options):
+    return GradNormScorer(model, checkpoint=path, **{**OPTIONS, **options})
+
+
+def stopped_after(batches, count, error=Stop):
+    """The first batches, then an error."""
+    yield from itertools.islice(batches, count)
+    raise error
+
+
+def assert_same(actual, expected):
+    for name, scores in expected.items():
+        assert torch.equal(actual[name].values, scores.values)
+        if scores.standard_error is not None:
+            assert torch.equal(actual[name].standard_error, scores.standard_error)
+        if scores.indices is not None:
+            assert torch.equal(actual[name].indices, scores.indices)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+    @pytest.mark.parametrize("extra", [{}, {"subset": 0.6, "seed": 2}, {"num_samples": 3}])
+    def test_gives_the_same_bits(self, pool, path, error, extra):
+        model, inputs = pool
+        if "num_samples" in extra:
+            extra = {**extra, "likelihood": "bernoulli"}
+        expected = GradNormScorer(model, **OPTIONS, **extra).score(inputs.split(4))
+        for stop in (0, 2, 3, 5):
+            with pytest.raises(error):
+                scorer(model, path, **extra).score(stopped_after(inputs.split(4), stop, error))
+        actual = scorer(model, path, **extra).score(inputs.split(4))
+        assert_same(actual, expected)
+        counted = expected["expected"].provenance["parameters"]
+        assert actual["expected"].provenance["parameters"] == counted
+
+    def test_adds_up_the_seconds_and_tells_the_model(self, pool, path):
+        model, inputs = pool
+        with pytest.raises(Stop):
+            scorer(model, path).score(stopped_after(inputs.split(4), 3))
+        spent = _entries(path)[-1]["state"]["seconds"]
+        told = scorer(model, path).score(inputs.split(4))["entropy"].provenance
+        assert told["seconds"] > spent > 0
+        assert len(told["model"]) == 64
+
+    def test_finished_returns_at_once(self, pool, path, monkeypatch):
+        model, inputs = pool
+        expected = scorer(model, path).score(inputs.split(4))
+        content = path.read_bytes()
+        monkeypatch.setattr("fastgradnorm._pool.run.score_one", None)
+        data = Noting(inputs)
+        assert_same(scorer(model, path).score(inputs.split(4)), expected)
+        assert path.read_bytes() == content
+        # Another way to read the same samples in batches of the same size.
+        with pytest.raises(ValueError, match="pool's size"):
+            scorer(model, path).score(DataLoader(data, 4))
+
+    def test_score_pool_and_stream(self, pool, path):
+        model, inputs = pool
+        options = {"scheme": "entropy", "progress": False}
+        expected = score_pool(model, inputs.split(4), **options)
+        streamed = GradNormScorer(model, checkpoint=path, **options).stream(inputs.split(4))
+        first = [next(streamed) for _ in range(3)]
+        streamed.close()
+        again = list(GradNormScorer(model, checkpoint=path, **options).stream(inputs.split(4)))
+        assert torch.equal(torch.cat(again), expected)
+        assert torch.equal(torch.cat(first), expected[:12])
+        assert torch.equal(score_pool(model, inputs.split(4), checkpoint=path, **options), expected)
+
+    @pytest.mark.parametrize("subset", [None, 10])
+    def test_loads_only_what_is_left_of_an_indexable_dataset(self, pool, path, subset):
+        model, inputs = pool
+        options = {"subset": subset, "verify": False}
+        expected = GradNormScorer(model, **OPTIONS, **options).score(DataLoader(Noting(inputs), 4))
+        parts = scorer(model, path, **options).stream
+        if subset is None:
+            streamed = parts(DataLoader(Noting(inputs), 4))
+            next(streamed), next(streamed)
+            streamed.close()
+        else:
+            _stop_in_batch(scorer(model, path, **options), DataLoader(Noting(inputs), 4), 2)
+        data = Noting(inputs)
+        assert_same(scorer(model, path, **options).score(DataLoader(data, 4)), expected)
+        places = range(22) if subset is None else expected["entropy"].indices.tolist()
+        done = len(_entries(path)) and 8
+        assert data.loaded == [*places[:4], *places[done:]]
+
+    def test_keeps_the_planned_chunks(self, pool, path, monkeypatch):
+        """Free memory is another at another time; chunks of another size may differ in bits."""
+        model, inputs = pool
+        with pytest.raises(Stop):
+            scorer(model, path).score(stopped_after(inputs.split(11), 1))
+        seen, split = [], Engine._split
+        monkeypatch.setattr("fastgradnorm._engine.chunks.allowed_bytes", lambda *_: 1)
+        monkeypatch.setattr(
+            Engine, "_split", lambda self, batch: seen.append(len(batch)) or split(self, batch)
+        )
+        scorer(model, path).score(inputs.split(11))
+        assert seen == [11]
+
+
+def _stop_in_batch(made, loader, count):
+    """Stops while it scores, after so many batches."""
+    calls, real = itertools.count(), run_module.score_one
+
+    def score_one(*args, **kwargs):
+        if next(calls) == count:
+            raise Stop
+        return real(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(run_module, "score_one", score_one)
+        made.score(loader)
+
+
+def _entries(path):
+    lines = path.read_bytes().splitlines()[1:]
+    return [json.loads(line.partition(b" ")[2]) for line in lines]
+
+
+class TestRefusals:
+    @pytest.fixture
+    def begun(self, pool, path):
+        model, inputs = pool
+        with pytest.raises(Stop):
+            scorer(model, path).score(stopped_after(inputs.split(4), 3))
+        return model, inputs
+
+    @pytest.mark.parametrize(
+        "options, what",
+        [
+            ({"scheme": "expected"}, r"scheme \(\['expected', 'entropy'\] there"),
+            ({"reduction": "per_tensor"}, r"reduction \(global there, per_tensor here\)"),
+            ({"params": lambda name, p: name.startswith("head")}, "parameters"),
+            ({"temperature": 2.0}, "temperature"),
+            ({"seed": 1}, "seed"),
+            ({"subset": 0.5}, "subset"),
+            ({"forward": lambda model, batch: model(batch)}, "forward"),
+        ],
+    )
+    def test_other_options(self, begun, path, options, what):
+        model, inputs = begun
+        with pytest.raises(ValueError, match=rf"same model, options and pool.*{what}.*delete it"):
+            scorer(model, path, **options).score(inputs.split(4))
+
+    def test_another_model(self, begun, path):
+        model, inputs = begun
+        parameter = next(model.parameters())
+        old = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[3] += 1e-6
+        try:
+            with pytest.raises(ValueError, match=r"differs in model \(\w+\.\.\. there"):
+                scorer(model, path).score(inputs.split(4))
+        finally:
+            with torch.no_grad():
+                parameter.copy_(old)
+
+    def test_another_version(self, begun, path, monkeypatch):
+        model, inputs = begun
+        monkeypatch.setattr(torch, "__version__", "9.9")
+        with pytest.raises(ValueError, match=r"differs in torch \(2.* there, 9.9 here\)"):
+            scorer(model, path).score(inputs.split(4))
+
+    def test_another_pool(self, begun, path):
+        model, inputs = begun
+        with pytest.raises(ValueError, match="differs in first batch"):
+            scorer(model, path).score((inputs + 1).split(4))
+        with pytest.raises(ValueError, match="differs in first batch's size"):
+            scorer(model, path).score(inputs.split(5))
+        with pytest.raises(ValueError, match=r"whose batch 1 has 4 samples; here it has 3"):
+            scorer(model, path).score([inputs[:4], inputs[4:7], inputs[7:]])
+        with pytest.raises(ValueError, match=r"whose batch 1 has 4 samples; here it has none"):
+            scorer(model, path).score([inputs[:4]])
+
+    def test_a_file_of_something_else(self, pool, path):
+        model, inputs = pool
+        for content in (b"", b"hello", b"hello\nworld\n", b'{"kind": 1}\n'):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=r"`checkpoint` must be a file that scoring wrote"):
+                scorer(model, path).score(inputs.split(4))
+            assert path.read_bytes() == content
+
+    def test_a_damaged_file(self, begun, path):
+        model, inputs = begun
+        content = bytearray(path.read_bytes())
+        content[content.index(b"\n") + 100] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"`checkpoint` must be whole.*damaged in line 2.*anew"
+        ):
+            scorer(model, path).score(inputs.split(4))
+
+    def test_a_folder_that_is_not_there(self, pool, tmp_path):
+        model, inputs = pool
+        with pytest.raises(FileNotFoundError):
+            scorer(model, tmp_path / "no" / "file").score(inputs.split(4))
+        with pytest.raises(TypeError, match="`checkpoint` must be a path"):
+            scorer(model, 3)
+
+
+class TestTornWrites:
+    def test_every_length_of_the_last_line(self, pool, path):
+        """A write that was cut off loses its batch and nothing else."""
+        model, inputs = pool
+        expected = scorer(model, path).score(inputs.split(11))
+        content = path.read_bytes()
+        starts = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+        header, last = starts[0], starts[-2]
+        for end in {header, header + 1, last - 1, last, last + 5, len(content) - 1}:
+            path.write_bytes(content[:end])
+            assert_same(scorer(model, path).score(inputs.split(11)), expected)
+            assert path.read_bytes().count(b"\n") == content.count(b"\n")
+
+    def test_a_full_disk_costs_no_score(self, pool, path, monkeypatch):
+        model, inputs = pool
+        expected = GradNormScorer(model, **OPTIONS).score(inputs.split(4))
+        writes, real = itertools.count(), os.write
+
+        def write(file, content):
+            if next(writes) < 2:
+                return real(file, content)
+            real(file, content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint_module.os, "write", write)
+        with pytest.warns(UserWarning, match="cannot be written any more: No space left") as warned:
+            actual = scorer(model, path).score(inputs.split(4))
+        assert len(warned) == 1
+        assert_same(actual, expected)
+        monkeypatch.setattr(checkpoint_module.os, "write", real)
+        assert_same(scorer(model, path).score(inputs.split(4)), expected)
+
+    def test_two_processes_do_not_share_a_file(self, pool, path):
+        model, inputs = pool
+        with pytest.raises(Stop):
+            scorer(model, path).score(stopped_after(inputs.split(4), 2))
+        code = (
+            "import fcntl, os, sys\n"
+            f"fcntl.lockf(os.open({str(path)!r}, os.O_RDWR), fcntl.LOCK_EX)\n"
+            "print('locked', flush=True); sys.stdin.read()"
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            other.stdout.readline()
+            with pytest.raises(ValueError, match="which another process is writing"):
+                scorer(model, path).score(inputs.split(4))
+        finally:
+            other.communicate()
