@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.passes import Scored
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import Tap
 from fastgradnorm._errors import UnsupportedModelError
@@ -36,7 +35,7 @@ from fastgradnorm._model.watch import Watch
 from fastgradnorm._operations.single_level import current_level
 from fastgradnorm._options import Options
 from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._schemes.objective import Objective, make_objective
+from fastgradnorm._schemes.objective import Objective, Scored, make_objective
 from fastgradnorm._schemes.posterior import entropy_cotangent, posterior
 from fastgradnorm._scorer import GradNormScorer, tell_nonfinite
 from fastgradnorm._validate import check_choice, check_integer, fail

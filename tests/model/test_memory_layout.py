@@ -10,8 +10,8 @@ from fastgradnorm import GradNormScorer
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.verify import verify
 from fastgradnorm._model.batches import as_batch
-from fastgradnorm._model.layout import in_memory
 from fastgradnorm._model.subject import Subject
+from fastgradnorm._operations.rows import in_memory
 from fastgradnorm._options import Options
 from tests.support import oracle
 

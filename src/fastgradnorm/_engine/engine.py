@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine.chunks import Chunks
-from fastgradnorm._engine.passes import Passes, Scored
+from fastgradnorm._engine.passes import Passes
+from fastgradnorm._engine.plain import plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.rtol import score_in_rounds
 from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.watch import DivergentControlFlowError, PlanChangedError
-from fastgradnorm._naive import plain_scores
 from fastgradnorm._options import Options
 from fastgradnorm._process import heap
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import collection_paused
-from fastgradnorm._schemes.objective import Objective, make_objective
+from fastgradnorm._schemes.objective import Objective, Scored, make_objective
 
 # What vmap says when a model writes values of its samples into a tensor they share.
 _WRITES_SAMPLES = "has more elements than `self`"

@@ -6,7 +6,6 @@ the squared gradient norms of parameters as the "gradients" of the taps' extra i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -23,43 +22,13 @@ from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
-from fastgradnorm._naive import total_norms
 from fastgradnorm._operations.rules import joint_sq_norm
 from fastgradnorm._options import Options
 from fastgradnorm._process.memory import is_out_of_memory
-from fastgradnorm._schemes.objective import Objective
+from fastgradnorm._schemes.objective import Objective, Scored, total_norms
 
 _Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
 _Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
-
-
-@dataclass
-class Scored:
-    """Scores `[N]` by scheme, and standard errors of the sampled ones."""
-
-    scores: dict[str, Tensor]
-    errors: dict[str, Tensor]
-
-    def take(self, index: Tensor) -> "Scored":
-        """Those of the samples at `index`."""
-        return Scored(
-            {name: values[index] for name, values in self.scores.items()},
-            {name: values[index] for name, values in self.errors.items()},
-        )
-
-    @classmethod
-    def join(cls, parts: "Sequence[Scored]") -> "Scored":
-        """Several batches as one; the errors of exact scores are 0 where others have some."""
-        names = dict.fromkeys(name for part in parts for name in part.errors)
-        return cls(
-            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
-            {
-                name: torch.cat(
-                    [p.errors.get(name, torch.zeros_like(p.scores[name])) for p in parts]
-                )
-                for name in names
-            },
-        )
 
 
 class Passes:

@@ -12,13 +12,12 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._engine.passes import Passes, Scored
+from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._model.batches import Batch
-from fastgradnorm._naive import total_norms
 from fastgradnorm._schemes.draws import Draw
 from fastgradnorm._schemes.estimate import Partial
-from fastgradnorm._schemes.objective import Objective
+from fastgradnorm._schemes.objective import Objective, Scored, total_norms
 from fastgradnorm._schemes.posterior import (
     Posterior,
     class_cotangents,

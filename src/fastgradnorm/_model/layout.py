@@ -1,17 +1,16 @@
-"""Samples and cotangents as more rows of a batch, and where its channels lie in memory.
+"""Models that count on how their tensors lie in memory.
 
 Convolutions on the CPU may put the channels last, where the model would have had a contiguous
 tensor. To nearly all models that is the same. What is not is told here, so that the pass can be
 made again without.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
-import torch._C._functorch as functorch
-from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
+
+from fastgradnorm._operations.rows import in_memory
 
 # What may give a view of a contiguous tensor, and a copy of another.
 _VIEW_OR_COPY = frozenset({"contiguous", "flatten", "ravel", "reshape", "reshape_as"})
@@ -20,49 +19,6 @@ _COPIED = "_fastgradnorm_copied"  # attribute of a tensor that is such a copy
 
 class LayoutError(RuntimeError):
     """The model counts on how its tensors lie in memory."""
-
-
-class Rows(NamedTuple):
-    """A batch `[B, C, *]` under vmap as one of all samples and cotangents.
-
-    Attributes:
-        tensor: `[N * B, C, *]`, without wrappers.
-        sizes: Of the levels of vmap, from the outermost.
-        levels: Which they are.
-    """
-
-    tensor: Tensor
-    sizes: tuple[int, ...]
-    levels: tuple[int, ...]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "Rows":
-        """Of a tensor of which no derivative is being taken."""
-        inside = bare(x)
-        assert inside is not None
-        count = len(inside.places)
-        with outside():
-            rows = inside.fronted()
-            return cls(rows.flatten(0, count), tuple(rows.shape[:count]), tuple(inside.places))
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `function` makes of the rows, under vmap again."""
-        with outside():
-            output = function(self.tensor).unflatten(0, (*self.sizes, -1))
-        return wrapped(output, self.levels)
-
-
-def layout(tensor: Tensor) -> torch.memory_format:
-    """Of a plain tensor `[B, C, *]`: channels last, or else contiguous, which may mean a copy."""
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
-
-
-def in_memory(tensor: Tensor) -> Tensor:
-    """The tensor in memory, with all its samples."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
 
 
 def check_memory(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:

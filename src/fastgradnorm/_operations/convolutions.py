@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgradnorm._model.layout import Rows, layout
+from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,

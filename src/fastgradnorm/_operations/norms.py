@@ -12,7 +12,7 @@ from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._model.layout import in_memory
+from fastgradnorm._operations.rows import in_memory
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,

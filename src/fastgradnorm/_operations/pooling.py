@@ -15,7 +15,7 @@ from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._model.layout import Rows, layout
+from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import SingleLevel, is_differentiated, unwrap, wrap
 
 _WITH_INDICES = (2, 3)  # dimensions for which PyTorch has such a kernel

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.passes import Scored
 from fastgradnorm._engine.verify import verify
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import Batch, Reader
@@ -23,6 +22,7 @@ from fastgradnorm._pool.samples import Pool
 from fastgradnorm._process import heap
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._schemes.objective import Scored
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.passes import Scored
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Part, Run, progress_bar, union
 from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import whole_pool
+from fastgradnorm._schemes.objective import Scored
 
 
 class _Finding(NamedTuple):

@@ -26,6 +26,35 @@ from fastgradnorm._validate import fail
 Likelihood = Literal["categorical", "bernoulli"]
 
 
+@dataclass
+class Scored:
+    """Scores `[N]` by scheme, and standard errors of the sampled ones."""
+
+    scores: dict[str, Tensor]
+    errors: dict[str, Tensor]
+
+    def take(self, index: Tensor) -> "Scored":
+        """Those of the samples at `index`."""
+        return Scored(
+            {name: values[index] for name, values in self.scores.items()},
+            {name: values[index] for name, values in self.errors.items()},
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Scored]") -> "Scored":
+        """Several batches as one; the errors of exact scores are 0 where others have some."""
+        names = dict.fromkeys(name for part in parts for name in part.errors)
+        return cls(
+            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+            {
+                name: torch.cat(
+                    [p.errors.get(name, torch.zeros_like(p.scores[name])) for p in parts]
+                )
+                for name in names
+            },
+        )
+
+
 @dataclass(frozen=True)
 class Term:
     """`Σ_k weights_k norm_k^power` over the cotangents `start:stop` is the score of `scheme`."""
@@ -227,3 +256,11 @@ def uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
     """`[draws, positions]`; those of a position do not depend on how many positions follow it."""
     generator = np.random.Generator(np.random.Philox(seed))
     return generator.random((positions, draws)).T.copy()
+
+
+def total_norms(sq_norms: Tensor, reduction: str) -> Tensor:
+    """Norm over all parameters `[..., P]`, or the sum of the norms of each."""
+    sq_norms = sq_norms.clamp_min(0)
+    if reduction == "per_tensor":
+        return sq_norms.sqrt().sum(-1)
+    return sq_norms.sum(-1).sqrt()

@@ -1,0 +1,52 @@
+"""Samples and cotangents as more rows of a batch, and where its channels lie in memory."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch._C._functorch as functorch
+from fastgradnorm_kernels.levels import bare, outside, wrapped
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """A batch `[B, C, *]` under vmap as one of all samples and cotangents.
+
+    Attributes:
+        tensor: `[N * B, C, *]`, without wrappers.
+        sizes: Of the levels of vmap, from the outermost.
+        levels: Which they are.
+    """
+
+    tensor: Tensor
+    sizes: tuple[int, ...]
+    levels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Rows":
+        """Of a tensor of which no derivative is being taken."""
+        inside = bare(x)
+        assert inside is not None
+        count = len(inside.places)
+        with outside():
+            rows = inside.fronted()
+            return cls(rows.flatten(0, count), tuple(rows.shape[:count]), tuple(inside.places))
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `function` makes of the rows, under vmap again."""
+        with outside():
+            output = function(self.tensor).unflatten(0, (*self.sizes, -1))
+        return wrapped(output, self.levels)
+
+
+def layout(tensor: Tensor) -> torch.memory_format:
+    """Of a plain tensor `[B, C, *]`: channels last, or else contiguous, which may mean a copy."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor in memory, with all its samples."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
