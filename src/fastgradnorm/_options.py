@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -23,6 +23,10 @@ P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
 R = TypeVar("R")
+
+# Options that change a score, or which samples have one; and those about speed, memory, checks and
+# what is shown, without which scores are the same.
+_SCORES, _RUNNING = {"changes_scores": True}, {"changes_scores": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,27 +99,29 @@ class Options:
         progress: Show a progress bar (rank 0 does); by default where standard error is a terminal.
     """
 
-    scheme: Scheme | Sequence[Scheme] = "expected"
-    params: ParamSelector = "all"
-    reduction: Literal["global", "per_tensor"] = "global"
-    likelihood: Literal["auto", "categorical", "bernoulli"] = "auto"
-    class_dim: int = 1
-    temperature: float = 1.0
-    forward: Forward | None = None
-    mask: Mask | None = None
-    device: torch.device | str | None = None
-    autocast: torch.dtype | None = None
-    backend: Literal["auto", "torch", "triton"] = "auto"
-    max_memory: int | float | None = None
-    rtol: float = 0.0
-    num_samples: int = 8
-    seed: int = 0
-    verify: bool = True
-    on_nonfinite: Literal["raise", "warn", "keep"] = "raise"
-    subset: int | float | None = None
-    checkpoint: str | Path | None = None
-    distributed: bool | None = None
-    progress: bool | None = None
+    scheme: Scheme | Sequence[Scheme] = field(default="expected", metadata=_SCORES)
+    params: ParamSelector = field(default="all", metadata=_SCORES)
+    reduction: Literal["global", "per_tensor"] = field(default="global", metadata=_SCORES)
+    likelihood: Literal["auto", "categorical", "bernoulli"] = field(
+        default="auto", metadata=_SCORES
+    )
+    class_dim: int = field(default=1, metadata=_SCORES)
+    temperature: float = field(default=1.0, metadata=_SCORES)
+    forward: Forward | None = field(default=None, metadata=_SCORES)
+    mask: Mask | None = field(default=None, metadata=_SCORES)
+    device: torch.device | str | None = field(default=None, metadata=_RUNNING)
+    autocast: torch.dtype | None = field(default=None, metadata=_SCORES)
+    backend: Literal["auto", "torch", "triton"] = field(default="auto", metadata=_SCORES)
+    max_memory: int | float | None = field(default=None, metadata=_RUNNING)
+    rtol: float = field(default=0.0, metadata=_SCORES)
+    num_samples: int = field(default=8, metadata=_SCORES)
+    seed: int = field(default=0, metadata=_SCORES)
+    verify: bool = field(default=True, metadata=_RUNNING)
+    on_nonfinite: Literal["raise", "warn", "keep"] = field(default="raise", metadata=_RUNNING)
+    subset: int | float | None = field(default=None, metadata=_SCORES)
+    checkpoint: str | Path | None = field(default=None, metadata=_RUNNING)
+    distributed: bool | None = field(default=None, metadata=_RUNNING)
+    progress: bool | None = field(default=None, metadata=_RUNNING)
 
     def __post_init__(self) -> None:
         self._check_schemes()
@@ -173,6 +179,12 @@ class Options:
                 f"indices. Got {self.subset!r}. Use `GradNormScorer(model, subset=...)"
                 ".score(loader)`."
             )
+
+    @property
+    def changing(self) -> dict[str, Any]:
+        """Those that change a score, or which samples have one, by name."""
+        chosen = [f.name for f in fields(self) if f.metadata["changes_scores"]]
+        return {name: getattr(self, name) for name in chosen}
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgradnorm._pool.likeness import likeness, tensor_digests
+from fastgradnorm._pool.identity import likeness, tensor_digests
 from tests.support import pools
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgradnorm._options import Options
-from fastgradnorm._pool.fingerprint import model_hash
+from fastgradnorm._pool.identity import model_hash, plain_options
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._version import __version__
 
-# Options that change scores and that JSON can hold.
-_KEPT = ("reduction", "likelihood", "class_dim", "temperature", "backend", "rtol", "num_samples")
+# Told in places of their own.
+_ELSEWHERE = ("scheme", "params", "seed", "subset")
 
 
 def provenance(run: Run | SharedRun) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
             "elements": sum(subject.parameters[name].numel() for name in names),
             "names": list(names),
         },
-        "options": _plain(options),
+        "options": {k: v for k, v in plain_options(options).items() if k not in _ELSEWHERE},
         "versions": {
             "fastgradnorm": __version__,
             "torch": torch.__version__,
@@ -45,11 +44,6 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
     if options.checkpoint is not None:  # whose file needed it anyway
         told["model"] = model_hash(subject)
     return told
-
-
-def _plain(options: Options) -> dict[str, Any]:
-    plain = {name: getattr(options, name) for name in _KEPT}
-    return {**plain, "autocast": None if options.autocast is None else str(options.autocast)}
 
 
 def _device_name(device: torch.device) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._errors import RankFailedError
 from fastgradnorm._model.shadow import Mold
-from fastgradnorm._pool.likeness import likeness, tensor_digests
+from fastgradnorm._pool.identity import likeness, tensor_digests
 from fastgradnorm._pool.shares import Share, share
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from fastgradnorm._engine.verify import verify
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import Batch, Reader
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
-from fastgradnorm._pool.fingerprint import facts
+from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._process import heap
 from fastgradnorm._process.memory import is_out_of_memory

@@ -1,0 +1,109 @@
+"""What models, samples and options are, in a few bytes that are equal where these are.
+
+A checkpoint goes on only with the same ones, and ranks must have the same ones.
+"""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
+from fastgradnorm._pool.samples import Pool
+from fastgradnorm._version import __version__
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of dtypes, shapes and values, wherever and however these lie in memory."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().reshape(-1).contiguous()
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def model_hash(subject: Subject) -> str:
+    """Of parameters and buffers with their names, and of the layers as they print themselves."""
+    # Addresses of functions that some layers print are those of this process.
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(subject.model))
+    tensors = dict([*subject.model.named_parameters(), *subject.model.named_buffers()])
+    return _of_lines([layers, *tensors, digest(tensors.values())])
+
+
+def facts(subject: Subject, pool: Pool, first: Batch | None) -> dict[str, Any]:
+    """Everything that has to be the same for a run to be continued."""
+    options = subject.options
+    held: list[Tensor] = []
+    if first is not None:
+        masks = [mask for mask in (first.mask, first.attention_mask) if mask is not None]
+        held = [*first.leaves, *masks]
+    return {
+        "fastgradnorm": __version__,
+        "torch": torch.__version__,
+        "device": subject.device.type,
+        "model": model_hash(subject),
+        "parameters": _of_lines(subject.chosen),
+        **plain_options(options),
+        "pool's size": pool.total,
+        "first batch's size": 0 if first is None else len(first),
+        "first batch": digest(held),
+    }
+
+
+def plain_options(options: Options) -> dict[str, Any]:
+    """Every option that changes a score, as JSON can hold it: functions by a hash of their code."""
+    plain = {name: _plain(value) for name, value in options.changing.items()}
+    # Which parameters a function has chosen is known, and tells more than its code.
+    params = options.params if isinstance(options.params, str) else "by function"
+    return {**plain, "scheme": list(options.schemes), "params": params}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return _code(value) if callable(value) else value
+
+
+def _of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _code(function: Any) -> str:
+    """A function by its source, or its name where it has none."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = getattr(function, "__qualname__", type(function).__qualname__)
+    return _of_lines([text])
+
+
+def tensor_digests(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
+    """Of parameters and of buffers, by name."""
+    parameters = {name: digest([p]) for name, p in model.named_parameters()}
+    return parameters, {name: digest([b]) for name, b in model.named_buffers()}
+
+
+def likeness(sample: Any) -> list[str]:
+    """One line for each thing in what a loader yields: a digest, or its plain value."""
+    if isinstance(sample, Mapping):
+        sample = dict(sample)
+    return [_told(leaf) for leaf in pytree.tree_leaves(sample)]
+
+
+def _told(leaf: Any) -> str:
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+        leaf = torch.from_numpy(leaf.copy())
+    if isinstance(leaf, Tensor):
+        return digest([leaf])
+    if isinstance(leaf, (str, bytes, int, float, type(None))):
+        return repr(leaf)
+    return type(leaf).__name__
