@@ -10,7 +10,8 @@ from fastgradnorm._errors import (
     VerificationError,
 )
 from fastgradnorm._naive import naive_score_pool
-from fastgradnorm._operations.rules import Rule, register_rule
+from fastgradnorm._operations.rules import Rule
+from fastgradnorm._operations.table import register_rule
 from fastgradnorm._options import Options
 from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._results.selection import select

@@ -60,7 +60,7 @@ def _convolve(dims, *options):
         return convolution(x, weights[dims - 1], bias, *options)
 
     return (
-        lambda x, like: run(partial(conv, function, dims, True), x, like),
+        lambda x, like: run(partial(conv, function, dims, channels_last=True), x, like),
         lambda x, like: run(function, x, like),
     )
 

@@ -16,7 +16,7 @@ from fastgradnorm import (
     score_pool,
 )
 from fastgradnorm._engine import passes
-from fastgradnorm._operations import rules
+from fastgradnorm._operations import table
 from tests.support.asserts import assert_close_relative
 
 
@@ -80,17 +80,17 @@ def test_verification_catches_a_fault_in_any_rule(monkeypatch, func, layer, inpu
     for p in model.parameters():
         nn.init.normal_(p)
     score_pool(model, [inputs], progress=False)  # right without the fault
-    entry = rules._TABLE[func]
+    entry = table.TABLE[func]
 
     def wrong(call, tracked, backend):
-        rule = entry.make(call, tracked, backend)
+        rule = entry.rule(call, tracked, backend)
 
         def sq_norms(saved, g):
             return {slot: 1.05 * norm for slot, norm in rule.sq_norms(saved, g).items()}
 
         return replace(rule, sq_norms=sq_norms)
 
-    monkeypatch.setitem(rules._TABLE, func, replace(entry, make=wrong))
+    monkeypatch.setitem(table.TABLE, func, replace(entry, rule=wrong))
     with pytest.raises(VerificationError, match=r"layer\.|head\."):
         score_pool(model, [inputs], progress=False)
 
@@ -138,7 +138,7 @@ def test_a_rule_of_the_users_own_is_used_and_exact(monkeypatch):
     assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
     found = {row.parameter: row.rule for row in GradNormScorer(model).explain(x).rows}
     assert found["gain"] == "leftover"
-    monkeypatch.setattr(rules, "_TABLE", dict(rules._TABLE))
+    monkeypatch.setattr(table, "TABLE", dict(table.TABLE))
     register_rule(amplify, amplify_rule, names=["x", "gain"])
     assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
     found = {row.parameter: row.rule for row in GradNormScorer(model).explain(x).rows}

@@ -5,54 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fastgradnorm import GradNormScorer, Options, score_pool
+from fastgradnorm import GradNormScorer, score_pool
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._pool import checkpoint as checkpoint_module
 from fastgradnorm._pool import run as run_module
-from tests.support.cases import CASES
 from tests.support.noting import Noting
-
-OPTIONS = {"scheme": ["expected", "entropy"], "progress": False}
-
-
-class Stop(Exception):
-    """What interrupts a run."""
-
-
-@pytest.fixture(scope="module")
-def pool():
-    model, inputs = CASES["mlp"].random()
-    return model, inputs[:22]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "scores.jsonl"
-
-
-def scorer(model, path, **options):
-    return GradNormScorer(model, checkpoint=path, **{**OPTIONS, **options})
-
-
-def stopped_after(batches, count, error=Stop):
-    """The first batches, then an error."""
-    yield from itertools.islice(batches, count)
-    raise error
-
-
-def assert_same(actual, expected):
-    for name, scores in expected.items():
-        assert torch.equal(actual[name].values, scores.values)
-        if scores.standard_error is not None:
-            assert torch.equal(actual[name].standard_error, scores.standard_error)
-        if scores.indices is not None:
-            assert torch.equal(actual[name].indices, scores.indices)
+from tests.support.stopping import OPTIONS, Stop, assert_same, scorer, stopped_after
 
 
 class TestResuming:
@@ -155,61 +118,7 @@ def _entries(path):
     return [json.loads(line.partition(b" ")[2]) for line in lines]
 
 
-# Each option with a value that is not its default, and scores that differ or might.
-OTHER = {
-    "scheme": "expected",
-    "params": lambda name, p: name.startswith("head"),
-    "reduction": "per_tensor",
-    "likelihood": "bernoulli",
-    "class_dim": -1,
-    "temperature": 2.0,
-    "forward": lambda model, batch: model(batch),
-    "mask": lambda batch: torch.ones(len(batch), 1, dtype=torch.bool),
-    "autocast": torch.bfloat16,
-    "backend": "torch",
-    "rtol": 0.5,
-    "num_samples": 3,
-    "seed": 1,
-    "subset": 0.5,
-}
-TOLD = {"params": "parameters"}
-RUNNING = {"device": "cpu", "max_memory": 1 << 30, "verify": False, "on_nonfinite": "keep"}
-
-
 class TestRefusals:
-    @pytest.fixture
-    def begun(self, pool, path):
-        model, inputs = pool
-        with pytest.raises(Stop):
-            scorer(model, path).score(stopped_after(inputs.split(4), 3))
-        return model, inputs
-
-    @pytest.mark.parametrize("name", [*OTHER])
-    def test_other_options(self, begun, path, name):
-        """Begun with the default or with another value: neither is gone on with by the other."""
-        model, inputs = begun
-        told = TOLD.get(name, name)
-        with pytest.raises(ValueError, match=rf"same model, options and pool.*{told}.*delete it"):
-            scorer(model, path, **{name: OTHER[name]}).score(inputs.split(4))
-        if name == "mask":  # which these logits have no place for
-            return
-        path.unlink()
-        with pytest.raises(Stop):
-            scorer(model, path, **{name: OTHER[name]}).score(stopped_after(inputs.split(4), 2))
-        with pytest.raises(ValueError, match=rf"same model, options and pool.*{told}.*delete it"):
-            scorer(model, path).score(inputs.split(4))
-
-    def test_every_option_that_changes_scores_is_tried(self):
-        assert {f.name for f in fields(Options) if f.metadata["changes_scores"]} == {*OTHER}
-
-    @pytest.mark.parametrize("name", [*RUNNING])
-    def test_options_that_change_no_score_may_differ(self, begun, path, name):
-        model, inputs = begun
-        scores = scorer(model, path, **{name: RUNNING[name]}).score(inputs.split(4))["entropy"]
-        assert torch.equal(
-            scores.values, scorer(model, None).score(inputs.split(4))["entropy"].values
-        )
-
     def test_another_model(self, begun, path):
         model, inputs = begun
         parameter = next(model.parameters())

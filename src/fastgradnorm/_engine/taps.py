@@ -18,7 +18,7 @@ from torch import Tensor
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
-from fastgradnorm._operations import rules
+from fastgradnorm._operations import table
 from fastgradnorm._operations.rules import Joint
 from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
 
@@ -142,7 +142,7 @@ class Tapping(Watch):
     ) -> Any:
         found: dict[str, Piece | None] = {slot: self.pieces.of(call[slot]) for slot in slots}
         waiting = self._waiting.get((func.__name__, *sorted(found.items())))
-        rule = rules.make_rule(func, call, slots, self.backend) if waiting else None
+        rule = table.make_rule(func, call, slots, self.backend) if waiting else None
         if not torch.is_grad_enabled():  # the model's own no_grad: nothing counts
             return self.run(func, args, kwargs)
         if not waiting or rule is None:

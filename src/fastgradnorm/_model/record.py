@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgradnorm._model.views import Piece, Pieces, tensors_in
 from fastgradnorm._model.watch import Watch
-from fastgradnorm._operations import rules
+from fastgradnorm._operations import table
 from fastgradnorm._operations.rules import Rule
 
 # fmt: off
@@ -79,7 +79,7 @@ class Recorder(Watch):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        rule = rules.make_rule(func, call, slots, self.backend)
+        rule = table.make_rule(func, call, slots, self.backend)
         output = func(*args, **kwargs)
         covered = {s: self.pieces.of(call[s]) for s in slots if rule and s in rule.slots}
         found = {slot: piece for slot, piece in covered.items() if piece is not None}

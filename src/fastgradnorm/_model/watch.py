@@ -2,7 +2,6 @@
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +14,7 @@ from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.layout import check_memory
 from fastgradnorm._model.substitution import swap
 from fastgradnorm._model.views import Pieces, tensors_in
-from fastgradnorm._operations import conv_rules, decompose, layer_rules, product_rules, rules
-from fastgradnorm._operations.attention import attention
-from fastgradnorm._operations.convolutions import conv
-from fastgradnorm._operations.linear import linear
-from fastgradnorm._operations.norms import batch_norm, group_norm
-from fastgradnorm._operations.pooling import max_pool
-
-assert (
-    conv_rules and layer_rules and product_rules
-)  # imported for the rules they put into the table
+from fastgradnorm._operations import table
 
 _BRANCHES = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}
@@ -36,42 +26,11 @@ _COMPARISONS: dict[str, Callable[..., Tensor]] = {
     "__contains__": lambda a, element: (a == element).any(),
 }
 
-# Each gives None where it does not apply.
-_DECOMPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.scaled_dot_product_attention: attention,
-    F.embedding_bag: decompose.embedding_bag,
-    torch._weight_norm: decompose.weight_norm,
-    torch.prelu: decompose.prelu,
-    torch.bilinear: decompose.bilinear,
-    torch.cdist: decompose.cdist,
-    torch.adaptive_avg_pool1d: partial(decompose.average_pool, dims=1),
-    F.adaptive_avg_pool2d: partial(decompose.average_pool, dims=2),
-    F.adaptive_avg_pool3d: partial(decompose.average_pool, dims=3),
-    torch.Tensor.__setitem__: decompose.set_masked,
-    torch.Tensor.scatter_: decompose.scatter_,
-}
-for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-    _DECOMPOSED[getattr(torch, _kind)] = partial(decompose.recurrent, _kind)
-    _cell = partial(decompose.recurrent_cell, _kind)
-    _DECOMPOSED[getattr(torch, f"{_kind}_cell")] = _cell
-
 _FACTORIES = frozenset(
     {"arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "new_empty"}
     | {"new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "tensor", "zeros"}
     | {"zeros_like"}
 )
-
-_CONVS: dict[Callable[..., Any], int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-# The same values, in ways that suit vmap better.
-_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.batch_norm: batch_norm,
-    F.group_norm: group_norm,
-    F.linear: linear,
-}
-for _dims in (1, 2, 3):
-    for _module in (F, torch):  # the one calls the other, but not where a mode looks on
-        _pool = getattr(_module, f"max_pool{_dims}d")
-        _INSTEAD[_pool] = partial(max_pool, _pool, _dims)
 
 
 class DivergentControlFlowError(Exception):
@@ -127,33 +86,35 @@ class Watch(TorchFunctionMode):
             tensors = tensors_in(args, kwargs)
         if name == "__get__" and self.pieces.of(args[0]) is None:
             return func(*args, **kwargs)
-        if func in _DECOMPOSED:
+        opened = table.known(func).opened
+        if opened is not None:
             with self:
-                output = _DECOMPOSED[func](*args, **kwargs)
+                output = opened(*args, **kwargs)
             if output is not None:
                 return output
-        call = rules.bind(func, args, kwargs)
+        call = table.bind(func, args, kwargs)
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
                 call = {**call, "sparse": False}
-                args, kwargs = rules.unbind(func, call), {}
+                args, kwargs = table.unbind(func, call), {}
             _check(func, call)
         tracked = bool(self.pieces.among(tensors))
         if tracked and call is not None:
             slots = [name for name, value in call.items() if self.pieces.of(value) is not None]
             return self.ruled(func, call, slots, args, kwargs)
         if call is None and (tracked or func is F.multi_head_attention_forward):
-            opened = _open(func)
-            if opened is not None:
+            within = _open(func)
+            if within is not None:
                 with self:
-                    return opened(*args, **kwargs)
+                    return within(*args, **kwargs)
         return self.plain(func, tensors, args, kwargs)
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
-        if func in _CONVS:
-            return conv(func, _CONVS[func], self.channels_last, *args, **kwargs)
-        output = _INSTEAD.get(func, func)(*args, **kwargs)
+        operation = table.known(func)
+        if operation.form is not None and operation.has_layout:
+            return operation.form(*args, channels_last=self.channels_last, **kwargs)
+        output = (operation.form or func)(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if self.channels_last:
             check_memory(name, args, kwargs, output)

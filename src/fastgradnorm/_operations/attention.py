@@ -13,6 +13,7 @@ from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     current_level,
@@ -154,3 +155,8 @@ def _again(
         q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
         output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
         return torch.autograd.grad(output, (q, k, v), g)
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    F.scaled_dot_product_attention: Operation(opened=attention)
+}

@@ -1,9 +1,10 @@
-"""Linear layers with frozen weights under vmap: samples, cotangents and positions in one product.
+"""Linear layers: their rule, and samples, cotangents and positions in one product under vmap.
 
 Forward and pull-back are the same product, by `fastgradnorm_kernels.linear`, which is faster on
 some processors than what `F.linear` calls. Elsewhere `F.linear` itself is as good.
 """
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import fastgradnorm_kernels as kernels
@@ -12,6 +13,8 @@ from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._operations.operation import Operation, ruled
+from fastgradnorm._operations.rules import Call, Joint, Rule, Saved, Shape, outer_rule
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,
@@ -56,3 +59,23 @@ class _Linear(SingleLevel):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         return _product(g, weight.mT, None), None, None
+
+
+def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+    x: Tensor = call["input"]
+    outputs, inputs = call["weight"].shape
+
+    def rows(g: Tensor) -> Tensor:
+        return g.reshape(-1, outputs)
+
+    def parts(saved: Saved, g: Tensor) -> tuple[Tensor, Tensor]:
+        return saved[0].reshape(1, -1, inputs), rows(g)[None]
+
+    shape = Shape(x.numel() // max(1, inputs), inputs, outputs)
+    bias = "bias" if "bias" in tracked else None
+    return outer_rule((x,), Joint("outer", "weight", parts), shape, backend, 1, bias, rows)
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    F.linear: ruled(_rule, "input weight", form=linear, bias=None)
+}

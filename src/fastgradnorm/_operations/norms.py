@@ -1,18 +1,23 @@
-"""Batch and group norms under vmap: PyTorch's fused kernels over samples and cotangents at once.
+"""Normalisation layers: their rules, and fused kernels over samples and cotangents under vmap.
 
-Both treat each sample alone, with running statistics or statistics of its own, so that samples join
-the batch `[B, C, *]`. PyTorch's own rules for vmap take several passes over memory instead, and
+Batch norms by running statistics and group norms treat each sample alone, so that samples join the
+batch `[B, C, *]`. PyTorch's own rules for vmap take several passes over memory instead, and
 some cannot run with the channels last in memory.
 """
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
+import fastgradnorm_kernels as kernels
 import torch
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations.rows import in_memory
+from fastgradnorm._operations.operation import Operation, ruled
+from fastgradnorm._operations.rows import in_memory, position_rows
+from fastgradnorm._operations.rules import Call, Rule, Saved, Shape
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,
@@ -170,3 +175,99 @@ class _GroupNorm(SingleLevel):
             grad = grad.unflatten(1, (most[0], -1)).transpose(0, 1)
             grad = grad.reshape(*found.sizes, *grad.shape[2:])
         return wrapped(grad, found.levels), *(None,) * 4
+
+
+def _affine(
+    normalize: Callable[..., Tensor],
+    saved: tuple[Tensor, ...],
+    rows: Callable[[Tensor], Tensor],
+    channels: int,
+    tracked: Collection[str],
+    backend: str,
+) -> Rule:
+    """Scale and shift of a norm layer."""
+
+    def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
+        if "weight" not in tracked:
+            return {"bias": kernels.bias_sq_norm(rows(g))}
+        x_hat = rows(normalize(*saved))
+        weight, bias = kernels.affine_sq_norm(x_hat[None], rows(g)[None, None], backend)
+        return {"weight": weight[0, 0], "bias": bias[0, 0]}
+
+    shape = Shape(saved[0].numel() // max(1, channels), 1, channels)
+    return Rule(("weight", "bias"), saved, sq_norms, shape)
+
+
+def _batch_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+    x, mean, var = call["input"], call["running_mean"], call["running_var"]
+    normalize = partial(batch_norm, eps=call["eps"])
+    return _affine(normalize, (x, mean, var), position_rows, x.shape[1], tracked, backend)
+
+
+def _group_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+    x = call["input"]
+    normalize = partial(group_norm, num_groups=call["num_groups"], eps=call["eps"])
+    return _affine(normalize, (x,), position_rows, x.shape[1], tracked, backend)
+
+
+def _instance_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+    x = call["input"]
+    if x.dim() < 3:
+        return None
+    if not call["use_input_stats"]:
+        return _batch_norm_rule(call, tracked, backend)
+    normalize = partial(F.instance_norm, eps=call["eps"])
+    return _affine(normalize, (x,), position_rows, x.shape[1], tracked, backend)
+
+
+def _trailing_norm_rule(
+    function: Callable[..., Tensor], call: Call, tracked: Collection[str], backend: str
+) -> Rule:
+    """Layer and RMS norm: scale and shift per entry of the trailing dimensions."""
+    shape, eps, x = tuple(call["normalized_shape"]), call["eps"], call["input"]
+    entries = int(torch.Size(shape).numel())
+
+    def normalize(x: Tensor) -> Tensor:
+        return function(x, shape, eps=eps)
+
+    def rows(t: Tensor) -> Tensor:
+        return t.reshape(-1, entries)
+
+    return _affine(normalize, (x,), rows, entries, tracked, backend)
+
+
+_PARAMETERS: dict[str, Any] = {"weight": None, "bias": None}
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    F.batch_norm: ruled(
+        _batch_norm_rule,
+        "input running_mean running_var",
+        form=batch_norm,
+        **_PARAMETERS,
+        training=False,
+        momentum=0.1,
+        eps=1e-5,
+    ),
+    F.group_norm: ruled(
+        _group_norm_rule, "input num_groups", form=group_norm, **_PARAMETERS, eps=1e-5
+    ),
+    F.instance_norm: ruled(
+        _instance_norm_rule,
+        "input",
+        running_mean=None,
+        running_var=None,
+        **_PARAMETERS,
+        use_input_stats=True,
+        momentum=0.1,
+        eps=1e-5,
+    ),
+    F.layer_norm: ruled(
+        partial(_trailing_norm_rule, F.layer_norm),
+        "input normalized_shape",
+        **_PARAMETERS,
+        eps=1e-5,
+    ),
+    F.rms_norm: ruled(
+        partial(_trailing_norm_rule, F.rms_norm), "input normalized_shape", weight=None, eps=None
+    ),
+}

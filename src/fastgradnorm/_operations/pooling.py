@@ -1,4 +1,4 @@
-"""Max pooling on processors: samples and cotangents in one call, in the layout they have.
+"""Pooling: on processors, max pools of samples and cotangents in one call, in the layout they have.
 
 PyTorch's kernel takes up to ten times as long for tensors that do not have the channels last.
 Where no derivative is taken of such, one dimension of space is pooled after the other instead. With
@@ -8,6 +8,7 @@ gained. The pull-back copies the indices for each cotangent, but not what was po
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,6 +16,7 @@ from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import SingleLevel, is_differentiated, unwrap, wrap
 
@@ -136,3 +138,25 @@ def _copy(tensor: Tensor, count: int, layout: torch.memory_format) -> Tensor:
     copy = torch.empty(sizes, dtype=tensor.dtype, memory_format=layout)
     copy.unflatten(0, tensor.shape[: count + 1]).copy_(tensor)
     return copy
+
+
+def average_pool(input: Tensor, output_size: Any, *, dims: int) -> Tensor | None:
+    """`F.adaptive_avg_pool` to one value a channel; None for other sizes.
+
+    With the channels last in memory its backward pass has no vmap rule.
+    """
+    sizes = output_size if isinstance(output_size, (tuple, list)) else [output_size]
+    if any(size != 1 for size in sizes):
+        return None
+    return input.mean(tuple(range(-dims, 0)), keepdim=True)
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    torch.adaptive_avg_pool1d: Operation(opened=partial(average_pool, dims=1)),
+    F.adaptive_avg_pool2d: Operation(opened=partial(average_pool, dims=2)),
+    F.adaptive_avg_pool3d: Operation(opened=partial(average_pool, dims=3)),
+}
+for _dims in (1, 2, 3):
+    for _module in (F, torch):  # the one calls the other, but not where a mode looks on
+        _pool = getattr(_module, f"max_pool{_dims}d")
+        OPERATIONS[_pool] = Operation(form=partial(max_pool, _pool, _dims))

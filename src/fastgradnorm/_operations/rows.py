@@ -50,3 +50,8 @@ def in_memory(tensor: Tensor) -> Tensor:
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
+
+
+def position_rows(x: Tensor) -> Tensor:
+    """`[B, C, *space]` as `[B * positions, C]`, a view where B is 1."""
+    return x.flatten(2).mT[0] if len(x) == 1 and x.dim() > 2 else x.movedim(1, -1).flatten(0, -2)

@@ -1,11 +1,6 @@
-"""Operation to squared-norm rule: what a call's inputs say about its parameters' gradients.
+"""Rules: how squared norms of parameters' gradients follow from the gradient at an output."""
 
-A rule sees one call inside `vmap` over samples, so every tensor belongs to one sample: a leading
-batch dimension is 1, or counts more positions where the model folded some into it (windows,
-frames).
-"""
-
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,8 +8,9 @@ import fastgradnorm_kernels as kernels
 import torch
 from torch import Tensor
 
-SqNorms = Callable[[Sequence[Tensor], Tensor], Mapping[str, Tensor]]
-Parts = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]
+Saved = Sequence[Tensor]
+SqNorms = Callable[[Saved, Tensor], Mapping[str, Tensor]]
+Parts = Callable[[Saved, Tensor], tuple[Tensor, Tensor]]
 Call = Mapping[str, Any]  # arguments by name
 
 
@@ -69,90 +65,35 @@ class Rule:
     joint: Joint | None = None
 
 
-# (arguments by name, names of those that are tracked parameters, backend) -> rule, or None if it
-# does not apply to these arguments
-RuleMaker = Callable[[Call, Collection[str], str], Rule | None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A rule with the names and defaults of its operation's arguments."""
-
-    names: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    make: RuleMaker
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments by name."""
-        return {**self.defaults, **dict(zip(self.names, args, strict=False)), **kwargs}
-
-
-_TABLE: dict[Callable[..., Any], Entry] = {}
-
-
-def add(func: Callable[..., Any], make: RuleMaker, required: str, **defaults: Any) -> None:
-    """Puts an operation into the table; `required` names its first arguments."""
-    names = tuple(required.split())
-    _TABLE[func] = Entry((*names, *defaults), defaults, make)
-
-
-def bind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
-    """The arguments of a call by name, or None for an operation without a rule."""
-    entry = _TABLE.get(func)
-    return None if entry is None else entry.bind(args, kwargs)
-
-
-def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
-    """The positional arguments of a bound call."""
-    return tuple(call[name] for name in _TABLE[func].names)
-
-
-def make_rule(
-    func: Callable[..., Any], call: Call, tracked: Collection[str], backend: str
-) -> Rule | None:
-    """The rule of a bound call, or None where it does not apply to these arguments."""
-    return _TABLE[func].make(call, tracked, backend)
-
-
-def register_rule(
-    func: Callable[..., Any], rule: Callable[[Call], Rule | None], names: Sequence[str]
-) -> None:
-    r"""Teach the engine an operation of your own.
-
-    Without a rule an operation is exact too, but the per-sample gradients of its parameters are
-    formed, which costs memory. `verify=True` compares a rule with autograd.
-
-    Args:
-        func: The function as PyTorch's `__torch_function__` protocol shows it: an operation of
-            torch, or a Python function wrapped by `torch.overrides.wrap_torch_function`.
-        rule: Given the arguments of a call by name, each tensor that of one sample, returns a
-            `Rule` (what to save, and each parameter's squared norm from it and the gradient at the
-            output), or None where it does not apply.
-        names: Names of the positional arguments, in order.
-
-    Raises:
-        TypeError: If `func` or `rule` cannot be called.
-
-    Example:
-        >>> @torch.overrides.wrap_torch_function(lambda x, gain: (x, gain))
-        ... def amplify(x, gain):  # [1, D] times one number
-        ...     return x * gain
-        >>> def amplify_rule(call):
-        ...     def sq_norms(saved, g):  # d loss / d gain = sum of x * g
-        ...         return {"gain": (saved[0] * g).sum().square()}
-        ...     return Rule(slots=("gain",), saved=(call["x"],), sq_norms=sq_norms)
-        >>> register_rule(amplify, amplify_rule, names=["x", "gain"])
-    """
-    for name, value in (("func", func), ("rule", rule)):
-        if not callable(value):
-            raise TypeError(f"`{name}` must be callable. Got {type(value).__name__}.")
-    _TABLE[func] = Entry(tuple(names), {}, lambda call, tracked, backend: rule(call))
-
-
 def outer_sq_norm(a: Tensor, g: Tensor, backend: str) -> Tensor:
     """`‖Σ_t g_t a_tᵀ‖²` summed over groups, for a `[G, T, I]`, g `[G, T, O]`."""
     norms: Tensor = kernels.weight_sq_norm(a, g[:, None], backend)
     return norms.sum()
+
+
+def outer_rule(
+    saved: tuple[Tensor, ...],
+    joint: Joint,
+    shape: Shape,
+    backend: str,
+    groups: int = 1,
+    bias: str | None = None,
+    rows: Callable[[Tensor], Tensor] | None = None,
+) -> Rule:
+    """The rule of a parameter whose gradient is a sum of outer products.
+
+    `bias` is the argument added at every position, if that is tracked too; `rows` gives the output
+    gradient as `[T, O]`.
+    """
+
+    def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
+        norms = {joint.slot: outer_sq_norm(*joint.parts(saved, g), backend)}
+        if bias is not None and rows is not None:
+            norms[bias] = kernels.bias_sq_norm(rows(g))
+        return norms
+
+    slots = (joint.slot,) if bias is None else (joint.slot, bias)
+    return Rule(slots, saved, sq_norms, shape, groups, joint)
 
 
 def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]], backend: str) -> Tensor:

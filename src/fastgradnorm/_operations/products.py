@@ -1,4 +1,4 @@
-"""Rules of matrix products with one parameter: `x @ w`, `addmm`, `bmm`, `einsum`."""
+"""Matrix products with one parameter: `x @ w`, `addmm`, `bmm`, `einsum`; bilinear layers."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fastgradnorm._operations.layer_rules import outer_rule
-from fastgradnorm._operations.rules import Call, Joint, Rule, Shape, add
+from fastgradnorm._operations.operation import Operation, ruled
+from fastgradnorm._operations.rules import Call, Joint, Rule, Shape, outer_rule
 
 
 def _one_parameter(call: Call, tracked: Collection[str], names: Sequence[str]) -> str | None:
@@ -100,6 +101,12 @@ def _einsum(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
     return replace(rule, joint=None)
 
 
+def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.bilinear` as a linear layer on the outer products of its inputs."""
+    outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)
+    return F.linear(outer, weight.flatten(1), bias)
+
+
 _MATMULS: list[Callable[..., Any]] = [
     torch.matmul,
     torch.Tensor.matmul,
@@ -111,8 +118,9 @@ _MATMULS: list[Callable[..., Any]] = [
 ]
 _ADDMMS: list[Callable[..., Any]] = [torch.addmm, torch.Tensor.addmm]
 
-for _function in _MATMULS:
-    add(_function, _matmul, "input other")
-for _function in _ADDMMS:
-    add(_function, _addmm, "input mat1 mat2", beta=1, alpha=1)
-add(torch.einsum, _einsum, "equation first second", second=None)
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    **{function: ruled(_matmul, "input other") for function in _MATMULS},
+    **{function: ruled(_addmm, "input mat1 mat2", beta=1, alpha=1) for function in _ADDMMS},
+    torch.einsum: ruled(_einsum, "equation first second", second=None),
+    torch.bilinear: Operation(opened=bilinear),
+}

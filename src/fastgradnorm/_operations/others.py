@@ -1,0 +1,59 @@
+"""Operations that hide their parameters or have no vmap rule, written with others that do not.
+
+Each takes the arguments of the operation it stands for and gives the same values.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._operations.operation import Operation
+
+
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """`torch._weight_norm`, whose fused backward has no vmap rule."""
+    others = [d for d in range(v.dim()) if d != dim]
+    norm: Tensor = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / norm)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """`F.prelu`, whose gradients under vmap torch 2.13 gets wrong for batches."""
+    shape = (1, -1) + (1,) * (input.dim() - 2) if weight.numel() > 1 else (1,)
+    return torch.where(input > 0, input, weight.reshape(shape) * input)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """`torch.cdist`, whose gradients under vmap torch 2.13 gets wrong for batches."""
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    distance: Tensor = torch.linalg.vector_norm(difference, ord=p, dim=-1)
+    return distance
+
+
+def set_masked(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
+    """`tensor[mask] = value` for one value, or one for each trailing dimension; else None."""
+    if not isinstance(index, Tensor) or index.dtype != torch.bool:
+        return None
+    trailing = tensor.dim() - index.dim()
+    if isinstance(value, Tensor) and value.dim() > trailing:
+        return None
+    mask = index.reshape(index.shape + (1,) * trailing)
+    if not isinstance(value, Tensor):
+        return tensor.masked_fill_(mask, value)
+    return tensor.copy_(torch.where(mask, value.to(tensor.dtype), tensor))
+
+
+def scatter_(tensor: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`Tensor.scatter_`, of which only the form that is not in place has a vmap rule."""
+    return tensor.copy_(tensor.scatter(dim, index, value))
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    torch._weight_norm: Operation(opened=weight_norm),
+    torch.prelu: Operation(opened=prelu),
+    torch.cdist: Operation(opened=cdist),
+    torch.Tensor.__setitem__: Operation(opened=set_masked),
+    torch.Tensor.scatter_: Operation(opened=scatter_),
+}

@@ -1,0 +1,104 @@
+"""Recurrent layers and cells unrolled into linear layers, which have rules."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm._operations.operation import Operation
+
+
+def lstm_cell(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Hidden and cell state from gates `[B, 4H]`."""
+    i, f, g, o = gates.chunk(4, -1)
+    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+def _gru_step(inputs: Tensor, hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    r_x, z_x, n_x = inputs.chunk(3, -1)
+    r_h, z_h, n_h = hidden.chunk(3, -1)
+    z = (z_x + z_h).sigmoid()
+    n = (n_x + (r_x + r_h).sigmoid() * n_h).tanh()
+    return (n + z * (state[0] - n),)
+
+
+Step = Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+_STEPS: dict[str, Step] = {
+    "lstm": lambda x, h, state: lstm_cell(x + h, state),
+    "gru": _gru_step,
+    "rnn_tanh": lambda x, h, state: ((x + h).tanh(),),
+    "rnn_relu": lambda x, h, state: ((x + h).relu(),),
+}
+
+
+def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
+    """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu` unrolled; None for packed sequences.
+
+    The input's share of the gates is one linear layer over all positions, the hidden state's one
+    linear layer reused at each: both have rules.
+    """
+    x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
+    if not isinstance(has_biases, bool) or len(args) != 9:
+        return None  # packed: the second argument is a tensor of batch sizes
+    states = start if isinstance(start, (tuple, list)) else (start,)
+    x = x.transpose(0, 1) if rest[0] else x  # [T, B, I]
+    directions = 2 if bidirectional else 1
+    per_layer = len(flat) // (layers * directions)
+    final: list[tuple[Tensor, ...]] = []
+    for layer in range(layers):
+        outputs = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            weights = flat[index * per_layer : (index + 1) * per_layer]
+            state = tuple(s[index] for s in states)
+            rows, state = _direction(_STEPS[kind], x, state, weights, has_biases, direction == 1)
+            outputs.append(rows)
+            final.append(state)
+        x = torch.cat(outputs, -1)
+    hidden = tuple(torch.stack([state[i] for state in final]) for i in range(len(states)))
+    return (x.transpose(0, 1) if rest[0] else x, *hidden)
+
+
+def _direction(
+    step: Step,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    backwards: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer in one direction: outputs `[T, B, H]` and the last state."""
+    w_input, w_hidden = weights[:2]
+    b_input, b_hidden = weights[2:4] if has_biases else (None, None)
+    projection = weights[-1] if len(weights) in (3, 5) else None
+    gates = F.linear(x, w_input, b_input)
+    order = range(len(x) - 1, -1, -1) if backwards else range(len(x))
+    outputs: dict[int, Tensor] = {}
+    for t in order:
+        state = step(gates[t], F.linear(state[0], w_hidden, b_hidden), state)
+        if projection is not None:
+            state = (F.linear(state[0], projection), *state[1:])
+        outputs[t] = state[0]
+    return torch.stack([outputs[t] for t in range(len(x))]), state
+
+
+def recurrent_cell(kind: str, *args: Any) -> Any:
+    """`torch.lstm_cell`, `gru_cell`, `rnn_tanh_cell` and `rnn_relu_cell`."""
+    x, start, w_input, w_hidden, *biases = args
+    b_input, b_hidden = biases if len(biases) == 2 else (None, None)
+    state = tuple(start) if isinstance(start, (tuple, list)) else (start,)
+    made = F.linear(x, w_input, b_input), F.linear(state[0], w_hidden, b_hidden)
+    new = _STEPS[kind](*made, state)
+    return new if kind == "lstm" else new[0]
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    getattr(torch, name): Operation(opened=partial(opened, kind))
+    for kind in _STEPS
+    for name, opened in ((kind, recurrent), (f"{kind}_cell", recurrent_cell))
+}

@@ -1,0 +1,102 @@
+"""The table of all operations that are known; the others are run as they are.
+
+A rule sees one call inside `vmap` over samples, so every tensor belongs to one sample: a leading
+batch dimension is 1, or counts more positions where the model folded some into it (windows,
+frames).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastgradnorm._operations import (
+    attention,
+    convolutions,
+    embeddings,
+    linear,
+    norms,
+    others,
+    pooling,
+    products,
+    recurrent,
+)
+from fastgradnorm._operations.operation import Operation
+from fastgradnorm._operations.rules import Call, Rule
+
+TABLE: dict[Callable[..., Any], Operation] = {
+    **attention.OPERATIONS,
+    **convolutions.OPERATIONS,
+    **embeddings.OPERATIONS,
+    **linear.OPERATIONS,
+    **norms.OPERATIONS,
+    **others.OPERATIONS,
+    **pooling.OPERATIONS,
+    **products.OPERATIONS,
+    **recurrent.OPERATIONS,
+}
+_UNKNOWN = Operation()
+
+
+def known(func: Callable[..., Any]) -> Operation:
+    """What the table has of `func`, an entry of nothing for one that is not there."""
+    return TABLE.get(func, _UNKNOWN)
+
+
+def bind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
+    """The arguments of a call by name, or None for an operation without a rule."""
+    operation = known(func)
+    return None if operation.rule is None else operation.bind(args, kwargs)
+
+
+def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
+    """The positional arguments of a bound call."""
+    return tuple(call[name] for name in TABLE[func].names)
+
+
+def make_rule(
+    func: Callable[..., Any], call: Call, tracked: Collection[str], backend: str
+) -> Rule | None:
+    """The rule of a bound call, or None where it does not apply to these arguments."""
+    make = TABLE[func].rule
+    return None if make is None else make(call, tracked, backend)
+
+
+def register_rule(
+    func: Callable[..., Any], rule: Callable[[Call], Rule | None], names: Sequence[str]
+) -> None:
+    r"""Teach the engine an operation of your own.
+
+    Without a rule an operation is exact too, but the per-sample gradients of its parameters are
+    formed, which costs memory. `verify=True` compares a rule with autograd.
+
+    Args:
+        func: The function as PyTorch's `__torch_function__` protocol shows it: an operation of
+            torch, or a Python function wrapped by `torch.overrides.wrap_torch_function`.
+        rule: Given the arguments of a call by name, each tensor that of one sample, returns a
+            `Rule` (what to save, and each parameter's squared norm from it and the gradient at the
+            output), or None where it does not apply.
+        names: Names of the positional arguments, in order.
+
+    Raises:
+        TypeError: If `func` or `rule` cannot be called.
+
+    Example:
+        >>> @torch.overrides.wrap_torch_function(lambda x, gain: (x, gain))
+        ... def amplify(x, gain):  # [1, D] times one number
+        ...     return x * gain
+        >>> def amplify_rule(call):
+        ...     def sq_norms(saved, g):  # d loss / d gain = sum of x * g
+        ...         return {"gain": (saved[0] * g).sum().square()}
+        ...     return Rule(slots=("gain",), saved=(call["x"],), sq_norms=sq_norms)
+        >>> register_rule(amplify, amplify_rule, names=["x", "gain"])
+    """
+    for name, value in (("func", func), ("rule", rule)):
+        if not callable(value):
+            raise TypeError(f"`{name}` must be callable. Got {type(value).__name__}.")
+    TABLE[func] = replace(
+        known(func),
+        names=tuple(names),
+        defaults={},
+        rule=lambda call, tracked, backend: rule(call),
+        opened=None,
+    )
