@@ -20,10 +20,14 @@ def _interpreted() -> bool:
 
 
 def input_precision(dtype: torch.dtype) -> str:
-    """`"tf32"` for float32 where `torch.set_float32_matmul_precision` allows it, else `"ieee"`."""
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return "tf32"
-    return "ieee"
+    """`"tf32"` for float32 where the caller asked for it, else `"ieee"`.
+
+    It is asked for by `torch.set_float32_matmul_precision`, by
+    `torch.backends.cuda.matmul.allow_tf32` or by `fp32_precision`, and this reads what all of them
+    came to: the getters of the older two raise where the third was used.
+    """
+    asked = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if asked else "ieee"
 
 
 def _not_slower(operation: str | None, dtype: torch.dtype) -> bool:

@@ -11,6 +11,8 @@ import torch
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
+from fastgradnorm._process.precision import float32_as_asked
+
 
 @contextlib.contextmanager
 def autograd_ready() -> Iterator[None]:
@@ -19,7 +21,7 @@ def autograd_ready() -> Iterator[None]:
     Checkpointed blocks run as they are, since `torch.func` has no checkpoints; the caches of
     `torch.nn.utils.parametrize` are out of use, since they outlive the copies of a model; the fast
     path of `nn.TransformerEncoder` is off, since it is none for gradients, and gives padded
-    positions other values.
+    positions other values. Convolutions in float32 are as exact as matrix products.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     modules: list[tuple[Any, str, Any]] = [
@@ -32,7 +34,7 @@ def autograd_ready() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         for module, name, value in modules:
             setattr(module, name, value)
-        with torch.inference_mode(False), torch.enable_grad():
+        with float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for (module, name, _), value in zip(modules, before, strict=True):
