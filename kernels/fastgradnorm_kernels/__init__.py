@@ -12,6 +12,7 @@ from fastgradnorm_kernels._dispatch import (
     linear_head_scores,
     weight_sq_norm,
 )
+from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
 from fastgradnorm_kernels._matmul import linear
 from fastgradnorm_kernels.patches import conv_patches
@@ -19,6 +20,7 @@ from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 
 __all__ = [
     "HeadScores",
+    "KernelError",
     "accumulation_dtype",
     "affine_sq_norm",
     "bias_sq_norm",

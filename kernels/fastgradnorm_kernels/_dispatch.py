@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastgradnorm_kernels import _torch_norms, reference
 from fastgradnorm_kernels._backends import input_precision, uses_triton
+from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
@@ -175,6 +176,7 @@ def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("fastgradnorm::head_scores", mutates_args=())
+@telling("head_scores")
 def _triton_head_scores(logits: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from fastgradnorm_kernels import logit_head
 
@@ -191,6 +193,7 @@ def head_scores(logits: Tensor, q: Tensor, *, backend: str = "auto") -> referenc
 
 
 @torch.library.custom_op("fastgradnorm::linear_head_scores", mutates_args=())
+@telling("linear_head_scores")
 def _triton_linear_head_scores(
     features: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

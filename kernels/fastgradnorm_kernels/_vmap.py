@@ -8,6 +8,7 @@ import torch
 import torch._C._functorch as functorch
 from torch import Tensor
 
+from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels.levels import bare, outside, wrapped
 from fastgradnorm_kernels.reference import accumulation_dtype
 
@@ -22,6 +23,7 @@ def foldable(name: str) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
+        function = telling(name.rpartition(":")[2])(function)
         op: Any = torch.library.custom_op(name, function, mutates_args=())
         _register(op)
 

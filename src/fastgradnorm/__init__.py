@@ -1,5 +1,7 @@
 """Per-sample gradient norms of PyTorch classifiers: which unlabelled samples to label next."""
 
+from fastgradnorm_kernels import KernelError
+
 from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
     CoverageError,
@@ -23,6 +25,7 @@ __all__ = [
     "CoverageError",
     "Explanation",
     "GradNormScorer",
+    "KernelError",
     "NonFiniteScoreError",
     "Options",
     "PoolScores",

@@ -3,6 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from fastgradnorm_kernels import KernelError
+
+# What is no fault of the model's: it surfaces as what it is, and nothing is tried instead.
+NOT_THE_MODELS = (KernelError, torch.AcceleratorError)
+
 
 class CoverageError(ValueError):
     """A trainable parameter's part in the forward pass cannot be accounted for exactly once."""

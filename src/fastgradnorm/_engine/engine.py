@@ -14,7 +14,12 @@ from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plain import plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.rtol import score_in_rounds
-from fastgradnorm._errors import CoverageError, SlowPathWarning, UnsupportedModelError
+from fastgradnorm._errors import (
+    NOT_THE_MODELS,
+    CoverageError,
+    SlowPathWarning,
+    UnsupportedModelError,
+)
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.watch import DivergentControlFlowError, PlanChangedError
@@ -83,7 +88,7 @@ class Engine:
         except DivergentControlFlowError as branch:
             values, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
                 raise
             if _WRITES_SAMPLES in str(error) and not self.passes.spread:
                 self.passes.spread = True

@@ -18,6 +18,7 @@ from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import HeadInput, Tapping, tap_parameter
 from fastgradnorm._engine.timing import Clock
+from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
@@ -170,6 +171,8 @@ class Passes:
             return vmap(per_sample, in_dims)(*args)
         except RuntimeError as error:
             if not self.channels_last or is_out_of_memory(error):
+                raise
+            if isinstance(error, NOT_THE_MODELS):
                 raise
         self.channels_last = False
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.plain import PlainPass
-from fastgradnorm._errors import VerificationError
+from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.watch import DivergentControlFlowError, PlanChangedError
@@ -75,7 +75,7 @@ def _check(engine: Engine, batch: Batch) -> None:
         # Both at once: what is right for one sample may be wrong for a batch.
         actual = engine.sq_norms(batch, torch.stack(chosen))
     except (DivergentControlFlowError, PlanChangedError, RuntimeError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
             raise
         return  # split, planned anew, or scored by plain autograd itself
     for i, (run, cotangents) in enumerate(zip(runs, chosen, strict=True)):

@@ -9,6 +9,7 @@ cuDNN does without, and is told again afterwards what it was told before.
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def _without_tf32() -> Callable[[], None] | None:
     """Switches cuDNN's off, and returns what puts it back; None where there is nothing to do."""
     if torch.backends.cuda.matmul.fp32_precision == "tf32":
         return None
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     asked = [part for part in (cudnn.conv, cudnn.rnn) if part.fp32_precision == "tf32"]
     if not asked:
         return None
