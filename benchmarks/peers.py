@@ -42,7 +42,7 @@ from benchmarks.provenance import RESULTS
 from benchmarks.setting import Setting
 from benchmarks.throughput import LEAST, Effort, write
 from benchmarks.twins import twins
-from fastgradnorm._process import heap
+from benchmarks.usual_memory import usual_memory
 
 CLASSES = 10
 SAMPLES = 16  # others take a second for some of them
@@ -165,7 +165,7 @@ def columns(setting: Setting) -> Columns:
                 found.refused[name] = "not installed"
                 continue
             try:
-                with heap.usual():  # in which it will be timed
+                with usual_memory():  # in which it will be timed
                     found.found[name] = fastest(engine, setting, job)
             except ArithmeticError as error:
                 found.refused[name] = str(error)

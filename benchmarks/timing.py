@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from fastgradnorm._process import heap
+from benchmarks.usual_memory import usual_memory
 
 # What is faster is run several times for one reading: clocks and schedulers are noisy below.
 SHORTEST = 0.05
@@ -66,7 +66,7 @@ def side_by_side(
         if i >= 3 and time.perf_counter() - start > budget:
             break
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            with heap.usual() if name in usual else contextlib.nullcontext():
+            with usual_memory() if name in usual else contextlib.nullcontext():
                 if usual:
                     runs[name]()  # what the one before left of the memory is nobody's fault
                 wait(device)

@@ -27,3 +27,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         neighbour.replace(target)
     finally:
         neighbour.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes all of it or, where the disk is full, nothing: no half list, no half page.
+
+    Raises:
+        OSError: If it cannot be written; a file that was there before is as it was.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_file():  # a terminal, a pipe
+        target.write_text(text, encoding="utf-8")
+        return
+    with replacing(target) as neighbour:
+        neighbour.write_text(text, encoding="utf-8")

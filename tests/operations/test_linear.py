@@ -7,6 +7,7 @@ import torch
 from torch.func import vjp, vmap
 from torch.nn import functional as F
 
+from benchmarks.usual_memory import usual_memory
 from fastgradnorm._operations.linear import linear
 from fastgradnorm._process import heap
 from tests.support.asserts import assert_close_relative
@@ -82,18 +83,18 @@ def test_what_is_timed_beside_a_scorer_runs_as_without_one(monkeypatch):
     calls = []
     monkeypatch.setattr(heap, "_running", 0)
     monkeypatch.setattr(heap, "_mallopt", lambda: lambda *option: calls.append(option))
-    with heap.usual():
+    with usual_memory():
         assert not calls
     with heap.kept(True):
         calls.clear()
-        with pytest.raises(KeyError), heap.usual():
+        with pytest.raises(KeyError), usual_memory():
             assert calls == list(heap._USUAL)
             raise KeyError
         assert calls == [*heap._USUAL, *heap._KEEP]
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(contextlib.ExitStack())
         scorer.enter_context(heap.kept(True))
-        stack.enter_context(heap.usual())
+        stack.enter_context(usual_memory())
         calls.clear()
         scorer.close()  # the scorer is done in the meantime
     assert calls == list(heap._USUAL)

@@ -1,5 +1,6 @@
 """The torch-function mode under all passes: what every one of them sees and does alike."""
 
+import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -163,6 +164,7 @@ def _spread(tensor: Tensor, zero: Tensor) -> Tensor:
     return tensor | zero.bool() if tensor.dtype == torch.bool else tensor + zero.to(tensor.dtype)
 
 
+@functools.cache
 def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """A composite function of `torch.nn.functional` that lets modes see what it calls inside.
 

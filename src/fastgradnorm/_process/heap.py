@@ -55,22 +55,6 @@ def kept(wanted: bool) -> Iterator[None]:
             _count(mallopt, -1)
 
 
-@contextlib.contextmanager
-def usual() -> Iterator[None]:
-    """As it is where nothing is scored, for what is timed beside a scorer."""
-    mallopt = _mallopt()
-    if mallopt is None or not _running:
-        yield
-        return
-    for setting in _USUAL:
-        mallopt(*setting)
-    try:
-        yield
-    finally:
-        for setting in _KEEP if _running else ():
-            mallopt(*setting)
-
-
 def _count(mallopt: Callable[[int, int], int], change: int) -> None:
     global _running
     with _lock:

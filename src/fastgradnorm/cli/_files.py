@@ -36,19 +36,6 @@ def print_scores(scores: PoolScores, ids: Sequence[Any]) -> None:
     writer.writerows(rows)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes all of it or, where the disk is full, nothing: no half list, no half page."""
-    if path.exists() and not path.is_file():  # a terminal, a pipe
-        path.write_text(text, encoding="utf-8")
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:
     """Scores `[N]` and the names of their samples.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastgradnorm import PoolScores, select
-from fastgradnorm.cli._files import write_text
+from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._pool import Pool
 from fastgradnorm.page import chart, definitions, page, table, tile, tiles
 from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw

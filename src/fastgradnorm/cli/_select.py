@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from fastgradnorm import select as select_indices
+from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._failures import BadInputError, told
-from fastgradnorm.cli._files import read_scores, write_text
+from fastgradnorm.cli._files import read_scores
 
 
 def add(app: typer.Typer) -> None:

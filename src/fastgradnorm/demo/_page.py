@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastgradnorm.atomic import write_text
 from fastgradnorm.demo._figures import draw_digit
 from fastgradnorm.demo._learning import STRATEGIES, Curve
 from fastgradnorm.demo._results import Results
@@ -58,7 +59,7 @@ def write_page(
         "<code>results.json</code> beside this page.",
     )
     path = out / "index.html"
-    path.write_text(html, encoding="utf-8")
+    write_text(path, html)
     return path
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from fastgradnorm.atomic import write_text
 from fastgradnorm.demo._digits import load_digits
 from fastgradnorm.demo._figures import draw_figures
 from fastgradnorm.demo._learning import measure_learning
@@ -58,7 +59,7 @@ def run_demo(out: Path, settings: Settings) -> Results:
         for name, png in images.items():
             suffix = "" if theme is LIGHT else f"-{theme.name}"
             (out / f"{name}{suffix}.png").write_bytes(png)
-    (out / "results.json").write_text(json.dumps(results.to_json(), indent=1), encoding="utf-8")
+    write_text(out / "results.json", json.dumps(results.to_json(), indent=1))
     page = write_page(out, results, light=figures[LIGHT], dark=figures[DARK])
     print_results(console, results)
     console.print(f"\n{results.seconds:.0f} s. The report is in {page}", soft_wrap=True)
