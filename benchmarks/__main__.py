@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -90,25 +91,24 @@ def _rtol(arguments: Arguments) -> int:
 
 
 def _gpu(arguments: Arguments) -> int:
-    if arguments.tiny:  # every step but the device's
-        from benchmarks.kernels import gpu
+    from benchmarks.gpu import command
 
-        return int(gpu.main(["--dry"]) or 0) or throughput.tiny(_folder(arguments))
-    if not torch.cuda.is_available():
-        print("`gpu` needs a CUDA device; PyTorch sees none on this machine.", file=sys.stderr)
-        return 2
-    from benchmarks.kernels import gpu
+    dry = arguments.dry or arguments.tiny
+    folder = arguments.out
+    if folder == RESULTS:
+        folder = Path(tempfile.mkdtemp()) if dry or arguments.no_store else command.FOLDER
+    return command.main(arguments.parts, arguments.seconds, folder, dry)
 
-    failed = gpu.main([])
-    cells = throughput.grid(None, [10])
-    return int(bool(failed)) or throughput.main(
-        cells,
-        Effort(seconds=20.0),
-        batch=arguments.batch or 256,
-        device="cuda",
-        name="throughput_cuda",
-        folder=_folder(arguments),
-    )
+
+def _parts(text: str) -> list[str]:
+    """Names of parts, by commas."""
+    from benchmarks.gpu.parts import PARTS
+
+    found = text.split(",")
+    unknown = [name for name in found if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(PARTS)}. Got {unknown}.")
+    return found
 
 
 def _label_efficiency(arguments: Arguments) -> int:
@@ -152,8 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")
     command("interruptions", _interruptions, "a long run killed at random, and gone on with")
     command("rtol", _rtol, "scores to a relative standard error beside exact ones")
-    found = command("gpu", _gpu, "the kernels and the throughput on a CUDA device")
-    found.add_argument("--batch", type=int, help="samples at a time; default: 256")
+    found = command("gpu", _gpu, "what is to be known of a CUDA device, in eight minutes")
+    found.add_argument("--parts", type=_parts, help="by commas; default: all, most telling first")
+    found.add_argument("--seconds", type=float, default=450.0, help="in all; default: 450")
+    found.add_argument("--dry", action="store_true", help="tiny shapes, on the CPU")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")
@@ -187,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
-    measures = arguments.command != "readme" and not arguments.tiny
+    tiny = arguments.tiny or getattr(arguments, "dry", False)
+    measures = arguments.command != "readme" and not tiny
     if measures or arguments.threads is not None:
         torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     return int(arguments.run(arguments))

@@ -1,0 +1,1 @@
+"""What is to be known of a GPU, in one command of eight minutes: `python -m benchmarks gpu`."""

@@ -1,0 +1,133 @@
+"""What our scores are held against: plain steps, plain loops, and the parts of the floor."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import floor, timing
+from benchmarks.cases import first, move, size
+from benchmarks.engines import ENGINES
+from benchmarks.engines.contract import label_losses
+from benchmarks.gpu.precision import Mode
+from benchmarks.setting import Setting
+
+Run = Callable[[], Any]
+NAIVE_SAMPLES = 2
+VMAP_CHUNKS = (128, 32, 8, 2)
+
+
+def autocast(mode: Mode, device: str) -> AbstractContextManager[Any]:
+    """What makes plain PyTorch compute as our scorer does with the option."""
+    if mode.autocast is None:
+        return nullcontext()
+    return torch.autocast(device, mode.autocast)
+
+
+def under(mode: Mode, device: str, run: Run) -> Run:
+    """The function under the mode's autocast."""
+
+    def cast() -> Any:
+        with autocast(mode, device):
+            return run()
+
+    return cast
+
+
+def layouts(setting: Setting) -> dict[str, Setting]:
+    """The setting as it is, and with the channels last where it has images."""
+    found = {"contiguous": setting}
+    if isinstance(setting.batch, Tensor) and setting.batch.dim() == 4:
+        last = copy.copy(setting)
+        last.model = copy.deepcopy(setting.model).to(memory_format=torch.channels_last)
+        last.batch = setting.batch.contiguous(memory_format=torch.channels_last)
+        found["channels last"] = last
+    return found
+
+
+def fastest(setting: Setting, mode: Mode, make: Callable[[Setting], Run]) -> tuple[str, Run]:
+    """The function in the layout in which it is faster."""
+    best: tuple[float, str, Run] | None = None
+    for name, form in layouts(setting).items():
+        run = under(mode, setting.device, make(form))
+        seconds = timing.once(run, setting.device)
+        if best is None or seconds < best[0]:
+            best = seconds, name, run
+    assert best is not None
+    return best[1:]
+
+
+def forward(setting: Setting) -> Run:
+    """Logits without gradients."""
+    return setting.forward
+
+
+def training(setting: Setting) -> Run:
+    """One step of stochastic gradient descent."""
+    return Setting.training(setting)
+
+
+def pulls(setting: Setting) -> Run:
+    """A forward pass and plain pull-backs to the input."""
+    return floor.frozen_run(setting)
+
+
+def vmap_grad(setting: Setting, mode: Mode) -> tuple[int, Run]:
+    """Per-sample gradients of one class by `torch.func`, in the chunk that is fastest a sample.
+
+    Raises:
+        Exception: What the smallest chunk raised, if none runs.
+    """
+    # Under `vmap`, autocast leaves operands of two types; so the model itself is narrow.
+    model = copy.deepcopy(setting.model).to(dtype=mode.autocast)
+    sq_norms = ENGINES[0].ways["vmap(grad)"](model)
+    losses = label_losses(setting.classes)[:1]
+    best: tuple[float, int, Run] | None = None
+    failure: Exception | None = None
+    for chunk in sorted({min(c, size(setting.batch)) for c in VMAP_CHUNKS}, reverse=True):
+        part = move(first(setting.batch, chunk), setting.device, mode.autocast)
+        run = partial(sq_norms, part, losses)
+        try:
+            each = timing.once(run, setting.device) / chunk
+        except Exception as error:
+            failure = error
+            continue
+        if best is None or each < best[0]:
+            best = each, chunk, run
+        elif each > 1.2 * best[0]:
+            break
+    if best is None:
+        raise failure or RuntimeError("no chunk was tried")
+    return best[1:]
+
+
+def naive(setting: Setting, mode: Mode) -> tuple[int, Run]:
+    """The plain autograd loop over a few samples."""
+    few = min(NAIVE_SAMPLES, setting.samples)
+    return few, setting.naive(few, scheme="expected", autocast=mode.autocast)
+
+
+def smaller(setting: Setting, samples: int) -> Setting:
+    """The same on its first samples."""
+    found = copy.copy(setting)
+    found.samples, found.batch = samples, first(setting.batch, samples)
+    return found
+
+
+def norm_flops(setting: Setting, score: str) -> float:
+    """Operations of the norm products of one sample."""
+    pulled = floor.pull_backs(score, setting.classes)
+    return float(floor.norm_flops(setting.model, setting.batch, pulled)) if pulled else 0.0
+
+
+def floor_seconds(
+    setting: Setting, score: str, forward_seconds: float, pulls_seconds: float, products: float
+) -> float:
+    """Seconds of the whole batch at least, from measured parts; see `benchmarks/floor.py`."""
+    each = max(0.0, pulls_seconds - forward_seconds) / floor.timed_pulls(setting.classes)
+    pulled = floor.pull_backs(score, setting.classes)
+    return forward_seconds + pulled * each + setting.samples * products

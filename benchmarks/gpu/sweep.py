@@ -1,0 +1,201 @@
+"""Part 6: block sizes of every kernel by class of shape, stored by the GPU's name.
+
+What a launcher takes from its `blocks` is replaced, and every candidate is held against the scores
+of the launcher as it is before it is timed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from types import ModuleType
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import (
+    affine_norm,
+    conv_norm,
+    direct_norm,
+    embedding_norm,
+    ghost_norm,
+    linear_head,
+    logit_head,
+)
+
+from benchmarks.gpu.kernel_cases import Case, cases
+from benchmarks.gpu.precision import IEEE, TF32
+from benchmarks.gpu.rates import measure
+from benchmarks.gpu.report import Report
+
+Blocks = dict[str, int]
+TOLERANCE = 1e-2  # a candidate is another order of sums, not another sum
+
+
+def _grid(**choices: tuple[int, ...]) -> list[Blocks]:
+    return [dict(zip(choices, found, strict=True)) for found in product(*choices.values())]
+
+
+def candidates(case: Case) -> list[Blocks]:
+    """Block sizes to try, small lists: each is a compilation."""
+    narrow = case.dtype != torch.float32
+    ieee = not narrow and case.precision == "ieee"
+    form = "ghost" if "ghost" in case.operation + case.shape else "direct"
+    if case.operation in ("ghost_sq_norm", "conv_sq_norm") and form == "ghost":
+        depths = (16, 32) if ieee else (32, 64)
+        return _grid(BLOCK_T=(32, 64), BLOCK_D=depths, num_warps=(4,), num_stages=(2, 4)) + _grid(
+            BLOCK_T=(64, 128), BLOCK_D=depths, num_warps=(8,), num_stages=(3,)
+        )
+    if case.operation in ("direct_sq_norm", "conv_sq_norm"):
+        depths = (16, 32) if ieee else (32, 64)
+        wide = _grid(BLOCK_O=(64, 128), BLOCK_I=(64, 128), BLOCK_T=depths, num_warps=(4, 8))
+        return [blocks | {"num_stages": 3} for blocks in wide]
+    if case.operation == "affine_sq_norm":
+        return _grid(BLOCK_T=(8, 32, 128), BLOCK_D=(16, 64, 256), num_warps=(4,))
+    if case.operation == "embedding_sq_norm":
+        return _grid(BLOCK_S=(16, 32), BLOCK_T=(32, 64), BLOCK_O=(64, 128), num_warps=(4,))
+    if case.operation == "linear_head_scores":
+        return _grid(BLOCK_N=(64, 128), BLOCK_C=(64, 128), BLOCK_D=(32, 64), num_warps=(4, 8))
+    if case.operation == "head_scores":
+        return _heads(int(case.shape.split("C=")[1]))
+    return []
+
+
+def _heads(classes: int) -> list[Blocks]:
+    width = max(16, 1 << (classes - 1).bit_length())
+    if classes > 16384:
+        return _grid(BLOCK_C=(2048, 4096, 8192), num_warps=(4, 8, 16))
+    rows = [n for n in (1, 2, 4, 16, 64, 128) if 512 <= n * width <= 16384]
+    return _grid(BLOCK_N=(*rows,), BLOCK_C=(width,), num_warps=(2, 4, 8))
+
+
+MODULES: dict[str, list[ModuleType]] = {
+    "ghost_sq_norm": [ghost_norm],
+    "direct_sq_norm": [direct_norm],
+    "conv_sq_norm": [conv_norm, ghost_norm, direct_norm],
+    "affine_sq_norm": [affine_norm],
+    "linear_head_scores": [linear_head],
+    "head_scores": [logit_head],
+}
+
+
+@contextmanager
+def using(case: Case, blocks: Blocks) -> Iterator[None]:
+    """The launcher of the case takes these block sizes."""
+    if case.operation == "embedding_sq_norm":
+        before = dict(embedding_norm.BLOCKS)
+        embedding_norm.BLOCKS.update(blocks)
+        try:
+            yield
+        finally:
+            embedding_norm.BLOCKS.update(before)
+        return
+    replaced = [(m, m.blocks) for m in MODULES[case.operation] if hasattr(m, "blocks")]
+    for owner, original in replaced:
+        owner.blocks = _overriding(original, blocks)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for owner, original in replaced:
+            owner.blocks = original  # type: ignore[attr-defined]
+
+
+def _overriding(original: Any, blocks: Blocks) -> Any:
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs) | blocks
+
+    return chosen
+
+
+def _targets(report: Report) -> list[tuple[str, Case, Blocks]]:
+    """Every case and candidate, in turn by case, so that a cut leaves some of each."""
+    kinds: dict[tuple[Any, ...], list[tuple[str, Case, Blocks]]] = {}
+    for case in cases(torch.device(report.device), report.dry):
+        unit = "bfloat16" if case.dtype == torch.bfloat16 else case.precision
+        title = f"{case.operation}, {case.shape}, {unit}"
+        tried = candidates(case)[: 2 if report.dry else None]
+        kinds[(title,)] = [(title, case, blocks) for blocks in tried]
+    longest = max(map(len, kinds.values()))
+    return [found[i] for i in range(longest) for found in kinds.values() if i < len(found)]
+
+
+def _key(title: str, blocks: Blocks) -> str:
+    return f"{title}: " + " ".join(f"{k}={v}" for k, v in blocks.items())
+
+
+def _mode(case: Case) -> Any:
+    return TF32 if case.precision == "tf32" else IEEE
+
+
+def warm(report: Report, index: int, slices: int) -> None:
+    """Compiles a share of the candidates, in the order in which they are timed."""
+    for title, case, blocks in _targets(report)[index::slices]:
+        key = _key(title, blocks)
+        if report.wanted(key, 1):
+            with report.step(key), torch.no_grad(), _mode(case).set(), using(case, blocks):
+                case.kernel(*case.make())
+            if not report.dry:
+                torch.cuda.empty_cache()
+
+
+def run(report: Report) -> None:
+    """Times every candidate beside the launcher as it is, and stores the best by class of shape."""
+    if not report.dry:
+        report.fact("gpu", torch.cuda.get_device_name())
+    by_case: dict[str, list[tuple[Case, Blocks]]] = {}
+    for title, case, blocks in _targets(report):
+        by_case.setdefault(title, []).append((case, blocks))
+    for title, tried in by_case.items():
+        if report.wanted(title, 0 if report.dry else 1.5):
+            with report.step(title) as row, torch.no_grad(), _mode(tried[0][0]).set():
+                row |= {"best_ms": float("nan"), "best": {}, "times": {}, "failed": {}}
+                _case(row, tried, report)
+            if not report.dry:
+                torch.cuda.empty_cache()
+
+
+def _case(row: dict[str, Any], tried: list[tuple[Case, Blocks]], report: Report) -> None:
+    case = tried[0][0]
+    inputs = case.make()
+    row["as_it_is_ms"] = measure(lambda: case.kernel(*inputs), report.device, 0.02)["median"]
+    right = _first(case.kernel(*inputs))
+    row |= {"best_ms": row["as_it_is_ms"], "best": {}}
+    for _, blocks in tried:
+        if report.left < (0 if report.dry else 1):
+            row["cut"] = True
+            break
+        key = " ".join(f"{k}={v}" for k, v in blocks.items())
+        try:
+            with using(case, blocks):
+                found = _first(case.kernel(*inputs))
+                error = float(((found - right) / right).abs().max())
+                if not error <= TOLERANCE:
+                    row["failed"][key] = f"differs by {error:.1e}"
+                    continue
+                took = measure(lambda: case.kernel(*inputs), report.device, 0.02)["median"]
+        except Exception as problem:  # too much shared memory, too many registers
+            row["failed"][key] = f"{type(problem).__name__}: {str(problem)[:150]}"
+            continue
+        row["times"][key] = took
+        if took < row["best_ms"]:
+            row |= {"best_ms": took, "best": blocks}
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """A line a case: the best beside what is."""
+    return [
+        f"{row['key']:<76} {row['as_it_is_ms']:9.3f} -> {row['best_ms']:9.3f} ms "
+        f"({row['as_it_is_ms'] / row['best_ms']:.2f}x) {row['best']}, {len(row['failed'])} failed"
+        for row in document["rows"]
+        if "as_it_is_ms" in row
+    ]
+
+
+def summary(document: dict[str, Any]) -> list[str]:
+    """How much is to be won."""
+    rows = [row for row in document["rows"] if "as_it_is_ms" in row]
+    gains = [f"{r['key']} {r['as_it_is_ms'] / r['best_ms']:.2f}x" for r in rows]
+    won = [g for g, r in zip(gains, rows, strict=True) if r["as_it_is_ms"] > 1.15 * r["best_ms"]]
+    return [f"{len(rows)} classes of shapes; faster by more than 15 %: {won}"]
