@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from fastgradnorm_kernels import functorch
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 if not torch.cuda.is_available():
@@ -29,7 +30,7 @@ def _global_state():
         "matmul precision": torch.get_float32_matmul_precision(),
         "torch function modes": torch._C._len_torch_function_stack(),
         "torch dispatch modes": torch._C._len_torch_dispatch_stack(),
-        "functorch level": torch._C._functorch.maybe_current_level(),
+        "functorch level": functorch.current_level(),
     }
 
 

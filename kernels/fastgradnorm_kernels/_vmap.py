@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch._C._functorch as functorch
 from torch import Tensor
 
+from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels.levels import bare, outside, wrapped
 from fastgradnorm_kernels.reference import accumulation_dtype
@@ -29,7 +29,7 @@ def foldable(name: str) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def call(a: Tensor, g: Tensor, *options: Any, **named: Any) -> Any:
-            if not torch.compiler.is_compiling() and functorch.is_functorch_wrapped_tensor(g):
+            if not torch.compiler.is_compiling() and functorch.is_wrapped(g):
                 folded = _folded(a, g)
                 if folded is not None:
                     a, g, (s, n, _, k), levels = folded

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch._C._functorch as functorch
 from torch import Tensor
 
-# A context in which plain tensors are computed with as if no transform was active.
-outside = torch._C._DisableFuncTorch
+from fastgradnorm_kernels import functorch
+from fastgradnorm_kernels.functorch import outside as outside
 
 
 class Bare(NamedTuple):
@@ -35,11 +34,11 @@ class Bare(NamedTuple):
 def bare(tensor: Tensor) -> Bare | None:
     """What is inside the wrappers of `vmap`; None if a derivative is being taken of it."""
     dims: list[tuple[int, int]] = []
-    tensor = functorch.unwrap_if_dead(tensor)
-    while functorch.is_batchedtensor(tensor):
-        dims.append((functorch.maybe_get_level(tensor), functorch.maybe_get_bdim(tensor)))
-        tensor = functorch.unwrap_if_dead(functorch.get_unwrapped(tensor))
-    if functorch.is_functorch_wrapped_tensor(tensor):
+    tensor = functorch.alive(tensor)
+    while functorch.is_batched(tensor):
+        dims.append((functorch.level_of(tensor), functorch.batch_dim(tensor)))
+        tensor = functorch.alive(functorch.inside(tensor))
+    if functorch.is_wrapped(tensor):
         return None
     if tensor.requires_grad and torch.is_grad_enabled():
         return None
@@ -50,7 +49,7 @@ def bare(tensor: Tensor) -> Bare | None:
 def wrapped(tensor: Tensor, levels: Sequence[int]) -> Tensor:
     """A tensor whose first dimensions are those of `levels`, from the outermost `vmap`."""
     for level in levels:
-        tensor = functorch._add_batch_dim(tensor, 0, level)
+        tensor = functorch.batched(tensor, level)
     return tensor
 
 

@@ -26,7 +26,7 @@ from torch.func import vjp, vmap
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._engine.taps import Tap
+from fastgradnorm._engine.taps import tap
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
@@ -161,7 +161,7 @@ class _SketchEngine(Engine):
         def forward(sketch: Tensor) -> Tensor:
             level = current_level()
             tapped = {
-                name: Tap.at(level, value, sketch, self._reader(name))
+                name: tap(level, value, sketch, self._reader(name))
                 for name, value in values.items()
             }
             view, swaps = subject.view(tapped)

@@ -270,3 +270,23 @@ def test_a_model_that_takes_derivatives_itself(frozen, width):
         model.body.requires_grad_(False)
         model.scale.requires_grad_(False)
     assert_exact(model, torch.randn(4, inputs))
+
+
+def test_a_model_that_forbids_hooks_in_its_own_words():
+    """What forbids the hooks that measure memory is told by what happens, not by what it says."""
+
+    def forward(m, x):
+        with torch.autograd.graph.disable_saved_tensors_hooks("not in this house"):
+            return m.head(torch.tanh(m.body(x)))
+
+    assert_exact(Custom(forward, body=linear(4, 5), head=linear(5, 3)), torch.randn(4, 4))
+
+
+def test_a_model_that_fails_with_or_without_hooks_is_named():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("this model does not support saved tensor hooks")
+
+    model = Custom(lambda m, x: m.body(m.head(x)), head=linear(4, 3), body=Failing())
+    with pytest.raises(ValueError, match=r"failed in `model\.body` \(Failing\)"):
+        score_pool(model, [torch.randn(2, 4)], progress=False)

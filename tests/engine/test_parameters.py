@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from fastgradnorm_kernels import functorch
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -185,7 +186,7 @@ def test_verification_catches_a_model_that_differs_under_the_engine(empty_first)
 
     class Treacherous(MLP):
         def forward(self, x):
-            wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+            wrapped = functorch.is_wrapped(x)
             return super().forward(x * 1.5 if wrapped else x)
 
     with pytest.raises(VerificationError) as caught:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch._C._functorch as functorch
+from fastgradnorm_kernels import functorch
 from torch import nn
 from torch.nn import functional as F
 
@@ -108,7 +108,7 @@ def test_other_models_have_the_channels_last(name, scored):
     seen = []
 
     def noted(x):
-        if functorch.is_functorch_wrapped_tensor(x):  # not in a plain pass
+        if functorch.is_wrapped(x):  # not in a plain pass
             seen.append(in_memory(x).movedim(-3, -1).is_contiguous())
         return between(x)
 

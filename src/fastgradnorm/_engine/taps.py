@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._C._functorch as functorch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
@@ -23,27 +22,23 @@ from fastgradnorm._operations.rules import Joint
 from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
 
 
-class Tap(SingleLevel):
+def tap(level: int | None, *inputs: Any) -> Tensor:
+    """Identity on the first of `inputs` of a `Tap`, within the `vjp` of nesting level `level`.
+
+    An identity needs no rule for the transforms around that one, so that a light function will do,
+    for a fraction of the time. Inside transforms of the model's own it takes the whole way.
+    """
+    light = level is not None and current_level() == level
+    output: Tensor = (LightTap.within if light else Tap.apply)(*inputs)
+    return output
+
+
+class Tap(torch.autograd.Function):
     """Identity on `y`; the "gradient" of `extra` is `read(saved, gradient of y)`."""
-
-    @classmethod
-    def at(cls, level: int | None, *inputs: Any) -> Tensor:
-        """`apply` within the `vjp` of nesting level `level`.
-
-        An identity needs no rule for the transforms around that one, so that a plain
-        `autograd.Function` will do, for a fraction of the time. Inside transforms of the model's
-        own it takes the whole way.
-        """
-        within = cls.within if current_level() == level else cls.apply
-        output: Tensor = within(*inputs)
-        return output
 
     @staticmethod
     def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
-        # The same values in a wrapper of its own: a view could not be changed in place.
-        if current_level() is None:  # the whole way: the transforms have been taken off
-            return y.view_as(y)
-        return wrap(unwrap(y))
+        return y.view_as(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -55,11 +50,23 @@ class Tap(SingleLevel):
         return g, ctx.read(ctx.saved_tensors, g), None, *(None,) * len(ctx.saved_tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], y: Tensor, *_: Any) -> Any:
+    def vmap(info: Any, in_dims: Sequence[int | None], y: Tensor, extra: Tensor, *_: Any) -> Any:
         """Samples: the identity, as the derivative is taken inside, sample by sample."""
-        if functorch.is_functorch_wrapped_tensor(y):
+        if extra.requires_grad:  # the derivative is yet to be taken: this is inside of it
             raise RuntimeError("the model calls vmap itself")
         return y.view_as(y), in_dims[0]
+
+
+class LightTap(SingleLevel):
+    """`Tap` at one level."""
+
+    @staticmethod
+    def forward(y: Tensor, extra: Tensor, read: Callable[..., Tensor], *saved: Tensor) -> Tensor:
+        # The same values in a wrapper of its own: a view could not be changed in place.
+        return wrap(unwrap(y))
+
+    setup_context = staticmethod(Tap.setup_context)
+    backward = staticmethod(Tap.backward)
 
 
 def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
@@ -72,7 +79,7 @@ def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | No
         return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
 
     read = read if clock is None else clock.timing([name], read)
-    return Tap.at(current_level(), parameter, extra, read)
+    return tap(current_level(), parameter, extra, read)
 
 
 @dataclass(frozen=True)
@@ -148,24 +155,24 @@ class Tapping(Watch):
         if not waiting or rule is None:
             raise PlanChangedError
         index = waiting.pop()
-        tap, carrier = self.plan[index], self.carriers[index]
+        planned, carrier = self.plan[index], self.carriers[index]
         output: Tensor = self.run(func, args, kwargs)
         if carrier is not None:
             if output.shape != carrier.shape or rule.joint is None:
                 raise PlanChangedError
             self.joints[index] = (rule.joint, rule.saved)
-            output = Tap.at(self.level, output, carrier, lambda saved, g: g)
-        if not tap.single:
+            output = tap(self.level, output, carrier, lambda saved, g: g)
+        if not planned.single:
             return output
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
             by_slot = rule.sq_norms(saved, g)
-            return torch.stack([by_slot[slot] for slot in tap.single])
+            return torch.stack([by_slot[slot] for slot in planned.single])
 
         if self.clock is not None:
-            names = [piece.name for slot in tap.single if (piece := found[slot]) is not None]
+            names = [piece.name for slot in planned.single if (piece := found[slot]) is not None]
             read = self.clock.timing(names, read)
-        return Tap.at(self.level, output, self.norms[index], read, *rule.saved)
+        return tap(self.level, output, self.norms[index], read, *rule.saved)
 
     def plain(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch._C._functorch as functorch
+from fastgradnorm_kernels import functorch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -186,9 +186,9 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
 
 def _common_value(tensor: Tensor, reading: str) -> Tensor:
     """The value that all samples of a vmapped tensor have, as far as `reading` tells them apart."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        dim = functorch.maybe_get_bdim(tensor) if functorch.is_batchedtensor(tensor) else 0
-        tensor = functorch.get_unwrapped(tensor)
+    while functorch.is_wrapped(tensor):
+        dim = functorch.batch_dim(tensor) if functorch.is_batched(tensor) else 0
+        tensor = functorch.inside(tensor)
         tensor = tensor.movedim(dim, 0) if dim > 0 else tensor
     rows = tensor.reshape(len(tensor), -1)
     if reading in ("__bool__", "is_nonzero"):
@@ -203,8 +203,8 @@ def _common_value(tensor: Tensor, reading: str) -> Tensor:
 
 
 def _is_batched(tensor: Any) -> bool:
-    while isinstance(tensor, Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
+    while isinstance(tensor, Tensor) and functorch.is_wrapped(tensor):
+        if functorch.is_batched(tensor):
             return True
-        tensor = functorch.get_unwrapped(tensor)
+        tensor = functorch.inside(tensor)
     return False

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch._C._functorch as functorch
+from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
 
@@ -47,8 +47,8 @@ def layout(tensor: Tensor) -> torch.memory_format:
 
 def in_memory(tensor: Tensor) -> Tensor:
     """The tensor in memory, with all its samples."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
+    while functorch.is_wrapped(tensor):
+        tensor = functorch.inside(tensor)
     return tensor
 
 

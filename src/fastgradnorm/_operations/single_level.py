@@ -4,44 +4,15 @@ PyTorch takes a custom function through every transform that is active, in Pytho
 at the innermost alone, for a fraction of the time; what they compute they compute on plain tensors.
 """
 
-from typing import Any
-
-import torch
-import torch._C._functorch as functorch
+from fastgradnorm_kernels import functorch
+from fastgradnorm_kernels.functorch import SingleLevel, current_level, unwrap, wrap
 from fastgradnorm_kernels.levels import bare
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
+
+__all__ = ["SingleLevel", "current_level", "is_differentiated", "is_frozen", "unwrap", "wrap"]
 
 # Samples, and the derivative: transforms nested deeper are the model's.
 _OWN_LEVELS = 2
-
-
-def current_level() -> int | None:
-    """Nesting level of the innermost transform; None outside all of them."""
-    level: int | None = functorch.maybe_current_level()
-    return level
-
-
-def unwrap(tensor: Tensor) -> Tensor:
-    """What the innermost `vjp` has wrapped."""
-    inner: Tensor = functorch._unwrap_for_grad(tensor, functorch.current_level())
-    return inner
-
-
-def wrap(tensor: Tensor) -> Tensor:
-    """For the innermost `vjp`."""
-    outer: Tensor = functorch._wrap_for_grad(tensor, functorch.current_level())
-    return outer
-
-
-class SingleLevel(torch.autograd.Function):
-    """Base of functions whose `forward` unwraps its inputs, and wraps its output, at one level."""
-
-    @classmethod
-    def within(cls, *inputs: Any) -> Any:
-        """`apply` within the innermost transform, which must be a `vjp`."""
-        with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool | None:
@@ -57,8 +28,8 @@ def is_differentiated(*tensors: Tensor | None) -> bool | None:
     for tensor in tensors:
         if tensor is None:
             continue
-        tensor = functorch.unwrap_if_dead(tensor)
-        if functorch.is_gradtrackingtensor(tensor) and functorch.maybe_get_level(tensor) == level:
+        tensor = functorch.alive(tensor)
+        if functorch.is_differentiable(tensor) and functorch.level_of(tensor) == level:
             found, tensor = True, unwrap(tensor)
         if bare(tensor) is None:
             return None
@@ -67,8 +38,4 @@ def is_differentiated(*tensors: Tensor | None) -> bool | None:
 
 def is_frozen(*tensors: Tensor | None) -> bool:
     """Whether tensors are the same for all samples and have no gradient."""
-    return not any(
-        t.requires_grad or functorch.is_functorch_wrapped_tensor(t)
-        for t in tensors
-        if t is not None
-    )
+    return not any(t.requires_grad or functorch.is_wrapped(t) for t in tensors if t is not None)

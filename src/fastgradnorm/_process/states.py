@@ -27,8 +27,10 @@ def autograd_ready() -> Iterator[None]:
     modules: list[tuple[Any, str, Any]] = [
         (checkpoint, "CheckpointFunction", _PlainCheckpoint),
         (checkpoint, "_checkpoint_without_reentrant_generator", _no_checkpoint),
+        (checkpoint, "_checkpoint_without_reentrant_generator_impl", _no_checkpoint),  # from 2.14
         (parametrize, "_cache_enabled", 0),
     ]
+    modules = [(module, name, value) for module, name, value in modules if hasattr(module, name)]
     before = [getattr(module, name) for module, name, _ in modules]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
