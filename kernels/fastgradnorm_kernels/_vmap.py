@@ -25,11 +25,12 @@ def foldable(name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         function = telling(name.rpartition(":")[2])(function)
         op: Any = torch.library.custom_op(name, function, mutates_args=())
-        _register(op)
+        _register(op, function)
 
         @functools.wraps(function)
         def call(a: Tensor, g: Tensor, *options: Any, **named: Any) -> Any:
-            if not torch.compiler.is_compiling() and functorch.is_wrapped(g):
+            looks = not torch.compiler.is_compiling() and functorch.works()
+            if looks and functorch.is_wrapped(g):
                 folded = _folded(a, g)
                 if folded is not None:
                     a, g, (s, n, _, k), levels = folded
@@ -74,7 +75,7 @@ def _each(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return tuple(function(o) for o in outputs)
 
 
-def _register(op: Any) -> None:
+def _register(op: Any, function: Callable[..., Any]) -> None:
     def rule(info: Any, in_dims: Sequence[int | None], a: Tensor, g: Tensor, *options: Any) -> Any:
         a_dim, g_dim = in_dims[:2]
         size = info.batch_size
@@ -100,7 +101,8 @@ def _register(op: Any) -> None:
         )
         return outputs if count > 1 else outputs[0]
 
-    count = len(op._opoverload._schema.returns)
+    returned = torch.library.infer_schema(function, mutates_args=()).rpartition("->")[2]
+    count = returned.count("Tensor")
     op.register_vmap(rule)
     op.register_fake(fake)
 

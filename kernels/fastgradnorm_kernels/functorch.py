@@ -2,31 +2,42 @@
 
 `torch.func` hands a function tensors in wrappers, one a level of nesting, and has no public way to
 look into them. The light functions and operators of this package do, for a fraction of the time.
-Each name below has a note: what it is for, and when it can go.
+Each name has a note: what it is for, and when it can go. Together they prove themselves once, see
+`works`; where they do not, an `autograd.Function` with a rule for `vmap` looks into the wrappers,
+one level after the other, and nothing is light.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch._C._functorch as _functorch
 from torch import Tensor
+from torch.func import vjp, vmap
+
+from fastgradnorm_kernels.proof import proves
+
+PATH = "torch._C._functorch"
+_functorch: Any = getattr(torch._C, "_functorch", None)
 
 # Plain tensors are computed with as if no transform was active, within this context. Can go when
 # functions under `vmap` may hand plain tensors to operators in public.
-outside = torch._C._DisableFuncTorch
+outside: Any = getattr(torch._C, "_DisableFuncTorch", None)
 
 # An `autograd.Function` that one level of nesting sees and no other: what PyTorch makes of a public
 # one anew at each call and level. Can go when that costs nothing any more.
-_Base: Any = torch.autograd.function._SingleLevelFunction
+_Base: Any = getattr(torch.autograd.function, "_SingleLevelFunction", torch.autograd.Function)
 
 
 def current_level() -> int | None:
-    """Nesting level of the innermost transform; None outside all of them.
+    """Nesting level of the innermost transform; None outside all of them, or if it cannot be told.
 
     Can go with light functions, which must know where they are.
     """
+    return _level() if works() else None
+
+
+def _level() -> int | None:
     level: int | None = _functorch.maybe_current_level()
     return level
 
@@ -84,13 +95,13 @@ def batched(tensor: Tensor, level: int) -> Tensor:
 
 def unwrap(tensor: Tensor) -> Tensor:
     """What the innermost `vjp` has wrapped. Can go with `SingleLevel`."""
-    inner: Tensor = _functorch._unwrap_for_grad(tensor, _functorch.current_level())
+    inner: Tensor = _functorch._unwrap_for_grad(tensor, _level())
     return inner
 
 
 def wrap(tensor: Tensor) -> Tensor:
     """For the innermost `vjp`. Can go with `SingleLevel`."""
-    outer: Tensor = _functorch._wrap_for_grad(tensor, _functorch.current_level())
+    outer: Tensor = _functorch._wrap_for_grad(tensor, _level())
     return outer
 
 
@@ -113,3 +124,115 @@ class SingleLevel(_Base):  # type: ignore[misc]
         """`apply` within the innermost transform, which must be a `vjp`."""
         with _single_level_allowed():
             return cls.apply(*inputs)
+
+
+class _Square(SingleLevel):
+    """To prove it with: of samples, outside of the transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        assert is_wrapped(x) and is_differentiable(x) and not is_batched(x)
+        assert level_of(x) == _level()
+        x = alive(unwrap(x))
+        assert is_batched(x) and not is_differentiable(x)
+        ctx.save_for_backward(x)
+        with outside():
+            plain = inside(x).movedim(batch_dim(x), 0)
+            assert not (is_wrapped(plain) or is_batched(plain) or is_differentiable(plain))
+            output = plain.square()
+        return wrap(batched(output, level_of(x)))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        pulled: Tensor = 2 * x * g
+        return pulled
+
+
+@proves(PATH, "functions of its public kind take their place")
+def works() -> bool:
+    """Whether all of the above can be relied on: a pass in it and in public, nested as passes are.
+
+    The rest of this file needs none of it.
+    """
+    x = torch.arange(6, dtype=torch.float32).view(3, 2)
+    cotangents = torch.arange(12, dtype=torch.float32).view(2, 2, 3)
+
+    def both_ways(square: Callable[[Tensor], Tensor]) -> Any:
+        def per_sample(x: Tensor, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+            made: Any = vjp(square, x)
+            y, pull = made
+            return y, vmap(lambda row: pull(row)[0])(cotangents)
+
+        return vmap(per_sample, (0, 2))(x, cotangents)
+
+    ours, theirs = both_ways(_Square.within), both_ways(torch.square)
+    return all(map(torch.equal, ours, theirs)) and _level() is None
+
+
+def _apply(function: Any, *inputs: Any) -> Any:
+    return function.apply(*inputs)
+
+
+class _Seen:
+    """What `_Look` has found. No list, which transforms would take apart and copy."""
+
+    def __init__(self, move: bool) -> None:
+        self.move, self.tensor, self.batched = move, torch.empty(0), False
+
+
+class _Look(torch.autograd.Function):
+    """Shows the tensor inside all wrappers, in public and level by level."""
+
+    @staticmethod
+    def forward(x: Tensor, seen: _Seen) -> Tensor:
+        seen.tensor = x.detach()
+        return torch.zeros((), device=x.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Nothing is kept: nobody differentiates it."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, seen: _Seen) -> tuple[Tensor, None]:
+        seen.batched = True
+        nothing: Tensor = _apply(_Look, x.movedim(in_dims[0], 0) if seen.move else x, seen)
+        return nothing, None
+
+
+def _look(tensor: Tensor, move: bool) -> _Seen:
+    seen = _Seen(move)
+    with torch.no_grad():
+        _apply(_Look, tensor, seen)
+    return seen
+
+
+def is_batched_anywhere(tensor: Tensor) -> bool:
+    """Whether a `vmap` at any level wraps the tensor."""
+    if not works():
+        return _look(tensor, move=False).batched
+    while is_wrapped(tensor):
+        if is_batched(tensor):
+            return True
+        tensor = inside(tensor)
+    return False
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor inside all wrappers, as it lies in memory."""
+    if not works():
+        return _look(tensor, move=False).tensor
+    while is_wrapped(tensor):
+        tensor = inside(tensor)
+    return tensor
+
+
+def samples(tensor: Tensor) -> Tensor:
+    """The tensor inside all wrappers, with the dimensions of `vmap` first, from the outermost."""
+    if not works():
+        return _look(tensor, move=True).tensor
+    while is_wrapped(tensor):
+        dim = batch_dim(tensor) if is_batched(tensor) else 0
+        tensor = inside(tensor)
+        tensor = tensor.movedim(dim, 0) if dim > 0 else tensor
+    return tensor

@@ -32,7 +32,12 @@ class Bare(NamedTuple):
 
 
 def bare(tensor: Tensor) -> Bare | None:
-    """What is inside the wrappers of `vmap`; None if a derivative is being taken of it."""
+    """What is inside the wrappers of `vmap`; None if a derivative is being taken of it.
+
+    None also where nobody can look.
+    """
+    if not functorch.works():
+        return None
     dims: list[tuple[int, int]] = []
     tensor = functorch.alive(tensor)
     while functorch.is_batched(tensor):

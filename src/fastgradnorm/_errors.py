@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from fastgradnorm_kernels import KernelError
+from fastgradnorm_kernels.proof import SlowPathWarning as SlowPathWarning
 
 # What is no fault of the model's: it surfaces as what it is, and nothing is tried instead.
 NOT_THE_MODELS = (KernelError, torch.AcceleratorError)
@@ -53,7 +54,3 @@ class RankFailedError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.failures), self.__dict__
-
-
-class SlowPathWarning(UserWarning):
-    """Scores stay exact, but something makes them slow; the message names it."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from fastgradnorm_kernels.switches import compiled_from
 from torch import nn
 
 
@@ -89,8 +90,8 @@ def check_model(model: object) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = model._orig_mod
+        elif (original := compiled_from(model)) is not None:
+            model = original
         else:
             break
         assert isinstance(model, nn.Module)

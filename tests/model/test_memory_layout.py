@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fastgradnorm_kernels import functorch
+from fastgradnorm_kernels.functorch import in_memory
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,7 +12,6 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.verify import verify
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._model.subject import Subject
-from fastgradnorm._operations.rows import in_memory
 from fastgradnorm._options import Options
 from tests.support import oracle
 

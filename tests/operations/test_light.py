@@ -166,8 +166,6 @@ def test_forward_alone(name):
 @cases
 def test_inside_a_transform_of_the_models_own(name):
     ours, theirs, shape = CASES[name]
-    if "causal" in name:
-        pytest.skip("left to PyTorch there")
     x = _inputs(shape, "contiguous")
 
     def nested(function):

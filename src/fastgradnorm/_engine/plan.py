@@ -9,6 +9,7 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 import torch
+from fastgradnorm_kernels.switches import marked
 from torch import Tensor, nn
 
 from fastgradnorm._engine.coverage import Coverage, Edges, check_reached, cover
@@ -132,7 +133,7 @@ class _Run:
 def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     values = subject.values(list(subject.chosen))
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
-    versions = {name: v._version for name, v in leaves.items()}
+    changed = {name: marked(v) for name, v in leaves.items()}
     view, swaps = subject.view(leaves)
     recorder = Recorder(Pieces(leaves, indexed=True), swaps, subject.options.backend)
     _track_layers(view, recorder)
@@ -156,8 +157,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error}"
         ) from error
-    for name, leaf in leaves.items():
-        if leaf._version != versions[name]:
+    for name in leaves:
+        if changed[name]():
             raise UnsupportedModelError(
                 "`model` must leave its parameters as they are while it runs. Got "
                 f"`{name}`, changed in place. Change a copy of it."

@@ -8,9 +8,8 @@ made again without.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastgradnorm_kernels.functorch import in_memory
 from torch import Tensor
-
-from fastgradnorm._operations.rows import in_memory
 
 # What may give a view of a contiguous tensor, and a copy of another.
 _VIEW_OR_COPY = frozenset({"contiguous", "flatten", "ravel", "reshape", "reshape_as"})

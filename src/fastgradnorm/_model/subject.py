@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
@@ -79,7 +80,9 @@ class Subject:
 
     def note_changes(self) -> None:
         """After the first run of a view: copies from now on only what that run changed in place."""
-        self._changing = {k: clone for k, clone in self._changing.items() if clone._version > 0}
+        self._changing = {
+            k: clone for k, clone in self._changing.items() if not is_untouched(clone)
+        }
         self._first = False
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -186,10 +186,7 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
 
 def _common_value(tensor: Tensor, reading: str) -> Tensor:
     """The value that all samples of a vmapped tensor have, as far as `reading` tells them apart."""
-    while functorch.is_wrapped(tensor):
-        dim = functorch.batch_dim(tensor) if functorch.is_batched(tensor) else 0
-        tensor = functorch.inside(tensor)
-        tensor = tensor.movedim(dim, 0) if dim > 0 else tensor
+    tensor = functorch.samples(tensor)
     rows = tensor.reshape(len(tensor), -1)
     if reading in ("__bool__", "is_nonzero"):
         rows = rows.bool()
@@ -203,8 +200,4 @@ def _common_value(tensor: Tensor, reading: str) -> Tensor:
 
 
 def _is_batched(tensor: Any) -> bool:
-    while isinstance(tensor, Tensor) and functorch.is_wrapped(tensor):
-        if functorch.is_batched(tensor):
-            return True
-        tensor = functorch.inside(tensor)
-    return False
+    return isinstance(tensor, Tensor) and functorch.is_batched_anywhere(tensor)

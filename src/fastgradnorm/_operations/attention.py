@@ -9,7 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
+from fastgradnorm_kernels.operators import (
+    flash_attention,
+    flash_attention_backward,
+    has_flash_attention,
+)
+from fastgradnorm_kernels.switches import has_unwatched, unwatched
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,13 +57,14 @@ def attention(
     if attn_mask is not None:  # [B, 1 or H, T, S]
         attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
         attn_mask = attn_mask.expand(len(q), -1, -1, -1)
-    if current_level() is None:
-        return None
-    differentiated = is_differentiated(q, k, v, attn_mask)
+    if current_level() is None and functorch.works():
+        return None  # outside of all transforms
+    light = has_unwatched() and (q.device.type != "cpu" or has_flash_attention())
+    differentiated = is_differentiated(q, k, v, attn_mask) if light else None
     if differentiated is None:
         output = _plain(q, k, v, attn_mask, is_causal, scale)
     else:
-        with torch._C.DisableTorchFunction():  # no mode need look on
+        with unwatched():  # no mode need look on
             if differentiated:
                 output = _Attention.within(q, k, v, attn_mask, is_causal, scale)
             else:
@@ -68,8 +76,11 @@ def _plain(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Tensor | None:
     """By its formula: where a mask is differentiated (relative positions), or transforms nest."""
-    if is_causal or q.shape[:-2] != k.shape[:-2]:
+    if q.shape[:-2] != k.shape[:-2] or (is_causal and mask is not None):
         return None
+    if is_causal:
+        ahead = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
+        mask = torch.zeros_like(ahead, dtype=q.dtype).masked_fill(ahead, -torch.inf)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     products = (q * scale) @ k.mT
     return (products if mask is None else products + mask).softmax(-1) @ v
@@ -104,8 +115,7 @@ def _attended(
     assert q_ is not None and k_ is not None and v_ is not None
     with outside():
         if q_.device.type == "cpu":
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            output, rows = kernel(q_, k_, v_, 0.0, is_causal, attn_mask=mask, scale=scale)
+            output, rows = flash_attention(q_, k_, v_, mask, is_causal, scale)
         else:
             output = F.scaled_dot_product_attention(
                 q_, k_, v_, mask, is_causal=is_causal, scale=scale
@@ -140,9 +150,9 @@ class _Attention(SingleLevel):
         with outside():
             assert g_ is not None and q is not None
             if q.device.type == "cpu":
-                kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-                args = (g_.contiguous(), q, k, v, output, rows, 0.0, ctx.is_causal)
-                grads = kernel(*args, attn_mask=mask, scale=ctx.scale)
+                assert k is not None and v is not None and output is not None and rows is not None
+                options = mask, (output, rows), ctx.is_causal, ctx.scale
+                grads = flash_attention_backward(g_.contiguous(), q, k, v, *options)
             else:  # other devices' kernels keep more than rows: they run again
                 grads = _again(g_, q, k, v, mask, ctx.is_causal, ctx.scale)
             return (*(unfold(grad) for grad in grads), None, None, None)

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import fastgradnorm_kernels as kernels
 import torch
+from fastgradnorm_kernels import operators
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rows import Rows, layout, position_rows
@@ -38,6 +40,7 @@ from fastgradnorm._operations.single_level import (
 _LARGE = 32
 
 _Sizes = tuple[int, ...]
+_PULLED: tuple[Callable[..., Tensor], ...] = (conv1d_input, conv2d_input, conv3d_input)
 
 
 def conv(
@@ -96,18 +99,14 @@ class _Geometry(NamedTuple):
         sizes = zip(shape[2:], weight[2:], self.stride, self.padding, self.dilation, strict=True)
         return math.prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
 
-    def options(self) -> tuple[Any, ...]:
-        """As PyTorch's operators want them, with those of transposed convolutions."""
-        none = (0,) * len(self.stride)
-        return self.stride, self.padding, self.dilation, False, none, self.groups
-
 
 def _forward(
     x: Rows, weight: Tensor, bias: Tensor | None, geometry: _Geometry, format: torch.memory_format
 ) -> Tensor:
     def run(rows: Tensor) -> Tensor:
         rows = rows.contiguous(memory_format=format)
-        return torch.convolution(rows, weight, bias, *geometry.options())
+        function = (F.conv1d, F.conv2d, F.conv3d)[len(geometry.stride) - 1]
+        return function(rows, weight, bias, *geometry)
 
     return x.apply(run)
 
@@ -133,15 +132,16 @@ class _Conv(SingleLevel):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        options = (*ctx.geometry.options(), [True, False, False])
 
         def run(rows: Tensor) -> Tensor:
             rows = rows.contiguous(memory_format=ctx.format)
             # Its shape alone is read, but it must lie in memory, or it would be copied there.
             shape = (len(rows), *ctx.shape[1:])
             x = rows if rows.shape == shape else torch.empty(shape, memory_format=ctx.format)
-            pulled: Tensor
-            pulled, *_ = torch.ops.aten.convolution_backward(rows, x, weight, None, *options)
+            if operators.has_convolution_pulled():
+                pulled = operators.convolution_pulled(rows, x, weight, ctx.geometry)
+            else:
+                pulled = _PULLED[len(shape) - 3](shape, weight, rows, *ctx.geometry)
             return pulled.contiguous(memory_format=ctx.like)
 
         return Rows.of(g).apply(run), *(None,) * 4

@@ -11,12 +11,14 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 import torch
-from fastgradnorm_kernels.levels import aligned, outside, wrapped
+from fastgradnorm_kernels import operators
+from fastgradnorm_kernels.functorch import in_memory, outside
+from fastgradnorm_kernels.levels import aligned, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._operations.operation import Operation, ruled
-from fastgradnorm._operations.rows import in_memory, position_rows
+from fastgradnorm._operations.rows import position_rows
 from fastgradnorm._operations.rules import Call, Rule, Saved, Shape
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -100,6 +102,7 @@ def group_norm(
 ) -> Tensor:
     """`F.group_norm`."""
     plain = is_frozen(weight, bias) and not torch.is_autocast_enabled(input.device.type)
+    plain = plain and operators.has_group_norm()
     differentiated = is_differentiated(input) if plain else None
     if differentiated is not None:
         if differentiated:
@@ -127,8 +130,7 @@ def _grouped(
     assert found is not None and found.tensors[0] is not None
     with outside():
         rows = found.tensors[0].flatten(0, len(found.levels)).contiguous()
-        sizes = (len(rows), rows.shape[1], rows[0, 0].numel(), groups)
-        parts = torch.native_group_norm(rows, weight, bias, *sizes, eps)
+        parts = operators.group_norm_parts(rows, weight, bias, groups, eps)
         output, mean, deviation = (part.unflatten(0, (*found.sizes, -1)) for part in parts)
     levels = found.levels
     return wrapped(output, levels), wrapped(mean, levels), wrapped(deviation, levels)
@@ -162,14 +164,12 @@ class _GroupNorm(SingleLevel):
                 t.reshape(*most, *t.shape[count:]) for t in found.tensors if t is not None
             )
             x, mean, deviation = (t[:, 0].flatten(0, 1).contiguous() for t in (x, mean, deviation))
-            sizes = (len(x), x.shape[1], x[0, 0].numel(), ctx.groups)
             grads = [
-                torch.ops.aten.native_group_norm_backward(
-                    part.flatten(0, 1).contiguous(), x, mean, deviation, weight, *sizes,
-                    [True, False, False],
-                )[0]
+                operators.group_norm_pulled(
+                    part.flatten(0, 1).contiguous(), x, mean, deviation, weight, ctx.groups
+                )
                 for part in g.unbind(1)
-            ]  # fmt: skip
+            ]
             # Cotangents outermost in memory, as the pull-back has them.
             grad = torch.stack(grads) if len(grads) > 1 else grads[0][None]
             grad = grad.unflatten(1, (most[0], -1)).transpose(0, 1)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fastgradnorm_kernels import switches
 from torch import Tensor
 
 from fastgradnorm._operations.operation import Operation
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """`torch._weight_norm`, whose fused backward has no vmap rule."""
+    """`switches.weight_norm`, whose fused backward has no vmap rule."""
     others = [d for d in range(v.dim()) if d != dim]
     norm: Tensor = torch.linalg.vector_norm(v, dim=others, keepdim=True)
     return v * (g / norm)
@@ -51,7 +52,7 @@ def scatter_(tensor: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
-    torch._weight_norm: Operation(opened=weight_norm),
+    switches.weight_norm: Operation(opened=weight_norm),
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
     torch.Tensor.__setitem__: Operation(opened=set_masked),

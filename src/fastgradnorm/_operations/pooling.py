@@ -9,9 +9,10 @@ gained. The pull-back copies the indices for each cotangent, but not what was po
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
+from fastgradnorm_kernels import operators
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
@@ -71,7 +72,8 @@ def max_pool(
         return function(input, *options, ceil_mode)
     if not differentiated and layout(Rows.of(input).tensor) == torch.contiguous_format:
         return _pooled(input, windows)
-    if differentiated and dims in _WITH_INDICES and input.dim() == dims + 2:
+    light = dims in _WITH_INDICES and input.dim() == dims + 2
+    if differentiated and light and operators.has_max_pool():
         output: Tensor = _MaxPool.within(input, windows)
         return output
     return function(input, *options)
@@ -101,9 +103,9 @@ class _MaxPool(SingleLevel):
         found = []
 
         def run(rows: Tensor) -> Tensor:
-            output, indices = _kernel(windows, "")(rows, *windows, False)
+            output, indices = operators.max_pool(rows, *windows)
             found.append(indices)
-            return cast(Tensor, output)
+            return output
 
         output = rows.apply(run)
         ctx.save_for_backward(rows.apply(lambda _: found[0]))
@@ -119,15 +121,9 @@ class _MaxPool(SingleLevel):
             g, indices = (_copy(t, count, ctx.layout) for t in found.tensors if t is not None)
             # Its shape alone is read.
             x = torch.empty(len(g), *ctx.shape[1:], dtype=g.dtype, memory_format=ctx.layout)
-            pulled = _kernel(ctx.windows, "_backward")(g, x, *ctx.windows, False, indices)
+            pulled = operators.max_pool_pulled(g, x, indices, *ctx.windows)
             pulled = pulled.unflatten(0, (*found.sizes, -1))
         return wrapped(pulled, found.levels), None
-
-
-def _kernel(windows: _Windows, suffix: str) -> Callable[..., Any]:
-    kernel: Callable[..., Any]
-    kernel = getattr(torch.ops.aten, f"max_pool{len(windows.kernel)}d_with_indices{suffix}")
-    return kernel
 
 
 def _copy(tensor: Tensor, count: int, layout: torch.memory_format) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
 
@@ -43,13 +42,6 @@ def layout(tensor: Tensor) -> torch.memory_format:
     """Of a plain tensor `[B, C, *]`: channels last, or else contiguous, which may mean a copy."""
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
-
-
-def in_memory(tensor: Tensor) -> Tensor:
-    """The tensor in memory, with all its samples."""
-    while functorch.is_wrapped(tensor):
-        tensor = functorch.inside(tensor)
-    return tensor
 
 
 def position_rows(x: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import parametrize
-from torch.utils import checkpoint
+from fastgradnorm_kernels import switches
 
 from fastgradnorm._process.precision import float32_as_asked
 
@@ -24,24 +23,13 @@ def autograd_ready() -> Iterator[None]:
     positions other values. Convolutions in float32 are as exact as matrix products.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    modules: list[tuple[Any, str, Any]] = [
-        (checkpoint, "CheckpointFunction", _PlainCheckpoint),
-        (checkpoint, "_checkpoint_without_reentrant_generator", _no_checkpoint),
-        (checkpoint, "_checkpoint_without_reentrant_generator_impl", _no_checkpoint),  # from 2.14
-        (parametrize, "_cache_enabled", 0),
-    ]
-    modules = [(module, name, value) for module, name, value in modules if hasattr(module, name)]
-    before = [getattr(module, name) for module, name, _ in modules]
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module, name, value in modules:
-            setattr(module, name, value)
-        with float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for (module, name, _), value in zip(modules, before, strict=True):
-            setattr(module, name, value)
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with switches.plain_checkpoints(), switches.no_parametrize_cache():
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            with float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
@@ -59,19 +47,6 @@ def collection_paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-class _PlainCheckpoint:
-    """Stands for reentrant checkpoints."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-
-def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """Stands for the others: what `checkpoint` enters before a block and leaves after it."""
-    yield
 
 
 def _random_states() -> tuple[Any, ...]:

@@ -1,0 +1,241 @@
+"""What else is private of PyTorch, named here and nowhere else: switches and attributes.
+
+Each has a note: what it is for, and when it can go. Each proves itself when it is first used, and
+has a public form that takes its place where it does not.
+"""
+
+import contextlib
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vjp
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
+
+from fastgradnorm_kernels.proof import proves
+
+
+def _never(*args: Any) -> Any:
+    raise AssertionError("stands for a function that this PyTorch does not have")
+
+
+# What parametrizations of PyTorch call to normalise a weight, so that a mode can know it. Can go
+# when that has a rule for `vmap`. Nothing is to be proved: where it is called, it is this one.
+weight_norm: Callable[..., Any] = getattr(torch, "_weight_norm", _never)
+
+
+def compiled_from(model: Any) -> nn.Module | None:
+    """The module that `torch.compile` made `model` from, or None if it is none of its results.
+
+    Can go when PyTorch tells in public. Its type is the proof.
+    """
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else None
+
+
+def unwatched() -> AbstractContextManager[None]:
+    """A context on which no torch-function mode looks. Can go when modes open no operation."""
+    context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
+    return context
+
+
+@proves("torch._C.DisableTorchFunction", "attention is computed by its formula")
+def has_unwatched() -> bool:
+    """Whether a mode sees nothing in that context, and everything after it."""
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2, dtype=torch.float32)
+    with Mode():
+        with unwatched():
+            x.square()
+        nothing = not seen
+        x.square()
+    return nothing and bool(seen)
+
+
+def marked(tensor: Tensor) -> Callable[[], bool]:
+    """Tells from now on whether the tensor has been changed in place.
+
+    `Tensor._version` counts such changes. Can go when PyTorch tells in public.
+    """
+    if has_version():
+        before = tensor._version
+        return lambda: tensor._version != before
+    copy = tensor.detach().clone()
+    return lambda: not torch.allclose(tensor.detach(), copy, 0, 0, equal_nan=True)
+
+
+def is_untouched(fresh: Tensor) -> bool:
+    """Whether a fresh copy has not been changed in place. Can go with `marked`."""
+    return has_version() and fresh._version == 0
+
+
+@proves("torch.Tensor._version", "tensors are compared, and copied, instead")
+def has_version() -> bool:
+    """Whether a change in place counts, also through a view, and reading does not."""
+    tensor = torch.zeros(2, dtype=torch.float32)
+    before = tensor._version
+    tensor.square()
+    read = tensor._version
+    tensor[:1].add_(1)
+    return before == read == 0 < tensor._version
+
+
+@contextlib.contextmanager
+def _assigned(module: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Names of a module, those that it has, with other values inside."""
+    before = {name: getattr(module, name) for name in values if hasattr(module, name)}
+    try:
+        for name in before:
+            setattr(module, name, values[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+class _PlainCheckpoint:
+    """Stands for reentrant checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Stands for the others: what `checkpoint` enters before a block and leaves after it."""
+    yield
+
+
+# What `checkpoint` calls, by version. Can go when `torch.func` runs through checkpoints.
+_CHECKPOINTS: dict[str, Any] = {
+    "CheckpointFunction": _PlainCheckpoint,
+    "_checkpoint_without_reentrant_generator": _no_checkpoint,
+    "_checkpoint_without_reentrant_generator_impl": _no_checkpoint,  # from 2.14
+}
+
+
+def plain_checkpoints() -> AbstractContextManager[None]:
+    """A context in which checkpointed blocks run as they are, and once."""
+    if has_plain_checkpoints():
+        return _assigned(checkpoint, _CHECKPOINTS)
+    return _other_code()
+
+
+@proves("torch.utils.checkpoint", "`checkpoint` has other code meanwhile")
+def has_plain_checkpoints() -> bool:
+    """Whether a block of either kind runs once in `vjp`, and its gradient is right."""
+    proved = True
+    for reentrant in (True, False):
+        runs: list[int] = []
+
+        def block(x: Tensor, runs: list[int] = runs) -> Tensor:
+            runs.append(1)
+            return x.square()
+
+        def both(x: Tensor, block: Any = block, reentrant: bool = reentrant) -> Any:
+            return checkpoint.checkpoint(block, x, use_reentrant=reentrant)
+
+        x = torch.arange(3, dtype=torch.float32)
+        with _assigned(checkpoint, _CHECKPOINTS):
+            made: Any = vjp(both, x)
+            (pulled,) = made[1](torch.ones_like(x))
+        proved = proved and len(runs) == 1 and torch.equal(pulled, 2 * x)
+    return proved
+
+
+@contextlib.contextmanager
+def _other_code() -> Iterator[None]:
+    """`checkpoint` calls its block and does nothing else, wherever it has been imported to."""
+    function: Any = inspect.unwrap(checkpoint.checkpoint)
+    before = function.__code__
+    function.__code__ = _called.__code__
+    try:
+        yield
+    finally:
+        function.__code__ = before
+
+
+def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
+    # Run with the globals and defaults of the function that it stands for: it may use no names.
+    if function is None:
+        return lambda block: block
+    for option in (
+        "use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug",
+        "early_stop", "respect_saved_tensors_hooks",
+    ):  # fmt: skip
+        kwargs.pop(option, None)
+    return function(*args, **kwargs)
+
+
+_PROBE = "fastgradnorm_probe"  # a name that no module has, for the caches are by name and `id`
+
+
+class _Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def _is_caching() -> bool:
+    """Whether the caller is in `parametrize.cached`: seen from what it does."""
+    module = nn.Module()
+    module.register_parameter(_PROBE, nn.Parameter(torch.ones(1, dtype=torch.float32)))
+    parametrize.register_parametrization(module, _PROBE, _Twice())
+    return getattr(module, _PROBE) is getattr(module, _PROBE)
+
+
+# Whether `parametrize` caches. Can go when a cache knows its module by more than its `id`.
+_CACHE = {"_cache_enabled": 0}
+
+
+def no_parametrize_cache() -> AbstractContextManager[None]:
+    """A context in which parametrized tensors are made anew, also within `parametrize.cached`."""
+    if has_no_parametrize_cache():
+        return _assigned(parametrize, _CACHE)
+    return _other_properties() if _is_caching() else contextlib.nullcontext()
+
+
+@proves("torch.nn.utils.parametrize", "classes of parametrized modules change meanwhile")
+def has_no_parametrize_cache() -> bool:
+    """Whether that stops a cache that is on, and lets it go on afterwards."""
+    with parametrize.cached():
+        with _assigned(parametrize, _CACHE):
+            stopped = not _is_caching()
+        return stopped and _is_caching()
+
+
+@contextlib.contextmanager
+def _other_properties() -> Iterator[None]:
+    """Parametrized modules make their tensors themselves, past what caches them."""
+    modules = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
+    places = {
+        (type(m), name)
+        for m in modules
+        if parametrize.is_parametrized(m)
+        for name in m.parametrizations
+    }
+    before = {(kind, name): vars(kind)[name] for kind, name in places if name in vars(kind)}
+    try:
+        for (kind, name), old in before.items():
+            setattr(kind, name, property(_maker(name), old.fset))
+        yield
+    finally:
+        for (kind, name), old in before.items():
+            setattr(kind, name, old)
+
+
+def _maker(name: str) -> Callable[[Any], Any]:
+    return lambda module: module.parametrizations[name]()
