@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import floor, timing
-from benchmarks.cases import first, move, size
+from benchmarks.cases import first, logits, move, pieces, size
 from benchmarks.engines import ENGINES
 from benchmarks.engines.contract import label_losses
 from benchmarks.gpu.precision import Mode
+from benchmarks.gpu.reference import expected
 from benchmarks.setting import Setting
 
 Run = Callable[[], Any]
@@ -106,9 +107,18 @@ def vmap_grad(setting: Setting, mode: Mode) -> tuple[int, Run]:
 
 
 def naive(setting: Setting, mode: Mode) -> tuple[int, Run]:
-    """The plain autograd loop over a few samples."""
+    """The plain autograd loop over a few samples, as anybody would write it."""
     few = min(NAIVE_SAMPLES, setting.samples)
-    return few, setting.naive(few, scheme="expected", autocast=mode.autocast)
+    parts, model = pieces(first(setting.batch, few), 1), setting.model
+    parameters: list[Tensor] = list(model.parameters())
+
+    def run() -> None:
+        for part in parts:
+            with autocast(mode, setting.device):
+                log_p = logits(model, part)[0].float().log_softmax(0)
+            expected(log_p, parameters)
+
+    return few, run
 
 
 def smaller(setting: Setting, samples: int) -> Setting:

@@ -84,7 +84,8 @@ def run_model(report: Report, name: str) -> None:
         known = params in exact or ("all" in exact and params in ("rtol", "verify"))
         if known and report.wanted(key, 3):
             found = _cell(report, key, subject, (model, batch), (backend, mode, params), exact)
-            wrong |= mode == precision.FLOAT32 and found.get("worst", 0.0) > TARGET
+            exactly = mode == precision.FLOAT32 and params != "rtol"
+            wrong |= exactly and found.get("worst", 0.0) > TARGET
     if wrong:  # whose fault it is
         for backend in ("auto", "triton"):
             cell = (backend, precision.IEEE, "all")
@@ -189,7 +190,7 @@ def table(document: dict[str, Any]) -> list[str]:
             errors = " ".join(
                 f"{k} {v['error']:.1e} (ranks {v['ranks']:.3f})" for k, v in row["schemes"].items()
             )
-            slow = "; ".join(w[:110] for w in row["warnings"])
+            slow = "; ".join(w[-150:] for w in row["warnings"])
             lines.append(f"{row['key']:<48} {errors} {row['seconds']:6.2f} s  {slow}")
         elif "places" in row:
             top = next(iter(row["places"]), "")

@@ -108,6 +108,7 @@ def _pytest(
     stem = scratch / re.sub(r"\W+", "_", title)
     options = ["-q", "-p", "no:cacheprovider", "--tb=short", "-k", expression]
     options += [f"--junitxml={stem}.xml", "-o", "junit_logging=no"]
+    options += ["-W", "default"]  # what PyTorch warns of on a device is no fault of a kernel: told
     paths = [str(path) for path in files or [FOLDER / f"test_{name}.py"]]
     # Plugins of others, and what they warn of, are none of the kernels' business.
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -132,6 +133,8 @@ def _tested(job: Job, scratch: Path) -> dict[str, Any]:
         counts["failed"] += 1
         failed[f"{test.get('classname')}::{test.get('name')}"] = found.text or found.get("message")
     row |= counts | {"ok": job.status in (0, 5) and not failed}
+    if "warnings summary" in job.output():
+        row["warnings"] = job.output().partition("warnings summary")[2][:3000]
     row["failures"] = {k: _first_lines(v or "") for k, v in failed.items()}
     if not row["ok"] and not failed:
         row["output"] = shortened(job.output())

@@ -145,8 +145,8 @@ def table(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"{row['key']}: {1e3 * row['seconds']:.1f} ms (first {row['first_seconds']:.1f} s), "
             f"device busy {1e3 * row['busy_seconds']:.1f} ms, "
-            f"idle {100 * row['idle_share']:.0f} %, {row['kernels']} kernels, {row.get('operators')} operators, "
-            f"{row.get('syncs')} syncs"
+            f"idle {100 * row['idle_share']:.0f} %, {row['kernels']} kernels, "
+            f"{row.get('operators')} operators, {row.get('syncs')} syncs"
         )
         busy = max(1e-9, 1e3 * row["busy_seconds"])
         lines += [

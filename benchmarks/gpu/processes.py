@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,15 @@ GRACE = 6.0  # seconds from the request to end to the end
 
 def environment(dry: bool) -> dict[str, str]:
     """Of a process that measures: our own sources, products that repeat, kernels as they are."""
-    paths = os.pathsep.join(str(ROOT / part) for part in ("src", "kernels", "."))
-    own = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    paths = [str(ROOT / part) for part in ("src", "kernels", ".")]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    cache = str(Path(tempfile.gettempdir()) / f"fastgradnorm_triton_{os.getuid()}")
+    own = {"TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", cache)}
+    own |= {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     own |= {"HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if dry:
         own |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}

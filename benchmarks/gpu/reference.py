@@ -18,16 +18,18 @@ def _norm(output: Tensor, parameters: list[Tensor]) -> Tensor:
     return torch.stack(squares).sum().sqrt()
 
 
+def expected(log_p: Tensor, parameters: list[Tensor]) -> float:
+    """Expected gradient norm of a sample with these logarithms of probabilities `[C]`."""
+    norms = torch.stack([_norm(-log_p[c], parameters) for c in range(len(log_p))])
+    return float(log_p.exp().detach() @ norms)
+
+
 def _sample(
     model: nn.Module, sample: Any, parameters: list[Tensor], dense: bool
 ) -> dict[str, float]:
     """Scores of one sample: `expected` by its definition, `entropy` of the mean over positions."""
-    z = logits(model, sample)[0]
-    log_p = z.log_softmax(0)
-    found = {}
-    if not dense:
-        norms = torch.stack([_norm(-log_p[c], parameters) for c in range(len(z))])
-        found["expected"] = float(log_p.exp().detach() @ norms)
+    log_p = logits(model, sample)[0].log_softmax(0)
+    found = {} if dense else {"expected": expected(log_p, parameters)}
     entropy = -(log_p.exp() * log_p).sum(0).mean()
     found["entropy"] = float(_norm(entropy, parameters))
     return found

@@ -84,6 +84,12 @@ class Report:
         except Exception:
             self.document["errors"][key] = shortened(traceback.format_exc())
             print(f"{key}: {self.document['errors'][key].strip().splitlines()[-1][:200]}")
+        except BaseException:  # interrupted at the limit
+            self.document["errors"][key] = "cut off at the limit of time"
+            self.document["rows"].append(row | {"cut": True})
+            self._open.remove(key)
+            self.save()
+            raise
         row["took"] = round(time.monotonic() - begun, 2)
         self._open.remove(key)
         self._done.add(key)
