@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+_LONGEST = 600  # characters of another's message; the error itself is the cause
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,7 +41,7 @@ def telling(operation: str) -> Callable[[F], F]:
             except Exception as error:  # Triton has exceptions of several families
                 given = ", ".join(map(_described, (*args, *kwargs.values())))
                 raise KernelError(
-                    f"`{operation}` failed on {given}. {type(error).__name__}: {error}. "
+                    f"`{operation}` failed on {given}. {type(error).__name__}: {error!s:.{_LONGEST}}. "
                     "backend='torch' does without Triton's kernels.",
                     operation,
                 ) from error

@@ -2,24 +2,21 @@
 
 The fused kernels have no vmap rule, and without one PyTorch runs them once a sample and cotangent.
 Attention has no parameters, so nothing but its speed and memory is at stake: both stay what the
-kernel makes of them, memory linear in length.
+kernel makes of them, memory linear in length. Which kernel that is: see `_attention_choice`.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
-from fastgradnorm_kernels.operators import (
-    flash_attention,
-    flash_attention_backward,
-    has_flash_attention,
-)
 from fastgradnorm_kernels.switches import has_unwatched, unwatched
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._operations import attention_choice
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -45,6 +42,11 @@ def attention(
         return None
     if attn_mask is not None and (attn_mask.requires_grad or attn_mask.dim() > query.dim()):
         return _plain(query, key, value, attn_mask, is_causal, scale)
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (t.to(dtype) for t in (query, key, value))
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(dtype)
     if enable_gqa and query.shape[-3] != key.shape[-3]:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
@@ -59,8 +61,7 @@ def attention(
         attn_mask = attn_mask.expand(len(q), -1, -1, -1)
     if current_level() is None and functorch.works():
         return None  # outside of all transforms
-    light = has_unwatched() and (q.device.type != "cpu" or has_flash_attention())
-    differentiated = is_differentiated(q, k, v, attn_mask) if light else None
+    differentiated = is_differentiated(q, k, v, attn_mask) if has_unwatched() else None
     if differentiated is None:
         output = _plain(q, k, v, attn_mask, is_causal, scale)
     else:
@@ -68,7 +69,7 @@ def attention(
             if differentiated:
                 output = _Attention.within(q, k, v, attn_mask, is_causal, scale)
             else:
-                output, _ = _attended(q, k, v, attn_mask, is_causal, scale)
+                output, *_ = _attended(q, k, v, attn_mask, is_causal, scale)
     return output if batched or output is None else output[0]
 
 
@@ -99,29 +100,32 @@ def _folded(*tensors: Tensor | None) -> _Folded:
     def unfold(output: Tensor) -> Tensor:
         return wrapped(output.unflatten(0, (*sizes, -1)) if count else output, levels)
 
-    return [None if t is None else _laid_out(t.flatten(0, count)) for t in inside], unfold
+    return [None if t is None else _flat(t, count) for t in inside], unfold
 
 
-def _laid_out(tensor: Tensor) -> Tensor:
-    """With the last dimension contiguous: the kernels read it so, and do not ask."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+def _flat(tensor: Tensor, count: int) -> Tensor:
+    """`[B, H, T, D]` of samples and cotangents; a copy has the positions before the heads."""
+    if tensor.dim() != count + 4:
+        return tensor.flatten(0, count)
+    return tensor.transpose(-3, -2).flatten(0, count).transpose(1, 2)
+
+
+def _as_given(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast has had its say where dtypes were chosen: within, sums are as wide as they are."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Output, and the log-sum-exp of the rows where the backward pass wants it."""
+) -> tuple[Tensor, Tensor, Any, Any]:
+    """Output, log-sum-exp of the rows, and for the backward pass what was kept, and the way."""
     (q_, k_, v_, mask), unfold = _folded(q, k, v, mask)
     assert q_ is not None and k_ is not None and v_ is not None
-    with outside():
-        if q_.device.type == "cpu":
-            output, rows = flash_attention(q_, k_, v_, mask, is_causal, scale)
-        else:
-            output = F.scaled_dot_product_attention(
-                q_, k_, v_, mask, is_causal=is_causal, scale=scale
-            )
-            rows = q_.new_empty(len(q_))
-        return unfold(output), unfold(rows)
+    with outside(), _as_given(q_):
+        way = attention_choice.choose(q_, k_, v_, mask, is_causal)
+        output, rows, kept = way.forward(q_, k_, v_, mask, is_causal, scale)
+        return unfold(output), unfold(rows), kept, way
 
 
 class _Attention(SingleLevel):
@@ -139,32 +143,18 @@ class _Attention(SingleLevel):
     ) -> Tensor:
         q, k, v = unwrap(q), unwrap(k), unwrap(v)
         mask = None if mask is None else unwrap(mask)
-        output, rows = _attended(q, k, v, mask, is_causal, scale)
+        output, rows, ctx.kept, ctx.way = _attended(q, k, v, mask, is_causal, scale)
         ctx.save_for_backward(q, k, v, mask, output, rows)
         ctx.is_causal, ctx.scale = is_causal, scale
         return wrap(output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (g_, q, k, v, mask, output, rows), unfold = _folded(g, *ctx.saved_tensors)
-        with outside():
-            assert g_ is not None and q is not None
-            if q.device.type == "cpu":
-                assert k is not None and v is not None and output is not None and rows is not None
-                options = mask, (output, rows), ctx.is_causal, ctx.scale
-                grads = flash_attention_backward(g_.contiguous(), q, k, v, *options)
-            else:  # other devices' kernels keep more than rows: they run again
-                grads = _again(g_, q, k, v, mask, ctx.is_causal, ctx.scale)
+        (g_, *saved), unfold = _folded(g, *ctx.saved_tensors)
+        assert g_ is not None
+        with outside(), _as_given(g_):
+            grads = ctx.way.backward(g_, *saved, ctx.kept, ctx.is_causal, ctx.scale)
             return (*(unfold(grad) for grad in grads), None, None, None)
-
-
-def _again(
-    g: Tensor, q: Any, k: Any, v: Any, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
-        output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
-        return torch.autograd.grad(output, (q, k, v), g)
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
