@@ -9,10 +9,10 @@ from torch import Tensor
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _BACKENDS = ("auto", "torch", "triton")
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Operations that are matrix products. IEEE float32 keeps them off the matrix units, where cuBLAS is
-# hard to beat: "auto" leaves those to PyTorch. By counting, not measured: `python -m benchmarks
-# gpu` tells.
-_PRODUCTS = frozenset({"weight_sq_norm", "conv_sq_norm", "linear_head_scores"})
+# Operations that "auto" leaves to PyTorch on a GPU where products are IEEE float32, off the matrix
+# units. Of all others what PyTorch puts into memory costs more than cuBLAS gains. By counting, not
+# measured: `python -m benchmarks gpu` tells.
+_LEFT_TO_PYTORCH = frozenset({"linear_head_scores"})
 
 
 def _interpreted() -> bool:
@@ -31,7 +31,7 @@ def input_precision(dtype: torch.dtype) -> str:
 
 
 def _not_slower(operation: str | None, dtype: torch.dtype) -> bool:
-    if operation not in _PRODUCTS or dtype != torch.float32:
+    if operation not in _LEFT_TO_PYTORCH or dtype != torch.float32:
         return True
     return input_precision(dtype) == "tf32"
 

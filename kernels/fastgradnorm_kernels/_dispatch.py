@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import _torch_norms, reference
+from fastgradnorm_kernels import _device_norms, _torch_norms, reference
 from fastgradnorm_kernels._backends import input_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_form
@@ -30,9 +30,17 @@ def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 def _alike(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the wider of the two dtypes."""
-    dtype = torch.promote_types(a.dtype, g.dtype)
+    """Both in one dtype: the wider; on a GPU the narrower, as autograd has it under autocast."""
+    if a.dtype == g.dtype:
+        return a, g
+    wide = torch.promote_types(a.dtype, g.dtype)
+    dtype = a.dtype if (wide == a.dtype) != g.is_cuda else g.dtype
     return a.to(dtype), g.to(dtype)
+
+
+def _torch_form(tensor: Tensor) -> Any:
+    """Where the forms are that suit the tensor's device."""
+    return _torch_norms if tensor.device.type == "cpu" else _device_norms
 
 
 def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
@@ -56,7 +64,8 @@ def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
     r"""`‖Σ_t g_t a_tᵀ‖²` `[N, K]` of a linear weight, from `a [N, T, I]` and `g [N, K, T, O]`."""
     a, g = _alike(activations, grad_outputs)
     if not uses_triton(backend, g, "weight_sq_norm"):
-        return _torch_norms.weight_sq_norm(a, g)
+        sq_norm: Tensor = _torch_form(g).weight_sq_norm(a, g)
+        return sq_norm
     with _on(g):
         return _triton_weight_sq_norm(a, g)
 
@@ -134,7 +143,8 @@ def conv_sq_norm(
         with _on(x):
             return _triton_conv_sq_norm(x, grad_outputs, (size, step, pad, spread), groups)
     geometry = _torch_norms.Geometry(size, step, pad, spread)
-    return _torch_norms.conv_sq_norm(x, grad_outputs, geometry, groups)
+    sq_norm: Tensor = _torch_form(x).conv_sq_norm(x, grad_outputs, geometry, groups)
+    return sq_norm
 
 
 @foldable("fastgradnorm::affine_sq_norm")

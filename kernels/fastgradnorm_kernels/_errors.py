@@ -40,8 +40,9 @@ def telling(operation: str) -> Callable[[F], F]:
                 raise  # says what is wrong itself
             except Exception as error:  # Triton has exceptions of several families
                 given = ", ".join(map(_described, (*args, *kwargs.values())))
+                reason = f"{type(error).__name__}: {error!s:.{_LONGEST}}"
                 raise KernelError(
-                    f"`{operation}` failed on {given}. {type(error).__name__}: {error!s:.{_LONGEST}}. "
+                    f"`{operation}` failed on {given}. {reason}. "
                     "backend='torch' does without Triton's kernels.",
                     operation,
                 ) from error

@@ -21,8 +21,8 @@ from fastgradnorm_kernels.shapes import Float, Int
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
 # last-level cache.
 _DIRECT_BLOCK = 1 << 22
-# Products that `affine_sq_norm` holds at a time, in elements.
-_AFFINE_BLOCK = 1 << 18
+# Products that `affine_sq_norm` holds at a time, in elements; and where no cache holds them.
+_AFFINE_BLOCK, _AFFINE_BLOCK_GPU = 1 << 18, 1 << 28
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
 _OWN_CALL = 1 << 20
@@ -146,7 +146,8 @@ def affine_sq_norm(
     r"""`‖Σ_t g_t ⊙ x̂_t‖²` and `‖Σ_t g_t‖²`: scale and shift of a normalisation layer."""
     x, g = widen(normalized, grad_outputs)
     # A few samples at a time: their products are added up while they are in the cache.
-    block = max(1, _AFFINE_BLOCK // max(1, g[:1].numel()))
+    most = _AFFINE_BLOCK if g.device.type == "cpu" else _AFFINE_BLOCK_GPU
+    block = max(1, most // max(1, g[:1].numel()))
     pairs = zip(g.split(block), x.split(block), strict=True)
     scale = torch.cat([(rows * x_hat[:, None]).sum(-2) for rows, x_hat in pairs])
     return AffineNorm(_sum_of_squares(scale), _sum_of_squares(g.sum(-2)))

@@ -5,6 +5,7 @@ import torch
 
 from fastgradnorm._schemes.draws import counts_for, draw, line
 from fastgradnorm._schemes.estimate import Partial
+from fastgradnorm._schemes.objective import Objective
 from fastgradnorm._schemes.posterior import cotangent_sizes, posterior
 from tests.support.asserts import assert_close_relative
 
@@ -71,10 +72,12 @@ def test_counts_are_the_smallest_that_suffice():
 
 def rounds(logits, norms, powers, rtol=0.02, seed=0):
     """The estimates and the number of pull-backs of each sample."""
-    partial, pulled = Partial(posterior(logits), powers, rtol, seed), torch.zeros(len(logits))
+    uniform = Objective(tuple(powers), "categorical", 1, seed, rtol).uniform
+    partial, pulled = Partial(posterior(logits), powers, rtol, uniform), torch.zeros(len(logits))
     while len(partial.open):
         at, drawn = partial.open, partial.draw()
-        pulled[at] += (drawn.factors > 0).sum(1)
+        assert drawn.numbers == drawn.counts.tolist() == (drawn.factors > 0).sum(1).tolist()
+        pulled[at] += drawn.counts
         partial.add(drawn, norms[at].gather(1, drawn.classes))
     return partial, pulled
 

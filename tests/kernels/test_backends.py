@@ -42,16 +42,19 @@ def test_unknown_backend():
 @pytest.mark.parametrize(
     "dtype, operation, precision, expected",
     [
-        (torch.float16, "weight_sq_norm", "highest", "triton"),
-        (torch.float32, "weight_sq_norm", "high", "triton"),
-        (torch.float32, "weight_sq_norm", "highest", "torch"),
-        (torch.float32, "head_scores", "highest", "triton"),
-        (torch.float64, "head_scores", "highest", "torch"),
+        (torch.float16, "linear_head_scores", "ieee", "triton"),
+        (torch.float32, "linear_head_scores", "tf32", "triton"),
+        (torch.float32, "linear_head_scores", "ieee", "torch"),
+        (torch.float32, "weight_sq_norm", "ieee", "triton"),
+        (torch.float32, "conv_sq_norm", "ieee", "triton"),
+        (torch.float32, "head_scores", "ieee", "triton"),
+        (torch.float64, "head_scores", "ieee", "torch"),
+        (torch.float64, "weight_sq_norm", "ieee", "torch"),
     ],
 )
 def test_auto_on_cuda(dtype, operation, precision, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    monkeypatch.setattr(_backends, "input_precision", lambda dtype: precision)
     device = torch.device("cuda")
     assert kernels.resolve_backend("auto", device, dtype, operation) == expected
 

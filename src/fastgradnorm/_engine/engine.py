@@ -47,6 +47,7 @@ class Engine:
         self.passes = Passes(subject, options, self.chunks)
         self.loop_reason: str | None = None
         self._plans: dict[Any, list[Plan]] = {}
+        self._objectives: dict[tuple[int, ...], Objective] = {}
 
     def plan(self, batch: Batch) -> Plan:
         """The plan for samples of this shape; made on the first of them."""
@@ -68,7 +69,7 @@ class Engine:
     def score(self, batch: Batch) -> Scored:
         """Scores of all samples, in order."""
         plan = self.plan(batch)
-        objective = make_objective(self.options, plan.logits_shape)
+        objective = self.objective(plan)
         count = objective.count(plan.logits_shape)
         if self._uses_closed_form(plan, objective):
             count = 0
@@ -117,8 +118,15 @@ class Engine:
                 "gradients cannot be accounted for."
             ) from error
 
+    def objective(self, plan: Plan) -> Objective:
+        """What is pulled back from logits of the plan's shape."""
+        if plan.logits_shape not in self._objectives:
+            made = make_objective(self.options, plan.logits_shape)
+            self._objectives[plan.logits_shape] = made
+        return self._objectives[plan.logits_shape]
+
     def _pass(self, plan: Plan) -> Callable[[Batch], Scored]:
-        objective = make_objective(self.options, plan.logits_shape)
+        objective = self.objective(plan)
         if self._uses_closed_form(plan, objective):
             return self.passes.last_layer(plan)
         if objective.can_draw(plan.logits_shape):

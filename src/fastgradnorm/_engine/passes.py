@@ -53,6 +53,7 @@ class Passes:
         self.pulled = 0
         self.spread = False
         self.channels_last = True
+        self._places: dict[tuple[str, ...], Tensor] = {}
 
     def full(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
         """Scores from pulled-back cotangents."""
@@ -156,9 +157,21 @@ class Passes:
             *first, last = cotangents.to(logits.dtype).split(size)
             rows = [vmap(partial(columns, last=False))(chunk) for chunk in first]
             rows.append(vmap(partial(columns, last=True))(last))
-            return _by_parameter(torch.cat(rows), plan)
+            return self._by_parameter(torch.cat(rows), plan)
 
         return logits, pull
+
+    def _by_parameter(self, columns: Tensor, plan: Plan) -> Tensor:
+        """Squared norms `[K, P]`: pieces of one parameter have columns of their own, added here."""
+        names, pieces = plan.names, plan.coverage.columns
+        if len(names) == len(pieces):
+            return columns
+        if pieces not in self._places:  # once: the host would wait for the copy
+            place = {name: i for i, name in enumerate(names)}
+            index = [place[name] for name in pieces]
+            self._places[pieces] = torch.tensor(index, device=columns.device)
+        total = columns.new_zeros(len(columns), len(names))
+        return total.index_add(1, self._places[pieces], columns)
 
     def _set(self, mode: Watch, leaves: Sequence[Tensor]) -> None:
         mode.channels_last = self.channels_last
@@ -188,7 +201,9 @@ class Passes:
         """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""
         device, wide = self.subject.device, accumulation_dtype(self.subject.dtype)
         taps = list(enumerate(plan.coverage.taps))
-        norms = {i: torch.zeros(len(tap.single), dtype=wide, device=device) for i, tap in taps}
+        singles = [len(tap.single) for _, tap in taps]
+        parts = torch.zeros(sum(singles), dtype=wide, device=device).split(singles)
+        norms = dict(enumerate(parts)) if taps else {}
         carriers = {
             i: torch.zeros(tap.output_shape, dtype=tap.output_dtype, device=device)
             for i, tap in taps
@@ -208,16 +223,19 @@ class Passes:
                 mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
                 self._set(mode, leaves)
                 with mode:
-                    logits = subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+                    logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])
                 if mode.features is None or mode.output is None:
                     raise PlanChangedError
+                same.append(mode.is_output(logits))
                 return logits, mode.features, mode.output.reshape(-1)
 
+            same: list[bool] = []
             with torch.no_grad():
                 logits, features, made = self._vmap(per_sample, 0, *batch.leaves)
-                made = made / self.options.temperature
-                if logits.shape != made.shape or not torch.allclose(logits, made, equal_nan=True):
+                if not all(same) and not _agree(logits, made):
                     raise PlanChangedError  # these logits come from more than the last layer
+                if self.options.temperature != 1:
+                    logits = logits / self.options.temperature
                 return Scored(self._closed_form(plan.coverage.taps[0].single, logits, features), {})
 
         return run
@@ -234,12 +252,5 @@ class Passes:
         return {scheme: getattr(found, scheme) for scheme in self.options.schemes}
 
 
-def _by_parameter(columns: Tensor, plan: Plan) -> Tensor:
-    """Squared norms `[K, P]`: pieces of one parameter have columns of their own, to be added."""
-    names = plan.names
-    if len(names) == len(plan.coverage.columns):
-        return columns
-    place = {name: i for i, name in enumerate(names)}
-    index = [place[name] for name in plan.coverage.columns]
-    total = columns.new_zeros(len(columns), len(names))
-    return total.index_add(1, torch.tensor(index, device=columns.device), columns)
+def _agree(logits: Tensor, made: Tensor) -> bool:
+    return logits.shape == made.shape and torch.allclose(logits, made, equal_nan=True)

@@ -6,6 +6,7 @@ costs a fraction of one pull-back. What a group pulls back beyond a sample's own
 that a score does not depend on its group.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -36,16 +37,16 @@ def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Bat
     """Scores and standard errors from as many classes as these need."""
     logits = passes.logits(batch)
     whole = posterior(logits.to(accumulation_dtype(logits.dtype)))
-    partial = Partial(whole, objective.powers, objective.rtol, objective.seed)
+    partial = Partial(whole, objective.powers, objective.rtol, objective.uniform)
     entropy = "entropy" in objective.schemes
     scores = {}
     start = _start(plan, logits.device)
 
     def norms(drawn: Draw, extra: bool) -> Tensor:
         """Of the classes drawn, and last, where asked for, of the entropy: `[n, K]`."""
-        at, counts = partial.open, (drawn.factors > 0).sum(-1)
+        at = partial.open
         found = drawn.factors.new_zeros(len(at), drawn.factors.shape[1] + extra)
-        for group, width in _groups(counts, start):
+        for group, width in _groups(drawn, start):
             size, _ = passes.chunks.sizes(plan, len(group), width + extra)
             for rows in group.split(size):
                 part = Posterior(*(values[at[rows]] for values in whole))
@@ -58,7 +59,7 @@ def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Bat
                 each = total_norms(sq_norms, passes.options.reduction) * scales
                 found[rows, :width] = each[:, :width].double()
                 found[rows, found.shape[1] - extra :] = each[:, width:].double()
-        passes.pulled += int(counts.sum()) + extra * len(at)
+        passes.pulled += sum(drawn.numbers) + extra * len(at)
         return found
 
     while len(partial.open):
@@ -82,19 +83,19 @@ def _start(plan: Plan, device: torch.device) -> float:
     return len(shapes) * _START.get(device.type, _START_GPU) / max(1, flops)
 
 
-def _groups(counts: Tensor, start: float) -> Iterator[tuple[Tensor, int]]:
+def _groups(drawn: Draw, start: float) -> Iterator[tuple[Tensor, int]]:
     """Samples to run together, and the most that one of them needs.
 
     A group goes on for as long as what it pulls back in vain costs less than to start another.
     """
-    group: list[Tensor] = []
-    width, vain = 0, 0
-    for count in counts.unique().flip(0).tolist():
-        same = (counts == count).nonzero()[:, 0]
-        vain += (width - count) * len(same)
-        if not group or vain > start:
-            if group:
-                yield torch.cat(group), width
-            group, width, vain = [], count, 0
-        group.append(same)
-    yield torch.cat(group), width
+    order = drawn.counts.sort(descending=True, stable=True).indices
+    first, place, width, vain = 0, 0, 0, 0
+    for count, same in itertools.groupby(sorted(drawn.numbers, reverse=True)):
+        size = len([*same])
+        vain += (width - count) * size
+        if place == first or vain > start:
+            if place > first:
+                yield order[first:place], width
+            first, width, vain = place, count, 0
+        place += size
+    yield order[first:], width

@@ -35,11 +35,15 @@ class Draw(NamedTuple):
         classes: `[N, n]`.
         factors: `[N, n]`, one over the probability of each; 0 where a sample has fewer classes.
         variance: `[N]`, V; 0 where the classes are all that carry weight.
+        counts: `[N]`, how many classes each sample has.
+        numbers: The same, read: the host waits for the device once.
     """
 
     classes: Tensor
     factors: Tensor
     variance: Tensor
+    counts: Tensor
+    numbers: list[int]
 
 
 def line(weights: Tensor) -> Line:
@@ -52,7 +56,10 @@ def counts_for(line: Line, variance: Tensor, least: int) -> Tensor:
     """The smallest numbers of classes `[N]`, at least `least`, with V within `variance` `[N]`."""
     high = (line.weights > 0).sum(-1).clamp_min(1)
     low = high.clamp_max(least)
-    while bool((low < high).any()):
+    for _ in range(line.weights.shape[1].bit_length()):
+        # On a GPU to look costs more than to go on.
+        if low.device.type == "cpu" and bool((low == high).all()):
+            break
         middle = (low + high) // 2
         enough = _variance(line, middle)[0] <= variance
         low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
@@ -62,7 +69,8 @@ def counts_for(line: Line, variance: Tensor, least: int) -> Tensor:
 def draw(line: Line, counts: Tensor, u: Tensor) -> Draw:
     """`counts` `[N]` classes of each sample; `u` `[N]` uniform in [0, 1)."""
     variance, certain, step = _variance(line, counts)
-    place = torch.arange(int(counts.max()), device=counts.device).expand(len(counts), -1)
+    numbers: list[int] = counts.tolist()
+    place = torch.arange(max(numbers), device=counts.device).expand(len(counts), -1)
     drawn = place >= certain[:, None]
     # Positions on the line of all classes, of which the certain ones take the first part.
     sums = line.weights.cumsum(-1)
@@ -74,7 +82,8 @@ def draw(line: Line, counts: Tensor, u: Tensor) -> Draw:
     place = torch.where(drawn, found, place)
     factors = torch.where(drawn, step[:, None] / line.weights.gather(1, place), 1.0)
     wanted = torch.arange(factors.shape[1], device=counts.device) < counts[:, None]
-    return Draw(line.order.gather(1, place), torch.where(wanted, factors, 0.0), variance)
+    factors = torch.where(wanted, factors, 0.0)
+    return Draw(line.order.gather(1, place), factors, variance, counts, numbers)
 
 
 def _variance(line: Line, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,11 +12,12 @@ How far the ratios of one sample differ is known badly from a few of them. Its e
 begins with `_SPREAD`, seen in networks of several kinds, as if `_TRUST` ratios had told it.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastgradnorm._schemes.draws import Draw, counts_for, draw, line
-from fastgradnorm._schemes.objective import uniform_numbers
 from fastgradnorm._schemes.posterior import Posterior, cotangent_sizes
 
 _SPREAD = 0.15  # standard deviation of `y_c / a_c`, relative, for power 1
@@ -32,7 +33,7 @@ class Partial:
         posterior: Their class probabilities.
         powers: By scheme, the power of the norms that it averages.
         rtol: Standard error to reach, relative to the score.
-        seed: Of the draws: a table of uniform numbers shared by all samples.
+        uniform: Gives uniform numbers `[draws, positions]`, which all samples share.
 
     Attributes:
         open: Indices of the samples that need another round.
@@ -41,7 +42,11 @@ class Partial:
     """
 
     def __init__(
-        self, posterior: Posterior, powers: dict[str, int], rtol: float, seed: int
+        self,
+        posterior: Posterior,
+        powers: dict[str, int],
+        rtol: float,
+        uniform: Callable[[int, int, torch.dtype, torch.device], Tensor],
     ) -> None:
         self.powers, self.rtol = powers, rtol
         self.p = posterior.p.double()
@@ -59,7 +64,7 @@ class Partial:
         self._precision, self._wanted = none, self._first_variance()
         self.open = torch.arange(len(none), device=none.device)
         self.round = 0
-        self._uniform = uniform_numbers(seed, self.p.shape[1], _ROUNDS)
+        self._uniform = uniform(self.p.shape[1], _ROUNDS, torch.float64, none.device)
 
     def _first_variance(self) -> Tensor:
         """V that suffices if the ratios differ by `_SPREAD`, `[N]`."""
@@ -81,7 +86,7 @@ class Partial:
             needed = torch.zeros_like(needed)
         counts = counts_for(ordered, needed, 1 if self.round else _LEAST)
         # One number for each pair of most probable classes: samples of a pool err independently.
-        table = torch.as_tensor(self._uniform[self.round], device=weights.device)
+        table = self._uniform[self.round]
         pair = self.p[self.open].nan_to_num(0.0).topk(2).indices
         return draw(ordered, counts, table[pair].sum(-1) % 1)
 
@@ -89,7 +94,6 @@ class Partial:
         """Takes in the gradient norms `[n, K]` of what `draw` asked for."""
         at, classes = self.open, drawn.classes
         taken = drawn.factors > 0
-        row, column = taken.nonzero(as_tuple=True)
         exact = drawn.variance == 0
         precision = self._precision[at] + 1 / drawn.variance
         self._precision = self._precision.index_copy(0, at, precision)
@@ -98,10 +102,10 @@ class Partial:
             estimate = self.terms[scheme][at].sum(-1) + (drawn.factors * y).sum(-1)
             sums = self._sums[scheme][at] + estimate / drawn.variance
             score = torch.where(exact, estimate, sums / precision)
-            self.terms[scheme][at[row], classes[row, column]] = y[row, column]
+            self.terms[scheme] = _put(self.terms[scheme], at, classes, taken, y)
             self._sums[scheme] = self._sums[scheme].index_copy(0, at, sums)
             self.scores[scheme] = self.scores[scheme].index_copy(0, at, score)
-        self.known[at[row], classes[row, column]] = True
+        self.known = _put(self.known, at, classes, taken, taken)
         self.round += 1
         wanted = torch.full_like(precision, torch.inf)
         for scheme, power in self.powers.items():
@@ -127,3 +131,15 @@ class Partial:
         squares = torch.where(seen, ratios / mean[:, None] - 1, 0.0).square().sum(-1)
         prior = _TRUST * (power * _SPREAD) ** 2
         return mean * ((prior + squares) / (_TRUST + count - 1)).sqrt()
+
+
+def _put(tensor: Tensor, at: Tensor, classes: Tensor, taken: Tensor, values: Tensor) -> Tensor:
+    """`tensor` `[N, C]` with `values` `[n, K]` of `classes` in rows `at`, where they were `taken`.
+
+    Those that were not go to a column that is dropped: to look for those that were, the host would
+    have to wait.
+    """
+    dropped = tensor.shape[1]
+    rows = torch.cat([tensor[at], torch.zeros_like(tensor[at, :1])], 1)
+    rows = rows.scatter(1, torch.where(taken, classes, dropped), values)
+    return tensor.index_copy(0, at, rows[:, :dropped])

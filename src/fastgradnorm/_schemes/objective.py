@@ -5,8 +5,8 @@ underflows, and its norm multiplied by it after.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -121,6 +121,7 @@ class Objective:
         num_samples: Draws where label combinations are too many to enumerate.
         seed: Of the draws.
         rtol: The relative standard error to reach; 0 is exact.
+        tables: On a device, made once: a copy to it in every pass would have the host wait for it.
     """
 
     schemes: tuple[str, ...]
@@ -128,6 +129,7 @@ class Objective:
     num_samples: int
     seed: int
     rtol: float = 0.0
+    tables: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def powers(self) -> dict[str, int]:
@@ -192,7 +194,7 @@ class Objective:
     def _two_classes(self, z: Tensor) -> PullBacks:
         """Two classes: every cotangent is a multiple of `e_0 - e_1`, pulled back once."""
         post = posterior(z)
-        direction = torch.tensor([1.0, -1.0], dtype=z.dtype, device=z.device)
+        direction = 1 - 2 * torch.arange(2, dtype=z.dtype, device=z.device)
         pq = post.p_top * post.om
         return self._one_direction(direction, pq, post.gap.sum(-1, keepdim=True).abs())
 
@@ -242,14 +244,30 @@ class Objective:
         *positions, classes = post.top.shape
         count = int(np.prod(positions))
         if enumerable and count * np.log(classes) <= np.log(self.num_samples) + 1e-9:
-            grid = np.indices((classes,) * count).reshape(count, -1).T
-            maps = torch.as_tensor(grid, device=post.p.device).view(-1, *positions)
+            maps = self._every_map(classes, count, post.p.device).view(-1, *positions)
             chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
             return maps, chances.flatten(1).prod(-1)
-        numbers = uniform_numbers(self.seed, count, self.num_samples)
-        u = torch.as_tensor(numbers, dtype=post.p.dtype, device=post.p.device)
+        u = self.uniform(count, self.num_samples, post.p.dtype, post.p.device)
         below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
         return below.sum(-1), None
+
+    def _every_map(self, classes: int, positions: int, device: torch.device) -> Tensor:
+        """All label maps `[classes ** positions, positions]`."""
+        key = classes, positions, device
+        if key not in self.tables:
+            grid = np.indices((classes,) * positions).reshape(positions, -1).T
+            self.tables[key] = torch.as_tensor(grid, device=device)
+        return self.tables[key]
+
+    def uniform(
+        self, positions: int, draws: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """`uniform_numbers` of the seed, on a device."""
+        key = positions, draws, dtype, device
+        if key not in self.tables:
+            numbers = uniform_numbers(self.seed, positions, draws)
+            self.tables[key] = torch.as_tensor(numbers, dtype=dtype, device=device)
+        return self.tables[key]
 
 
 def uniform_numbers(seed: int, positions: int, draws: int) -> np.ndarray:
