@@ -33,6 +33,52 @@ def test_samples_by_working_memory(activations, transients, cotangents, samples)
     assert found == (samples, min(cotangents, 240 // max(1, transients)))
 
 
+GIB = 1 << 30
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A device with 75 GiB free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (75 * GIB, 80 * GIB))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    "activations, transients, cotangents, samples",
+    [
+        (5, 1, 10, 820),  # a small image: enough to keep the device busy
+        (5, 1, 1, 4095),  # 8192 cotangents would take more than 40 % of the memory
+        (60, 10, 10, 153),  # a ViT: 40 % of the memory, with a margin
+        (900, 40, 2, 25),
+        (0, 0, 10, 21_474_836),  # an MLP: as many as there are
+    ],
+)
+def test_on_a_gpu_there_is_enough_to_do(activations, transients, cotangents, samples, gpu):
+    chunks = Chunks(None, gpu)
+    found, _ = chunks.sizes(_plan(activations, transients), 1 << 30, cotangents)
+    assert found == samples
+    assert chunks.sizes(_plan(activations, transients), 64, cotangents)[0] == min(64, samples)
+
+
+def test_what_is_asked_for_bounds_it_on_a_gpu_too(gpu):
+    plan = _plan(5, 1)
+    assert Chunks(plan.bytes(100, 10, 10), gpu).sizes(plan, 10_000, 10) == (100, 10)
+    whole, half = (Chunks(share, gpu).limits.bytes for share in (1.0, 0.5))
+    assert (whole, half) == (75 * GIB, 75 * GIB // 2)
+
+
+def test_a_resumed_run_on_a_gpu_cuts_as_before(gpu, monkeypatch):
+    before = Chunks(None, gpu)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * GIB, 80 * GIB))
+    after = Chunks(None, gpu)
+    plan = _plan(60, 10)
+    assert after.sizes(plan, 10_000, 10) != before.sizes(plan, 10_000, 10)
+    after.resume(before.limits)
+    assert after.sizes(plan, 10_000, 10) == before.sizes(plan, 10_000, 10)
+
+
 def test_a_forward_pass_alone_is_bounded_by_free_memory_only():
     plan = _plan(4, 1)
     chunks = Chunks(plan.bytes(500, 0, 0), torch.device("cpu"))

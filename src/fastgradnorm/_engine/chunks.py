@@ -15,12 +15,14 @@ from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memo
 
 R = TypeVar("R")
 
-# Working memory of a chunk in bytes, by device. More than the first figure pays less and less: on
-# the CPU, 256 MiB made a ResNet-18 5 % and a ViT 5 to 15 % faster. Up to the second is taken while
-# fewer than `_ENOUGH` cotangents are pulled back at once, for every pass has a fixed cost.
-_PAYS = {"cpu": (160 << 20, 240 << 20)}
-_PAYS_GPU = (1 << 30, 1 << 30)
-_ENOUGH = 64
+# Working memory of a chunk on the CPU in bytes. More than the first figure pays less and less: 256
+# MiB made a ResNet-18 5 % and a ViT 5 to 15 % faster. Up to the second is taken while fewer than
+# `_ENOUGH` cotangents are pulled back at once, for every pass has a fixed cost.
+_PAYS, _MOST, _ENOUGH = 160 << 20, 240 << 20, 64
+# On a GPU that cost is some tens of milliseconds in which the device must not run out of work: so
+# many cotangents, or so many bytes of small ones, keep it busy. By counting, not measured. Half of
+# what may be used is left to what estimates do not see: libraries, and holes between tensors.
+_PAYS_GPU, _ENOUGH_GPU, _SHARE_GPU = 4 << 30, 1 << 13, 0.5
 _NO_LIMIT = 1 << 40
 
 
@@ -48,11 +50,20 @@ class Chunks:
     """
 
     def __init__(self, max_memory: int | float | None, device: torch.device) -> None:
-        self.limits = Limits(allowed_bytes(max_memory, device), _NO_LIMIT)
+        allowed = allowed_bytes(max_memory, device)
+        self._on_cpu = device.type == "cpu"
+        if max_memory is None and not self._on_cpu:
+            allowed = max(1, int(allowed * _SHARE_GPU))
+        self.limits = Limits(allowed, _NO_LIMIT)
         self._asked, self._exact = max_memory is not None, isinstance(max_memory, int)
         self._device = device
-        self._pays, self._most = _PAYS.get(device.type, _PAYS_GPU)
+        self._pays, self._enough = (_PAYS, _ENOUGH) if self._on_cpu else (_PAYS_GPU, _ENOUGH_GPU)
         self._warned = False
+
+    @property
+    def _most(self) -> int:
+        """Working memory of a chunk, of samples and cotangents that there are already."""
+        return _MOST if self._on_cpu else self.limits.bytes
 
     def resume(self, limits: Limits) -> None:
         """Cuts as a run before did, as far as `max_memory` bytes allow."""
@@ -83,7 +94,7 @@ class Chunks:
         size = _most(samples, self.limits.bytes, lambda n: plan.bytes(n, cotangents, count))
         if count:
             each = max(1, plan.activation_bytes + cotangents * plan.transient_bytes)
-            enough = min(-(-_ENOUGH // cotangents), self._most // each)
+            enough = min(-(-self._enough // cotangents), self._most // each)
             size = min(size, max(enough, self._pays // each))
         return max(1, size), cotangents
 
