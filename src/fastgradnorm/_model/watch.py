@@ -16,6 +16,7 @@ from fastgradnorm._model.layout import check_memory
 from fastgradnorm._model.substitution import swap
 from fastgradnorm._model.views import Pieces, tensors_in
 from fastgradnorm._operations import table
+from fastgradnorm._operations.single_level import autocast_dtype
 
 _BRANCHES = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}
@@ -99,6 +100,11 @@ class Watch(TorchFunctionMode):
                 call = {**call, "sparse": False}
                 args, kwargs = table.unbind(func, call), {}
             _check(func, call)
+            narrowed = self._narrowed(call) if table.known(func).narrow else None
+            if narrowed:
+                call = {**call, **narrowed}
+                args, kwargs = table.unbind(func, call), {}
+                tensors = tensors_in(args, kwargs)
         tracked = bool(self.pieces.among(tensors))
         if tracked and call is not None:
             slots = [name for name, value in call.items() if self.pieces.of(value) is not None]
@@ -109,6 +115,15 @@ class Watch(TorchFunctionMode):
                 with self:
                     return within(*args, **kwargs)
         return self.plain(func, tensors, args, kwargs)
+
+    def _narrowed(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What autocast on a GPU narrows, parameters apart, so that a rule keeps the same copy."""
+        found = {}
+        for name, value in call.items():
+            dtype = autocast_dtype(value) if isinstance(value, Tensor) else None
+            if dtype is not None and self.pieces.of(value) is None:
+                found[name] = value.to(dtype)
+        return found
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""

@@ -1,8 +1,9 @@
-"""Convolutions: their rules, and samples and cotangents in one call of oneDNN under vmap.
+"""Convolutions: their rules, and samples and cotangents in one call of a library under vmap.
 
 Two things make that faster than PyTorch's own rules for vmap. The pull-back is not handed an input
 of the right size that was copied together for its shape alone. And where it pays the channels are
-last in memory, as oneDNN likes them; what follows such a convolution keeps them there.
+last in memory, as oneDNN likes them; what follows such a convolution keeps them there. On a GPU
+autocast, which those rules do not all run under, is settled here.
 """
 
 import math
@@ -60,13 +61,15 @@ def conv(
 
     The channels of the output are last in memory where that is faster and `channels_last` allows.
     """
-    if isinstance(padding, str):
+    if isinstance(padding, str) or input.dim() != dims + 2:
         return function(input, weight, bias, stride, padding, dilation, groups)
-    plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-    plain = plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    plain = plain and input.dim() == dims + 2
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):
+        # Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
+        dtype = torch.get_autocast_dtype("cuda")
+        input, weight = input.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     differentiated = None
-    if plain and not torch.is_autocast_enabled("cpu") and is_frozen(weight, bias):
+    if _folds(input, weight) and is_frozen(weight, bias):
         differentiated = is_differentiated(input)
     if differentiated is None:
         return function(input, weight, bias, stride, padding, dilation, groups)
@@ -74,13 +77,28 @@ def conv(
         _sizes(stride, dims), _sizes(padding, dims), _sizes(dilation, dims), groups
     )
     format = torch.contiguous_format
-    if channels_last and dims == 2 and geometry.pixels(input.shape, weight.shape) >= _LARGE:
+    on_cpu = input.device.type == "cpu"
+    if (
+        on_cpu
+        and channels_last
+        and dims == 2
+        and geometry.pixels(input.shape, weight.shape) >= _LARGE
+    ):
         format = torch.channels_last
     weight = weight.contiguous(memory_format=format)
     if not differentiated:
         return _forward(Rows.of(input), weight, bias, geometry, format)
     output: Tensor = _Conv.within(input, weight, bias, geometry, format)
     return output
+
+
+def _folds(input: Tensor, weight: Tensor) -> bool:
+    """Whether samples are folded by hand: on a GPU, and for oneDNN in float32."""
+    if input.is_cuda:
+        return input.dtype == weight.dtype
+    plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+    plain = plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return plain and not torch.is_autocast_enabled("cpu")
 
 
 def _sizes(value: int | Sequence[int], dims: int) -> _Sizes:
@@ -137,7 +155,10 @@ class _Conv(SingleLevel):
             rows = rows.contiguous(memory_format=ctx.format)
             # Its shape alone is read, but it must lie in memory, or it would be copied there.
             shape = (len(rows), *ctx.shape[1:])
-            x = rows if rows.shape == shape else torch.empty(shape, memory_format=ctx.format)
+            x = rows
+            if rows.shape != shape:
+                like = {"dtype": rows.dtype, "device": rows.device, "memory_format": ctx.format}
+                x = torch.empty(shape, **like)
             if operators.has_convolution_pulled():
                 pulled = operators.convolution_pulled(rows, x, weight, ctx.geometry)
             else:
@@ -259,12 +280,15 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
         "input weight",
         partial(conv, function, dims),
         has_layout=True,
+        narrow=True,
         **_OPTIONS,
         dilation=1,
         groups=1,
     )
     for dims, function in enumerate(_CONVS, 1)
 } | {
-    function: ruled(partial(_transposed_rule, dims), "input weight", **_OPTIONS, **_MORE)
+    function: ruled(
+        partial(_transposed_rule, dims), "input weight", narrow=True, **_OPTIONS, **_MORE
+    )
     for dims, function in enumerate(_TRANSPOSED, 1)
 }

@@ -1,7 +1,8 @@
 """Linear layers: their rule, and samples, cotangents and positions in one product under vmap.
 
 Forward and pull-back are the same product, by `fastgradnorm_kernels.linear`, which is faster on
-some processors than what `F.linear` calls. Elsewhere `F.linear` itself is as good.
+some processors than what `F.linear` calls. On a GPU it is `F.linear` of all of them, in which the
+bias is part of the product.
 """
 
 from collections.abc import Callable, Collection
@@ -26,8 +27,15 @@ from fastgradnorm._operations.single_level import (
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `F.linear`."""
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        if torch.float64 not in (input.dtype, weight.dtype):
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
     plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-    if not plain or weight.dim() != 2 or torch.is_autocast_enabled("cpu"):
+    plain = plain and not torch.is_autocast_enabled("cpu")
+    plain = plain or (input.is_cuda and input.dtype == weight.dtype)
+    if not plain or weight.dim() != 2:
         return F.linear(input, weight, bias)
     differentiated = is_differentiated(input) if is_frozen(weight, bias) else None
     if differentiated is None:
@@ -43,7 +51,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if inside is None:
         return F.linear(x, weight, bias)
     with outside():
-        output = kernels.linear(inside.fronted(), weight, bias)
+        if x.is_cuda and inside.tensor.dim() - 1 not in inside.places.values():
+            # Where samples and cotangents lie: to bring them to the front may be a copy.
+            output = F.linear(inside.tensor, weight, bias)
+            output = inside._replace(tensor=output).fronted()
+        else:
+            output = kernels.linear(inside.fronted(), weight, bias)
     return wrapped(output, tuple(inside.places))
 
 
@@ -77,5 +90,5 @@ def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
-    F.linear: ruled(_rule, "input weight", form=linear, bias=None)
+    F.linear: ruled(_rule, "input weight", form=linear, narrow=True, bias=None)
 }

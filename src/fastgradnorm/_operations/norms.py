@@ -101,8 +101,12 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`F.group_norm`."""
-    plain = is_frozen(weight, bias) and not torch.is_autocast_enabled(input.device.type)
-    plain = plain and operators.has_group_norm()
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # which has it in float32
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
+        input = input.to(wide)
+    plain = input.is_cuda or not torch.is_autocast_enabled(input.device.type)
+    plain = plain and is_frozen(weight, bias) and operators.has_group_norm()
     differentiated = is_differentiated(input) if plain else None
     if differentiated is not None:
         if differentiated:
@@ -163,16 +167,21 @@ class _GroupNorm(SingleLevel):
             g, x, mean, deviation = (
                 t.reshape(*most, *t.shape[count:]) for t in found.tensors if t is not None
             )
-            x, mean, deviation = (t[:, 0].flatten(0, 1).contiguous() for t in (x, mean, deviation))
+            # On a GPU one call for all cotangents, and copies of what was kept; else one each.
+            at_a_time = most[1] if g.is_cuda else 1
+            x, mean, deviation = (
+                t[:, :at_a_time].flatten(0, 2).contiguous() for t in (x, mean, deviation)
+            )
             grads = [
                 operators.group_norm_pulled(
-                    part.flatten(0, 1).contiguous(), x, mean, deviation, weight, ctx.groups
-                )
-                for part in g.unbind(1)
+                    part.flatten(0, 2).contiguous(), x, mean, deviation, weight, ctx.groups
+                ).view(part.shape)
+                for part in g.split(at_a_time, 1)
             ]
-            # Cotangents outermost in memory, as the pull-back has them.
-            grad = torch.stack(grads) if len(grads) > 1 else grads[0][None]
-            grad = grad.unflatten(1, (most[0], -1)).transpose(0, 1)
+            if len(grads) == 1:
+                grad = grads[0]
+            else:  # cotangents outermost in memory, as the pull-back has them
+                grad = torch.stack([grad[:, 0] for grad in grads]).transpose(0, 1)
             grad = grad.reshape(*found.sizes, *grad.shape[2:])
         return wrapped(grad, found.levels), *(None,) * 4
 

@@ -21,6 +21,7 @@ class Operation:
         rule: Makes the rule of a call.
         form: The same values in a way that suits vmap better, called out of the mode.
         has_layout: Whether `form` is told, by `channels_last`, how its output may lie in memory.
+        narrow: Whether autocast multiplies in a narrow dtype there.
         opened: The same values by other operations, each of which the mode sees in turn. It gives
             None where it does not apply.
     """
@@ -30,6 +31,7 @@ class Operation:
     rule: RuleMaker | None = None
     form: Callable[..., Any] | None = None
     has_layout: bool = False
+    narrow: bool = False
     opened: Callable[..., Any] | None = None
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,8 +44,9 @@ def ruled(
     required: str,
     form: Callable[..., Any] | None = None,
     has_layout: bool = False,
+    narrow: bool = False,
     **defaults: Any,
 ) -> Operation:
     """An operation with a rule; `required` names its first arguments."""
     names = tuple(required.split())
-    return Operation((*names, *defaults), defaults, rule, form, has_layout)
+    return Operation((*names, *defaults), defaults, rule, form, has_layout, narrow)

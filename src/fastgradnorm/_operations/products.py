@@ -119,8 +119,11 @@ _MATMULS: list[Callable[..., Any]] = [
 _ADDMMS: list[Callable[..., Any]] = [torch.addmm, torch.Tensor.addmm]
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
-    **{function: ruled(_matmul, "input other") for function in _MATMULS},
-    **{function: ruled(_addmm, "input mat1 mat2", beta=1, alpha=1) for function in _ADDMMS},
+    **{function: ruled(_matmul, "input other", narrow=True) for function in _MATMULS},
+    **{
+        function: ruled(_addmm, "input mat1 mat2", narrow=True, beta=1, alpha=1)
+        for function in _ADDMMS
+    },
     torch.einsum: ruled(_einsum, "equation first second", second=None),
     torch.bilinear: Operation(opened=bilinear),
 }

@@ -13,8 +13,8 @@ class Rows(NamedTuple):
 
     Attributes:
         tensor: `[N * B, C, *]`, without wrappers.
-        sizes: Of the levels of vmap, from the outermost.
-        levels: Which they are.
+        sizes: Of the levels of vmap.
+        levels: Which they are, in the order in which they lie in memory: no copy is made for it.
     """
 
     tensor: Tensor
@@ -26,16 +26,20 @@ class Rows(NamedTuple):
         """Of a tensor of which no derivative is being taken."""
         inside = bare(x)
         assert inside is not None
-        count = len(inside.places)
+        count, tensor = len(inside.places), inside.tensor
+        levels = sorted(inside.places, key=lambda level: -tensor.stride(inside.places[level]))
+        places = [inside.places[level] for level in levels]
         with outside():
-            rows = inside.fronted()
-            return cls(rows.flatten(0, count), tuple(rows.shape[:count]), tuple(inside.places))
+            rows = tensor.movedim(places, list(range(count)))
+            return cls(rows.flatten(0, count), tuple(rows.shape[:count]), tuple(levels))
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What `function` makes of the rows, under vmap again."""
+        order = sorted(self.levels)
         with outside():
             output = function(self.tensor).unflatten(0, (*self.sizes, -1))
-        return wrapped(output, self.levels)
+            output = output.movedim([self.levels.index(l) for l in order], list(range(len(order))))
+        return wrapped(output, order)
 
 
 def layout(tensor: Tensor) -> torch.memory_format:

@@ -4,6 +4,7 @@ PyTorch takes a custom function through every transform that is active, in Pytho
 at the innermost alone, for a fraction of the time; what they compute they compute on plain tensors.
 """
 
+import torch
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.functorch import SingleLevel, current_level, unwrap, wrap
 from fastgradnorm_kernels.levels import bare
@@ -41,3 +42,12 @@ def is_frozen(*tensors: Tensor | None) -> bool:
     if not functorch.works():
         return False  # nobody can tell
     return not any(t.requires_grad or functorch.is_wrapped(t) for t in tensors if t is not None)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast on a GPU makes of a tensor that is multiplied; None where it leaves that."""
+    if not tensor.is_cuda or not torch.is_autocast_enabled("cuda"):
+        return None
+    dtype = torch.get_autocast_dtype("cuda")
+    casts = tensor.is_floating_point() and tensor.dtype not in (torch.float64, dtype)
+    return dtype if casts else None
