@@ -25,6 +25,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
+from fastgradnorm_kernels import tiles
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -33,14 +34,16 @@ from triton.runtime.jit import JITFunction
 from benchmarks.kernels.compiled_calls import calls
 from benchmarks.provenance import provenance, store
 
-# Bytes of shared memory that one block may have. [CUDA programming guide, compute capabilities]
-SHARED_LIMIT = {80: 166_912, 90: 232_448}
+ARCHS = (80, 86, 89, 90, 100, 120)
+# Bytes of shared memory that one block may have.
+SHARED_LIMIT = {arch: tiles.shared_memory(divmod(arch, 10)) for arch in ARCHS}
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _INTEGERS = {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 # What is counted in the PTX.
 _INSTRUCTIONS = {
     "mma.sync": r"\bmma\.sync",
     "wgmma": r"\bwgmma\.mma_async",
+    "tcgen05": r"\btcgen05\.mma",
     "ldmatrix": r"\bldmatrix",
     "cp.async": r"\bcp\.async\.(?:ca|cg)",
     "ld.global": r"\bld\.global",
@@ -111,10 +114,11 @@ def specialise(launch: Launch) -> ASTSource:
         if isinstance(value, Tensor):
             attributes[path] = [["tt.divisibility", 16]]
             return "*" + (_TYPES | _INTEGERS)[value.dtype]
-        if value == 1:
+        specialised = not launch.kernel.params[path[0]].do_not_specialize
+        if value == 1 and specialised:
             constants[path] = 1
             return "constexpr"
-        if value % 16 == 0:
+        if value % 16 == 0 and specialised:
             attributes[path] = [["tt.divisibility", 16]]
         return "i32" if abs(value) < 2**31 else "i64"
 
@@ -126,13 +130,32 @@ def specialise(launch: Launch) -> ASTSource:
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def launches() -> list[tuple[str, torch.dtype, str, Launch]]:
-    """Every operation, dtype and block configuration in use."""
-    return [
-        (operation, dtype, precision, launch)
-        for operation, dtype, precision, call in calls()
-        for launch in record(call)
-    ]
+def launches(arch: int) -> list[tuple[str, torch.dtype, str, Launch]]:
+    """Every operation, dtype and block configuration in use on one architecture."""
+    original = tiles.gpu
+    tiles.gpu = lambda device: ("", divmod(arch, 10))
+    try:
+        found = [
+            (operation, dtype, precision, launch)
+            for operation, dtype, precision, call in calls()
+            for launch in record(call)
+        ]
+    finally:
+        tiles.gpu = original
+    return _distinct(found)
+
+
+def _distinct(
+    found: list[tuple[str, torch.dtype, str, Launch]],
+) -> list[tuple[str, torch.dtype, str, Launch]]:
+    """Without launches that another one's binary serves."""
+    kept = {}
+    for entry in found:
+        launch = entry[3]
+        source = specialise(launch)
+        key = (source.hash(), str(sorted(launch.options.items(), key=str)), entry[2])
+        kept.setdefault(key, entry)
+    return list(kept.values())
 
 
 def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
@@ -150,7 +173,7 @@ def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
 
 def compile_one(index: int, arch: int) -> Row:
     """One launch compiled for one architecture."""
-    operation, dtype, precision, launch = launches()[index] if not _ALL else _ALL[index]
+    operation, dtype, precision, launch = _ALL[arch][index]
     options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages")}
     compiled = triton.compile(
         specialise(launch), target=GPUTarget("cuda", arch, 32), options=options
@@ -172,7 +195,7 @@ def compile_one(index: int, arch: int) -> Row:
         problems.append(f"{shared} bytes of shared memory, {SHARED_LIMIT[arch]} at most")
     products = "PRECISION" in blocks or "BLOCK_S" in blocks
     allowed = products and (dtype != torch.float32 or precision != "ieee")
-    if allowed and not counts["mma.sync"] + counts["wgmma"]:
+    if allowed and not counts["mma.sync"] + counts["wgmma"] + counts["tcgen05"]:
         problems.append("no matrix-unit instruction in a product that allows it")
     if counts["atom"]:
         problems.append("an atomic operation: results would not be deterministic")
@@ -191,13 +214,13 @@ def compile_one(index: int, arch: int) -> Row:
     )
 
 
-_ALL: list[tuple[str, torch.dtype, str, Launch]] = []
+_ALL: dict[int, list[tuple[str, torch.dtype, str, Launch]]] = {}
 
 
-def table(processes: int, archs: tuple[int, ...] = (80, 90)) -> list[Row]:
+def table(processes: int, archs: tuple[int, ...] = ARCHS) -> list[Row]:
     """All rows, compiled by so many processes."""
-    _ALL[:] = launches()  # before the fork, so that the workers have them
-    jobs = [(i, arch) for i in range(len(_ALL)) for arch in archs]
+    _ALL.update({arch: launches(arch) for arch in archs})  # before the fork: workers have them
+    jobs = [(i, arch) for arch in archs for i in range(len(_ALL[arch]))]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         return pool.starmap(compile_one, jobs, chunksize=4)
 
@@ -206,8 +229,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.compiled")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--arch", type=int, choices=ARCHS, help="only this one")
     options = parser.parse_args(argv)
-    rows = table(options.processes)
+    rows = table(options.processes, (options.arch,) if options.arch else ARCHS)
     bad = [row for row in rows if row.problems]
     for row in bad:
         print(

@@ -113,12 +113,9 @@ def _triton_conv_sq_norm(
     precision = input_precision(g.dtype)
     if form == "direct":
         return conv_norm.conv_direct_sq_norm(x, g, options, groups, input_precision=precision)
-    sq_norm, uncancelled = conv_norm.conv_ghost_sq_norm(
-        x, g, options, groups, input_precision=precision
+    return conv_norm.conv_checked_ghost_sq_norm(
+        x, g, options, groups, CANCELLED, input_precision=precision
     )
-    lost = sq_norm < CANCELLED * uncancelled
-    again = conv_norm.conv_direct_sq_norm(x, g, options, groups, lost, input_precision=precision)
-    return torch.where(lost, again, sq_norm)
 
 
 @foldable("fastgradnorm::conv_sq_norm")

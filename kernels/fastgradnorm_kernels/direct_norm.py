@@ -1,82 +1,253 @@
 r"""`‖Σ_t g_t a_tᵀ‖²`: a weight gradient's squared norm by tiles of the gradient.
 
-A program owns TILES tiles [BLOCK_O, BLOCK_I] of one sample's gradient for one cotangent, forms each
-by sweeping the positions, squares it and adds it up. No [O, I] matrix reaches memory.
+The outputs of all K cotangents are so many rows of one product `[K O, T] [T, I]` a sample. A
+program owns BLOCK_O of its rows and TILES column tiles [BLOCK_O, BLOCK_I], forms each by sweeping
+the positions, squares it and adds up its rows. No [O, I] matrix reaches memory.
 
 With `needed` [N, K] only the marked norms are formed and the others are zero, decided on the GPU:
-the few ghost norms whose terms cancelled are recomputed without waiting for the host.
+the few ghost norms whose terms cancelled are recomputed without waiting for the host. There a
+program owns several row tiles, and most have nothing to do.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels import gradients, tiles, windows
 from fastgradnorm_kernels._validate import check_pair, check_precision, dense
+from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.shapes import Bool, Float
+from fastgradnorm_kernels.tiles import Tile
+from fastgradnorm_kernels.windows import Windows
 
-# Tiles a program tries one after the other where few are needed: fewer programs that do nothing.
-TILES_IF_NEEDED = 16
+# Programs a sample and group where few norms are needed: most have nothing to do.
+_PROGRAMS_IF_NEEDED = 8
+# Sizes and strides differ from layer to layer: kernels are not compiled anew for each. What decides
+# how wide a load may be is told by VECTOR_X and VECTOR_G.
+NOT_SPECIALISED = [
+    *("N", "K", "T", "I", "O", "groups", "channels", "row_tiles", "splits", "pairs"),
+    *("chunk", "stack"),
+    *("column_tiles", "x_stride_n", "x_stride_group", "g_stride_n", "g_stride_k", "g_stride"),
+    *("OUT_Y", "OUT_X", "KERNEL_Y", "KERNEL_X"),
+    *(f"{of}_step_{dim}" for of in "ti" for dim in "zyx"),
+]
 
 
 @triton.jit
+def aligned(x, VECTOR: tl.constexpr):
+    """`x`, a multiple of VECTOR, in a way that tells the compiler so."""
+    return x // VECTOR * VECTOR
+
+
+@triton.jit
+def input_steps(i, channels, KERNEL, STEPS, PLAIN: tl.constexpr, VECTOR: tl.constexpr):
+    """Elements from a position's first input to its inputs `i`."""
+    if PLAIN:
+        return i
+    tap = i // channels
+    z, y, x = tap // (KERNEL[0] * KERNEL[1]), tap // KERNEL[1] % KERNEL[0], tap % KERNEL[1]
+    steps = z * STEPS[0] + y * STEPS[1] + x * STEPS[2] + i % channels
+    return tl.max_contiguous(tl.multiple_of(steps, VECTOR), VECTOR)
+
+
+@triton.jit
+def _gradient(
+    x_columns,  # [1, BLOCK_I], pointers to the inputs of the first position
+    g_rows,  # [BLOCK_O, 1], pointers to the outputs at the first position
+    T,
+    g_stride,
+    OUT,
+    STEPS,
+    PLAIN: tl.constexpr,
+    POSITIONS_LAST: tl.constexpr,
+    VECTOR_G: tl.constexpr,
+    EVEN_T: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PROMOTE: tl.constexpr,
+):
+    """A tile [BLOCK_O, BLOCK_I] of the weights' gradient."""
+    gradient = tl.zeros([g_rows.shape[0], x_columns.shape[1]], tl.float32)
+    first = tl.arange(0, BLOCK_T)
+    # The place of each position in space, and how far BLOCK_T positions are, in mixed radix.
+    z, y, x = first // (OUT[0] * OUT[1]), first // OUT[1] % OUT[0], first % OUT[1]
+    more_z, more_y = BLOCK_T // (OUT[0] * OUT[1]), BLOCK_T // OUT[1] % OUT[0]
+    more_x = BLOCK_T % OUT[1]
+    limit = aligned(T, VECTOR_G) if POSITIONS_LAST else T
+    for start in range(0, T, BLOCK_T):
+        t = start + first
+        places = t * STEPS[2] if PLAIN else z * STEPS[0] + y * STEPS[1] + x * STEPS[2]
+        g_steps = t if POSITIONS_LAST else t * g_stride
+        if EVEN_T:
+            g = tl.load(g_rows + g_steps[None, :])  # [BLOCK_O, BLOCK_T]
+        else:
+            places = tl.where(t < T, places, 0)
+            g = tl.load(g_rows + g_steps[None, :], mask=(t < limit)[None, :], other=0.0)
+        a = tl.load(x_columns + places[:, None])  # [BLOCK_T, BLOCK_I]
+        if PROMOTE:
+            # The matrix units round sums toward zero: long ones are added up outside of them. A
+            # last argument that only other types heed keeps the two additions apart.
+            gradient += tl.dot(g, a, input_precision=PRECISION, max_num_imprecise_acc=BLOCK_T)
+        else:
+            gradient = tl.dot(g, a, gradient, input_precision=PRECISION)
+        if not PLAIN:
+            x += more_x
+            y += more_y + (x >= OUT[1]).to(tl.int32)
+            x = tl.where(x >= OUT[1], x - OUT[1], x)
+            z += more_z + (y >= OUT[0]).to(tl.int32)
+            y = tl.where(y >= OUT[0], y - OUT[0], y)
+    return gradient
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def _direct_sq_norm_kernel(
-    a_ptr,  # [N, T, I], samples `a_stride_n` apart
-    g_ptr,  # [N, K, T, O]
+    x_ptr,  # see windows.py
+    g_ptr,  # [N, K, T, groups * O], see gradients.py
     needed_ptr,  # [N, K], int8
-    partial_ptr,  # [N, K, programs], float32
+    partial_ptr,  # [N, groups, splits, K * O], float32
     K,
     T,
     I,
     O,
-    programs,
-    a_stride_n,
+    groups,
+    row_tiles,  # a program's
+    column_tiles,  # a program's
+    splits,
+    channels,
+    x_stride_n,
+    x_stride_group,
+    OUT_Y,
+    OUT_X,
+    KERNEL_Y,
+    KERNEL_X,
+    t_step_z,
+    t_step_y,
+    t_step_x,
+    i_step_z,
+    i_step_y,
+    i_step_x,
     g_stride_n,
     g_stride_k,
-    TILES: tl.constexpr,
+    g_stride,
+    PLAIN: tl.constexpr,
+    POSITIONS_LAST: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_G: tl.constexpr,
+    EVEN_T: tl.constexpr,
     HAS_NEEDED: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_T: tl.constexpr,
     PRECISION: tl.constexpr,
+    PROMOTE: tl.constexpr,
 ):
-    nk = tl.cast(tl.program_id(0) // programs, tl.int64)
-    first = tl.program_id(0) % programs * TILES
-    n, k = nk // K, nk % K
-    tiles_i = tl.cdiv(I, BLOCK_I)
-    end = tl.minimum(first + TILES, tl.cdiv(O, BLOCK_O) * tiles_i)
-    if HAS_NEEDED:
-        end = tl.where(tl.load(needed_ptr + nk) != 0, end, first)
-    a_rows = a_ptr + n * a_stride_n
-    g_rows = g_ptr + n * g_stride_n + k * g_stride_k
-    total = 0.0
-    for tile in range(first, end):
-        outputs = tile // tiles_i * BLOCK_O + tl.arange(0, BLOCK_O)
-        inputs = tile % tiles_i * BLOCK_I + tl.arange(0, BLOCK_I)
-        gradient = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
-        for start in range(0, T, BLOCK_T):
-            t = start + tl.arange(0, BLOCK_T)  # 32 bits reach all of one sample: check_pair
-            g_mask = (outputs < O)[:, None] & (t < T)[None, :]
-            a_mask = (t < T)[:, None] & (inputs < I)[None, :]
-            g = tl.load(g_rows + t[None, :] * O + outputs[:, None], mask=g_mask, other=0.0)
-            a = tl.load(a_rows + t[:, None] * I + inputs[None, :], mask=a_mask, other=0.0)
-            gradient = tl.dot(g, a, gradient, input_precision=PRECISION)
-        total += tl.sum(gradient * gradient)
-    tl.store(partial_ptr + tl.program_id(0).to(tl.int64), total)
+    row_programs = tl.cdiv(tl.cdiv(K * O, BLOCK_O), row_tiles)
+    split = tl.program_id(0) % splits
+    row_program = tl.program_id(0) // splits % row_programs
+    group = tl.cast(tl.program_id(0) // splits // row_programs % groups, tl.int64)
+    n = tl.cast(tl.program_id(0) // splits // row_programs // groups, tl.int64)
+    channels, inputs = aligned(channels, VECTOR_X), aligned(I, VECTOR_X)
+    outputs = O if POSITIONS_LAST else aligned(O, VECTOR_G)
+    g_stride = aligned(g_stride, VECTOR_G)
+    STEPS = (aligned(t_step_z, VECTOR_X), aligned(t_step_y, VECTOR_X), aligned(t_step_x, VECTOR_X))
+    TAPS = (aligned(i_step_z, VECTOR_X), aligned(i_step_y, VECTOR_X), aligned(i_step_x, VECTOR_X))
+    x_group = x_ptr + aligned(n * x_stride_n + group * x_stride_group, VECTOR_X)
+    for row_tile in range(row_program * row_tiles, row_program * row_tiles + row_tiles):
+        rows = row_tile * BLOCK_O + tl.arange(0, BLOCK_O)
+        present = rows < K * outputs
+        row = tl.where(present, rows, 0)
+        k, o = row // outputs, group * outputs + row % outputs
+        # Hints are given where a number is made: those on a function's argument are lost.
+        far = aligned(n * g_stride_n, VECTOR_G) + tl.cast(k, tl.int64) * aligned(
+            g_stride_k, VECTOR_G
+        )
+        if POSITIONS_LAST:
+            g_rows = g_ptr + (far + o * g_stride)
+        else:
+            g_rows = g_ptr + tl.max_contiguous(tl.multiple_of(far + o, VECTOR_G), VECTOR_G)
+        first, end = (
+            split * column_tiles,
+            tl.minimum(split * column_tiles + column_tiles, tl.cdiv(I, BLOCK_I)),
+        )
+        needed = present
+        if HAS_NEEDED:
+            needed = tl.load(needed_ptr + n * K + k, mask=present, other=0) != 0
+            end = tl.where(tl.max(needed.to(tl.int32), 0) != 0, end, first)
+        total = tl.zeros([BLOCK_O], tl.float32)
+        for tile in range(first, end):
+            columns = tile * BLOCK_I + tl.arange(0, BLOCK_I)
+            i = tl.where(columns < inputs, columns, 0)
+            i = tl.max_contiguous(tl.multiple_of(i, VECTOR_X), VECTOR_X)
+            x_columns = x_group + input_steps(
+                i, channels, (KERNEL_Y, KERNEL_X), TAPS, PLAIN, VECTOR_X
+            )
+            gradient = _gradient(
+                x_columns[None, :],
+                g_rows[:, None],
+                T,
+                g_stride,
+                (OUT_Y, OUT_X),
+                STEPS,
+                PLAIN,
+                POSITIONS_LAST,
+                VECTOR_G,
+                EVEN_T,
+                BLOCK_T,
+                PRECISION,
+                PROMOTE,
+            )
+            gradient = tl.where((columns < I)[None, :], gradient, 0.0)
+            total += tl.sum(gradient * gradient, 1)
+        slots = partial_ptr + ((n * groups + group) * splits + split) * K * O + rows
+        tl.store(slots, tl.where(needed, total, 0.0), mask=rows < K * O)
 
 
-def blocks(dtype: torch.dtype, input_precision: str, inputs: int, outputs: int) -> dict[str, Any]:
-    """Block sizes, warps and stages for this dtype, precision and gradient shape."""
-    depth = 64 if dtype != torch.float32 else 16 if input_precision == "ieee" else 32
-    if outputs <= 16 or inputs <= 16:
-        return {"BLOCK_O": 16, "BLOCK_I": 64, "BLOCK_T": depth, "num_warps": 2, "num_stages": 3}
-    if outputs < 128 or inputs < 128:
-        return {"BLOCK_O": 64, "BLOCK_I": 64, "BLOCK_T": depth, "num_warps": 4, "num_stages": 3}
-    return {"BLOCK_O": 128, "BLOCK_I": 128, "BLOCK_T": depth, "num_warps": 8, "num_stages": 3}
+def _program_tiles(row_tiles: int, column_tiles: int, needed: bool) -> tuple[int, int]:
+    """Row tiles and column tiles that a program owns."""
+    return (triton.cdiv(row_tiles, _PROGRAMS_IF_NEEDED), column_tiles) if needed else (1, 1)
+
+
+def launch(
+    activations: Windows,
+    grads: Gradients,
+    needed: Bool[Tensor, "N K"] | None,
+    input_precision: str,
+    tile: Tile | None,
+) -> Float[Tensor, "N K"]:
+    """Norms of all groups together."""
+    x, g, t, i = activations.x, grads.g, activations.positions, activations.inputs
+    n, k, _, o = g.shape
+    groups, o = activations.groups, o // activations.groups
+    if tile is None:
+        tile = tiles.choose("direct", g.dtype, input_precision, k * o, i, g.device)
+        if needed is not None:
+            tile = tiles.small(tile)
+    row_tiles, column_tiles = triton.cdiv(k * o, tile.rows), triton.cdiv(i, tile.columns)
+    own_rows, own_columns = _program_tiles(row_tiles, column_tiles, needed is not None)
+    splits = triton.cdiv(column_tiles, max(1, own_columns))
+    partial = torch.empty(n, groups, splits, k * o, dtype=torch.float32, device=g.device)
+    flags = partial if needed is None else needed.to(torch.int8).contiguous()
+    if partial.numel():
+        grid = (n * groups * triton.cdiv(row_tiles, own_rows) * splits,)
+        sizes = (k, t, i, o, groups, own_rows, own_columns, splits)
+        _direct_sq_norm_kernel[grid](
+            *(x, g, flags, partial, *sizes),
+            **activations.arguments(),
+            **grads.arguments(),
+            EVEN_T=t % tile.depth == 0,
+            HAS_NEEDED=needed is not None,
+            BLOCK_O=tile.rows,
+            BLOCK_I=tile.columns,
+            BLOCK_T=tile.depth,
+            PRECISION=input_precision,
+            PROMOTE=tiles.arithmetic(g.dtype, input_precision) == "split",
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return partial.view(n, groups * splits, k, o).sum((1, 3))
 
 
 def direct_sq_norm(
@@ -85,26 +256,10 @@ def direct_sq_norm(
     needed: Bool[Tensor, "N K"] | None = None,
     *,
     input_precision: str = "ieee",
+    tile: Tile | None = None,
 ) -> Float[Tensor, "N K"]:
     """Triton form of `reference.direct_sq_norm`, for the `needed` norms; the others are zero."""
     check_pair(activations, grad_outputs)
     check_precision(input_precision)
-    a, g = dense(activations, 2), dense(grad_outputs, 2)
-    n, k, t, o = g.shape
-    i = a.shape[2]
-    options = blocks(a.dtype, input_precision, i, o) | {
-        "TILES": 1 if needed is None else TILES_IF_NEEDED,
-        "num_stages": 3 if needed is None else 2,
-        "HAS_NEEDED": needed is not None,
-        "PRECISION": input_precision,
-    }
-    tiles = triton.cdiv(o, options["BLOCK_O"]) * triton.cdiv(i, options["BLOCK_I"])
-    programs = triton.cdiv(tiles, options["TILES"])
-    partial = torch.empty(n, k, programs, dtype=torch.float32, device=a.device)
-    flags = partial if needed is None else needed.to(torch.int8).contiguous()
-    if partial.numel():
-        strides = (a.stride(0), *g.stride()[:2])
-        _direct_sq_norm_kernel[(n * k * programs,)](
-            a, g, flags, partial, k, t, i, o, programs, *strides, **options
-        )
-    return partial.sum(-1)
+    a = windows.of_linear(dense(activations, 2))
+    return launch(a, gradients.of(grad_outputs), needed, input_precision, tile)

@@ -1,0 +1,130 @@
+"""Tile sizes of the product kernels, by GPU: measured ones by its name, else ones that run anywhere.
+
+Nothing is tuned at run time: a table is looked up. `python -m benchmarks gpu` times `candidates` and
+says what to write here. The fallback depends on the compute capability alone, and keeps to the
+shared memory that a block may have there.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+# Bytes of shared memory a block may have. [CUDA programming guide, compute capabilities]
+_LARGE, _MIDDLE, _SMALL = 232_448, 166_912, 101_376
+
+
+class Tile(NamedTuple):
+    """What one program forms at a time.
+
+    Attributes:
+        rows: Rows of the product: outputs of all cotangents (direct), positions (ghost).
+        columns: Columns of the product: inputs (direct), positions (ghost).
+        depth: How much is summed a step: positions (direct), features (ghost).
+        warps: Warps of 32 threads.
+        stages: Steps that are loaded ahead.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+    def fits(self, itemsize: int, shared: int) -> bool:
+        """Whether the operands of all stages, at worst, are within so many bytes."""
+        return (self.rows + self.columns) * self.depth * itemsize * self.stages <= shared
+
+
+# By operation, arithmetic (see `arithmetic`) and whether the product is wide enough for it, from
+# the best down: the first that fits into shared memory is taken.
+_WIDE: dict[tuple[str, str], tuple[Tile, ...]] = {
+    ("direct", "half"): (Tile(128, 128, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
+    ("direct", "tf32"): (Tile(128, 128, 32, 8, 4), Tile(128, 128, 32, 8, 3)),
+    ("direct", "split"): (Tile(128, 128, 32, 8, 3),),
+    ("direct", "ieee"): (Tile(128, 128, 16, 8, 3),),
+    ("ghost", "half"): (Tile(64, 64, 64, 4, 4),),
+    ("ghost", "tf32"): (Tile(64, 64, 32, 4, 4),),
+    ("ghost", "split"): (Tile(64, 64, 32, 4, 3),),
+    ("ghost", "ieee"): (Tile(64, 64, 16, 4, 3),),
+}
+# Measured, by the name that `torch.cuda.get_device_name` gives.
+_BY_NAME: dict[str, dict[tuple[str, str], Tile]] = {}
+# What a sweep tries beside those in use.
+_SWEEP: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+    "direct": ((128, 256, 8, 3), (256, 128, 8, 3), (128, 128, 4, 4), (64, 256, 4, 4), (128, 64, 4, 4)),
+    "ghost": ((128, 128, 8, 3), (128, 128, 8, 4), (128, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 5)),
+}  # fmt: skip
+
+
+def arithmetic(dtype: torch.dtype, input_precision: str) -> str:
+    """How products of this dtype are formed: `"half"`, `"tf32"`, `"split"` or `"ieee"`."""
+    if dtype != torch.float32:
+        return "half"
+    return input_precision if input_precision in ("ieee", "tf32") else "split"
+
+
+@functools.cache
+def _gpu(index: int) -> tuple[str, tuple[int, int]]:
+    return torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+
+
+def gpu(device: torch.device) -> tuple[str, tuple[int, int]]:
+    """Name and compute capability; of any other device those of a plain GPU."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "", (8, 0)
+    return _gpu(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def shared_memory(capability: tuple[int, int]) -> int:
+    """Bytes of shared memory that a block may have."""
+    if capability[0] in (9, 10):
+        return _LARGE
+    return _MIDDLE if capability in ((8, 0), (8, 7)) else _SMALL
+
+
+def choose(
+    operation: str,
+    dtype: torch.dtype,
+    input_precision: str,
+    rows: int,
+    columns: int,
+    device: torch.device,
+) -> Tile:
+    """The tile for an operation (`"direct"`, `"ghost"`) that forms `rows` times `columns`."""
+    name, capability = gpu(device)
+    kind = (operation, arithmetic(dtype, input_precision))
+    shared = shared_memory(capability)
+    fitting = [tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared)]
+    return _narrowed(_BY_NAME.get(name, {}).get(kind, fitting[0]), operation, rows, columns)
+
+
+def _narrowed(tile: Tile, operation: str, rows: int, columns: int) -> Tile:
+    """No wider than the product; fewer warps for fewer numbers."""
+    if operation == "ghost":
+        return tile
+    rows, columns = (
+        max(16, min(most, 1 << (size - 1).bit_length() if size > 0 else 16))
+        for most, size in ((tile.rows, rows), (tile.columns, columns))
+    )
+    numbers = rows * columns
+    warps = tile.warps if numbers >= 1 << 14 else min(tile.warps, 4 if numbers >= 1 << 11 else 2)
+    return tile._replace(rows=rows, columns=columns, warps=warps)
+
+
+def small(tile: Tile) -> Tile:
+    """For programs that mostly have nothing to do: many of them stay on a processor at once."""
+    rows, columns = min(64, tile.rows), min(64, tile.columns)
+    return tile._replace(rows=rows, columns=columns, warps=min(4, tile.warps), stages=2)
+
+
+def candidates(
+    operation: str, dtype: torch.dtype, input_precision: str, device: torch.device
+) -> list[Tile]:
+    """Tiles that a sweep of `operation` should try on this device, those in use first."""
+    kind = arithmetic(dtype, input_precision)
+    shared = shared_memory(gpu(device)[1])
+    depth = _WIDE[operation, kind][0].depth
+    more = [Tile(r, c, depth, w, s) for r, c, w, s in _SWEEP[operation]]
+    found = [*_WIDE[operation, kind], *more]
+    return [tile for tile in dict.fromkeys(found) if tile.fits(dtype.itemsize, shared)]
