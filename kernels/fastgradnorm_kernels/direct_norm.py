@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgradnorm_kernels import gradients, tiles, windows
+from fastgradnorm_kernels._addresses import NOT_SPECIALISED, aligned, input_steps
 from fastgradnorm_kernels._validate import check_pair, check_precision, dense
 from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.shapes import Bool, Float
@@ -25,32 +26,6 @@ from fastgradnorm_kernels.windows import Windows
 
 # Programs a sample and group where few norms are needed: most have nothing to do.
 _PROGRAMS_IF_NEEDED = 8
-# Sizes and strides differ from layer to layer: kernels are not compiled anew for each. What decides
-# how wide a load may be is told by VECTOR_X and VECTOR_G.
-NOT_SPECIALISED = [
-    *("N", "K", "T", "I", "O", "groups", "channels", "row_tiles", "splits", "pairs"),
-    *("chunk", "stack"),
-    *("column_tiles", "x_stride_n", "x_stride_group", "g_stride_n", "g_stride_k", "g_stride"),
-    *("OUT_Y", "OUT_X", "KERNEL_Y", "KERNEL_X"),
-    *(f"{of}_step_{dim}" for of in "ti" for dim in "zyx"),
-]
-
-
-@triton.jit
-def aligned(x, VECTOR: tl.constexpr):
-    """`x`, a multiple of VECTOR, in a way that tells the compiler so."""
-    return x // VECTOR * VECTOR
-
-
-@triton.jit
-def input_steps(i, channels, KERNEL, STEPS, PLAIN: tl.constexpr, VECTOR: tl.constexpr):
-    """Elements from a position's first input to its inputs `i`."""
-    if PLAIN:
-        return i
-    tap = i // channels
-    z, y, x = tap // (KERNEL[0] * KERNEL[1]), tap // KERNEL[1] % KERNEL[0], tap % KERNEL[1]
-    steps = z * STEPS[0] + y * STEPS[1] + x * STEPS[2] + i % channels
-    return tl.max_contiguous(tl.multiple_of(steps, VECTOR), VECTOR)
 
 
 @triton.jit
@@ -151,53 +126,37 @@ def _direct_sq_norm_kernel(
     n = tl.cast(tl.program_id(0) // splits // row_programs // groups, tl.int64)
     channels, inputs = aligned(channels, VECTOR_X), aligned(I, VECTOR_X)
     outputs = O if POSITIONS_LAST else aligned(O, VECTOR_G)
-    g_stride = aligned(g_stride, VECTOR_G)
-    STEPS = (aligned(t_step_z, VECTOR_X), aligned(t_step_y, VECTOR_X), aligned(t_step_x, VECTOR_X))
-    TAPS = (aligned(i_step_z, VECTOR_X), aligned(i_step_y, VECTOR_X), aligned(i_step_x, VECTOR_X))
+    g_stride, g_stride_k = aligned(g_stride, VECTOR_G), aligned(g_stride_k, VECTOR_G)
+    steps = (aligned(t_step_z, VECTOR_X), aligned(t_step_y, VECTOR_X), aligned(t_step_x, VECTOR_X))
+    taps = (aligned(i_step_z, VECTOR_X), aligned(i_step_y, VECTOR_X), aligned(i_step_x, VECTOR_X))
+    kernel, out = (KERNEL_Y, KERNEL_X), (OUT_Y, OUT_X)
     x_group = x_ptr + aligned(n * x_stride_n + group * x_stride_group, VECTOR_X)
+    first = split * column_tiles
+    last = tl.minimum(first + column_tiles, tl.cdiv(I, BLOCK_I))
     for row_tile in range(row_program * row_tiles, row_program * row_tiles + row_tiles):
         rows = row_tile * BLOCK_O + tl.arange(0, BLOCK_O)
         present = rows < K * outputs
-        row = tl.where(present, rows, 0)
+        row = tl.where(present, rows, 0)  # loads then need no mask: what it adds is not stored
         k, o = row // outputs, group * outputs + row % outputs
         # Hints are given where a number is made: those on a function's argument are lost.
-        far = aligned(n * g_stride_n, VECTOR_G) + tl.cast(k, tl.int64) * aligned(
-            g_stride_k, VECTOR_G
-        )
+        far = aligned(n * g_stride_n, VECTOR_G) + tl.cast(k, tl.int64) * g_stride_k
         if POSITIONS_LAST:
             g_rows = g_ptr + (far + o * g_stride)
         else:
             g_rows = g_ptr + tl.max_contiguous(tl.multiple_of(far + o, VECTOR_G), VECTOR_G)
-        first, end = (
-            split * column_tiles,
-            tl.minimum(split * column_tiles + column_tiles, tl.cdiv(I, BLOCK_I)),
-        )
-        needed = present
+        needed, end = present, last
         if HAS_NEEDED:
             needed = tl.load(needed_ptr + n * K + k, mask=present, other=0) != 0
-            end = tl.where(tl.max(needed.to(tl.int32), 0) != 0, end, first)
+            end = tl.where(tl.max(needed.to(tl.int32), 0) != 0, last, first)
         total = tl.zeros([BLOCK_O], tl.float32)
         for tile in range(first, end):
             columns = tile * BLOCK_I + tl.arange(0, BLOCK_I)
             i = tl.where(columns < inputs, columns, 0)
             i = tl.max_contiguous(tl.multiple_of(i, VECTOR_X), VECTOR_X)
-            x_columns = x_group + input_steps(
-                i, channels, (KERNEL_Y, KERNEL_X), TAPS, PLAIN, VECTOR_X
-            )
+            x_columns = x_group + input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
             gradient = _gradient(
-                x_columns[None, :],
-                g_rows[:, None],
-                T,
-                g_stride,
-                (OUT_Y, OUT_X),
-                STEPS,
-                PLAIN,
-                POSITIONS_LAST,
-                VECTOR_G,
-                EVEN_T,
-                BLOCK_T,
-                PRECISION,
-                PROMOTE,
+                *(x_columns[None, :], g_rows[:, None], T, g_stride, out, steps),
+                *(PLAIN, POSITIONS_LAST, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
             )
             gradient = tl.where((columns < I)[None, :], gradient, 0.0)
             total += tl.sum(gradient * gradient, 1)
@@ -222,7 +181,8 @@ def launch(
     n, k, _, o = g.shape
     groups, o = activations.groups, o // activations.groups
     if tile is None:
-        tile = tiles.choose("direct", g.dtype, input_precision, k * o, i, g.device)
+        vectors = min(activations.vector, grads.vector) * g.element_size() == 16
+        tile = tiles.choose("direct", g.dtype, input_precision, (k * o, i), vectors, g.device)
         if needed is not None:
             tile = tiles.small(tile)
     row_tiles, column_tiles = triton.cdiv(k * o, tile.rows), triton.cdiv(i, tile.columns)

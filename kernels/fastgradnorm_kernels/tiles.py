@@ -1,7 +1,7 @@
-"""Tile sizes of the product kernels, by GPU: measured ones by its name, else ones that run anywhere.
+"""Tile sizes of the product kernels: measured ones by the GPU's name, else ones that run anywhere.
 
-Nothing is tuned at run time: a table is looked up. `python -m benchmarks gpu` times `candidates` and
-says what to write here. The fallback depends on the compute capability alone, and keeps to the
+Nothing is tuned at run time: a table is looked up. `python -m benchmarks gpu` times `candidates`
+and says what to write here. The fallback depends on the compute capability alone, and keeps to the
 shared memory that a block may have there.
 """
 
@@ -40,21 +40,24 @@ class Tile(NamedTuple):
 # the best down: the first that fits into shared memory is taken.
 _WIDE: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("direct", "half"): (Tile(128, 128, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
-    ("direct", "tf32"): (Tile(128, 128, 32, 8, 4), Tile(128, 128, 32, 8, 3)),
+    ("direct", "tf32"): (Tile(128, 128, 16, 8, 4),),
     ("direct", "split"): (Tile(128, 128, 32, 8, 3),),
     ("direct", "ieee"): (Tile(128, 128, 16, 8, 3),),
     ("ghost", "half"): (Tile(64, 64, 64, 4, 4),),
     ("ghost", "tf32"): (Tile(64, 64, 32, 4, 4),),
     ("ghost", "split"): (Tile(64, 64, 32, 4, 3),),
-    ("ghost", "ieee"): (Tile(64, 64, 16, 4, 3),),
+    ("ghost", "ieee"): (Tile(64, 64, 16, 8, 3),),
 }
 # Measured, by the name that `torch.cuda.get_device_name` gives.
 _BY_NAME: dict[str, dict[tuple[str, str], Tile]] = {}
 # What a sweep tries beside those in use.
 _SWEEP: dict[str, tuple[tuple[int, int, int, int], ...]] = {
-    "direct": ((128, 256, 8, 3), (256, 128, 8, 3), (128, 128, 4, 4), (64, 256, 4, 4), (128, 64, 4, 4)),
-    "ghost": ((128, 128, 8, 3), (128, 128, 8, 4), (128, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 5)),
-}  # fmt: skip
+    "direct": (
+        *((128, 256, 8, 3), (256, 128, 8, 3), (128, 128, 8, 3)),
+        *((64, 256, 4, 3), (128, 64, 4, 4), (64, 128, 4, 4)),
+    ),
+    "ghost": ((128, 128, 8, 3), (128, 128, 8, 4), (64, 64, 4, 3), (64, 64, 4, 2)),
+}
 
 
 def arithmetic(dtype: torch.dtype, input_precision: str) -> str:
@@ -87,28 +90,33 @@ def choose(
     operation: str,
     dtype: torch.dtype,
     input_precision: str,
-    rows: int,
-    columns: int,
+    shape: tuple[int, int],
+    vectors: bool,
     device: torch.device,
 ) -> Tile:
-    """The tile for an operation (`"direct"`, `"ghost"`) that forms `rows` times `columns`."""
+    """The tile for an operation (`"direct"`, `"ghost"`) that forms a product of this shape.
+
+    Where operands cannot be loaded by whole `vectors` each number has an address of its own: a
+    thread must have fewer of them, or its registers spill.
+    """
     name, capability = gpu(device)
     kind = (operation, arithmetic(dtype, input_precision))
     shared = shared_memory(capability)
-    fitting = [tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared)]
-    return _narrowed(_BY_NAME.get(name, {}).get(kind, fitting[0]), operation, rows, columns)
+    tile = next(tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared))
+    tile = _BY_NAME.get(name, {}).get(kind, tile)
+    if not vectors:
+        tile = small(tile)._replace(warps=8 if operation == "ghost" else 4)
+    return _narrowed(tile, *shape) if operation == "direct" else tile
 
 
-def _narrowed(tile: Tile, operation: str, rows: int, columns: int) -> Tile:
+def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:
     """No wider than the product; fewer warps for fewer numbers."""
-    if operation == "ghost":
-        return tile
     rows, columns = (
-        max(16, min(most, 1 << (size - 1).bit_length() if size > 0 else 16))
+        max(16, min(most, 1 << (max(1, size) - 1).bit_length()))
         for most, size in ((tile.rows, rows), (tile.columns, columns))
     )
     numbers = rows * columns
-    warps = tile.warps if numbers >= 1 << 14 else min(tile.warps, 4 if numbers >= 1 << 11 else 2)
+    warps = tile.warps if numbers >= 1 << 13 else min(tile.warps, 4 if numbers >= 1 << 11 else 2)
     return tile._replace(rows=rows, columns=columns, warps=warps)
 
 

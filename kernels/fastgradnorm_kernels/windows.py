@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._addresses import NOT_SPECIALISED
 from fastgradnorm_kernels.shapes import Float
 
 _BLOCKS = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 4}
@@ -80,13 +81,13 @@ def of_linear(activations: Float[Tensor, "N T I"]) -> Windows:
     return Windows(activations, t, i, 1, i, aligned, 0, {})
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def _channels_last_kernel(
     x_ptr,  # [N, groups * C, *SPACE], any strides
-    out_ptr,  # [N, *PADDED, groups, CHANNELS]
+    out_ptr,  # [N, *PADDED, groups, channels]
     positions,
     C,
-    CHANNELS,
+    channels,
     SPACE_Z,
     SPACE_Y,
     SPACE_X,
@@ -101,6 +102,8 @@ def _channels_last_kernel(
     x_stride_z,
     x_stride_y,
     x_stride_x,
+    C_LAST: tl.constexpr,
+    X_LAST: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -112,12 +115,13 @@ def _channels_last_kernel(
     y = rest % (SPACE_Y + 2 * PADDING_Y) - PADDING_Y
     z = rest // (SPACE_Y + 2 * PADDING_Y) - PADDING_Z
     inside = (x >= 0) & (x < SPACE_X) & (y >= 0) & (y < SPACE_Y) & (z >= 0) & (z < SPACE_Z)
-    channel = c % CHANNELS
+    channel = c % channels
     held = (c < all_channels) & (channel < C)
     places = tl.cast(z, tl.int64) * x_stride_z + tl.cast(y, tl.int64) * x_stride_y
-    places += tl.cast(x, tl.int64) * x_stride_x
-    channels = tl.cast(c // CHANNELS * C + channel, tl.int64) * x_stride_c
-    source = x_ptr + n * x_stride_n + places[:, None] + channels[None, :]
+    places += x if X_LAST else tl.cast(x, tl.int64) * x_stride_x
+    channel_steps = tl.cast(c // channels * C + channel, tl.int64)
+    channel_steps = channel_steps if C_LAST else channel_steps * x_stride_c
+    source = x_ptr + n * x_stride_n + places[:, None] + channel_steps[None, :]
     values = tl.load(source, mask=inside[:, None] & held[None, :], other=0.0)
     target = out_ptr + n * positions * all_channels + p[:, None] * all_channels + c[None, :]
     tl.store(target, values, mask=(p < positions)[:, None] & (c < all_channels)[None, :])
@@ -151,7 +155,8 @@ def _channels_last(x: Tensor, padding: Sequence[int], groups: int, channels: int
         strides = (*x.stride()[:2], *_three(x.stride()[2:], 0))
         sizes = (positions, c // groups, channels, *space, *pads, width, *blocks)
         grid = (n * blocks[0] * blocks[1],)
-        _channels_last_kernel[grid](x, out, *sizes, *strides, **_BLOCKS)
+        last = {"C_LAST": strides[1] == 1, "X_LAST": strides[-1] == 1}
+        _channels_last_kernel[grid](x, out, *sizes, *strides, **last, **_BLOCKS)
     return out
 
 
