@@ -111,10 +111,36 @@ def _flash_backward(
     return _backward(g, q, k, v, None, output, rows, is_causal, scale)
 
 
+def _lstm_cell(from_input, from_hidden, cell, input_bias=None, hidden_bias=None):
+    """Of PyTorch's own LSTM, with which plain autograd runs."""
+    gates = from_input + from_hidden
+    if input_bias is not None:
+        gates = gates + input_bias + hidden_bias
+    i, f, g, o = gates.chunk(4, 1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    after = f * cell + i * g
+    return o * after.tanh(), after, torch.cat([i, f, g, o], 1)
+
+
+def _lstm_cell_backward(grad_hidden, grad_cell, cell, after, gates, has_bias):
+    i, f, g, o = gates.chunk(4, 1)
+    squashed = after.tanh()
+    total = torch.zeros_like(cell) if grad_cell is None else grad_cell
+    to_o = torch.zeros_like(cell)
+    if grad_hidden is not None:
+        total = total + grad_hidden * o * (1 - squashed * squashed)
+        to_o = grad_hidden * squashed
+    parts = [total * g * i * (1 - i), total * cell * f * (1 - f), total * i * (1 - g * g)]
+    grads = torch.cat([*parts, to_o * o * (1 - o)], 1)
+    return grads, total * f, grads.sum(0) if has_bias else None
+
+
 _NAME = "aten::_scaled_dot_product_"
 FUSED = {
     f"{_NAME}efficient_attention": _efficient,
     f"{_NAME}efficient_attention_backward": _efficient_backward,
     f"{_NAME}flash_attention": _flash,
     f"{_NAME}flash_attention_backward": _flash_backward,
+    "aten::_thnn_fused_lstm_cell": _lstm_cell,
+    "aten::_thnn_fused_lstm_cell_backward_impl": _lstm_cell_backward,
 }
