@@ -33,6 +33,10 @@ NAMES = {
         "mkldnn._linear_pointwise": "oneDNN's product, where PyTorch takes MKL's",
         "aten._scaled_dot_product_flash_attention_for_cpu": "attention of samples and cotangents",
         "aten._scaled_dot_product_flash_attention_for_cpu_backward": "its pull-back",
+        "aten._scaled_dot_product_efficient_attention": "the same on CUDA",
+        "aten._scaled_dot_product_efficient_attention_backward": "its pull-back",
+        "aten._scaled_dot_product_flash_attention": "the same on CUDA in half precision",
+        "aten._scaled_dot_product_flash_attention_backward": "its pull-back",
         "native_group_norm": "a group norm and its statistics, of all samples",
         "aten.native_group_norm_backward": "its pull-back",
         "aten.max_pool*d_with_indices": "a max pool of all samples",
@@ -98,6 +102,7 @@ def pattern(node):
 
 def names(tree):
     """Every private name that a file reads: attributes, imports, and what `getattr` is given."""
+    filled = {id(p) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for p in n.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             base = ast.unparse(node.value)
@@ -114,7 +119,11 @@ def names(tree):
         elif isinstance(node, ast.Import):
             modules = [a.name.split(".") for a in node.names]
             yield from told([part for parts in modules if parts[0] == "torch" for part in parts])
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in filled
+        ):
             yield from told([node.value])
 
 

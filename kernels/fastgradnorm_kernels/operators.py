@@ -96,6 +96,29 @@ def has_flash_attention() -> bool:
     return proved
 
 
+# Attention on CUDA, forward and back. These need their device to be tried on: see
+# `fastgradnorm._operations.attention_choice`, which has the formula in their place. Can go when
+# `F.scaled_dot_product_attention` has a rule for `vmap`.
+def efficient_attention(*args: Any, **options: Any) -> Any:
+    """In tiles, in float32 and with masks too."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(*args, **options)
+
+
+def efficient_attention_backward(*args: Any, **options: Any) -> Any:
+    """Of `efficient_attention`."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention_backward(*args, **options)
+
+
+def cuda_flash_attention(*args: Any, **options: Any) -> Any:
+    """Flash attention, in half precision."""
+    return torch.ops.aten._scaled_dot_product_flash_attention(*args, **options)
+
+
+def cuda_flash_attention_backward(*args: Any, **options: Any) -> Any:
+    """Of `cuda_flash_attention`."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_backward(*args, **options)
+
+
 def group_norm_parts(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,6 @@
 """Each private path of PyTorch, broken: scores are as exact without it, and it is told once."""
 
-import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,219 +8,25 @@ from fastgradnorm_kernels import functorch, operators, proof, switches
 from fastgradnorm_kernels.proof import SlowPathWarning
 from torch import nn
 from torch.func import vjp, vmap
-from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-from fastgradnorm import gradient_sketch, score_pool
+from fastgradnorm import score_pool
 from tests.support import oracle
-from tests.support.asserts import assert_close_relative, assert_exact
-from tests.support.cases import CASES, Custom, linear, perturb
-from tests.support.shared_models import Attention, Branching, after, tokens
+from tests.support.asserts import assert_close_relative
+from tests.support.broken_paths import (
+    assert_exact_without,
+    attending,
+    checkpointed,
+    convolutional,
+    frozen_front,
+    missing,
+    unchecked,
+)
+from tests.support.cases import Custom, linear, perturb
+from tests.support.shared_models import after, tokens
 
-
-@pytest.fixture(autouse=True)
-def unproved():
-    """Every path proves itself anew in a test, and after it."""
-    for is_proved in proof.PATHS.values():
-        is_proved.cache_clear()
-    yield
-    for is_proved in proof.PATHS.values():
-        is_proved.cache_clear()
-
-
-def assert_exact_without(path, model, x):
-    """Exact for every scheme, warned of once, and scored without the loop over samples."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert_exact(model, x)
-    slow = [str(w.message) for w in caught if issubclass(w.category, SlowPathWarning)]
-    assert len(slow) == 1, slow
-    assert f"`{path}`" in slow[0]
-    assert "exact" in slow[0]
-
-
-def missing(*args, **kwargs):
-    raise AttributeError("this PyTorch has no such name")
-
-
-def heads(q, k, v, **options):
-    return F.scaled_dot_product_attention(q, k, v, **options)
-
-
-def attending(**options):
-    """Queries, keys and values of two heads from one layer."""
-
-    def forward(m, x):
-        q, k, v = m.body(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        return m.head(heads(q, k, v, **options).transpose(1, 2).flatten(2).mean(1))
-
-    return Custom(forward, body=linear(8, 24), head=linear(8, 3))
-
-
-def convolutional():
-    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.BatchNorm2d(6), nn.Flatten()]
-    return perturb(nn.Sequential(*layers, nn.Linear(54, 3))).eval()
-
-
-def checkpointed(reentrant, twice=False):
-    def forward(m, x):
-        x = checkpoint(m.first, x, use_reentrant=reentrant, preserve_rng_state=False)
-        return m.head(torch.tanh(checkpoint(m.first, x, use_reentrant=reentrant) if twice else x))
-
-    return Custom(forward, first=linear(4, 4), head=linear(4, 3))
-
-
-def unchecked(model, twice):
-    """The same model without checkpoints."""
-
-    def forward(m, x):
-        x = m.first(x)
-        return m.head(torch.tanh(m.first(x) if twice else x))
-
-    return Custom(forward, first=model.first, head=model.head)
-
-
-def normalised():
-    layer = parametrizations.weight_norm(linear(4, 5))
-    return Custom(lambda m, x: m.head(torch.tanh(m.layer(x))), layer=layer, head=linear(5, 3))
-
-
-def calls_vmap():
-    def forward(m, x):
-        each = vmap(lambda h: F.linear(h, m.body.weight), 1, 1)(x.unflatten(-1, (3, 4)))
-        return m.head((each + m.body(x[:, :4])[:, None]).tanh().flatten(1))
-
-    return Custom(forward, body=linear(4, 4), head=linear(12, 3))
-
-
-def takes_derivatives():
-    def forward(m, x):
-        _, pull = vjp(lambda x: torch.tanh(m.body(x)).sum(-1), x)
-        return m.head(x + pull(torch.ones(len(x)))[0])
-
-    return Custom(forward, body=linear(4, 4), head=linear(4, 3))
-
-
-def shared():
-    """One weight used twice: its norms need the output gradients of both."""
-    return Custom(
-        lambda m, x: m.head(torch.tanh(m.body(torch.tanh(m.body(x))))),
-        body=linear(4, 4), head=linear(4, 3),
-    )  # fmt: skip
-
-
-def frozen_front():
-    """Frozen layers before and behind trained ones, in which light functions compute."""
-    model = convolutional()
-    for i in (0, 1, 4):
-        model[i].requires_grad_(False)
-    return model
-
-
-def from_case(name):
-    return lambda: CASES[name].random()[0], CASES[name].draw
-
-
-def rows(width):
-    return lambda n: torch.randn(n, width)
-
-
-MODELS = {
-    **{name: from_case(name) for name in CASES if name != "resnet18"},
-    "convolutional": (convolutional, lambda n: torch.randn(n, 2, 14, 14)),
-    "frozen layers": (frozen_front, lambda n: torch.randn(n, 2, 14, 14)),
-    "attention": (attending, tokens),
-    "attention, causal": (lambda: attending(is_causal=True), tokens),
-    "attention, masked": (lambda: Attention(masked=True, batch_first=True), tokens),
-    "checkpoints": (lambda: checkpointed(False, twice=True), rows(4)),
-    "weight norm": (normalised, rows(4)),
-    "branches": (lambda: Branching(lambda x: (x > -1).all()), rows(4)),
-    "calls vmap": (calls_vmap, rows(12)),
-    "derivatives": (takes_derivatives, rows(4)),
-    "shared weight": (shared, rows(4)),
-}
-
-
-class Without:
-    """A module as it is, but for one name."""
-
-    def __init__(self, module, name, value=None):
-        self._module, self._name, self._value = module, name, value
-
-    def __getattr__(self, name):
-        if name != self._name:
-            return getattr(self._module, name)
-        if self._value is None:
-            raise AttributeError(f"no {name}")
-        return self._value
-
-
-FUNCTORCH = sorted({*re.findall(r"\b_functorch\.(\w+)\(", Path(functorch.__file__).read_text())})
-
-
-class TestFunctorch:
-    """Without it nothing is light, and a public function looks into the wrappers."""
-
-    path = functorch.PATH
-
-    @pytest.mark.parametrize("name", MODELS)
-    def test_any_model(self, name, monkeypatch):
-        monkeypatch.setattr(functorch, "_functorch", None)
-        make, draw = MODELS[name]
-        assert_exact_without(self.path, make(), draw(5))
-
-    @pytest.mark.parametrize("name", FUNCTORCH)
-    def test_any_name(self, name, monkeypatch):
-        monkeypatch.setattr(functorch, "_functorch", Without(functorch._functorch, name))
-        assert_exact_without(self.path, frozen_front(), torch.randn(4, 2, 14, 14))
-
-    @pytest.mark.parametrize(
-        "name, value",
-        [
-            ("maybe_get_bdim", lambda tensor: 1),
-            ("is_gradtrackingtensor", lambda tensor: False),
-            ("is_batchedtensor", lambda tensor: True),
-            ("maybe_current_level", lambda: 1),
-            ("_wrap_for_grad", lambda tensor, level: 2 * tensor),
-            ("_unwrap_for_grad", lambda tensor, level: tensor),
-        ],
-    )
-    def test_names_that_mean_something_else(self, name, value, monkeypatch):
-        monkeypatch.setattr(functorch, "_functorch", Without(functorch._functorch, name, value))
-        assert_exact_without(self.path, frozen_front(), torch.randn(4, 2, 14, 14))
-
-    @pytest.mark.parametrize("how", ["no context", "no base", "another apply"])
-    def test_what_is_no_function_of_that_module(self, how, monkeypatch):
-        if how == "no context":
-            monkeypatch.setattr(functorch, "outside", None)
-        elif how == "no base":  # as where light functions derive from `autograd.Function`
-            public = classmethod(lambda cls, *inputs: torch.autograd.Function.apply(*inputs))
-            monkeypatch.setattr(functorch.SingleLevel, "apply", public)
-        else:
-            monkeypatch.setattr(functorch.SingleLevel, "apply", missing)
-        assert_exact_without(self.path, convolutional(), torch.randn(4, 2, 14, 14))
-
-    @pytest.mark.parametrize("how", ["differ", "double", "unlike"])
-    def test_samples_that_branch_apart(self, how, monkeypatch):
-        monkeypatch.setattr(functorch, "_functorch", None)
-        x = torch.randn(9, 4)
-        choices = {
-            "differ": lambda x: bool(x.sum() > 0),
-            "double": lambda x: x.double().sum() > 0,
-            "unlike": lambda x: torch.equal(x.sign()[:, :1], x.sign()[:, 1:2]),
-        }
-        assert_exact_without(self.path, Branching(choices[how]), x)
-
-    def test_a_sketch(self, monkeypatch):
-        model, x = convolutional(), torch.randn(4, 2, 14, 14)
-        expected = gradient_sketch(model, [x], progress=False)
-        functorch.works.cache_clear()
-        monkeypatch.setattr(functorch, "_functorch", None)
-        with pytest.warns(SlowPathWarning, match=functorch.PATH):
-            actual = gradient_sketch(model, [x], progress=False)
-        assert torch.allclose(actual, expected, 1e-4, 1e-5)
+pytestmark = pytest.mark.usefixtures("unproved")
 
 
 def twice(function):
@@ -269,12 +73,7 @@ def test_operators(name, how, monkeypatch):
     if name == "onednn_linear" and not torch.backends.mkldnn.is_available():
         pytest.skip("no oneDNN")
     broken = missing if how == "missing" else twice(getattr(operators, name))
-    for module in [
-        operators,
-        __import__("fastgradnorm._operations.attention", fromlist=["attention"]),
-    ]:
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr(operators, name, broken)
     assert_exact_without(path, make(), torch.randn(shape))
 
 
@@ -376,7 +175,7 @@ class TestSwitches:
 
 def test_all_that_can_prove_itself_has_been_broken_here():
     told = {path for path, *_ in OPERATORS.values()} | {
-        TestFunctorch.path, "torch._C.DisableTorchFunction", "torch.Tensor._version",
+        functorch.PATH, "torch._C.DisableTorchFunction", "torch.Tensor._version",
         "torch.utils.checkpoint", "torch.nn.utils.parametrize",
     }  # fmt: skip
     assert told == {*proof.PATHS}

@@ -6,7 +6,7 @@ import warnings
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from fastgradnorm_kernels import KernelError, ghost_norm
+from fastgradnorm_kernels import KernelError, functorch, ghost_norm
 from torch import nn
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
@@ -141,7 +141,7 @@ def test_memory_that_runs_out_at_a_launch_halves_the_chunk(monkeypatch):
 def test_an_error_of_the_device_is_no_reason_for_the_loop():
     class Broken(MLP):
         def forward(self, x):
-            if torch._C._functorch.maybe_current_level() is not None:
+            if functorch.current_level() is not None:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access", 700)
             return super().forward(x)
 

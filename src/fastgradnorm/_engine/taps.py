@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from fastgradnorm_kernels.functorch import in_memory
+from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
@@ -203,7 +204,7 @@ class HeadInput(Watch):
         super().__init__(pieces, swaps, backend)
         self.features: Tensor | None = None
         self.output: Tensor | None = None
-        self._version = 0
+        self._changed: Callable[[], bool] = lambda: True
 
     def ruled(
         self,
@@ -216,7 +217,7 @@ class HeadInput(Watch):
         if func is not torch.nn.functional.linear or self.features is not None:
             raise PlanChangedError
         self.features, self.output = call["input"].reshape(-1), self.run(func, args, kwargs)
-        self._version = in_memory(self.output)._version
+        self._changed = marked(in_memory(self.output))
         return self.output
 
     def is_output(self, logits: Tensor) -> bool:
@@ -226,4 +227,4 @@ class HeadInput(Watch):
         found, made = in_memory(logits), in_memory(self.output)
         if found.data_ptr() != made.data_ptr() or found.dtype != made.dtype:
             return False
-        return found.numel() == made.numel() and made._version == self._version
+        return found.numel() == made.numel() and not self._changed()

@@ -113,7 +113,7 @@ def _contiguous_last(tensor: Tensor) -> Tensor:
 def _efficient_forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, _Kept]:
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    kernel = operators.efficient_attention
     args = (_aligned(q), _aligned(k), _aligned(v), _aligned_mask(mask, q))
     output, rows, *kept = kernel(*args, True, 0.0, is_causal, scale=scale)
     return output[..., : v.shape[-1]], rows, tuple(kept)
@@ -131,7 +131,7 @@ def _efficient_backward(
     is_causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention_backward
+    kernel = operators.efficient_attention_backward
     args = (_aligned(g), _aligned(q), _aligned(k), _aligned(v), _aligned_mask(mask, q))
     wanted = [True, True, True, False]
     args = (*args, _aligned(output), rows.contiguous(), *kept, 0.0, wanted, is_causal)
@@ -142,7 +142,7 @@ def _efficient_backward(
 def _flash_forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, _Kept]:
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention
+    kernel = operators.cuda_flash_attention
     found = kernel(_aligned(q), _aligned(k), _aligned(v), 0.0, is_causal, False, scale=scale)
     output, rows, *kept, _ = found
     return output[..., : v.shape[-1]], rows, tuple(kept)
@@ -160,7 +160,7 @@ def _flash_backward(
     is_causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
+    kernel = operators.cuda_flash_attention_backward
     *lengths, seed, offset = kept
     args = (*map(_aligned, (g, q, k, v, output)), rows.contiguous(), *lengths, 0.0, is_causal)
     grads = kernel(*args, seed, offset, scale=scale)
