@@ -9,6 +9,7 @@ from fastgradnorm._errors import (
     RankFailedError,
     SlowPathWarning,
     UnsupportedModelError,
+    UntestedVersionWarning,
     VerificationError,
 )
 from fastgradnorm._naive import naive_score_pool
@@ -33,6 +34,7 @@ __all__ = [
     "Rule",
     "SlowPathWarning",
     "UnsupportedModelError",
+    "UntestedVersionWarning",
     "VerificationError",
     "__version__",
     "gradient_sketch",

@@ -41,6 +41,10 @@ class VerificationError(RuntimeError):
     """The engine disagrees with plain autograd on the first samples. Nothing was scored."""
 
 
+class UntestedVersionWarning(UserWarning):
+    """PyTorch or Triton is newer than the newest that this version is tested with."""
+
+
 class RankFailedError(RuntimeError):
     """Another process of a distributed run failed or went away, so that no rank has all scores.
 

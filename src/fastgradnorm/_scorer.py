@@ -25,6 +25,7 @@ from fastgradnorm._process.states import OwnRandomState, autograd_ready
 from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._validate import check_model
+from fastgradnorm._version import warn_if_untested
 
 
 @takes_options(Options)
@@ -69,6 +70,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
 
     Warns:
         SlowPathWarning: Where something makes exact scores slow; once, by name.
+        UntestedVersionWarning: If PyTorch is newer than this version is tested with; once.
 
     Guarantees:
         - A score depends on its sample alone, not on batch size or order.
@@ -113,6 +115,7 @@ class GradNormScorer:
 
     @takes_options(Options)
     def __init__(self, model: nn.Module, options: Options) -> None:
+        warn_if_untested()
         self.model = check_model(model)
         self.options = options
 
