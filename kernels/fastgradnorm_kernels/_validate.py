@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_PRECISIONS = ("ieee", "tf32", "tf32x3")
+_PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x6")
 
 
 def _shape(tensor: Tensor) -> list[int]:

@@ -24,6 +24,8 @@ from fastgradnorm_kernels.shapes import Bool, Float
 from fastgradnorm_kernels.tiles import Tile
 from fastgradnorm_kernels.windows import Windows
 
+# Rows that 32 bits number, with what a tile has beyond them.
+_MOST_ROWS = 2**31 - 2**16
 # Programs a sample and group where few norms are needed: most have nothing to do.
 _PROGRAMS_IF_NEEDED = 8
 
@@ -180,6 +182,19 @@ def launch(
     x, g, t, i = activations.x, grads.g, activations.positions, activations.inputs
     n, k, _, o = g.shape
     groups, o = activations.groups, o // activations.groups
+    if k * o > _MOST_ROWS and k > 1:
+        some = [(0, k // 2), (k // 2, k)]
+        parts = [
+            launch(
+                activations,
+                grads._replace(g=g[:, a:b]),
+                None if needed is None else needed[:, a:b],
+                input_precision,
+                tile,
+            )
+            for a, b in some
+        ]
+        return torch.cat(parts, 1)
     if tile is None:
         vectors = min(activations.vector, grads.vector) * g.element_size() == 16
         tile = tiles.choose("direct", g.dtype, input_precision, (k * o, i), vectors, g.device)

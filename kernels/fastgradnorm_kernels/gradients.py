@@ -37,14 +37,19 @@ class Gradients(NamedTuple):
 
 
 def of(grad_outputs: Float[Tensor, "N K T O"], groups: int = 1) -> Gradients:
-    """Those of `groups` groups; copied where neither positions nor outputs are contiguous."""
+    """Those of `groups` groups; copied where neither positions nor outputs are contiguous.
+
+    And where one sample and cotangent are spread over more than 32 bits reach.
+    """
     g = grad_outputs
     t, o = g.shape[2:]
     step_t, step_o = g.stride()[2:]
     outputs_last = step_o == 1 or o == 1
     if not outputs_last and step_t != 1 and t != 1:
         return of(g.contiguous(), groups)
-    stride, contiguous = (step_t, o // groups) if outputs_last else (step_o, t)
+    stride, contiguous, others = (step_t, o // groups, t) if outputs_last else (step_o, t, o)
+    if stride * others >= 2**31:
+        return of(g.contiguous(), groups)
     steps = [step for step, size in zip(g.stride()[:2], g.shape[:2], strict=True) if size > 1]
     aligned = vector(math.gcd(contiguous, stride, *steps), g.element_size())
     return Gradients(g, not outputs_last, stride, aligned)

@@ -129,10 +129,11 @@ def small(tile: Tile) -> Tile:
 def candidates(
     operation: str, dtype: torch.dtype, input_precision: str, device: torch.device
 ) -> list[Tile]:
-    """Tiles that a sweep of `operation` should try on this device, those in use first."""
-    kind = arithmetic(dtype, input_precision)
-    shared = shared_memory(gpu(device)[1])
-    depth = _WIDE[operation, kind][0].depth
+    """Tiles that a sweep of `operation` should try on this device, the one in use first."""
+    kind = (operation, arithmetic(dtype, input_precision))
+    depth = _WIDE[kind][0].depth
+    used = choose(operation, dtype, input_precision, (1 << 20, 1 << 20), True, device)
     more = [Tile(r, c, depth, w, s) for r, c, w, s in _SWEEP[operation]]
-    found = [*_WIDE[operation, kind], *more]
-    return [tile for tile in dict.fromkeys(found) if tile.fits(dtype.itemsize, shared)]
+    shared = shared_memory(gpu(device)[1])
+    found = dict.fromkeys([used, *_WIDE[kind], *more])
+    return [tile for tile in found if tile.fits(dtype.itemsize, shared)]

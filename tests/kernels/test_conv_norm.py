@@ -1,6 +1,7 @@
 import pytest
 import torch
 from fastgradnorm_kernels import conv_norm, conv_patches, reference
+from fastgradnorm_kernels.tiles import Tile
 
 from tests.support.kernel_support import (
     DEVICE,
@@ -63,9 +64,53 @@ def test_conv_sq_norm(channels, out, groups, size, geometry, mode):
     assert_within_budget(scale, ref_scale, ref_scale.double().cpu(), 2 * mode.slack)
 
 
+@product_modes
+@pytest.mark.parametrize("tile", [Tile(16, 32, 16, 1, 2), Tile(32, 16, 32, 2, 3)], ids=str)
+@pytest.mark.parametrize("channels, out, groups, size, geometry", CASES)
+def test_tiles_and_channels_last(channels, out, groups, size, geometry, tile, mode):
+    x, g = _pair(channels, out, size, geometry, mode.dtype)
+    x, g = (guarded(v.movedim(-1 - len(size), -1)).movedim(-1, -1 - len(size)) for v in (x, g))
+    exact, (ref_direct, ref_ghost, ref_scale) = (
+        conv_oracle(x, g, geometry, groups),
+        _reference(x, g, geometry, groups),
+    )
+    options = {"input_precision": mode.precision, "tile": tile}
+    direct = conv_norm.conv_direct_sq_norm(x, g, geometry, groups, **options)
+    ghost, scale = conv_norm.conv_ghost_sq_norm(x, g, geometry, groups, **options)
+    assert_within_budget(direct, ref_direct, exact, mode.slack)
+    assert_within_budget(ghost, ref_ghost, exact, mode.slack)
+    assert_within_budget(scale, ref_scale, ref_scale.double().cpu(), 2 * mode.slack)
+
+
+@pytest.mark.parametrize("channels", [16, 40, 48])
+def test_steps_within_a_kernel_position(channels):
+    geometry = ((2, 3), (1, 2), (1, 1), (1, 1))
+    x, g = map(guarded, _pair(channels, 9, (4, 5), geometry, K=3, N=1))
+    ghost, _ = conv_norm.conv_ghost_sq_norm(x, g, geometry, 1)
+    exact, (_, ref, _) = conv_oracle(x, g, geometry, 1), _reference(x, g, geometry, 1)
+    assert_within_budget(ghost, ref, exact, 2e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_checked_ghost_norms(groups):
+    geometry = ((3, 3), (1, 1), (1, 1), (1, 1))
+    x, g = _pair(4, 6, (5, 4), geometry, K=3)
+    x += 100  # what all positions share cancels where the gradients sum to nothing
+    g[:, 1:] -= g[:, 1:].mean((-1, -2), keepdim=True)
+    x, g = guarded(x), guarded(g)
+    sq_norm, uncancelled = conv_norm.conv_ghost_sq_norm(x, g, geometry, groups)
+    lost = sq_norm < 0.1 * uncancelled
+    assert lost.any()
+    assert not lost.all()
+    checked = conv_norm.conv_checked_ghost_sq_norm(x, g, geometry, groups, 0.1)
+    direct = conv_norm.conv_direct_sq_norm(x, g, geometry, groups)
+    torch.testing.assert_close(checked[lost], direct[lost], rtol=1e-5, atol=0)
+    assert torch.equal(checked[~lost], sq_norm[~lost])
+
+
 def test_many_cotangents():
     geometry = ((3, 3), (1, 1), (1, 1), (1, 1))
-    x, g = map(guarded, _pair(1, 9, (3, 4), geometry, K=11, N=1))
+    x, g = map(guarded, _pair(1, 9, (3, 4), geometry, K=23, N=1))
     ghost, _ = conv_norm.conv_ghost_sq_norm(x, g, geometry, 1)
     exact, (_, ref, _) = conv_oracle(x, g, geometry, 1), _reference(x, g, geometry, 1)
     assert_within_budget(ghost, ref, exact, 2e-6)
@@ -108,6 +153,12 @@ def test_strides():
     )
     last = x.to(memory_format=torch.channels_last)
     assert torch.equal(conv_norm.conv_direct_sq_norm(last, g, geometry, 1), expected)
+    ghost = conv_norm.conv_ghost_sq_norm(x, g, geometry, 1)
+    g_last = g.flatten(0, 1).to(memory_format=torch.channels_last).view_as(g)
+    for strided in ((scattered(x), scattered(g)), (last, g_last), (x, g_last), (last, g)):
+        actual = conv_norm.conv_ghost_sq_norm(*strided, geometry, 1)
+        torch.testing.assert_close(actual, ghost, rtol=0, atol=0)
+        assert torch.equal(conv_norm.conv_direct_sq_norm(*strided, geometry, 1), expected)
 
 
 def test_beyond_32_bits():

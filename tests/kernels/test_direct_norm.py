@@ -1,6 +1,7 @@
 import pytest
 import torch
 from fastgradnorm_kernels import direct_norm, reference
+from fastgradnorm_kernels.tiles import Tile
 
 from tests.support.kernel_support import (
     DEVICE,
@@ -43,6 +44,29 @@ def test_only_what_is_needed(mode):
     assert (actual[~needed] == 0).all()
     exact, ref = linear_oracle(a, g)[needed.cpu()], reference.direct_sq_norm(a, g)[needed]
     assert_within_budget(actual[needed], ref, exact, mode.slack)
+
+
+@product_modes
+@pytest.mark.parametrize("tile", [Tile(16, 32, 16, 1, 2), Tile(32, 16, 32, 2, 3)], ids=str)
+@pytest.mark.parametrize("needed", [None, True])
+def test_tiles_and_positions_last(tile, needed, mode):
+    a, g = _pair(2, 3, 40, 65, 24, mode.dtype)
+    a, g = guarded(a), guarded(g.mT).mT
+    needed = None if needed is None else torch.ones(2, 3, dtype=torch.bool, device=DEVICE)
+    actual = direct_norm.direct_sq_norm(a, g, needed, input_precision=mode.precision, tile=tile)
+    ref = reference.direct_sq_norm(a, g)
+    assert_within_budget(actual, ref, linear_oracle(a, g), mode.slack)
+
+
+def test_more_rows_than_32_bits_number(monkeypatch):
+    monkeypatch.setattr(direct_norm, "_MOST_ROWS", 15)
+    a, g = map(guarded, _pair(2, 5, 3, 4, 7, torch.float32))
+    needed = torch.tensor([[True, False, True, True, False]], device=DEVICE).expand(2, -1)
+    expected = linear_oracle(a, g)
+    for some in (None, needed):
+        actual = direct_norm.direct_sq_norm(a, g, some)
+        exact = expected if some is None else expected * some.cpu()
+        assert_within_budget(actual, exact.float(), exact, 2e-6)
 
 
 def test_more_tiles_than_a_program_takes():

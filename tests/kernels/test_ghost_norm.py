@@ -1,6 +1,7 @@
 import pytest
 import torch
 from fastgradnorm_kernels import ghost_norm, reference
+from fastgradnorm_kernels.tiles import Tile
 
 from tests.support.kernel_support import (
     assert_within_budget,
@@ -37,6 +38,19 @@ def _uncancelled(a, g):
 def test_ghost_sq_norm(N, K, T, I, O, mode):
     a, g = map(guarded, _pair(N, K, T, I, O, mode.dtype))
     actual = ghost_norm.ghost_sq_norm(a, g, input_precision=mode.precision)
+    ref = reference.ghost_sq_norm(a, g)
+    assert_within_budget(actual.sq_norm, ref.sq_norm, linear_oracle(a, g), mode.slack)
+    assert_within_budget(actual.uncancelled, ref.uncancelled, _uncancelled(a, g), mode.slack)
+
+
+@product_modes
+@pytest.mark.parametrize("T", [3, 7, 16, 20, 40])
+@pytest.mark.parametrize("last", [True, False], ids=["positions last", "outputs last"])
+def test_tiles_and_stacks(T, last, mode):
+    a, g = _pair(2, 21, T, 24, 40, mode.dtype)
+    a, g = guarded(a), guarded(g.mT).mT if last else guarded(g)
+    tile = Tile(16, 16, 32, 1, 2)
+    actual = ghost_norm.ghost_sq_norm(a, g, input_precision=mode.precision, tile=tile)
     ref = reference.ghost_sq_norm(a, g)
     assert_within_budget(actual.sq_norm, ref.sq_norm, linear_oracle(a, g), mode.slack)
     assert_within_budget(actual.uncancelled, ref.uncancelled, _uncancelled(a, g), mode.slack)
