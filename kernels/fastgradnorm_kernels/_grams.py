@@ -18,14 +18,21 @@ def tile_pair(pair):
 
 
 @triton.jit
-def tile_positions(tile, T, stack, STACKED: tl.constexpr, BLOCK_T: tl.constexpr):
+def tile_positions(
+    tile, T, stack, STACKED: tl.constexpr, VECTOR: tl.constexpr, BLOCK_T: tl.constexpr
+):
     """A tile's positions, which of the stacked cotangents each is of, and whether there is one."""
     row = tl.arange(0, BLOCK_T)
     if STACKED:
         slot = row // T
-        return tl.where(slot < stack, row % T, 0), slot, slot < stack
-    t = tile * BLOCK_T + row
-    return tl.where(t < T, t, 0), tl.zeros_like(row), t < T
+        inside = slot < stack
+        t = tl.where(inside, row % T, 0)
+    else:
+        slot = tl.zeros_like(row)
+        inside = tile * BLOCK_T + row < T
+        t = tl.where(inside, tile * BLOCK_T + row, 0)
+    # Hints are given where a number is made: those on a function's argument are lost.
+    return tl.max_contiguous(tl.multiple_of(t, VECTOR), VECTOR), slot, inside
 
 
 @triton.jit
@@ -146,8 +153,8 @@ def gradient_steps(
     steps = t if POSITIONS_LAST else t * g_stride
     if STACKED:
         steps = steps + tl.cast(tl.where(slot < left, slot, 0), tl.int64) * g_stride_k
-    else:
-        steps = steps + tl.zeros_like(steps)
-    if POSITIONS_LAST:
-        return tl.max_contiguous(tl.multiple_of(steps, VECTOR), VECTOR)
-    return tl.multiple_of(steps, VECTOR)
+        if POSITIONS_LAST:
+            steps = tl.max_contiguous(tl.multiple_of(steps, VECTOR), VECTOR)
+        else:
+            steps = tl.multiple_of(steps, VECTOR)
+    return steps

@@ -92,9 +92,10 @@ def _ghost_sq_norm_kernel(
     kernel, out = (KERNEL_Y, KERNEL_X), (OUT_Y, OUT_X)
     positions = aligned(T, VECTOR_G) if POSITIONS_LAST else T
     row, column = tile_pair(pair)
-    t, slot, inside = tile_positions(row, positions, stack, STACKED, BLOCK_T)
+    vector: tl.constexpr = VECTOR_G if POSITIONS_LAST else 1
+    t, slot, inside = tile_positions(row, positions, stack, STACKED, vector, BLOCK_T)
     column_t, column_slot, column_inside = tile_positions(
-        column, positions, stack, STACKED, BLOCK_T
+        column, positions, stack, STACKED, vector, BLOCK_T
     )
     x_group = x_ptr + aligned(n * x_stride_n + group * x_stride_group, VECTOR_X)
     places = tl.multiple_of(input_places(t, out, steps, PLAIN), VECTOR_X)

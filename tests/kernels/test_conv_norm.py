@@ -23,7 +23,7 @@ CASES = [
     pytest.param(3, 4, 1, (19,), ((5,), (2,), (2,), (1,)), id="1d"),
     pytest.param(6, 9, 3, (4, 5, 3), ((2, 3, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2)), id="3d"),
     pytest.param(1, 1, 1, (1, 1), ((1, 1), (1, 1), (0, 0), (1, 1)), id="scalar"),
-    pytest.param(8, 70, 1, (9, 9), ((3, 3), (1, 1), (1, 1), (1, 1)), id="many-tiles"),
+    pytest.param(8, 70, 1, (7, 9), ((3, 3), (1, 1), (1, 1), (1, 1)), id="many-tiles"),
 ]
 
 
@@ -65,9 +65,9 @@ def test_conv_sq_norm(channels, out, groups, size, geometry, mode):
 
 
 @product_modes
-@pytest.mark.parametrize("tile", [Tile(16, 32, 16, 1, 2), Tile(32, 16, 32, 2, 3)], ids=str)
 @pytest.mark.parametrize("channels, out, groups, size, geometry", CASES)
-def test_tiles_and_channels_last(channels, out, groups, size, geometry, tile, mode):
+def test_tiles_and_channels_last(channels, out, groups, size, geometry, mode):
+    tile = Tile(32, 64, 16, 2, 2)
     x, g = _pair(channels, out, size, geometry, mode.dtype)
     x, g = (guarded(v.movedim(-1 - len(size), -1)).movedim(-1, -1 - len(size)) for v in (x, g))
     exact, (ref_direct, ref_ghost, ref_scale) = (
@@ -93,7 +93,7 @@ def test_steps_within_a_kernel_position(channels):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_checked_ghost_norms(groups):
-    geometry = ((3, 3), (1, 1), (1, 1), (1, 1))
+    geometry = ((2, 2), (1, 1), (0, 0), (1, 1))
     x, g = _pair(4, 6, (5, 4), geometry, K=3)
     x += 100  # what all positions share cancels where the gradients sum to nothing
     g[:, 1:] -= g[:, 1:].mean((-1, -2), keepdim=True)

@@ -70,6 +70,15 @@ def test_no_features(shape):
     assert (actual.uncancelled == 0).all()
 
 
+@pytest.mark.parametrize("precision", ["tf32x3", "bf16x6"])
+def test_split_products_are_summed_outside_the_matrix_units(precision):
+    # interpreted they are IEEE products, summed as split ones are
+    a, g = map(guarded, _pair(1, 2, 70, 40, 9, torch.float32))
+    actual = ghost_norm.ghost_sq_norm(a, g, input_precision=precision).sq_norm
+    ref = reference.ghost_sq_norm(a, g).sq_norm
+    assert_within_budget(actual, ref, linear_oracle(a, g), 1e-5 if a.is_cuda else 2e-6)
+
+
 def test_strides():
     a, g = _pair(2, 3, 9, 7, 5, torch.float32)
     expected = ghost_norm.ghost_sq_norm(a, g)
