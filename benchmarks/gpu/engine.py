@@ -9,8 +9,11 @@ import itertools
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from benchmarks.cases import move
 from benchmarks.gpu import precision
@@ -23,9 +26,19 @@ from benchmarks.gpu.syncs import places
 from fastgradnorm import GradNormScorer
 
 TARGET = 1e-5  # of float32
-AT_ONCE = 7
+AT_ONCE = 11
 SAMPLES = 16
 RTOL = 0.05
+
+
+@dataclass
+class _Given:
+    """A model, its batch, and its scores in float64 by `params`."""
+
+    subject: Subject
+    model: nn.Module
+    batch: Any
+    exact: dict[str, Any] = field(default_factory=dict)
 
 
 def run(report: Report) -> None:
@@ -63,111 +76,91 @@ def run_model(report: Report, name: str) -> None:
     """All cells of one model, the most telling first."""
     subject = subjects(report.dry)[name]
     model, batch = subject.make(2 if report.dry else SAMPLES, report.dry)
-    model, batch = model.to(report.device), move(batch, report.device)
-    exact: dict[str, Any] = {}
+    given = _Given(subject, model.to(report.device), move(batch, report.device))
     for params in ("all", "last_layer"):
         with report.step(f"{name}, float64, {params}") as row:
-            how = {
-                "head": subject.head if params == "last_layer" else None,
-                "dense": subject.dense,
-                "cudnn": subject.cudnn,
-                "device": report.device,
-            }
-            exact[params] = scores(model, batch, **how)
-            row["cpu_difference"] = checked_on_cpu(model, batch, exact[params], **how)
-    wrong = False
-    cells = _cells()
-    if report.dry and name != "mlp":  # the interpreter takes long, and has been through it
-        cells = [cell for cell in cells if cell[0] == "auto"]
-    for backend, mode, params in cells:
-        key = f"{name}, {backend}, {mode.name}, {params}"
-        known = params in exact or ("all" in exact and params in ("rtol", "verify"))
-        if known and report.wanted(key, 3):
-            found = _cell(report, key, subject, (model, batch), (backend, mode, params), exact)
-            exactly = mode == precision.FLOAT32 and params != "rtol"
-            wrong |= exactly and found.get("worst", 0.0) > TARGET
-    if wrong:  # whose fault it is
-        for backend in ("auto", "triton"):
-            cell = (backend, precision.IEEE, "all")
-            key = f"{name}, {backend}, {precision.IEEE.name}, all"
-            _cell(report, key, subject, (model, batch), cell, exact)
-    for backend, mode in _watched()[: 1 if report.dry else None]:
-        key = f"{name}, {backend}, {mode.name}, syncs"
-        if report.wanted(key, 3):
+            given.exact[params] = _exact(row, given, params, report)
+    worst = 0.0
+    for backend, mode, what in _cells(report.dry and name != "mlp"):
+        key = f"{name}, {backend}, {mode.name}, {what}"
+        if mode == precision.IEEE and worst <= TARGET:
+            break  # nothing to explain by what cuDNN does
+        if not report.wanted(key, 0 if report.dry else 3):
+            continue
+        if what == "syncs":
             with report.step(key) as row, mode.set():
-                row |= _syncs(model, batch, report, backend, mode, subject)
-    for backend in ("auto",) if report.dry else ("auto", "triton"):
-        cell = (backend, precision.TF32_NEW, "all")
-        key = f"{name}, {backend}, {precision.TF32_NEW.name}, all"
-        if report.wanted(key, 3):
-            _cell(report, key, subject, (model, batch), cell, exact)
+                row |= _syncs(given, report, backend, mode)
+            continue
+        found = _cell(report, key, given, backend, mode, what)
+        if mode == precision.FLOAT32 and what != "rtol":
+            worst = max(worst, found.get("worst", 0.0))
 
 
-def _cells() -> list[tuple[str, Mode, str]]:
-    cells = itertools.product(
-        ("all", "last_layer"),
-        (precision.FLOAT32, precision.BF16, precision.TF32),
-        ("auto", "triton"),
-    )
-    found = [(backend, mode, params) for params, mode, backend in cells]
-    rtol = [(backend, precision.FLOAT32, "rtol") for backend in ("auto", "triton")]
-    return [*found, *rtol, ("auto", precision.BF16, "rtol"), ("auto", precision.FLOAT32, "verify")]
+def _exact(row: dict[str, Any], given: _Given, params: str, report: Report) -> dict[str, Any]:
+    """Scores in float64, on the device; on the CPU where the device refuses."""
+    subject = given.subject
+    how: dict[str, Any] = {
+        "head": subject.head if params == "last_layer" else None,
+        "dense": subject.dense,
+        "cudnn": subject.cudnn,
+    }
+    try:
+        exact = scores(given.model, given.batch, **how, device=report.device)
+        row["cpu_difference"] = checked_on_cpu(given.model, given.batch, exact, **how)
+    except RuntimeError as error:
+        row["on the CPU"] = repr(error)[:400]
+        exact = scores(given.model, given.batch, **how, device="cpu")
+    return exact
 
 
-def _watched() -> list[tuple[str, Mode]]:
-    return [
-        ("auto", precision.FLOAT32),
-        ("auto", precision.BF16),
-        ("triton", precision.FLOAT32),
-    ]
+def _cells(fewer: bool) -> list[tuple[str, Mode, str]]:
+    """Backend, mode, and what is asked for; `fewer` without the kernels."""
+    float32, bf16, tf32 = precision.FLOAT32, precision.BF16, precision.TF32
+    modes = (float32, bf16, tf32)
+    backends = ("auto",) if fewer else ("auto", "triton")
+    found = [(backend, mode, "all") for mode in modes for backend in backends]
+    found += [("auto", float32, "syncs"), ("auto", bf16, "syncs"), (backends[-1], float32, "syncs")]
+    found += [(backend, mode, "last_layer") for mode in modes for backend in backends]
+    found += [("auto", float32, "verify"), ("auto", float32, "rtol"), ("auto", bf16, "rtol")]
+    found += [(backend, precision.TF32_NEW, "all") for backend in backends]
+    return found + [(backend, precision.IEEE, "all") for backend in backends]
 
 
 def _cell(
-    report: Report,
-    key: str,
-    subject: Subject,
-    given: tuple[Any, Any],
-    cell: tuple[str, Mode, str],
-    exact: dict[str, Any],
+    report: Report, key: str, given: _Given, backend: str, mode: Mode, what: str
 ) -> dict[str, Any]:
     """Scores of one way to ask for them, held against the exact ones."""
-    backend, mode, what = cell
-    model, batch = given
-    options: dict[str, Any] = {"verify": what == "verify"}
+    schemes = ("entropy",) if given.subject.dense else ("expected", "entropy")
+    options: dict[str, Any] = {"verify": what == "verify", "backend": backend, "progress": False}
     if what == "last_layer":
         options["params"] = what
     if what == "rtol":
-        options |= {"rtol": RTOL, "scheme": "expected"}
-    right = exact["last_layer" if what == "last_layer" else "all"]
-    if what == "rtol":
-        right = {k: v for k, v in right.items() if k == "expected"}
+        options["rtol"], schemes = RTOL, ("expected",)
     with report.step(key) as row, warnings.catch_warnings(record=True) as told, mode.set():
-        row |= {"model": subject.name, "backend": backend, "mode": mode.name, "params": what}
-        if not right:
+        row |= {"model": given.subject.name, "backend": backend, "mode": mode.name, "params": what}
+        if what == "rtol" and given.subject.dense:
             row["nothing"] = "drawn scores have no exact value"
             return row
         warnings.simplefilter("always")
-        options = {"scheme": tuple(right)} | options | {"backend": backend, "progress": False}
-        scorer = GradNormScorer(copy.deepcopy(model), autocast=mode.autocast, **options)
+        model = copy.deepcopy(given.model)
+        scorer = GradNormScorer(model, scheme=schemes, autocast=mode.autocast, **options)
         start = time.perf_counter()
         try:
-            found = scorer.score([batch])
+            found = scorer.score([given.batch])
         finally:
             row["seconds"] = time.perf_counter() - start
-            row["warnings"] = sorted({f"{w.category.__name__}: {w.message}"[:400] for w in told})
-        found = {"expected": found} if what == "rtol" else found
-        row["schemes"] = {k: compared(found[k].values, right[k]) for k in right}
-        row["worst"] = max(each["error"] for each in row["schemes"].values())
+            row["warnings"] = sorted({f"{w.category.__name__}: {w.message}"[:500] for w in told})
+        right = given.exact.get("last_layer" if what == "last_layer" else "all", {})
+        row["schemes"] = {k: compared(found[k].values, right[k]) for k in schemes if k in right}
+        row["worst"] = max((each["error"] for each in row["schemes"].values()), default=0.0)
     return row
 
 
-def _syncs(
-    model: Any, batch: Any, report: Report, backend: str, mode: Mode, subject: Subject
-) -> dict[str, Any]:
-    """Where the second batch of a pool waits; the first one makes the plan."""
+def _syncs(given: _Given, report: Report, backend: str, mode: Mode) -> dict[str, Any]:
+    """Where a later batch of a pool waits; the first one makes the plan."""
     scorer = GradNormScorer(
-        model,
-        scheme="entropy" if subject.dense else ("expected", "entropy"),
+        given.model,
+        scheme="entropy" if given.subject.dense else ("expected", "entropy"),
         backend=backend,
         autocast=mode.autocast,
         verify=False,
@@ -175,11 +168,11 @@ def _syncs(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scores = scorer.stream(itertools.repeat(batch))
+        scores = scorer.stream(itertools.repeat(given.batch))
         next(scores)
         next(scores)
     found = places(lambda: next(scores), cuda=not report.dry)
-    return {"model": subject.name, "syncs": sum(found.values()), "places": found}
+    return {"model": given.subject.name, "syncs": sum(found.values()), "places": found}
 
 
 def table(document: dict[str, Any]) -> list[str]:
@@ -190,7 +183,7 @@ def table(document: dict[str, Any]) -> list[str]:
             errors = " ".join(
                 f"{k} {v['error']:.1e} (ranks {v['ranks']:.3f})" for k, v in row["schemes"].items()
             )
-            slow = "; ".join(w[-150:] for w in row["warnings"])
+            slow = "; ".join((w.partition("and slow. ")[2] or w)[:150] for w in row["warnings"])
             lines.append(f"{row['key']:<48} {errors} {row['seconds']:6.2f} s  {slow}")
         elif "places" in row:
             top = next(iter(row["places"]), "")

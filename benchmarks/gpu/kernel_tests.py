@@ -37,7 +37,7 @@ MODES = {
     "tf32x3": "tf32x3",
     "rest": "not float32 and not float16 and not tf32",
 }
-AT_ONCE = 8
+AT_ONCE = 6
 SANITIZER_SECONDS = 110
 
 

@@ -108,7 +108,9 @@ def profiled(run: Callable[[], Any], device: str) -> dict[str, Any]:
     spans, by_name, host = [], defaultdict(lambda: [0, 0]), Counter[str]()
     for event in events:
         name, begin, length = event.name(), event.start_ns(), event.duration_ns()
-        if event.device_type() == wanted and name != "[memory]":
+        if event.is_user_annotation() or name == "[memory]":
+            continue
+        if event.device_type() == wanted:
             spans.append((begin, begin + length))
             by_name[name][0] += 1
             by_name[name][1] += length
