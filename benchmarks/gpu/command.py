@@ -184,13 +184,15 @@ def _writable(folder: Path) -> Path:
 
 def _device() -> dict[str, Any]:
     """What the driver says of the device: names, clocks, temperature, other users' work."""
-    properties = torch.cuda.get_device_properties(0)
-    found = {"name": properties.name, "memory": properties.total_memory}
-    found["processors"] = properties.multi_processor_count
-    found["cudnn"] = torch.backends.cudnn.version()
+    found: dict[str, Any] = {}
+    with contextlib.suppress(RuntimeError, AttributeError):
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"name": properties.name, "memory": properties.total_memory}
+        found["processors"] = properties.multi_processor_count
+        found["cudnn"] = torch.backends.cudnn.version()
     tool = shutil.which("nvidia-smi")
     if tool is not None:
-        fields = "driver_version,clocks.sm,clocks.max.sm,power.draw,power.limit,temperature.gpu"
+        fields = "driver_version,compute_mode,clocks.sm,clocks.max.sm,power.draw,power.limit,temperature.gpu"
         query = [tool, f"--query-gpu={fields},utilization.gpu", "--format=csv,noheader"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
