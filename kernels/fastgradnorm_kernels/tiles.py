@@ -106,7 +106,11 @@ def choose(
     tile = _BY_NAME.get(name, {}).get(kind, tile)
     if not vectors:
         tile = small(tile)._replace(warps=8 if operation == "ghost" else 4)
-    return _narrowed(tile, *shape) if operation == "direct" else tile
+    if operation == "direct":
+        return _narrowed(tile, *shape)
+    # Products off the matrix units hold operands in registers too, beside both Grams.
+    spills = kind[1] == "ieee" and (not vectors or shape[0] <= 32)
+    return tile._replace(rows=32, columns=32, warps=4) if spills else tile
 
 
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:
