@@ -119,8 +119,13 @@ class TestNormsAndPositions:
         ).eval()  # fmt: skip
         assert_exact(model, torch.randn(4, *shape))
 
-    def test_batch_norm_whose_gradient_has_the_channels_last(self):
-        model, x = perturb(ChannelsLastGradient()).eval(), torch.randn(3, 4, 3, 3)
+    @pytest.mark.parametrize(
+        "norm",
+        [nn.BatchNorm2d, lambda c: nn.InstanceNorm2d(c, affine=True)],
+        ids=["batch", "instance"],
+    )
+    def test_norms_whose_gradient_has_the_channels_last(self, norm):
+        model, x = perturb(ChannelsLastGradient(norm)).eval(), torch.randn(3, 4, 3, 3)
         assert_exact(model, x)  # verified against plain autograd by default
         assert_close_relative(
             naive_score_pool(model, [x]), oracle.scores(model, oracle.ones(x)), 1e-5

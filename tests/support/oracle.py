@@ -145,15 +145,16 @@ def norms(
 
 
 class ContiguousGradients(TorchFunctionMode):
-    """Lays gradients at the outputs of batch norms out anew.
+    """Lays gradients at the outputs of batch and instance norms out anew.
 
-    PyTorch 2.13's backward pass of a batch norm in eval mode is wrong on a CPU for a gradient, of
-    one sample, with the channels last; `test_oracle.py` holds the referee to finite differences.
+    PyTorch 2.13's backward pass of an instance norm, or of a batch norm in eval mode, is wrong on a
+    CPU for a gradient, of one sample, with the channels last; `test_oracle.py` holds the referee to
+    finite differences.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is F.batch_norm and out.requires_grad:
+        if func in (F.batch_norm, F.instance_norm) and out.requires_grad:
             out.register_hook(Tensor.contiguous)
         return out
 

@@ -31,13 +31,16 @@ def _replace(value: Any, swaps: Mapping[int, Tensor]) -> Any:
     return value
 
 
+_MISREAD = frozenset({F.batch_norm, F.instance_norm})
+
+
 class Swapping(TorchFunctionMode):
     """Does nothing but that, for the plain passes, and keeps them clear of two faults of PyTorch.
 
     On a CPU, in PyTorch 2.13, the backward pass of a group norm crashes the process if its input
-    has the channels last in memory and needs no gradient; and that of a batch norm in eval mode is
-    wrong if its input is contiguous and its gradient, of one sample, has the channels last. Both
-    are given contiguous tensors.
+    has the channels last in memory and needs no gradient; and that of an instance norm, or of a
+    batch norm in eval mode, is wrong if its input is contiguous and its gradient, of one sample,
+    has the channels last. All are given contiguous tensors.
     """
 
     def __init__(self, swaps: Mapping[int, Tensor]) -> None:
@@ -55,6 +58,6 @@ class Swapping(TorchFunctionMode):
         if func is F.group_norm and args:
             args = [args[0].contiguous(), *args[1:]]
         out = func(*args, **kwargs)
-        if func is F.batch_norm and out.requires_grad:
+        if func in _MISREAD and out.requires_grad:
             out.register_hook(Tensor.contiguous)
         return out
