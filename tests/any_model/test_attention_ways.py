@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from asserts import assert_exact
 from cases import Custom, linear, perturb
-from fastgradnorm._attention_choice import _works, choose
-from fastgradnorm._attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Way
 from shared_models import Attention, tokens
 
 from fastgradnorm import SlowPathWarning
+from fastgradnorm._operations.attention_choice import _works, choose
+from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Way
 
 CPU = torch.device("cpu")
 ways = pytest.mark.parametrize("way", [FORMULA, ON_CPU], ids=["formula", "fused"])
@@ -76,7 +76,7 @@ def by_the_formula(monkeypatch):
         used.append(True)
         return FORMULA
 
-    monkeypatch.setattr("fastgradnorm._attention_choice.choose", choice)
+    monkeypatch.setattr("fastgradnorm._operations.attention_choice.choose", choice)
     yield
     assert used
 

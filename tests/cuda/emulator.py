@@ -204,14 +204,11 @@ class _Mode(TorchDispatchMode):
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         to_device = _means_device(kwargs.get("device"))
-        if (
-            func._schema.name == "aten::_to_copy"
-            and "device" in kwargs
-            and kwargs["device"] is not None
-        ):
-            if any(isinstance(t, OnDevice) for t in leaves) != to_device:
-                COUNTS.wait("copy to the device" if to_device else "copy to the host")
-        if to_device or any(isinstance(t, OnDevice) for t in leaves):
+        here = any(isinstance(t, OnDevice) for t in leaves)
+        copies = func._schema.name == "aten::_to_copy" and kwargs.get("device") is not None
+        if copies and here != to_device:
+            COUNTS.wait("copy to the device" if to_device else "copy to the host")
+        if to_device or here:
             return run(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -244,13 +241,20 @@ _ANSWERS = {
 }
 
 
-def _readable(tensor):
-    """What the interpreter reads: its products of bfloat16 are wrong, those of float32 are not."""
-    tensor = _inner(tensor)
-    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bfloat16:
-        return tensor
-    wide = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.float32)
-    return wide.copy_(tensor)
+@contextlib.contextmanager
+def _widened(args):
+    """What the interpreter is given: it multiplies bfloat16 wrongly, and float32 as it should."""
+    narrow, given = [], []
+    for tensor in map(_inner, args):
+        if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.bfloat16:
+            narrow.append(tensor)
+            wide = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.float32)
+            tensor = wide.copy_(tensor)
+            narrow.append(tensor)
+        given.append(tensor)
+    yield given
+    for tensor, wide in zip(narrow[::2], narrow[1::2], strict=True):
+        tensor.copy_(wide)
 
 
 def _interpreted(launch):
@@ -261,7 +265,8 @@ def _interpreted(launch):
             raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
         with torch._C._DisableTorchDispatch():
             named = {key: _inner(value) for key, value in kwargs.items()}
-            return launch(self, *map(_readable, args), grid=grid, warmup=warmup, **named)
+            with _widened(args) as given:
+                return launch(self, *given, grid=grid, warmup=warmup, **named)
 
     return run
 

@@ -1,0 +1,112 @@
+"""On a CUDA device that is not there: exact scores, no slow loop, no wait for the device in a pass.
+
+All cases run in one process of their own, in which "cuda" exists; see `emulator`. Times and the
+arithmetic of real kernels are for a GPU to tell.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+# The cases of `contract` and the faults of `planted`: they are imported in the other process alone.
+NEEDS = dict.fromkeys(("bert", "bert, some padded", "vit"), "transformers")
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"emulated_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = _load("contract").CASES
+BUILD = _load("build")
+SKETCHES = ["mlp", "attention none", "convolutions"]
+PLANTED = {
+    "a value read": "waits",
+    "a constant copied": "waits",
+    "a mask as index": "waits",
+    "two devices": "raised",
+    "a slow loop": "slow",
+}
+PRESENT = [
+    name for name in CASES if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What each case came to, by name."""
+    if BUILD.compiler() is None:
+        pytest.skip("the emulated device needs a C++ compiler")
+    paths = [BUILD.built(), HERE, ROOT, ROOT / "src", ROOT / "kernels"]
+    names = [*PRESENT, *(f"sketch: {n}" for n in SKETCHES), *(f"planted: {n}" for n in PLANTED)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "inside.py"), *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {row.pop("name"): row for row in rows}
+
+
+def faults(row, case):
+    """What is wrong with a row."""
+    if "raised" in row:
+        return {"raised": row["raised"]}
+    wrong = {}
+    if not row["error"] <= case.tolerance:
+        wrong["error"] = row["error"]
+    if row["slow"]:
+        wrong["slow"] = row["slow"]
+    if sum(row["waits"].values()) > case.waits:
+        wrong["waits"] = row["waits"]
+    return wrong
+
+
+@pytest.mark.parametrize("name", PRESENT)
+def test_exact_and_without_waiting(name, found):
+    assert not faults(found[name], CASES[name])
+
+
+@pytest.mark.parametrize("name", [n for n in PRESENT if "last layer" not in n])
+def test_backward_passes_run_in_the_thread_of_the_device(name, found):
+    assert found[name]["threads"] == 1
+
+
+@pytest.mark.parametrize("name", ["per tensor", "convolutions", "norms", "tied", "half", "rtol"])
+def test_kernels_are_the_default(name, found):
+    assert found[name]["launches"] >= 2
+
+
+def test_and_are_not_used_where_they_are_not_wanted(found):
+    for name in ("torch", "convolutions, torch", "float64"):
+        assert found[name]["launches"] == 0
+
+
+@pytest.mark.parametrize("name", SKETCHES)
+def test_sketches(name, found):
+    assert found[f"sketch: {name}"].get("error", 1.0) < 1e-5, found[f"sketch: {name}"]
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_faults_are_seen(name, found):
+    row = found[f"planted: {name}"]
+    assert PLANTED[name] in faults(row, CASES["mlp"]), row
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    assert BUILD.compiler() is None
