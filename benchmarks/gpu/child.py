@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args(argv)
     report = Report(options.out, options.seconds, options.dry)
+    report.save()
     if options.part == "engine_model":
         from benchmarks.gpu import engine
 

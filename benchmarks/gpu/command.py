@@ -115,7 +115,7 @@ def _stage(
 def _job(
     name: str, part: str, only: str | None, path: Path, limit: float, scratch: Path, dry: bool
 ) -> Job:
-    options = ["--out", str(path), "--seconds", f"{max(2.0, limit - 6):.1f}"]
+    options = ["--out", str(path), "--seconds", f"{max(2.0, limit - 8):.1f}"]
     options += [] if only is None else ["--only", only]
     options += ["--dry"] if dry else []
     command = module("benchmarks.gpu.child", part, *options)
@@ -185,15 +185,16 @@ def _writable(folder: Path) -> Path:
 def _device() -> dict[str, Any]:
     """What the driver says of the device: names, clocks, temperature, other users' work."""
     found: dict[str, Any] = {}
-    with contextlib.suppress(RuntimeError, AttributeError):
+    with contextlib.suppress(Exception):  # only a fact for the file
         properties = torch.cuda.get_device_properties(0)
         found |= {"name": properties.name, "memory": properties.total_memory}
         found["processors"] = properties.multi_processor_count
         found["cudnn"] = torch.backends.cudnn.version()
     tool = shutil.which("nvidia-smi")
     if tool is not None:
-        fields = "driver_version,compute_mode,clocks.sm,clocks.max.sm,power.draw,power.limit,temperature.gpu"
-        query = [tool, f"--query-gpu={fields},utilization.gpu", "--format=csv,noheader"]
+        fields = "driver_version,compute_mode,clocks.sm,clocks.max.sm,power.draw,power.limit"
+        fields += ",temperature.gpu,utilization.gpu"
+        query = [tool, f"--query-gpu={fields}", "--format=csv,noheader"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
             found[fields] = said.stdout.strip()

@@ -58,7 +58,8 @@ def _run(report: Report, scratch: Path) -> list[Job]:
         report.add(_sanitized(job) if small else _tested(job, scratch))
 
     at_once = 2 if report.dry else AT_ONCE
-    left = run_all(jobs, at_once, report.left - (2 if report.dry else 12), report.dry, take)
+    kept = 2 if report.dry else max(6, min(25, 0.2 * report.left))  # for the large ones
+    left = run_all(jobs, at_once, report.left - kept, report.dry, take)
     if not report.dry:
         files = [FOLDER / f"test_{name}.py" for name in (*BY_MODE, *OTHERS)]
         large = _pytest(scratch, "large", "all", LARGE, 40, files)

@@ -14,7 +14,7 @@ from typing import Any
 
 LOST = 3  # exit status of a process that the device answers no more
 ROOT = Path(__file__).parents[2]
-GRACE = 6.0  # seconds from the request to end to the end
+GRACE = 4.0  # seconds from the request to end to the end
 
 
 def environment(dry: bool) -> dict[str, str]:
@@ -78,22 +78,19 @@ class Job:
                 start_new_session=True,
             )
 
-    def running(self, end: float) -> bool:
-        """Whether it still runs; past its limit it is interrupted, then killed."""
+    def running(self) -> bool:
+        """Whether it still runs."""
         assert self._process is not None
         self.status = self._process.poll()
         self.seconds = time.monotonic() - self._start
         if self.status is not None:
             self.kill()  # what it started
-            return False
-        if self.seconds > self.limit or time.monotonic() > end:
-            self.ended = True
-            self._signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.status = self._process.wait(GRACE)
-            self.kill()
-            return False
-        return True
+        return self.status is None
+
+    def interrupt(self) -> None:
+        """Asks it to end, as its limit is reached."""
+        self.ended = True
+        self._signal(signal.SIGINT)
 
     def kill(self) -> None:
         """The process and all that it started."""
@@ -136,7 +133,11 @@ def run_all(
             if not active:
                 break
             time.sleep(0.05)
-            for job in [job for job in active if not job.running(end)]:
+            ended = [job for job in active if not job.running()]
+            late = time.monotonic() > end
+            over = [j for j in active if j not in ended and (late or j.seconds > j.limit)]
+            _end(over)
+            for job in ended + over:
                 active.remove(job)
                 crashed = not job.ended and (job.status == LOST or (job.status or 0) < 0)
                 if crashed and job.retries > 0:
@@ -148,3 +149,14 @@ def run_all(
         for job in active:
             job.kill()
     return waiting
+
+
+def _end(jobs: Sequence[Job]) -> None:
+    """Interrupts all, and kills those that take too long over what is left for them to do."""
+    for job in jobs:
+        job.interrupt()
+    last = time.monotonic() + GRACE
+    while time.monotonic() < last and any(job.running() for job in jobs):
+        time.sleep(0.05)
+    for job in jobs:
+        job.kill()
