@@ -1,9 +1,11 @@
 """Part 6: block sizes of every kernel by class of shape, stored by the GPU's name.
 
-What a launcher takes from its `blocks` is replaced, and every candidate is held against the scores
-of the launcher as it is before it is timed.
+What a launcher chooses is replaced, and every candidate is held against the scores of the launcher
+as it is before it is timed. `tiles` sums up by operation and arithmetic what the table of tiles in
+the package can hold.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -11,15 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import (
-    affine_norm,
-    conv_norm,
-    direct_norm,
-    embedding_norm,
-    ghost_norm,
-    linear_head,
-    logit_head,
-)
+from fastgradnorm_kernels import affine_norm, embedding_norm, linear_head, logit_head, tiles
 
 from benchmarks.gpu.kernel_cases import Case, cases
 from benchmarks.gpu.precision import IEEE, TF32
@@ -34,20 +28,17 @@ def _grid(**choices: tuple[int, ...]) -> list[Blocks]:
     return [dict(zip(choices, found, strict=True)) for found in product(*choices.values())]
 
 
-def candidates(case: Case) -> list[Blocks]:
-    """Block sizes to try, small lists: each is a compilation."""
-    narrow = case.dtype != torch.float32
-    ieee = not narrow and case.precision == "ieee"
+def kind(case: Case) -> tuple[str, str]:
+    """Operation and arithmetic, as the package's table of tiles names them."""
     form = "ghost" if "ghost" in case.operation + case.shape else "direct"
-    if case.operation in ("ghost_sq_norm", "conv_sq_norm") and form == "ghost":
-        depths = (16, 32) if ieee else (32, 64)
-        return _grid(BLOCK_T=(32, 64), BLOCK_D=depths, num_warps=(4,), num_stages=(2, 4)) + _grid(
-            BLOCK_T=(64, 128), BLOCK_D=depths, num_warps=(8,), num_stages=(3,)
-        )
-    if case.operation in ("direct_sq_norm", "conv_sq_norm"):
-        depths = (16, 32) if ieee else (32, 64)
-        wide = _grid(BLOCK_O=(64, 128), BLOCK_I=(64, 128), BLOCK_T=depths, num_warps=(4, 8))
-        return [blocks | {"num_stages": 3} for blocks in wide]
+    return form, tiles.arithmetic(case.dtype, case.precision)
+
+
+def candidates(case: Case, device: torch.device) -> list[Blocks]:
+    """Block sizes to try, small lists: each is a compilation."""
+    if case.operation in ("ghost_sq_norm", "direct_sq_norm", "conv_sq_norm"):
+        found = tiles.candidates(kind(case)[0], case.dtype, case.precision, device)
+        return [dict(tile._asdict()) for tile in found]
     if case.operation == "affine_sq_norm":
         return _grid(BLOCK_T=(8, 32, 128), BLOCK_D=(16, 64, 256), num_warps=(4,))
     if case.operation == "embedding_sq_norm":
@@ -67,20 +58,18 @@ def _heads(classes: int) -> list[Blocks]:
     return _grid(BLOCK_N=(*rows,), BLOCK_C=(width,), num_warps=(2, 4, 8))
 
 
-MODULES: dict[str, list[ModuleType]] = {
-    "ghost_sq_norm": [ghost_norm],
-    "direct_sq_norm": [direct_norm],
-    "conv_sq_norm": [conv_norm, ghost_norm, direct_norm],
-    "affine_sq_norm": [affine_norm],
-    "linear_head_scores": [linear_head],
-    "head_scores": [logit_head],
+OTHER = "embedding_sq_norm"
+MODULES: dict[str, ModuleType] = {
+    "affine_sq_norm": affine_norm,
+    "linear_head_scores": linear_head,
+    "head_scores": logit_head,
 }
 
 
 @contextmanager
 def using(case: Case, blocks: Blocks) -> Iterator[None]:
     """The launcher of the case takes these block sizes."""
-    if case.operation == "embedding_sq_norm":
+    if case.operation == OTHER:
         before = dict(embedding_norm.BLOCKS)
         embedding_norm.BLOCKS.update(blocks)
         try:
@@ -88,14 +77,17 @@ def using(case: Case, blocks: Blocks) -> Iterator[None]:
         finally:
             embedding_norm.BLOCKS.update(before)
         return
-    replaced = [(m, m.blocks) for m in MODULES[case.operation] if hasattr(m, "blocks")]
-    for owner, original in replaced:
-        owner.blocks = _overriding(original, blocks)  # type: ignore[attr-defined]
+    owner, name = MODULES.get(case.operation, tiles), "blocks"
+    chosen: Any = None
+    if owner is tiles:
+        name, tile = "choose", tiles.Tile(**blocks)
+        chosen = lambda *args, **kwargs: tile  # noqa: E731
+    original = getattr(owner, name)
+    setattr(owner, name, chosen or _overriding(original, blocks))
     try:
         yield
     finally:
-        for owner, original in replaced:
-            owner.blocks = original  # type: ignore[attr-defined]
+        setattr(owner, name, original)
 
 
 def _overriding(original: Any, blocks: Blocks) -> Any:
@@ -111,7 +103,7 @@ def _targets(report: Report) -> list[tuple[str, Case, Blocks]]:
     for case in cases(torch.device(report.device), report.dry):
         unit = "bfloat16" if case.dtype == torch.bfloat16 else case.precision
         title = f"{case.operation}, {case.shape}, {unit}"
-        tried = candidates(case)[: 2 if report.dry else None]
+        tried = candidates(case, torch.device(report.device))[: 2 if report.dry else None]
         kinds[(title,)] = [(title, case, blocks) for blocks in tried]
     longest = max(map(len, kinds.values()))
     return [found[i] for i in range(longest) for found in kinds.values() if i < len(found)]
@@ -148,13 +140,33 @@ def run(report: Report) -> None:
             with report.step(title) as row, torch.no_grad(), _mode(tried[0][0]).set():
                 row |= {"best_ms": float("nan"), "best": {}, "times": {}, "failed": {}}
                 _case(row, tried, report)
+            report.fact("tiles", _by_kind(report.document["rows"]))
             if not report.dry:
                 torch.cuda.empty_cache()
+
+
+def _by_kind(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean time of each tile over that of the launcher as it is, by operation and arithmetic.
+
+    Of the tiles that every class of shapes could run; the least is the one for the table.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        if row.get("kind") is not None and row["times"]:
+            ratios = {tile: took / row["as_it_is_ms"] for tile, took in row["times"].items()}
+            found.setdefault(row["kind"], []).append(ratios)
+    means = {}
+    for name, shapes in found.items():
+        common = set.intersection(*(set(ratios) for ratios in shapes))
+        mean = {t: math.exp(sum(math.log(s[t]) for s in shapes) / len(shapes)) for t in common}
+        means[name] = dict(sorted(mean.items(), key=lambda item: item[1]))
+    return means
 
 
 def _case(row: dict[str, Any], tried: list[tuple[Case, Blocks]], report: Report) -> None:
     case = tried[0][0]
     inputs = case.make()
+    row["kind"] = ", ".join(kind(case)) if case.operation not in (*MODULES, OTHER) else None
     row["as_it_is_ms"] = measure(lambda: case.kernel(*inputs), report.device, 0.02)["median"]
     right = _first(case.kernel(*inputs))
     row |= {"best_ms": row["as_it_is_ms"], "best": {}}
@@ -198,4 +210,5 @@ def summary(document: dict[str, Any]) -> list[str]:
     rows = [row for row in document["rows"] if "as_it_is_ms" in row]
     gains = [f"{r['key']} {r['as_it_is_ms'] / r['best_ms']:.2f}x" for r in rows]
     won = [g for g, r in zip(gains, rows, strict=True) if r["as_it_is_ms"] > 1.15 * r["best_ms"]]
-    return [f"{len(rows)} classes of shapes; faster by more than 15 %: {won}"]
+    best = {k: next(iter(v.items()), None) for k, v in document.get("tiles", {}).items()}
+    return [f"{len(rows)} classes of shapes; faster by more than 15 %: {won}", f"tiles: {best}"]
