@@ -160,17 +160,22 @@ def _convolutions(device: torch.device, dry: bool) -> Iterator[Case]:
         out = (side + 2 * geometry[2][0] - geometry[0][0]) // geometry[1][0] + 1
         i, t = c * geometry[0][0] ** 2, out * out
         form = choose_form(t, i, o, k)
-        for dtype, precision in _PRODUCTS:
+        for dtype, precision, last in [*((*p, False) for p in _PRODUCTS), (*_PRODUCTS[0], True)]:
 
             def make(
-                c: int = c, o: int = o, side: int = side, out: int = out, dtype: Any = dtype
+                sizes: tuple[int, ...] = (c, side, o, out), dtype: Any = dtype, last: bool = last
             ) -> tuple[Any, ...]:
-                x = _normal(device, dtype, n, c, side, side)
-                return x, _normal(device, dtype, n, k, o, out, out)
+                inputs, side, outputs, out = sizes
+                if last:
+                    x = _normal(device, dtype, n, side, side, inputs).movedim(-1, 1)
+                    return x, _normal(device, dtype, n, k, out, out, outputs).movedim(-1, 2)
+                x = _normal(device, dtype, n, inputs, side, side)
+                return x, _normal(device, dtype, n, k, outputs, out, out)
 
             yield Case(
                 "conv_sq_norm",
-                f"ResNet-18 {layer} {form}: N={n} K={k} T={t} I={i} O={o}",
+                f"ResNet-18 {layer} {form}{', channels last' * last}: N={n} K={k} T={t} I={i} "
+                f"O={o}",
                 dtype,
                 precision,
                 make,

@@ -18,26 +18,17 @@ from benchmarks.gpu.report import Report, shortened
 FOLDER = ROOT / "tests" / "kernels"
 # Test files that take all of the modes of products; each is a process of its own there.
 BY_MODE = ("conv_norm", "ghost_norm", "direct_norm", "linear_head")
-OTHERS = (
-    "engine",
-    "dispatch",
-    "logit_head",
-    "affine_norm",
-    "embedding_norm",
-    "backends",
-    "validate",
-    "large_products",
-)
+LAST = ("large_products", "proof")  # of the host alone; `proof` takes minutes and is left out
 LARGE = "beyond_32_bits"  # tests of 8 to 17 GB
 MODES = {
-    "float32": "float32",
-    "float16": "float16 and not bfloat16",
-    "bfloat16": "bfloat16",
+    "bfloat16": "bfloat16",  # what the interpreter cannot do comes first
     "tf32": "tf32 and not tf32x3",
+    "float32": "float32",
     "tf32x3": "tf32x3",
+    "float16": "float16 and not bfloat16",
     "rest": "not float32 and not float16 and not tf32",
 }
-AT_ONCE = 6
+AT_ONCE = 10
 SANITIZER_SECONDS = 110
 
 
@@ -61,7 +52,7 @@ def _run(report: Report, scratch: Path) -> list[Job]:
     kept = 2 if report.dry else max(6, min(25, 0.2 * report.left))  # for the large ones
     left = run_all(jobs, at_once, report.left - kept, report.dry, take)
     if not report.dry:
-        files = [FOLDER / f"test_{name}.py" for name in (*BY_MODE, *OTHERS)]
+        files = [FOLDER / f"test_{name}.py" for name in _files() if name not in LAST]
         large = _pytest(scratch, "large", "all", LARGE, 40, files)
         left += run_all([large], 1, report.left - 1, False, take)
     return left
@@ -87,14 +78,16 @@ def _toolkit(name: str) -> str | None:
 
 def _tests(scratch: Path, seconds: float) -> list[Job]:
     jobs = [_pytest(scratch, "engine", "all", f"not {LARGE}", seconds)]
+    rest = [name for name in _files() if name not in (*BY_MODE, "engine", *LAST)] + [LAST[0]]
     for mode, expression in MODES.items():
         chosen = f"{expression} and not {LARGE}"
         jobs += [_pytest(scratch, name, mode, chosen, seconds) for name in BY_MODE]
-    return jobs + [
-        _pytest(scratch, name, "all", f"not {LARGE}", seconds)
-        for name in OTHERS
-        if name != "engine"
-    ]
+    return jobs + [_pytest(scratch, name, "all", f"not {LARGE}", seconds) for name in rest]
+
+
+def _files() -> list[str]:
+    """What the test files of the kernels are of."""
+    return sorted(path.stem.removeprefix("test_") for path in FOLDER.glob("test_*.py"))
 
 
 def _pytest(
