@@ -5,13 +5,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from asserts import assert_exact
-from cases import Custom, linear, perturb
-from shared_models import Attention, tokens
 
 from fastgradnorm import SlowPathWarning
 from fastgradnorm._operations.attention_choice import _works, choose
 from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Way
+from tests.support.asserts import assert_exact
+from tests.support.cases import Custom, linear, perturb
+from tests.support.shared_models import Attention, tokens
 
 CPU = torch.device("cpu")
 ways = pytest.mark.parametrize("way", [FORMULA, ON_CPU], ids=["formula", "fused"])
