@@ -10,6 +10,7 @@ from fastgradnorm_kernels._dispatch import (
     ghost_sq_norm,
     head_scores,
     linear_head_scores,
+    scaled_channels,
     weight_sq_norm,
 )
 from fastgradnorm_kernels._errors import KernelError
@@ -35,5 +36,6 @@ __all__ = [
     "linear",
     "linear_head_scores",
     "resolve_backend",
+    "scaled_channels",
     "weight_sq_norm",
 ]

@@ -172,6 +172,18 @@ def embedding_sq_norm(
         return embedding_norm.embedding_sq_norm(ids, grad_outputs, padding_idx)
 
 
+@telling("scaled_channels")
+def scaled_channels(g: Tensor, scale: Tensor, backend: str = "auto") -> Tensor:
+    r"""`g[n, c, *] scale[c]` in g's dtype, rounded once, from `g [N, C, *]` and `scale [C]`."""
+    backends = {uses_triton(backend, tensor, "scaled_channels") for tensor in (g, scale)}
+    if backends != {True}:
+        return reference.scaled_channels(g, scale)
+    from fastgradnorm_kernels import scaled
+
+    with _on(g):
+        return scaled.scaled_channels(g, scale)
+
+
 def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
     r"""`‖Σ_t g_t‖²` `[...]` of a bias added at every position, from `g [..., T, O]`.
 

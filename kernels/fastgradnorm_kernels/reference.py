@@ -153,6 +153,14 @@ def affine_sq_norm(
     return AffineNorm(_sum_of_squares(scale), _sum_of_squares(g.sum(-2)))
 
 
+def scaled_channels(
+    g: Float[Tensor, "N C *space"], scale: Float[Tensor, " C"]
+) -> Float[Tensor, "N C *space"]:
+    """`g[n, c, *] * scale[c]` in g's dtype, and in its layout, rounded once."""
+    scale = scale.view(-1, *(1,) * (g.dim() - 2))
+    return (g * scale).to(g.dtype)
+
+
 def embedding_sq_norm(
     ids: Int[Tensor, "N T"],
     grad_outputs: Float[Tensor, "N K T O"],

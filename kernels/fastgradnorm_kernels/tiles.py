@@ -6,6 +6,7 @@ shared memory that a block may have there.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -48,15 +49,49 @@ _WIDE: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("ghost", "split"): (Tile(64, 64, 32, 4, 3),),
     ("ghost", "ieee"): (Tile(64, 64, 16, 8, 3),),
 }
-# Measured, by the name that `torch.cuda.get_device_name` gives.
-_BY_NAME: dict[str, dict[tuple[str, str], Tile]] = {}
-# What a sweep tries beside those in use.
-_SWEEP: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+# Direct norms in half precision on Hopper, and how fast each forms numbers beside the first.
+_HOPPER_DIRECT = (
+    (Tile(256, 128, 64, 8, 3), 1.0),
+    (Tile(128, 128, 64, 8, 4), 0.8),
+    (Tile(128, 64, 64, 4, 4), 0.76),
+)
+# What a sweep tries beside those in use; the depth is as many times that of the tile in use.
+_SWEEP: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
     "direct": (
-        *((128, 256, 8, 3), (256, 128, 8, 3), (128, 128, 8, 3)),
-        *((64, 256, 4, 3), (128, 64, 4, 4), (64, 128, 4, 4)),
+        *((128, 256, 1, 8, 3), (256, 128, 1, 8, 3), (128, 128, 1, 8, 3), (128, 128, 1, 8, 4)),
+        *((128, 64, 1, 4, 4), (64, 128, 1, 4, 4), (64, 64, 1, 4, 4)),
     ),
-    "ghost": ((128, 128, 8, 3), (128, 128, 8, 4), (64, 64, 4, 3), (64, 64, 4, 2)),
+    "ghost": (
+        *((128, 128, 1, 8, 3), (128, 128, 1, 8, 4), (128, 128, 1, 4, 3)),
+        *((64, 64, 1, 4, 4), (64, 64, 1, 4, 3), (64, 64, 1, 4, 2)),
+        *((64, 64, 2, 4, 3), (64, 64, 2, 4, 2), (32, 32, 2, 4, 3)),
+    ),
+}
+
+
+def _hopper(operation: str, arithmetic: str, rows: int, columns: int) -> Tile | None:
+    """Measured on an NVIDIA H200, bfloat16: `benchmarks/results/gpu_tiles.txt`.
+
+    Wide tiles are a third faster than narrow ones where nothing of them is past the product's end.
+    """
+    if arithmetic != "half":
+        return None
+    if operation == "ghost":
+        return Tile(128, 128, 64, 8, 4) if rows > 64 else Tile(64, 64, 64, 4, 2)
+
+    def cost(pair: tuple[Tile, float]) -> float:
+        tile, rate = pair
+        covered = -(-rows // tile.rows) * tile.rows * (-(-columns // tile.columns) * tile.columns)
+        return covered / rate
+
+    return min(_HOPPER_DIRECT, key=cost)[0]
+
+
+# Measured tiles by a product's shape: of a GPU by the name that `torch.cuda.get_device_name` gives,
+# else of its compute capability.
+_MEASURED: dict[str | tuple[int, int], Callable[[str, str, int, int], Tile | None]] = {
+    "NVIDIA H200": _hopper,
+    (9, 0): _hopper,
 }
 
 
@@ -102,8 +137,10 @@ def choose(
     name, capability = gpu(device)
     kind = (operation, arithmetic(dtype, input_precision))
     shared = shared_memory(capability)
-    tile = next(tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared))
-    tile = _BY_NAME.get(name, {}).get(kind, tile)
+    measured = _MEASURED.get(name) or _MEASURED.get(capability)
+    tile = measured(*kind, *shape) if measured else None
+    if tile is None:
+        tile = next(tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared))
     if not vectors:
         tile = small(tile)._replace(warps=8 if operation == "ghost" else 4)
     if operation == "direct":
@@ -137,7 +174,7 @@ def candidates(
     kind = (operation, arithmetic(dtype, input_precision))
     depth = _WIDE[kind][0].depth
     used = choose(operation, dtype, input_precision, (1 << 20, 1 << 20), True, device)
-    more = [Tile(r, c, depth, w, s) for r, c, w, s in _SWEEP[operation]]
+    more = [Tile(r, c, depth * d, w, s) for r, c, d, w, s in _SWEEP[operation]]
     shared = shared_memory(gpu(device)[1])
     found = dict.fromkeys([used, *_WIDE[kind], *more])
     return [tile for tile in found if tile.fits(dtype.itemsize, shared)]

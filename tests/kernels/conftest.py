@@ -22,6 +22,7 @@ from fastgradnorm_kernels import (  # noqa: E402
     ghost_norm,  # noqa: F401
     linear_head,  # noqa: F401
     logit_head,  # noqa: F401
+    scaled,  # noqa: F401
 )
 
 if INTERPRETED:

@@ -49,11 +49,44 @@ def test_a_sweep_tries_what_is_used_first(operation, dtype, precision, capabilit
 def test_a_measured_tile_goes_before(monkeypatch):
     measured = Tile(256, 128, 64, 8, 2)
     monkeypatch.setattr(tiles, "gpu", lambda device: ("GPU X", (9, 0)))
-    monkeypatch.setitem(tiles._BY_NAME, "GPU X", {("direct", "half"): measured})
+    monkeypatch.setitem(
+        tiles._MEASURED, "GPU X", lambda operation, *_: measured if operation == "direct" else None
+    )
     arguments = (torch.bfloat16, "ieee", (10_000, 10_000), True, CPU)
     assert tiles.choose("direct", *arguments) == measured
     assert tiles.choose("ghost", *arguments) == tiles._WIDE["ghost", "half"][0]
     assert tiles.candidates("direct", torch.bfloat16, "ieee", CPU)[0] == measured
+
+
+# Rows and columns of layers of a ResNet-18, a ViT-B/16 and BERT, and what the sweep found best.
+HOPPER = [
+    ("direct", (640, 576), Tile(128, 64, 64, 4, 4)),
+    ("direct", (1280, 576), Tile(256, 128, 64, 8, 3)),
+    ("direct", (1280, 1152), Tile(256, 128, 64, 8, 3)),
+    ("direct", (7680, 768), Tile(256, 128, 64, 8, 3)),
+    ("direct", (640, 72), Tile(256, 128, 64, 8, 3)),
+    ("direct", (64, 4608), Tile(64, 128, 64, 8, 4)),
+    ("direct", (10, 72), Tile(16, 128, 64, 4, 4)),
+    ("ghost", (512, 512), Tile(128, 128, 64, 8, 4)),
+    ("ghost", (197, 197), Tile(128, 128, 64, 8, 4)),
+    ("ghost", (64, 64), Tile(64, 64, 64, 4, 2)),
+    ("ghost", (16, 16), Tile(64, 64, 64, 4, 2)),
+]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H200", "NVIDIA H100 80GB HBM3"])
+@pytest.mark.parametrize("operation, shape, best", HOPPER)
+def test_on_hopper_the_sweep_decides(operation, shape, best, name, monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: (name, (9, 0)))
+    assert tiles.choose(operation, torch.bfloat16, "ieee", shape, True, CPU) == best
+    assert tiles.choose(operation, torch.float32, "ieee", shape, True, CPU).warps <= 8
+
+
+@pytest.mark.parametrize("other", [(8, 0), (8, 6), (8, 9), (12, 0)])
+def test_other_gpus_take_no_tile_measured_on_hopper(other, monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: ("", other))
+    tile = tiles.choose("direct", torch.bfloat16, "ieee", (1280, 1152), True, CPU)
+    assert tile in tiles._WIDE["direct", "half"]
 
 
 def test_tiles_are_no_wider_than_products():

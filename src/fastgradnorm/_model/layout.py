@@ -1,6 +1,6 @@
 """Models that count on how their tensors lie in memory.
 
-Convolutions on the CPU may put the channels last, where the model would have had a contiguous
+Convolutions may put the channels last, where the model would have had a contiguous
 tensor. To nearly all models that is the same. What is not is told here, so that the pass can be
 made again without.
 """

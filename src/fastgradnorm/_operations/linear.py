@@ -18,6 +18,7 @@ from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rules import Call, Joint, Rule, Saved, Shape, outer_rule
 from fastgradnorm._operations.single_level import (
     SingleLevel,
+    cast,
     is_differentiated,
     is_frozen,
     unwrap,
@@ -30,8 +31,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if input.is_cuda and torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
         if torch.float64 not in (input.dtype, weight.dtype):
-            input, weight = input.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            input, weight = cast(input, dtype), cast(weight, dtype)
+            bias = None if bias is None else cast(bias, dtype)
     plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
     plain = plain and not torch.is_autocast_enabled("cpu")
     plain = plain or (input.is_cuda and input.dtype == weight.dtype)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._operations.operation import Operation, ruled
-from fastgradnorm._operations.rows import position_rows
+from fastgradnorm._operations.rows import Rows, position_rows
 from fastgradnorm._operations.rules import Call, Rule, Saved, Shape
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -84,13 +84,17 @@ class _BatchNorm(SingleLevel):
         with outside():
             scale = (var + eps).rsqrt()
             scale = scale if weight is None else scale * weight
-            ctx.save_for_backward(scale.view(-1, *(1,) * (x.dim() - 2)))
+            ctx.save_for_backward(scale)
         return wrap(_scaled(unwrap(x), mean, var, weight, bias, eps))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = ctx.saved_tensors
-        return (g * scale).to(g.dtype), *(None,) * 5
+        if g.is_cuda:  # one kernel, where there would be two and float32 numbers between them
+            scaled = partial(kernels.scaled_channels, scale=scale)
+            return Rows.of(g).apply(scaled), *(None,) * 5
+        shape = (-1,) + (1,) * (g.dim() - 2)
+        return (g * scale.view(shape)).to(g.dtype), *(None,) * 5
 
 
 def group_norm(

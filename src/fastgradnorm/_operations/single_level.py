@@ -51,3 +51,11 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     dtype = torch.get_autocast_dtype("cuda")
     casts = tensor.is_floating_point() and tensor.dtype not in (torch.float64, dtype)
     return dtype if casts else None
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in that dtype. One that no transform wraps stays so: frozen weights are."""
+    if not functorch.works() or functorch.is_wrapped(tensor) or tensor.requires_grad:
+        return tensor.to(dtype)
+    with functorch.outside():
+        return tensor.to(dtype)
