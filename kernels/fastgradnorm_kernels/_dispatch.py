@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm_kernels import _device_norms, _torch_norms, reference
-from fastgradnorm_kernels._backends import input_precision, uses_triton
+from fastgradnorm_kernels._backends import input_precision, norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
@@ -50,7 +50,7 @@ def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     form = choose_form(t, a.shape[-1], o, k)
     if form == "closed form":
         return reference.outer_sq_norm(a, g)
-    precision = input_precision(g.dtype)
+    precision = norm_precision(g.dtype)
     if form == "direct":
         return direct_norm.direct_sq_norm(a, g, input_precision=precision)
     sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g, input_precision=precision)
@@ -86,7 +86,7 @@ def ghost_sq_norm(
 
     with _on(g):
         sq_norm, uncancelled = ghost_norm.ghost_sq_norm(
-            a, g, input_precision=input_precision(g.dtype)
+            a, g, input_precision=norm_precision(g.dtype)
         )
         return sq_norm, uncancelled
 
@@ -100,7 +100,7 @@ def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
     from fastgradnorm_kernels import direct_norm
 
     with _on(g):
-        return direct_norm.direct_sq_norm(a, g, input_precision=input_precision(g.dtype))
+        return direct_norm.direct_sq_norm(a, g, input_precision=norm_precision(g.dtype))
 
 
 def _triton_conv_sq_norm(
@@ -110,7 +110,7 @@ def _triton_conv_sq_norm(
 
     inputs = x.shape[1] // groups * math.prod(options[0])
     form = choose_form(math.prod(g.shape[3:]), inputs, g.shape[2] // groups, g.shape[1])
-    precision = input_precision(g.dtype)
+    precision = norm_precision(g.dtype)
     if form == "direct":
         return conv_norm.conv_direct_sq_norm(x, g, options, groups, input_precision=precision)
     return conv_norm.conv_checked_ghost_sq_norm(

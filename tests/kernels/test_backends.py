@@ -73,3 +73,41 @@ def test_torch_needs_no_triton():
         "k.head_scores(torch.ones(1, 3), torch.ones(1), backend='auto')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ, timeout=120)
+
+
+@pytest.mark.parametrize("exact", ["ieee", "tf32x3", "bf16x6"])
+def test_norms_multiply_exactly_as_one_constant_says(exact, monkeypatch):
+    monkeypatch.setattr(_backends, "_EXACT", exact)
+    assert _backends.norm_precision(torch.float32) == exact
+    assert _backends.norm_precision(torch.bfloat16) == "ieee"
+    # The head sums over all features at once: no parts there.
+    assert _backends.input_precision(torch.float32) == "ieee"
+    monkeypatch.setattr(_backends, "input_precision", lambda dtype: "tf32")
+    assert _backends.norm_precision(torch.float32) == "tf32"
+
+
+@pytest.mark.parametrize("kernel", ["ghost_norm", "direct_norm", "conv_norm"])
+def test_every_norm_asks_it(kernel, monkeypatch):
+    from fastgradnorm_kernels import conv_norm, direct_norm, ghost_norm
+
+    module = {"ghost_norm": ghost_norm, "direct_norm": direct_norm, "conv_norm": conv_norm}[kernel]
+    asked = []
+    for name in [name for name in vars(module) if name.endswith("_sq_norm")]:
+        original = getattr(module, name)
+
+        def spy(*args, original=original, **named):
+            asked.append(named["input_precision"])
+            return original(*args, **named)
+
+        monkeypatch.setattr(module, name, spy)
+    monkeypatch.setattr(_backends, "_EXACT", "tf32x3")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, g = torch.ones(1, 4, 6, device=device), torch.ones(1, 2, 4, 5, device=device)
+    if kernel == "conv_norm":
+        x, g = torch.ones(1, 3, 4, 4, device=device), torch.ones(1, 2, 5, 4, 4, device=device)
+        kernels.conv_sq_norm(x, g, (1, 1), (1, 1), (0, 0), (1, 1), 1, "triton")
+    else:
+        getattr(kernels, kernel.replace("_", "_sq_"))(a, g, "triton")
+        kernels.weight_sq_norm(a, g, "triton")
+    assert asked
+    assert {*asked} == {"tf32x3"}
