@@ -100,6 +100,12 @@ def _gpu(arguments: Arguments) -> int:
     return command.main(arguments.parts, arguments.seconds, folder, dry)
 
 
+def _bounds(arguments: Arguments) -> int:
+    from benchmarks import bounds
+
+    return bounds.main(_folder(arguments), arguments.tiny)
+
+
 def _parts(text: str) -> list[str]:
     """Names of parts, by commas."""
     from benchmarks.gpu.parts import PARTS
@@ -156,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--parts", type=_parts, help="by commas; default: all, most telling first")
     found.add_argument("--seconds", type=float, default=450.0, help="in all; default: 450")
     found.add_argument("--dry", action="store_true", help="tiny shapes, on the CPU")
+    command("bounds", _bounds, "what an H100 could do at best, by counting")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")
