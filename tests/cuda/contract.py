@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 HALF = {"autocast": torch.bfloat16}
+VERIFIED = {"verify": True}
 
 
 class Case(NamedTuple):
@@ -193,7 +194,9 @@ def dense() -> nn.Module:
 
 VECTORS, SEQUENCES, IMAGES = images(3, 6), images(3, 5, 6), images(3, 3, 6, 6)
 CASES = {
-    "mlp": Case(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), VECTORS),
+    "mlp": Case(
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), VECTORS, VERIFIED
+    ),
     "two classes": Case(lambda: positions(2), SEQUENCES),
     "one logit": Case(lambda: positions(1), SEQUENCES),
     "per tensor": Case(positions, SEQUENCES, {"reduction": "per_tensor"}),
@@ -201,7 +204,7 @@ CASES = {
     "float64": Case(lambda: norms().double(), lambda: IMAGES().double(), tolerance=1e-10),
     "convolutions": Case(convolutions, images(3, 4, 6, 6)),
     "convolutions, torch": Case(convolutions, images(3, 4, 6, 6), {"backend": "torch"}),
-    "other dimensions": Case(other_dimensions, IMAGES),
+    "other dimensions": Case(other_dimensions, IMAGES, VERIFIED),
     "norms": Case(norms, IMAGES, tolerance=1e-5),
     **{
         f"attention {kind}": Case(attention(kind), SEQUENCES)
@@ -210,12 +213,12 @@ CASES = {
     "attention, heads of three": Case(attention("float", 6), SEQUENCES),
     "attention with weights": Case(multi_head(True), SEQUENCES),
     "attention without": Case(multi_head(False), SEQUENCES),
-    "encoder": Case(encoder, SEQUENCES),
+    "encoder": Case(encoder, SEQUENCES, VERIFIED),
     # Whether a mask is all ones: read and compared; samples that differ are split, and read again.
     "bert": Case(bert, texts(slice(None)), waits=2),
-    "bert, some padded": Case(bert, texts(slice(1, 2)), waits=7),
+    "bert, some padded": Case(bert, texts(slice(1, 2)), waits=8),
     "vit": Case(vit, images(3, 3, 8, 8)),
-    "lstm": Case(recurrent, ids),
+    "lstm": Case(recurrent, ids, VERIFIED),
     "tied": Case(tied, ids),
     "leftover": Case(leftover, VECTORS),
     "dense": Case(dense, IMAGES, {"num_samples": 2}),

@@ -112,7 +112,9 @@ def _flash_backward(
 
 
 def _lstm_cell(from_input, from_hidden, cell, input_bias=None, hidden_bias=None):
-    """Of PyTorch's own LSTM, with which plain autograd runs."""
+    """Of PyTorch's own LSTM, which runs where cuDNN's, which has no eval mode, is switched off."""
+    if torch.backends.cudnn.enabled:
+        raise RuntimeError("cudnn RNN backward can only be called in training mode")
     gates = from_input + from_hidden
     if input_bias is not None:
         gates = gates + input_bias + hidden_bias
