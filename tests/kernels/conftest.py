@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from tests.support.kernel_support import leave_room
+
 INTERPRETED = not torch.cuda.is_available()
 
 # What a kernel is, interpreted or compiled, is decided when it is imported. The variable is then
@@ -52,3 +54,10 @@ def poisoned_outputs():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def room_on_the_gpu():
+    """Tests of tensors that are far apart in memory take turns, and leave none behind."""
+    yield
+    leave_room()

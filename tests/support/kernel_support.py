@@ -1,6 +1,9 @@
 """Inputs that show a stray read, budgets that show a stray digit, and the float64 referee."""
 
+import fcntl
 import mmap
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import mpmath
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 _GUARD = 64  # elements: keeps the alignment that Triton sees
+_ROOM_FOR_ROWS, _ALIGNED = 1 << 18, 256  # bytes
 
 
 class Mode(NamedTuple):
@@ -63,18 +67,55 @@ def far_apart(x):
     """The same values, the first dimension 2³⁰ elements and more apart.
 
     Index 2 there lies beyond what 32 bits address, though the stride fits in them. Memory that is
-    not touched is not there.
+    not touched is not there; on a GPU it is, and all of a test share it.
     """
     apart = 2**30 + 64
-    length = (len(x) - 1) * apart + x[0].numel()
+    steps = (apart, *torch.empty(x.shape[1:]).stride())
     if x.is_cuda:
-        buffer = torch.empty(length, dtype=x.dtype, device=x.device)
-    else:
-        no_reserve = 0x4000  # MAP_NORESERVE on Linux; Python names it from 3.13 on
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
-        memory = mmap.mmap(-1, length * x.element_size(), flags=flags)
-        buffer = torch.frombuffer(memory, dtype=x.dtype)
-    return buffer.as_strided(x.shape, (apart, *torch.empty(x.shape[1:]).stride())).copy_(x)
+        memory, start = _ROOM.place((len(x) - 1) * apart, x)
+        return memory.as_strided(x.shape, steps, start).copy_(x)
+    no_reserve = 0x4000  # MAP_NORESERVE on Linux; Python names it from 3.13 on
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    length = (len(x) - 1) * apart + x[0].numel()
+    memory = mmap.mmap(-1, length * x.element_size(), flags=flags)
+    return torch.frombuffer(memory, dtype=x.dtype).as_strided(x.shape, steps).copy_(x)
+
+
+class _Room:
+    """The memory of a GPU in which tensors lie far apart: 8.6 GB, of one process at a time."""
+
+    def __init__(self):
+        self.memory, self.lock, self.used = None, None, 0
+
+    def place(self, reach, x):
+        """Memory as elements of x's dtype, and where in it there is room for a tensor like x."""
+        size = x.element_size()
+        if self.memory is None:
+            self.lock = open(Path(tempfile.gettempdir()) / "fastgradnorm-far-apart.lock", "w")  # noqa: SIM115
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        needed = reach * size + _ROOM_FOR_ROWS
+        if self.memory is None or self.memory.numel() < needed:
+            self.memory = torch.empty(needed, dtype=torch.uint8, device=x.device)
+        start = self.used
+        self.used += -(-x[0].numel() * size // _ALIGNED) * _ALIGNED
+        assert self.used <= _ROOM_FOR_ROWS
+        return self.memory.view(x.dtype), start // size
+
+    def leave(self):
+        """For the next."""
+        if self.lock is not None:
+            self.memory, self.used = None, 0
+            torch.cuda.empty_cache()
+            self.lock.close()
+            self.lock = None
+
+
+_ROOM = _Room()
+
+
+def leave_room():
+    """After a test: what lay far apart is gone, and another process may."""
+    _ROOM.leave()
 
 
 def assert_within_budget(actual, reference, exact, slack):
