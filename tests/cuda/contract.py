@@ -20,6 +20,7 @@ class Case(NamedTuple):
         options: Of the scorer.
         tolerance: Of the scores, relative; above it float32 itself is to blame.
         waits: For the device, in a pass: what a branch of the model or a round of draws reads.
+        deterministic: Whether PyTorch is asked for deterministic algorithms.
     """
 
     make: Callable[[], nn.Module]
@@ -27,6 +28,7 @@ class Case(NamedTuple):
     options: Mapping[str, Any] = {}
     tolerance: float = 2e-6
     waits: int = 0
+    deterministic: bool = False
 
 
 class Model(nn.Module):
@@ -225,6 +227,10 @@ CASES = {
     "dense, one draw a map": Case(dense, images(2, 3, 1, 2), {"num_samples": 9}),
     "bernoulli": Case(lambda: positions(4), SEQUENCES, {"likelihood": "bernoulli"}),
     "rtol": Case(lambda: positions(12), SEQUENCES, {"rtol": 1e-9}, waits=2),
+    "rtol, the same bits": Case(
+        lambda: positions(12), SEQUENCES, {"rtol": 1e-9}, waits=2, deterministic=True
+    ),
+    "dense, the same bits": Case(dense, IMAGES, {"num_samples": 2}, deterministic=True),
     "last layer": Case(positions, SEQUENCES, {"params": "last_layer"}),
     "last layer, warm": Case(positions, SEQUENCES, {"params": "last_layer", "temperature": 3.0}),
     "half": Case(norms, IMAGES, HALF, tolerance=3e-2),

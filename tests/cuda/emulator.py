@@ -39,6 +39,7 @@ _READS = frozenset(
 _INDEXED = frozenset(
     {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 )
+_WITHOUT_ORDER = frozenset({"aten::cumsum", "aten::scatter_add", "aten::scatter_add_"})
 _PRODUCTS = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::mv"})
 _CONVOLUTIONS = frozenset({"aten::convolution", "aten::convolution_backward"})
 
@@ -135,6 +136,8 @@ def run(func, args, kwargs):
     ours = [t for t in tensors if isinstance(t, OnDevice)]
     _refuse_mixed(name, tensors, ours)
     _note_waits(name, args, tensors, ours)
+    if torch.are_deterministic_algorithms_enabled() and name in _WITHOUT_ORDER and ours:
+        assert not ours[0].is_floating_point(), f"{name} has no deterministic implementation"
     if name in OPDEFS and ours:  # our own: its function runs on the device, as it would there
         with _Mode():
             return OPDEFS[name]._init_fn(*args, **kwargs)

@@ -56,7 +56,9 @@ def scored(case, fault):
     with warnings.catch_warnings(record=True) as told, emulator.device(), fault():
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", ".*Casting complex.*|.*deprecated.*")
+        torch.use_deterministic_algorithms(case.deterministic)
         found = _on_device(converted(model, "cuda"), moved(inputs), case.options)
+    torch.use_deterministic_algorithms(False)
     found["slow"] = [
         str(w.message)[:300]
         for w in told

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastgradnorm._schemes.posterior import sums_up_to
+
 
 class Line(NamedTuple):
     """Classes in order of weight, `[N, C]` each, float64."""
@@ -73,7 +75,7 @@ def draw(line: Line, counts: Tensor, u: Tensor) -> Draw:
     place = torch.arange(max(numbers), device=counts.device).expand(len(counts), -1)
     drawn = place >= certain[:, None]
     # Positions on the line of all classes, of which the certain ones take the first part.
-    sums = line.weights.cumsum(-1)
+    sums = sums_up_to(line.weights)
     start = line.rest[:, :1] - _at(line.rest, certain)
     at = start + (place - certain[:, None] + u.double()[:, None]) * step[:, None]
     found = torch.searchsorted(sums, at, right=True)
@@ -106,4 +108,4 @@ def _at(sums: Tensor, certain: Tensor) -> Tensor:
 
 
 def _sums_from(values: Tensor) -> Tensor:
-    return values.flip(-1).cumsum(-1).flip(-1)
+    return sums_up_to(values.flip(-1)).flip(-1)

@@ -19,6 +19,7 @@ from fastgradnorm._schemes.posterior import (
     entropy_cotangent,
     label_cotangents,
     posterior,
+    sums_up_to,
     unit_sized,
 )
 from fastgradnorm._validate import fail
@@ -248,7 +249,7 @@ class Objective:
             chances = post.p.expand(len(maps), *post.p.shape).gather(-1, maps[..., None])
             return maps, chances.flatten(1).prod(-1)
         u = self.uniform(count, self.num_samples, post.p.dtype, post.p.device)
-        below = post.p.cumsum(-1)[None, ..., :-1] < u.view(-1, *positions, 1)
+        below = sums_up_to(post.p)[None, ..., :-1] < u.view(-1, *positions, 1)
         return below.sum(-1), None
 
     def _every_map(self, classes: int, positions: int, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Posterior(NamedTuple):
@@ -89,3 +90,14 @@ def label_cotangents(post: Posterior, labels: Tensor) -> Tensor:
     chosen = _one_hot(labels, post.top.shape[-1])
     right = (chosen & post.top).any(-1, keepdim=True)
     return torch.where(right, post.residual, post.p - chosen.to(post.p.dtype))
+
+
+def sums_up_to(values: Tensor) -> Tensor:
+    """`values.cumsum(-1)`, also where a GPU must give the same bits and has no such kernel."""
+    if not values.is_cuda or not torch.are_deterministic_algorithms_enabled():
+        return values.cumsum(-1)
+    step = 1
+    while step < values.shape[-1]:
+        values = values + F.pad(values[..., :-step], (step, 0))
+        step *= 2
+    return values
