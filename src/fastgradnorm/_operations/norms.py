@@ -5,6 +5,7 @@ batch `[B, C, *]`. PyTorch's own rules for vmap take several passes over memory 
 some cannot run with the channels last in memory.
 """
 
+import functools
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -109,8 +110,7 @@ def group_norm(
         wide = torch.promote_types(input.dtype, torch.float32)
         weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
         input = input.to(wide)
-    plain = input.is_cuda or not torch.is_autocast_enabled(input.device.type)
-    plain = plain and is_frozen(weight, bias) and operators.has_group_norm()
+    plain = is_frozen(weight, bias) and operators.has_group_norm()
     differentiated = is_differentiated(input) if plain else None
     if differentiated is not None:
         if differentiated:
@@ -251,6 +251,21 @@ def _trailing_norm_rule(
 
 _PARAMETERS: dict[str, Any] = {"weight": None, "bias": None}
 
+
+def _wide_within(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, as its kernel takes inputs narrower than parameters; vmap's rules mix dtypes."""
+
+    @functools.wraps(function)
+    def form(input: Tensor, *args: Any, **named: Any) -> Tensor:
+        dtypes = [t.dtype for t in (input, *args, *named.values()) if isinstance(t, Tensor)]
+        wide = functools.reduce(torch.promote_types, dtypes)
+        if wide == input.dtype or (input.is_cuda and torch.is_autocast_enabled("cuda")):
+            return function(input, *args, **named)
+        return function(input.to(wide), *args, **named).to(input.dtype)
+
+    return form
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.batch_norm: ruled(
         _batch_norm_rule,
@@ -267,6 +282,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.instance_norm: ruled(
         _instance_norm_rule,
         "input",
+        form=_wide_within(F.instance_norm),
         running_mean=None,
         running_var=None,
         **_PARAMETERS,
@@ -277,6 +293,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.layer_norm: ruled(
         partial(_trailing_norm_rule, F.layer_norm),
         "input normalized_shape",
+        form=_wide_within(F.layer_norm),
         **_PARAMETERS,
         eps=1e-5,
     ),
