@@ -174,7 +174,8 @@ class _SketchEngine(Engine):
         zero = torch.zeros(self.dim, dtype=accumulation_dtype(subject.dtype), device=subject.device)
         logits, pull_back = cast(_Vjp, vjp(forward, zero))
         cotangent, scale = _cotangent(logits.detach(), valid, objective.likelihood, self.scheme)
-        with torch.no_grad():  # nobody wants the graph of the gradients
+        # Nobody wants the graph of the gradients.
+        with torch.no_grad(), subject.responsible():
             (sketch,) = pull_back(cotangent.to(logits.dtype), retain_graph=False)
         return sketch * scale
 

@@ -84,6 +84,7 @@ class Engine:
 
     def _split(self, batch: Batch) -> Scored:
         """Scores at once; samples that take different branches are split by branch first."""
+        self.subject.blamed = False
         try:
             return self._run(batch)
         except DivergentControlFlowError as branch:
@@ -91,6 +92,8 @@ class Engine:
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
                 raise
+            if not self.subject.blamed:
+                raise  # of the engine's own: there is no other way around that
             if _WRITES_SAMPLES in str(error) and not self.passes.spread:
                 self.passes.spread = True
                 return self._split(batch)

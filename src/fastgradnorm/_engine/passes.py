@@ -145,7 +145,8 @@ class Passes:
 
         def columns(cotangent: Tensor, last: bool) -> Tensor:
             with torch.no_grad():  # nobody wants the graph of the gradients
-                ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
+                with subject.responsible():
+                    ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
                 joined = [
                     self._timed(name, shared)(group, carried)
                     for name, group in zip(coverage.joint_names, coverage.joints, strict=True)

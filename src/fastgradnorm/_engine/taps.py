@@ -5,23 +5,26 @@ incoming gradient, as the "gradient" of an extra input, what the rule makes of i
 of the operation's parameters. No per-sample gradient of a parameter is stored.
 """
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import accumulation_dtype
+from fastgradnorm_kernels import KernelError, accumulation_dtype
 from fastgradnorm_kernels.functorch import in_memory
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
+from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
 from fastgradnorm._operations import table
 from fastgradnorm._operations.rules import Joint
 from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
+from fastgradnorm._process.memory import is_out_of_memory
 
 
 def tap(level: int | None, *inputs: Any) -> Tensor:
@@ -69,6 +72,20 @@ class LightTap(SingleLevel):
 
     setup_context = staticmethod(Tap.setup_context)
     backward = staticmethod(Tap.backward)
+
+
+@contextlib.contextmanager
+def _rule_of(func: Callable[..., Any]) -> Iterator[None]:
+    """What a rule raises is no fault of the model's, though its pull-back calls the rule."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+            raise
+        name = getattr(func, "__name__", str(func))
+        raise KernelError(
+            f"the rule of `{name}` failed. {type(error).__name__}: {error}", name
+        ) from error
 
 
 def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
@@ -168,7 +185,8 @@ class Tapping(Watch):
             return output
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
-            by_slot = rule.sq_norms(saved, g)
+            with _rule_of(func):
+                by_slot = rule.sq_norms(saved, g)
             norms = [by_slot[slot] for slot in planned.single]
             return torch.stack(norms) if len(norms) > 1 else norms[0][None]
 

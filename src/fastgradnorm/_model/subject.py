@@ -1,7 +1,7 @@
 """The model being scored: which parameters count, and views of it with other tensors in place."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Subject:
     Attributes:
         chosen: The caller's parameters that count, by name. For `params="last_layer"` all trainable
             ones, until a plan narrows them down.
+        blamed: Whether the model raised an error since this was set to False.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -52,6 +53,7 @@ class Subject:
         # Buffers and caches that a forward pass may change in place: all, until a first run tells.
         self._changing = dict(self._attributes)
         self._first = True
+        self.blamed = False
 
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
@@ -91,9 +93,18 @@ class Subject:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.options.autocast)
 
+    @contextmanager
+    def responsible(self) -> Iterator[None]:
+        """What is raised inside is raised by the caller's model, or by what pulls back from it."""
+        try:
+            yield
+        except Exception:
+            self.blamed = True
+            raise
+
     def run(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
         """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`."""
-        with self.autocast():
+        with self.responsible(), self.autocast():
             logits = _extract(batch.run(view, leaves))
         return _one_sample(logits, self.options.class_dim)
 
