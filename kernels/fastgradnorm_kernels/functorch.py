@@ -236,3 +236,17 @@ def samples(tensor: Tensor) -> Tensor:
         tensor = inside(tensor)
         tensor = tensor.movedim(dim, 0) if dim > 0 else tensor
     return tensor
+
+
+def derivative_level(tensor: Tensor) -> int:
+    """Nesting level of the innermost transform that takes a derivative of a tensor; 0 for none.
+
+    Can go with `current_level`.
+    """
+    if not works():
+        return 0
+    while is_wrapped(tensor):
+        if is_differentiable(tensor):
+            return level_of(tensor)
+        tensor = inside(tensor)
+    return 0

@@ -38,7 +38,13 @@ class NonFiniteScoreError(ValueError):
 
 
 class VerificationError(RuntimeError):
-    """The engine disagrees with plain autograd on the first samples. Nothing was scored."""
+    """The engine disagrees with plain autograd on the first samples. Nothing was scored.
+
+    Attributes:
+        missing: Whether the engine has a gradient of zero where plain autograd has another.
+    """
+
+    missing = False
 
 
 class UntestedVersionWarning(UserWarning):

@@ -129,7 +129,7 @@ class GradNormScorer:
         with OwnRandomState(), autograd_ready():
             engine = self._engine()
             parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
-            scored = score_one(engine, parsed, first=True)
+            scored = score_one(engine, parsed)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return options.pick(scored.scores)
 

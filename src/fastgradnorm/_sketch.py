@@ -164,8 +164,8 @@ class _SketchEngine(Engine):
                 name: tap(level, value, sketch, self._reader(name))
                 for name, value in values.items()
             }
-            view, swaps = subject.view(tapped)
-            mode = Watch(Pieces({}), swaps, self.options.backend)
+            view, stand_ins = subject.view(tapped)
+            mode = Watch(Pieces({}), stand_ins, self.options.backend)
             if self.passes.spread:
                 mode.spread = torch.zeros_like(leaves[0].flatten()[0])
             with mode:

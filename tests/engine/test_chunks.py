@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 def _plan(activations, transients):
-    coverage = Coverage(taps=(), joints=(), leftovers=(), unused=(), columns=())
+    coverage = Coverage((), (), (), (), (), frozenset())
     return Plan(
         coverage, frozenset(), (), (10,), True, activations * MIB, transients * MIB, 0, 0, 4
     )

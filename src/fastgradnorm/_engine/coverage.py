@@ -1,7 +1,7 @@
 """Proof that each parameter is counted exactly once, from autograd's own graph of a plain pass."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastgradnorm._engine.taps import PlannedTap
 from fastgradnorm._errors import CoverageError
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.views import Piece
+from fastgradnorm._model.watch import PlanChangedError
 from fastgradnorm._operations.rules import can_join
 
 
@@ -43,6 +44,10 @@ class Edges:
                     self._nodes.add(parent)
                     stack.append(parent)
 
+    def holds(self, node: Any) -> bool:
+        """Whether the logits depend on what a node of the graph has made."""
+        return node in self._nodes
+
     def into(self, tensor: Tensor) -> int:
         """The number of operations that read `tensor`."""
         if tensor.grad_fn is None:
@@ -60,6 +65,7 @@ class Coverage:
         leftovers: Parameters that are tapped themselves.
         unused: Parameters that the logits do not depend on.
         columns: Parameter of each squared norm: of single slots, then joints, then leftovers.
+        reached: Numbers of the taps, and names of the leftovers, that the logits depend on.
     """
 
     taps: tuple[PlannedTap, ...]
@@ -67,6 +73,12 @@ class Coverage:
     leftovers: tuple[str, ...]
     unused: tuple[str, ...]
     columns: tuple[str, ...]
+    reached: frozenset[int | str]
+
+    def check_pulled(self, found: Set[int | str]) -> None:
+        """Raises `PlanChangedError` if a pull-back left out what would then count as zero."""
+        if not found >= self.reached:
+            raise PlanChangedError
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -111,6 +123,8 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
         leftovers,
         tuple(name for name in leaves if name not in used),
         (*columns, *leftovers),
+        frozenset(place[i] for i in order if edges.holds(recorder.uses[i].node))
+        | {name for name in leftovers if edges.into(leaves[name]) > 0},
     )
 
 

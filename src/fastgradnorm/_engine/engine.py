@@ -39,6 +39,10 @@ class Engine:
     Args:
         subject: The model.
         options: All that is asked for.
+
+    Attributes:
+        loop_reason: Why samples are scored one by one, if they are.
+        verified: For each verification so far, how many samples it looked at together.
     """
 
     def __init__(self, subject: Subject, options: Options) -> None:
@@ -46,6 +50,7 @@ class Engine:
         self.chunks = Chunks(options.max_memory, subject.device)
         self.passes = Passes(subject, options, self.chunks)
         self.loop_reason: str | None = None
+        self.verified: list[int] = []
         self._plans: dict[Any, list[Plan]] = {}
         self._objectives: dict[tuple[int, ...], Objective] = {}
 

@@ -82,8 +82,8 @@ class Passes:
         """Logits `[N, *positions, C]`: a forward pass without gradients."""
 
         def per_sample(*leaves: Tensor) -> Tensor:
-            view, swaps = self.subject.view({})
-            mode = Watch(Pieces({}), swaps, self.options.backend)
+            view, stand_ins = self.subject.view({})
+            mode = Watch(Pieces({}), stand_ins, self.options.backend)
             self._set(mode, leaves)
             with mode:
                 return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
@@ -113,31 +113,33 @@ class Passes:
         }
         direct = subject.values(coverage.leftovers)
         joints: dict[int, Any] = {}
+        reached: set[int | str] = set()
 
         def forward(primals: _Primals) -> tuple[Tensor, dict[int, tuple[Tensor, ...]]]:
             norms, carriers, extras = primals
-            tapped = {k: tap_parameter(k, v, extras[k], self.clock) for k, v in direct.items()}
-            view, swaps = subject.view({**tracked, **tapped})
+            tap = partial(tap_parameter, reached=reached, clock=self.clock)
+            tapped = {k: tap(k, v, extras[k]) for k, v in direct.items()}
+            view, stand_ins = subject.view({**tracked, **tapped})
             mode = Tapping(
                 Pieces(tracked),
-                swaps,
+                stand_ins,
                 self.options.backend,
                 taps,
                 plan.harmless,
                 [norms[i] for i in range(len(taps))],
                 [carriers.get(i) for i in range(len(taps))],
+                reached,
                 self.clock,
             )
             self._set(mode, leaves)
             with mode:
                 inputs = [leaf[None].clone() for leaf in leaves]
                 logits = subject.tempered(view, batch, inputs)
+            mode.check_all()
             joints.update({i: joint for i, (joint, _) in mode.joints.items()})
             return logits, {i: saved for i, (_, saved) in mode.joints.items()}
 
         logits, pull_back, saved = cast(_Vjp, vjp(forward, self._zeros(plan), has_aux=True))
-        if len(joints) < sum(tap.joint is not None for tap in taps):
-            raise PlanChangedError
 
         def shared(group: Sequence[int], carried: dict[int, Tensor]) -> Tensor:
             uses = [(joints[i], saved[i], carried[i]) for i in group]
@@ -147,6 +149,7 @@ class Passes:
             with torch.no_grad():  # nobody wants the graph of the gradients
                 with subject.responsible():
                     ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
+                coverage.check_pulled(reached)
                 joined = [
                     self._timed(name, shared)(group, carried)
                     for name, group in zip(coverage.joint_names, coverage.joints, strict=True)
@@ -220,8 +223,8 @@ class Passes:
         def run(batch: Batch) -> Scored:
             def per_sample(*leaves: Tensor) -> tuple[Tensor, ...]:
                 tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
-                view, swaps = subject.view(tracked)
-                mode = HeadInput(Pieces(tracked), swaps, self.options.backend)
+                view, stand_ins = subject.view(tracked)
+                mode = HeadInput(Pieces(tracked), stand_ins, self.options.backend)
                 self._set(mode, leaves)
                 with mode:
                     logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])

@@ -23,8 +23,8 @@ class PlainPass:
         self.subject = subject
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
-        view, swaps = subject.view(self.leaves)
-        with Swapping(swaps):
+        view, stand_ins = subject.view(self.leaves)
+        with Swapping(stand_ins):
             self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
 
     def sq_norms(self, cotangent: Tensor) -> Tensor:

@@ -134,8 +134,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     values = subject.values(list(subject.chosen))
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
     changed = {name: marked(v) for name, v in leaves.items()}
-    view, swaps = subject.view(leaves)
-    recorder = Recorder(Pieces(leaves, indexed=True), swaps, subject.options.backend)
+    view, stand_ins = subject.view(leaves)
+    recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, subject.options.backend)
     _track_layers(view, recorder)
     saved = _SavedBytes(leaves.values())
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
@@ -163,7 +163,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
                 "`model` must leave its parameters as they are while it runs. Got "
                 f"`{name}`, changed in place. Change a copy of it."
             )
-    subject.note_changes()
+    subject.check_kept()
     saved.tensors.clear()
     if measured:
         return _Run(recorder, leaves, logits, saved.total)
@@ -279,7 +279,7 @@ def _lean(use: Use) -> Use:
     """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
     output = None if use.output is None else torch.empty(use.output.shape, device="meta")
     rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
-    return replace(use, output=output, rule=rule)
+    return replace(use, output=output, rule=rule, node=None)
 
 
 def _forgotten(saved: Sequence[Tensor], g: Tensor) -> dict[str, Tensor]:

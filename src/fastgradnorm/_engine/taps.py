@@ -19,6 +19,8 @@ from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
+from fastgradnorm._model.handed import constant
+from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
 from fastgradnorm._operations import table
@@ -88,13 +90,17 @@ def _rule_of(func: Callable[..., Any]) -> Iterator[None]:
         ) from error
 
 
-def tap_parameter(name: str, parameter: Tensor, extra: Tensor, clock: Clock | None) -> Tensor:
+def tap_parameter(
+    name: str, parameter: Tensor, extra: Tensor, reached: set[int | str], clock: Clock | None
+) -> Tensor:
     """For a leftover: the gradient of all its uses, added up by autograd, squared and dropped.
 
-    Called, as `Tapping` is made, right inside the `vjp`.
+    Called, as `Tapping` is made, right inside the `vjp`. Its name is put into `reached` when a
+    pull-back comes by.
     """
 
     def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
+        reached.add(name)
         return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
 
     read = read if clock is None else clock.timing([name], read)
@@ -125,12 +131,13 @@ class Tapping(Watch):
 
     Args:
         pieces: The planned parameters.
-        swaps: As in `Watch`.
+        stand_ins: As in `Watch`.
         backend: What computes the norms.
         plan: The taps.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
         norms: Zeros for the norms of single parameters, one tensor a tap.
         carriers: Zeros of the outputs' shapes for taps with joint parameters, else None.
+        reached: Where the number of a tap is put when a pull-back comes by.
         clock: Measures the rules, if given.
 
     Attributes:
@@ -141,17 +148,18 @@ class Tapping(Watch):
     def __init__(
         self,
         pieces: Pieces,
-        swaps: Mapping[int, Tensor],
+        stand_ins: StandIns,
         backend: str,
         plan: Sequence[PlannedTap],
         harmless: frozenset[tuple[str, str]],
         norms: Sequence[Tensor],
         carriers: Sequence[Tensor | None],
+        reached: set[int | str],
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(pieces, swaps, backend)
+        super().__init__(pieces, stand_ins, backend)
         self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
-        self.clock = clock
+        self.reached, self.clock = reached, clock
         self.level = current_level()
         self.joints: dict[int, tuple[Joint, tuple[Tensor, ...]]] = {}
         self._waiting: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -180,13 +188,13 @@ class Tapping(Watch):
             if output.shape != carrier.shape or rule.joint is None:
                 raise PlanChangedError
             self.joints[index] = (rule.joint, rule.saved)
-            output = tap(self.level, output, carrier, lambda saved, g: g)
+            output = tap(self.level, output, carrier, lambda saved, g: self._seen(index, g))
         if not planned.single:
             return output
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
             with _rule_of(func):
-                by_slot = rule.sq_norms(saved, g)
+                by_slot = rule.sq_norms(saved, self._seen(index, g))
             norms = [by_slot[slot] for slot in planned.single]
             return torch.stack(norms) if len(norms) > 1 else norms[0][None]
 
@@ -194,6 +202,15 @@ class Tapping(Watch):
             names = [piece.name for slot in planned.single if (piece := found[slot]) is not None]
             read = self.clock.timing(names, read)
         return tap(self.level, output, self.norms[index], read, *rule.saved)
+
+    def _seen(self, index: int, g: Tensor) -> Tensor:
+        self.reached.add(index)
+        return g
+
+    def check_all(self) -> None:
+        """Raises `PlanChangedError` unless every planned operation was run."""
+        if any(self._waiting.values()):
+            raise PlanChangedError
 
     def plain(
         self,
@@ -212,14 +229,18 @@ class Tapping(Watch):
             name = getattr(func, "__name__", str(func))
             if any((piece.name, name) not in self.harmless for piece in tracked):
                 raise PlanChangedError
+            made = constant(func, args, kwargs, output)
+            if made is None:
+                raise PlanChangedError
+            output = made[0]
         return output
 
 
 class HeadInput(Watch):
     """Keeps input `[D]` and output of the one linear layer that holds a tracked parameter."""
 
-    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
-        super().__init__(pieces, swaps, backend)
+    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
+        super().__init__(pieces, stand_ins, backend)
         self.features: Tensor | None = None
         self.output: Tensor | None = None
         self._changed: Callable[[], bool] = lambda: True

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm._model.views import Piece, Pieces, tensors_in
+from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import Watch
 from fastgradnorm._operations import table
+from fastgradnorm._operations.arguments import tensors_in
 from fastgradnorm._operations.rules import Rule
 
 # fmt: off
@@ -32,6 +34,7 @@ class Use:
         others: Further tracked pieces among its arguments.
         rule: The rule, or None.
         output: What it returned.
+        node: Of autograd's graph, that made the output.
     """
 
     operation: str
@@ -40,6 +43,7 @@ class Use:
     others: tuple[Piece, ...] = ()
     rule: Rule | None = None
     output: Tensor | None = None
+    node: Any = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -58,8 +62,8 @@ class Recorder(Watch):
         harmless: (parameter, function) pairs that read a parameter without a gradient.
     """
 
-    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
-        super().__init__(pieces, swaps, backend)
+    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
+        super().__init__(pieces, stand_ins, backend)
         self.uses: list[Use] = []
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()
@@ -118,6 +122,7 @@ class Recorder(Watch):
         self.uses.append(use)
         self.reads.update(id(t) for t in tensors_in(args, kwargs) if self.pieces.of(t) is not None)
         if use.output is not None:
+            use.node = use.output.grad_fn  # as it is now: an output may be changed in place later
             self._sources[id(use.output)] = (use.output, use, True)
 
     def _follow(self, name: str, inputs: Sequence[Tensor], output: Tensor) -> None:

@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.shadow import Mold, tensor_attributes
+from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
 from fastgradnorm._validate import check_model, fail, type_name
 
@@ -44,48 +45,42 @@ class Subject:
         self.device = torch.device(options.device or some.device)
         self.dtype = next(iter(trainable.values())).dtype
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
-        self._attributes = tensor_attributes(self.model)
+        self._holdings = Holdings(self.parameters, self._moved)
         self._mold = Mold(self.model)
-        for key, tensor in self._attributes.items():
-            usable = self._usable(tensor)
-            if usable is not tensor:
-                self._moved[key] = usable
-        # Buffers and caches that a forward pass may change in place: all, until a first run tells.
-        self._changing = dict(self._attributes)
-        self._first = True
+        self._buffers = Buffers(tensor_attributes(self.model), self._usable)
         self.blamed = False
 
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
-        if moved.is_inference():  # autograd refuses tensors made in inference mode
-            return moved.clone()
-        return moved.detach() if tensor.requires_grad else moved
+        # Autograd refuses tensors made in inference mode; and a model may set flags of what it has.
+        return moved.clone() if moved.is_inference() else moved.detach()
 
     def values(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Parameters as tensors without a graph, on the device."""
         return {name: self._moved[id(self.parameters[name])] for name in names}
 
-    def view(self, replaced: Mapping[str, Tensor]) -> tuple[nn.Module, dict[int, Tensor]]:
-        """A copy with some parameters replaced, and all parameters as there by original `id`."""
-        swaps = {
+    def view(self, replaced: Mapping[str, Tensor]) -> tuple[nn.Module, StandIns]:
+        """A copy with some parameters replaced, and what stands in it for the caller's tensors."""
+        tensors = {
             id(p): replaced.get(name, self._moved[id(p)]) for name, p in self.parameters.items()
         }
-        tensors = {**self._moved, **swaps}
-        # The first run keeps the graphs of tensors left by earlier calls, to see if they are used.
-        kept = {} if self._first else self._moved
-        self._changing = {
-            key: kept.get(key, self._attributes[key].to(self.device)).clone()
-            for key in self._changing
-        }
-        tensors.update(self._changing)
-        return self._mold.cast(tensors), swaps
+        tensors.update(self._buffers.copies())
+        return self._mold.cast(tensors), StandIns(tensors, self._holdings)
 
-    def note_changes(self) -> None:
-        """After the first run of a view: copies from now on only what that run changed in place."""
-        self._changing = {
-            k: clone for k, clone in self._changing.items() if not is_untouched(clone)
-        }
-        self._first = False
+    def check_kept(self) -> None:
+        """After the first run of a view: nothing of the caller's has changed.
+
+        Raises:
+            UnsupportedModelError: If the model reached one of its buffers unseen and changed it.
+        """
+        changed = self._buffers.restore()
+        names = {id(b): name for name, b in self.model.named_buffers()}
+        if changed:
+            raise UnsupportedModelError(
+                "`model` must change its buffers where PyTorch lets others see it. Got "
+                f"`{names.get(changed[0], 'a tensor')}`, changed past the module tree; it has its "
+                "values back. Change it by operations of PyTorch, on the module's attribute."
+            )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass and the pull-backs."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastgradnorm._operations.arguments import tensors_in
+
 # fmt: off
 _VIEWS = frozenset({
     "chunk", "contiguous", "flatten", "movedim", "narrow", "permute", "reshape", "select",
@@ -21,17 +23,6 @@ class Piece(NamedTuple):
 
     name: str
     path: tuple[str, ...] = ()
-
-
-def tensors_in(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, also in lists of them."""
-    found = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += [v for v in value if isinstance(v, Tensor)]
-    return found
 
 
 class Pieces:
@@ -71,6 +62,8 @@ class Pieces:
         parent = self.of(args[0]) if args else None
         if name is None or parent is None or len(tensors_in(args, kwargs)) != 1:
             return False
+        if any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values())):
+            return False  # the same bytes, read as other numbers
         if output is args[0]:
             return True
         base = f"{name}{tuple(args[1:])}{dict(kwargs) or ''}"

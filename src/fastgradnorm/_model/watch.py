@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._model.handed import same_object
 from fastgradnorm._model.layout import check_memory
-from fastgradnorm._model.substitution import swap
-from fastgradnorm._model.views import Pieces, tensors_in
+from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.views import Pieces
 from fastgradnorm._operations import table
+from fastgradnorm._operations.arguments import tensors_in
 from fastgradnorm._operations.single_level import autocast_dtype
 
 _BRANCHES = frozenset(
@@ -52,8 +54,8 @@ class Watch(TorchFunctionMode):
 
     Args:
         pieces: The tracked parameters.
-        swaps: Tensors to use for the caller's own parameters, by `id`, for models that reach those
-            past the module tree.
+        stand_ins: What stands for the caller's own tensors, for models that reach those past the
+            module tree, and what a model may do to it.
         backend: What computes the norms.
 
     Attributes:
@@ -62,9 +64,9 @@ class Watch(TorchFunctionMode):
         channels_last: Whether convolutions may put the channels last in memory.
     """
 
-    def __init__(self, pieces: Pieces, swaps: Mapping[int, Tensor], backend: str) -> None:
+    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
         super().__init__()
-        self.pieces, self.swaps, self.backend = pieces, swaps, backend
+        self.pieces, self.stand_ins, self.backend = pieces, stand_ins, backend
         self.spread: Tensor | None = None
         self.channels_last = False
 
@@ -83,7 +85,10 @@ class Watch(TorchFunctionMode):
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
                 return bool(_COMPARISONS[name](*args, **kwargs))
-        args, kwargs, found = swap(args, kwargs, self.swaps)
+        done = self.stand_ins.answer(func, args, kwargs, self)
+        if done is not None:
+            return done[0]
+        args, kwargs, found = self.stand_ins.swap(args, kwargs)
         if found:
             tensors = tensors_in(args, kwargs)
         if name == "__get__" and self.pieces.of(args[0]) is None:
@@ -94,6 +99,11 @@ class Watch(TorchFunctionMode):
                 output = opened(*args, **kwargs)
             if output is not None:
                 return output
+        tracked = bool(self.pieces.among(tensors))
+        if tracked:
+            same = same_object(func, args, kwargs)
+            if same is not None:
+                return same
         call = table.bind(func, args, kwargs)
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
@@ -105,7 +115,6 @@ class Watch(TorchFunctionMode):
                 call = {**call, **narrowed}
                 args, kwargs = table.unbind(func, call), {}
                 tensors = tensors_in(args, kwargs)
-        tracked = bool(self.pieces.among(tensors))
         if tracked and call is not None:
             slots = [name for name, value in call.items() if self.pieces.of(value) is not None]
             return self.ruled(func, call, slots, args, kwargs)

@@ -36,12 +36,12 @@ class Part:
         return len(next(iter(self.scored.scores.values())))
 
 
-def score_one(engine: Engine, batch: Batch, first: bool) -> Scored:
-    """Scores of one batch, on the CPU; the first one is verified if the options say so."""
+def score_one(engine: Engine, batch: Batch) -> Scored:
+    """Scores of one batch, on the CPU; the first samples are verified if the options say so."""
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     if len(batch) == 0:
         return Scored(dict.fromkeys(engine.options.schemes, torch.empty(0, dtype=dtype)), {})
-    if first and engine.options.verify:
+    if engine.options.verify:
         _verify(engine, batch)
     scored = engine.score(batch)
     return Scored(
@@ -102,11 +102,9 @@ class Run:
                 del first  # nothing of a batch outlives it
             else:
                 batches = self._all(raws)
-            begun = False
             for batch in batches:
-                part, size = self._score(batch, first=not begun), len(batch)
+                part, size = self._score(batch), len(batch)
                 del batch
-                begun = begun or len(part) > 0
                 if checkpoint is not None:
                     checkpoint.add(self._entry(size, part.scored))
                 bar.update(size)
@@ -115,12 +113,12 @@ class Run:
             if checkpoint is not None:
                 checkpoint.finish()
 
-    def _score(self, batch: Batch, first: bool) -> Part:
+    def _score(self, batch: Batch) -> Part:
         keep, indices = self.pool.places(self._read, len(batch))
         self._read += len(batch)
         with autograd_ready():
             chosen = batch if keep is None else batch.take(keep.to(self.engine.subject.device))
-            return Part(score_one(self.engine, chosen, first), indices)
+            return Part(score_one(self.engine, chosen), indices)
 
     def _next(self, raws: Iterator[Any]) -> Batch | None:
         for raw in raws:

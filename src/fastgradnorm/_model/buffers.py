@@ -1,0 +1,71 @@
+"""Copies of a model's buffers for each run, so that none sees what another one wrote.
+
+What a model does to its buffers cannot be seen for sure: `.data`, observers of quantisation-aware
+training and NumPy's views write without a word to PyTorch's version counters. So the caller's own
+are never handed out, and what is handed out is held against them.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from fastgradnorm_kernels.levels import outside
+from torch import Tensor
+
+from fastgradnorm._model.standins import same
+
+# Larger ones are copied once, and again where the model has changed the copy: to compare costs no
+# memory.
+_LARGE = 1 << 20  # bytes
+
+
+class Buffers:
+    """Tensors of a model that are no parameters.
+
+    Args:
+        originals: The caller's own, by `id`.
+        usable: From one of them to a tensor without a graph, on the device.
+    """
+
+    def __init__(self, originals: Mapping[int, Tensor], usable: Callable[[Tensor], Tensor]) -> None:
+        self._originals = dict(originals)
+        self._usable = {key: usable(tensor) for key, tensor in originals.items()}
+        self._large: dict[int, Tensor] = {}
+        self._changing: set[int] = set()
+        self._kept: dict[int, Tensor] | None = None
+        self._first = True
+
+    def copies(self) -> dict[int, Tensor]:
+        """For one run, by `id` of the caller's."""
+        if self._first and self._kept is None:
+            small = {k: t for k, t in self._usable.items() if not _is_large(t)}
+            self._kept = {key: tensor.clone() for key, tensor in small.items()}
+        return {key: self._copy(key, tensor) for key, tensor in self._usable.items()}
+
+    def _copy(self, key: int, usable: Tensor) -> Tensor:
+        if self._first:
+            # With the graph that an earlier call may have left, to see if it is used.
+            return self._originals[key].to(usable.device).clone()
+        if key in self._changing or not _is_large(usable):
+            return usable.clone()
+        with outside(), torch.no_grad():
+            known = self._large.get(key)
+            if known is None:
+                known = self._large[key] = usable.clone()
+            elif known._version > 0 or not same(known, usable):
+                self._changing.add(key)
+        return usable.clone() if key in self._changing else known
+
+    def restore(self) -> list[int]:
+        """After the first run: gives the caller's their values back; which ones had changed."""
+        changed: list[int] = []
+        if self._kept is not None:
+            for key, kept in self._kept.items():
+                if not same(self._usable[key], kept):
+                    self._usable[key].copy_(kept)
+                    changed.append(key)
+        self._kept, self._first = None, False
+        return changed
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() >= _LARGE

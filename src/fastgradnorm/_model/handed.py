@@ -1,0 +1,77 @@
+"""What a call makes of a parameter, told by making it on plain tensors.
+
+Under transforms PyTorch wraps anew what it would else hand back as it is, so that a cast to the
+dtype that a parameter has gives a tensor which is not known to be that parameter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from fastgradnorm_kernels.functorch import in_memory
+from fastgradnorm_kernels.levels import outside
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fastgradnorm._operations.arguments import tensors_in
+
+# fmt: off
+_CASTS = frozenset({
+    "__pos__", "as_tensor", "asarray", "atleast_1d", "atleast_2d", "atleast_3d", "bfloat16",
+    "conj", "contiguous", "cpu", "cuda", "double", "float", "half", "positive", "real",
+    "resolve_conj", "resolve_neg", "to", "to_dense", "type", "type_as", "xpu",
+})
+# fmt: on
+
+
+def same_object(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    """The argument that a cast or move hands back as it is; None if it does not, or is neither."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    if name not in _CASTS:
+        return None
+    given = {id(t): t for t in tensors_in(args, kwargs)}
+    plain = {key: in_memory(t) for key, t in given.items()}
+    output = _made(func, args, kwargs, plain)
+    found = [given[key] for key, inside in plain.items() if output is inside]
+    return found[0] if found else None
+
+
+def constant(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+) -> tuple[Any] | None:
+    """What a call has made if nothing in it has a gradient by the arguments, else None.
+
+    Tensors that were handed back as they are do not count, and are those that were given. A call
+    whose arguments are not the same for all samples cannot be tried: its `output` it is.
+    """
+    given = {id(t): t for t in tensors_in(args, kwargs)}
+    if not tensors_in([output], {}) or any(in_memory(t) is not t for t in given.values()):
+        return (output,)
+    with outside(), torch.enable_grad():
+        # Not by `requires_grad_`, which a transform refuses whatever it is called on.
+        probes: dict[int, Tensor] = {
+            key: nn.Parameter(t.detach(), t.is_floating_point() or t.is_complex())
+            for key, t in given.items()
+        }
+        made = _made(func, args, kwargs, probes)
+    back = {id(probe): given[key] for key, probe in probes.items()}
+    if any(t.requires_grad and id(t) not in back for t in tensors_in([made], {})):
+        return None
+    pairs = zip(pytree.tree_leaves(made), pytree.tree_leaves(output), strict=True)
+    leaves = [back.get(id(m), o) for m, o in pairs]
+    return (pytree.tree_unflatten(leaves, pytree.tree_structure(output)),)
+
+
+def _made(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    instead: Mapping[int, Tensor],
+) -> Any:
+    given = pytree.tree_map_only(Tensor, lambda t: instead[id(t)], (tuple(args), dict(kwargs)))
+    with outside():
+        return func(*given[0], **given[1])
