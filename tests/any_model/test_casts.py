@@ -250,6 +250,41 @@ class TestEveryTapIsReached:
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
 
+    def test_what_uses_less_is_noticed_before_anything_is_pulled_back(self, monkeypatch):
+        from fastgradnorm._engine import coverage
+
+        found, check = [], coverage.Coverage.check_pulled
+        monkeypatch.setattr(
+            coverage.Coverage,
+            "check_pulled",
+            lambda coverage, reached: (found.append(reached), check(coverage, reached)),
+        )
+
+        def forward(m, x):
+            y = torch.tanh(m.body(x))
+            return m.head(y + torch.tanh(m.body(y)) if (x[:, 0] > 0).all() else y)
+
+        model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(4, 4)
+        x[:2, 0], x[2:, 0] = 1.0, -1.0
+        score_pool(model, x.split(2), verify=False, scheme="entropy", progress=False)
+        assert found == [{0, 1, 2, "body.bias"}, {0, 1}]  # the bias of both uses has no rule
+
+    @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+    def test_the_same_call_with_a_gradient_for_some_samples(self, kind):
+        """Casts to integers have none."""
+
+        def forward(m, x):
+            to = torch.long if (x[:, 0] > 0).all() else kind
+            return m.head(torch.tanh(m.body(x))) * m.body.weight.to(to).sum().to(x.dtype)
+
+        model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(6, 4)
+        x[:3, 0], x[3:, 0] = 1.0, -1.0
+        with torch.no_grad():
+            model.body.weight.add_(1.5)
+        expected = oracle.scores(model, oracle.ones(x))
+        scores = score_pool(model, x.split(3), progress=False)
+        assert_close_relative(scores, expected, 1e-5 if kind == torch.float64 else 3e-3)
+
 
 class TestTheSecondLook:
     """Verification in float64, after a disagreement in float32."""

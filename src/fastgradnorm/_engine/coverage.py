@@ -44,10 +44,6 @@ class Edges:
                     self._nodes.add(parent)
                     stack.append(parent)
 
-    def holds(self, node: Any) -> bool:
-        """Whether the logits depend on what a node of the graph has made."""
-        return node in self._nodes
-
     def into(self, tensor: Tensor) -> int:
         """The number of operations that read `tensor`."""
         if tensor.grad_fn is None:
@@ -123,8 +119,8 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
         leftovers,
         tuple(name for name in leaves if name not in used),
         (*columns, *leftovers),
-        frozenset(place[i] for i in order if edges.holds(recorder.uses[i].node))
-        | {name for name in leftovers if edges.into(leaves[name]) > 0},
+        # What a rule accounts for is reached, or its parameter would be spoilt.
+        frozenset(range(len(taps))) | {name for name in leftovers if edges.into(leaves[name]) > 0},
     )
 
 

@@ -279,7 +279,7 @@ def _lean(use: Use) -> Use:
     """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
     output = None if use.output is None else torch.empty(use.output.shape, device="meta")
     rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
-    return replace(use, output=output, rule=rule, node=None)
+    return replace(use, output=output, rule=rule)
 
 
 def _forgotten(saved: Sequence[Tensor], g: Tensor) -> dict[str, Tensor]:

@@ -34,7 +34,6 @@ class Use:
         others: Further tracked pieces among its arguments.
         rule: The rule, or None.
         output: What it returned.
-        node: Of autograd's graph, that made the output.
     """
 
     operation: str
@@ -43,7 +42,6 @@ class Use:
     others: tuple[Piece, ...] = ()
     rule: Rule | None = None
     output: Tensor | None = None
-    node: Any = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -122,7 +120,6 @@ class Recorder(Watch):
         self.uses.append(use)
         self.reads.update(id(t) for t in tensors_in(args, kwargs) if self.pieces.of(t) is not None)
         if use.output is not None:
-            use.node = use.output.grad_fn  # as it is now: an output may be changed in place later
             self._sources[id(use.output)] = (use.output, use, True)
 
     def _follow(self, name: str, inputs: Sequence[Tensor], output: Tensor) -> None:
