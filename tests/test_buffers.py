@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from test_side_effects import assert_unchanged, snapshot
 from torch import nn
 
 from fastgradnorm import (
@@ -15,6 +14,7 @@ from fastgradnorm import (
     naive_score_pool,
     score_pool,
 )
+from tests.process.test_side_effects import assert_unchanged, snapshot
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import perturb

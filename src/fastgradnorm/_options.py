@@ -210,6 +210,14 @@ def _check_device(device: object) -> None:
         ) from error
 
 
+def make_options(function: str, given: Mapping[str, Any]) -> Options:
+    """The options of keyword arguments; `TypeError` with the closest name for a misspelt one."""
+    names = inspect.signature(Options).parameters
+    unknown = {name: value for name, value in given.items() if name not in names}
+    _refuse_unknown(function, unknown, set(), names)
+    return Options(**given)
+
+
 def takes_options(
     make: Callable[P, Options],
 ) -> Callable[[Callable[[A, B, Options], R]], Callable[Concatenate[A, B, P], R]]:

@@ -1,27 +1,25 @@
 """A pool in, one score per sample out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
-from fastgradnorm_kernels import resolve_backend
 from torch import nn
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
 from fastgradnorm._engine.timing import Clock, now
-from fastgradnorm._errors import NonFiniteScoreError, SlowPathWarning
+from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import as_batch
-from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.provenance import provenance
-from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Run, score_one
-from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
+from fastgradnorm._results.nonfinite import tell_nonfinite
 from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._validate import check_model
@@ -205,13 +203,13 @@ class GradNormScorer:
         options, clock = self.options, Clock()
         with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
-            engine = self._engine()
+            engine = make_engine(self.model, options, clock=clock if measure else None)
             parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
             plan = engine.plan(parsed)
             engine.score(parsed if measure else parsed.take(slice(0, 2)))
+            clock.seconds.clear()
             start = now()
             if measure:
-                engine.passes.clock = clock
                 engine.score(parsed)
             seconds = now() - start
             count = make_objective(options, plan.logits_shape).count(plan.logits_shape)
@@ -220,20 +218,10 @@ class GradNormScorer:
             return explain(engine.subject, plan, count, engine.loop_reason, *measured)
 
     def _engine(self) -> Engine:
-        return self._make_engine(self.model, self.options)
-
-    def _make_engine(self, model: nn.Module, options: Options) -> Engine:
-        with autograd_ready():
-            subject = Subject(model, options)
-            resolve_backend(options.backend, subject.device)
-            return Engine(subject, options)
+        return make_engine(self.model, self.options)
 
     def _run(self, loader: Iterable[Any]) -> Run | SharedRun:
-        ranks = Ranks.joined(self.options.distributed)
-        if ranks is not None:
-            return SharedRun(ranks, self.model, loader, self.options, self._make_engine)
-        pool = make_pool(loader, self.options.subset, self.options.seed)
-        return Run(self._engine(), pool)
+        return start(self.model, loader, self.options, make_engine)
 
     def _judge(self, found: dict[str, PoolScores]) -> None:
         """NaN and infinite scores, told once everything is there."""
@@ -244,25 +232,6 @@ class GradNormScorer:
         indices = sorted(bad if places is None else places[sorted(bad)].tolist())
         count, everything = len(next(iter(found.values()))), self.options.pick(found)
         tell_nonfinite("scores", indices, count, everything, self.options.on_nonfinite)
-
-
-def tell_nonfinite(
-    what: str,
-    indices: Sequence[int],
-    count: int,
-    everything: Any,
-    how: Literal["raise", "warn", "keep"],
-) -> None:
-    """Warns of NaN and infinite ones among `count`, or raises an error that holds `everything`."""
-    some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
-    message = (
-        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these "
-        f"inputs; `on_nonfinite='keep'` passes the {what} on."
-    )
-    if how == "warn":
-        warnings.warn(message, stacklevel=4)
-    elif how == "raise":
-        raise NonFiniteScoreError(message, indices, everything)
 
 
 def _nothing(subset: int | float | None) -> str:

@@ -22,26 +22,31 @@ import numpy as np
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
-from torch.func import vjp, vmap
+from torch.func import vjp
 
 from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import Watch
 from fastgradnorm._operations.single_level import current_level
-from fastgradnorm._options import Options
-from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._schemes.objective import Objective, Scored, make_objective
+from fastgradnorm._options import Options, make_options
+from fastgradnorm._pool.start import make_engine, start
+from fastgradnorm._process.states import OwnRandomState
+from fastgradnorm._results.nonfinite import tell_nonfinite
+from fastgradnorm._schemes.objective import Scored, make_objective
 from fastgradnorm._schemes.posterior import entropy_cotangent, posterior
-from fastgradnorm._scorer import GradNormScorer, tell_nonfinite
 from fastgradnorm._validate import check_choice, check_integer, fail
 
 SketchScheme = Literal["entropy", "predicted"]
 _Vjp = tuple[Tensor, Callable[..., tuple[Tensor]]]
+# Of the column of a result.
+_NAME = "sketch"
 
 
 def gradient_sketch(
@@ -92,67 +97,84 @@ def gradient_sketch(
     """
     check_integer("dim", dim, at_least=1)
     check_choice("scheme", scheme, ("entropy", "predicted"))
-    if options.get("reduction", "global") != "global":
-        raise fail("reduction", "'global' for sketches", options["reduction"])
-    if options.get("checkpoint") is not None:
-        raise fail("checkpoint", "None for sketches, which it cannot hold", options["checkpoint"])
-    sketcher = _Sketcher(model, dim, scheme, options)
-    sketcher.options.refuse_subset("gradient_sketch")
-    parts = [part for part in sketcher.stream(loader) if len(part)]
+    chosen = make_options("gradient_sketch", options)
+    if chosen.reduction != "global":
+        raise fail("reduction", "'global' for sketches", chosen.reduction)
+    if chosen.checkpoint is not None:
+        raise fail("checkpoint", "None for sketches, which it cannot hold", chosen.checkpoint)
+    chosen.refuse_subset("gradient_sketch")
+
+    def make(model: nn.Module, options: Options) -> Engine:
+        return make_engine(model, options, partial(Sketches, dim=dim, scheme=scheme))
+
+    with OwnRandomState():
+        run = start(model, loader, chosen, make)
+        parts = [part.scored.scores[_NAME] for part in run.parts() if len(part)]
     if not parts:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     sketches = torch.cat(parts)
     bad = (~sketches.isfinite().all(1)).nonzero()[:, 0].tolist()
     if bad:
-        tell_nonfinite("sketches", bad, len(sketches), sketches, sketcher.options.on_nonfinite)
+        tell_nonfinite("sketches", bad, len(sketches), sketches, chosen.on_nonfinite)
     return sketches
 
 
-class _Sketcher(GradNormScorer):
-    """A scorer whose scores are sketches `[N, dim]`."""
-
-    def __init__(
-        self, model: nn.Module, dim: int, scheme: SketchScheme, options: dict[str, Any]
-    ) -> None:
-        super().__init__(model, **{**options, "scheme": "entropy"})
-        self._sketch = dim, scheme
-
-    def _make_engine(self, model: nn.Module, options: Options) -> Engine:
-        with autograd_ready():
-            return _SketchEngine(Subject(model, options), options, *self._sketch)
-
-
-class _SketchEngine(Engine):
-    """Sketches of a batch, chunked and split as scores are."""
+class Sketches:
+    """An outcome of passes: a sketch `[dim]` of each sample's gradient."""
 
     def __init__(self, subject: Subject, options: Options, dim: int, scheme: SketchScheme) -> None:
-        super().__init__(subject, options)
-        self.dim, self.scheme = dim, scheme
+        self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
+        self.pulled, self.slow = 0, cast(str | None, None)
         self._tables: dict[str, Tensor] = {}
 
-    def score(self, batch: Batch) -> Scored:
-        """Sketches of all samples, in order."""
-        plan = self.plan(batch)
-        # One parameter's gradient is alive at a time, with its signs and buckets.
+    def count(self, plan: Plan) -> int:
+        """As in `Outcome`."""
+        return 1
+
+    def planned(self, plan: Plan) -> Plan:
+        """One parameter's gradient is alive at a time, with its signs and buckets."""
         largest = max(self.subject.parameters[name].numel() for name in plan.tracked)
         transient = max(plan.transient_bytes, 3 * largest * self.subject.dtype.itemsize)
-        wider = replace(plan, transient_bytes=transient)
-        parts = self.chunks.run(self._split, batch, wider, 1)
-        return Scored({"entropy": torch.cat([part.scores["entropy"] for part in parts])}, {})
+        return replace(plan, transient_bytes=transient)
 
-    def _pass(self, plan: Plan) -> Callable[[Batch], Scored]:
+    def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
+        """Sketches of all samples, in order."""
         objective = make_objective(self.options, plan.logits_shape)
 
-        def run(batch: Batch) -> Scored:
-            valid = batch.valid(plan.logits_shape)
-            in_dims = (None if valid is None else 0, *(0 for _ in batch.leaves))
-            one = partial(self._one, plan, objective, batch)
-            return Scored({"entropy": vmap(one, in_dims)(valid, *batch.leaves)}, {})
+        def one(passage: Passage, leaves: Sequence[Tensor], valid: Tensor | None) -> Tensor:
+            return self._one(plan, objective.likelihood, batch, passage, leaves, valid)
 
-        return run
+        valid = batch.valid(plan.logits_shape)
+        return Scored({_NAME: passes.run(f"sketch {id(plan)}", one, batch, valid)}, {})
+
+    def alone(
+        self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
+    ) -> Scored:
+        """One sample that takes a branch of its own, by a pass of its own.
+
+        Raises:
+            UnsupportedModelError: If the model cannot run under `vmap`.
+        """
+        if error is None:
+            return run()
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(
+            "`model` must run under `torch.func.vmap` for sketches. Got "
+            f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
+        ) from error
+
+    def nothing(self, dtype: torch.dtype) -> Scored:
+        """As in `Outcome`."""
+        return Scored({_NAME: torch.empty(0, self.dim, dtype=dtype)}, {})
 
     def _one(
-        self, plan: Plan, objective: Objective, batch: Batch, valid: Tensor | None, *leaves: Tensor
+        self,
+        plan: Plan,
+        likelihood: str,
+        batch: Batch,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+        valid: Tensor | None,
     ) -> Tensor:
         """The sketch of one sample, inside `vmap`."""
         subject = self.subject
@@ -165,15 +187,12 @@ class _SketchEngine(Engine):
                 for name, value in values.items()
             }
             view, stand_ins = subject.view(tapped)
-            mode = Watch(Pieces({}), stand_ins, self.options.backend)
-            if self.passes.spread:
-                mode.spread = torch.zeros_like(leaves[0].flatten()[0])
-            with mode:
+            with Watch(Pieces({}), stand_ins, passage, leaves):
                 return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
         zero = torch.zeros(self.dim, dtype=accumulation_dtype(subject.dtype), device=subject.device)
         logits, pull_back = cast(_Vjp, vjp(forward, zero))
-        cotangent, scale = _cotangent(logits.detach(), valid, objective.likelihood, self.scheme)
+        cotangent, scale = _cotangent(logits.detach(), valid, likelihood, self.scheme)
         # Nobody wants the graph of the gradients.
         with torch.no_grad(), subject.responsible():
             (sketch,) = pull_back(cotangent.to(logits.dtype), retain_graph=False)
@@ -198,17 +217,6 @@ class _SketchEngine(Engine):
             table = torch.from_numpy(generator.integers(2 * self.dim, size=count))
             self._tables[name] = table.to(self.subject.device)
         return self._tables[name]
-
-    def _loop(self, batch: Batch, error: Exception | None) -> Scored:
-        if error is not None:
-            reason = str(error).strip().splitlines()[0]
-            raise UnsupportedModelError(
-                "`model` must run under `torch.func.vmap` for sketches. Got "
-                f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
-            ) from error
-        # Each sample takes a branch of its own: one at a time.
-        alone = [self._run(batch.take(slice(i, i + 1))) for i in range(len(batch))]
-        return Scored({"entropy": torch.cat([part.scores["entropy"] for part in alone])}, {})
 
 
 def _cotangent(

@@ -16,7 +16,7 @@ from fastgradnorm import (
     register_rule,
     score_pool,
 )
-from fastgradnorm._engine import passes
+from fastgradnorm._engine import outcome, tapped
 from fastgradnorm._operations import norms
 from fastgradnorm._schemes import objective
 from tests.support.cases import MLP
@@ -50,9 +50,9 @@ def scored(model, **options):
     [
         (objective, "posterior"),
         (objective, "unit_sized"),
-        (passes, "total_norms"),
-        (passes.Passes, "_by_parameter"),
-        (passes.Passes, "_zeros"),
+        (outcome, "total_norms"),
+        (tapped.TappedPass, "_by_parameter"),
+        (tapped.TappedPass, "_zeros"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -66,7 +66,7 @@ def test_errors_of_the_engine_are_raised(owner, name, verify, error, monkeypatch
 @errors
 @pytest.mark.parametrize("options", [{"params": "last_layer"}, {"rtol": 0.1}], ids=str)
 def test_also_of_closed_forms_and_of_rounds(options, error, monkeypatch):
-    monkeypatch.setattr("fastgradnorm._engine.passes.head_scores", raising(error))
+    monkeypatch.setattr("fastgradnorm._engine.outcome.head_scores", raising(error))
     monkeypatch.setattr("fastgradnorm._engine.rtol.posterior", raising(error))
     with pytest.raises(type(error)) as caught:
         scored(MLP(), verify=False, **options)

@@ -91,7 +91,7 @@ def scored(request):
         exact = oracle.scores(model, oracle.ones(x), scheme, keep=keep)
         assert engine.loop_reason is None
         assert ((found - exact) / exact).abs().max() <= 1e-5
-        return engine.passes.channels_last
+        return engine.passes.settings.channels_last
 
     return run
 
@@ -128,7 +128,7 @@ def test_verification_is_not_skipped_for_a_model_that_counts_on_it():
     engine = Engine(Subject(model, options), options)
     batch = as_batch(torch.randn(2, 3, 16, 16), engine.subject.device)
     verify(engine, batch)
-    assert not engine.passes.channels_last
+    assert not engine.passes.settings.channels_last
 
 
 def test_a_resumed_run_keeps_the_layout(tmp_path):

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgradnorm._operations.attention import attention
 from fastgradnorm._operations.convolutions import _Geometry, _prefers_channels_last, conv
+from fastgradnorm._operations.fused_norms import batch_norm, group_norm
 from fastgradnorm._operations.linear import linear
-from fastgradnorm._operations.norms import batch_norm, group_norm
 from fastgradnorm._operations.pooling import max_pool
 from fastgradnorm._operations.single_level import cast, is_frozen
 

@@ -15,7 +15,7 @@ from fastgradnorm import (
     register_rule,
     score_pool,
 )
-from fastgradnorm._engine import passes
+from fastgradnorm._engine import tapped
 from fastgradnorm._operations import table
 from tests.support.asserts import assert_close_relative
 
@@ -104,8 +104,8 @@ def test_verification_catches_a_fault_in_joined_uses(monkeypatch):
         def forward(self, x):
             return self.head(torch.tanh(self.body(torch.tanh(self.body(x)))))
 
-    right = passes.joint_sq_norm
-    monkeypatch.setattr(passes, "joint_sq_norm", lambda *args: 1.05 * right(*args))
+    right = tapped.joint_sq_norm
+    monkeypatch.setattr(tapped, "joint_sq_norm", lambda *args: 1.05 * right(*args))
     with pytest.raises(VerificationError, match=r"body\.weight"):
         score_pool(Twice(), [torch.randn(3, 4)], progress=False)
 

@@ -1,260 +1,154 @@
-"""One vmapped pass: vmap over samples of vjp over taps of vmap over cotangents.
+"""Vmapped passes: over samples, of vjp over taps, of vmap over cotangents.
 
-For one sample, inside `vmap`: a forward pass with taps behind its operations, the objective's
-cotangents for its logits, and one pull-back of all of them under a second `vmap`. A pull-back gives
-the squared gradient norms of parameters as the "gradients" of the taps' extra inputs.
+For one sample, inside `vmap`: a forward pass with taps behind its operations, the cotangents for
+its logits, and one pull-back of all of them under a second `vmap`. A pull-back gives the squared
+gradient norms of parameters as the "gradients" of the taps' extra inputs.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from fastgradnorm_kernels import accumulation_dtype, head_scores
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._engine.taps import HeadInput, Tapping, tap_parameter
+from fastgradnorm._engine.replay import Replays
+from fastgradnorm._engine.tapped import TappedPass
+from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.branches import Branches
+from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
-from fastgradnorm._operations.rules import joint_sq_norm
-from fastgradnorm._options import Options
 from fastgradnorm._process.memory import is_out_of_memory
-from fastgradnorm._schemes.objective import Objective, Scored, total_norms
-
-_Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
-_Vjp = tuple[Tensor, Callable[..., tuple[_Primals]], dict[int, tuple[Tensor, ...]]]
 
 
 class Passes:
-    """Passes over samples that use their parameters as one plan says.
+    """Passes over batches of one model.
 
     Args:
         subject: The model.
-        options: All that is asked for.
+        settings: How it is run at first.
         chunks: How many cotangents are pulled back at a time.
+        clock: Measures the rules, if given.
 
     Attributes:
-        clock: Measures the rules, if set.
-        pulled: How many cotangents were pulled back where that depends on the sample, in all.
-        spread: Whether new tensors get a value a sample, see `Watch`.
-        channels_last: Whether convolutions may put the channels last in memory, see `Watch`.
+        settings: How the model is run. What a pass finds out about it changes them for good.
+        replays: Runs the passes, on a GPU from captured ones.
     """
 
-    def __init__(self, subject: Subject, options: Options, chunks: Chunks) -> None:
-        self.subject, self.options, self.chunks = subject, options, chunks
-        self.clock: Clock | None = None
-        self.pulled = 0
-        self.spread = False
-        self.channels_last = True
-        self._places: dict[tuple[str, ...], Tensor] = {}
+    def __init__(
+        self, subject: Subject, settings: Settings, chunks: Chunks, clock: Clock | None = None
+    ) -> None:
+        self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
+        self.replays = Replays(subject.device)
+        self._latest = Passage(settings)
 
-    def full(self, plan: Plan, objective: Objective) -> Callable[[Batch], Scored]:
-        """Scores from pulled-back cotangents."""
+    def run(
+        self,
+        name: str | None,
+        per_sample: Callable[..., Any],
+        batch: Batch,
+        *args: Tensor | None,
+    ) -> Any:
+        """`per_sample(passage, leaves, *args)` for each sample of a batch, under vmap.
 
-        def run(batch: Batch) -> Scored:
-            valid = batch.valid(plan.logits_shape)
+        Args:
+            name: Equal for passes that do the same with equal settings and shapes. None for one
+                that is not to be captured.
+            per_sample: The pass of one sample; it returns a tree of tensors.
+            batch: The samples.
+            args: More tensors `[N, ...]`, or None.
+        """
+        count = len(args)
 
-            def per_sample(valid: Tensor | None, *leaves: Tensor) -> Any:
-                logits, pull = self.pull(plan, batch, leaves)
-                pull_backs = objective.pull_backs(logits, valid)
-                found = pull_backs.scores(
-                    total_norms(pull(pull_backs.cotangents), self.options.reduction)
-                )
-                return (
-                    {scheme: score for scheme, (score, _) in found.items()},
-                    {scheme: error for scheme, (_, error) in found.items() if error is not None},
-                )
+        def passed(branches: Branches, *tensors: Tensor | None) -> Any:
+            self._latest = passage = Passage(self.settings, branches)
 
-            in_dims = (None if valid is None else 0, *(0 for _ in batch.leaves))
-            scores, errors = self._vmap(per_sample, in_dims, valid, *batch.leaves)
-            return Scored(scores, errors)
+            def one(*tensors: Any) -> Any:
+                return per_sample(passage, tensors[count:], *tensors[:count])
 
-        return run
+            in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
+            return vmap(one, in_dims)(*tensors)
+
+        def replayed() -> Any:
+            fixed = name is not None and self.clock is None and batch.constants is not None
+            key = (name, self.settings, batch.constants) if fixed else None
+            return self.replays.run(key, passed, (*args, *batch.leaves))
+
+        return self._laid_out(replayed)
+
+    def each(
+        self,
+        name: str | None,
+        plan: Plan,
+        batch: Batch,
+        function: Callable[..., Any],
+        *args: Tensor | None,
+    ) -> Any:
+        """`function(run, *args)` of the `TappedPass` of each sample; otherwise as `run`."""
+
+        def per_sample(passage: Passage, leaves: Sequence[Tensor], *args: Tensor | None) -> Any:
+            parts = self.subject, plan, batch, leaves, passage, self.chunks, self.clock
+            return function(TappedPass(*parts), *args)
+
+        return self.run(None if name is None else f"{name} {id(plan)}", per_sample, batch, *args)
+
+    def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
+        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
+        pulled = self.each(None, plan, batch, TappedPass.pull, cotangents)
+        return cast(Tensor, pulled)
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[N, *positions, C]`: a forward pass without gradients."""
 
-        def per_sample(*leaves: Tensor) -> Tensor:
+        def per_sample(passage: Passage, leaves: Sequence[Tensor]) -> Tensor:
             view, stand_ins = self.subject.view({})
-            mode = Watch(Pieces({}), stand_ins, self.options.backend)
-            self._set(mode, leaves)
-            with mode:
+            with Watch(Pieces({}), stand_ins, passage, leaves):
                 return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
         with torch.no_grad():
-            return cast(Tensor, self._vmap(per_sample, 0, *batch.leaves))
+            return cast(Tensor, self.run("logits", per_sample, batch))
 
-    def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
-        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
+    def head(self, plan: Plan, batch: Batch) -> tuple[Tensor, ...]:
+        """Logits `[N, C]` and features `[N, D]` of the last layer: a forward pass alone.
 
-        def per_sample(cotangents: Tensor, *leaves: Tensor) -> Tensor:
-            _, pull = self.pull(plan, batch, leaves)
-            return pull(cotangents)
-
-        return cast(Tensor, self._vmap(per_sample, 0, cotangents, *batch.leaves))
-
-    def pull(
-        self, plan: Plan, batch: Batch, leaves: Sequence[Tensor]
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """One sample's logits, and the function from cotangents `[K, *logits]` to `[K, P]`."""
-        subject, coverage, taps = self.subject, plan.coverage, plan.coverage.taps
-        # Fresh objects each time: a mode knows them by `id`.
-        tracked = {
-            name: value.detach()
-            for name, value in subject.values(plan.tracked).items()
-            if name not in coverage.leftovers
-        }
-        direct = subject.values(coverage.leftovers)
-        joints: dict[int, Any] = {}
-        reached: set[int | str] = set()
-
-        def forward(primals: _Primals) -> tuple[Tensor, dict[int, tuple[Tensor, ...]]]:
-            norms, carriers, extras = primals
-            tap = partial(tap_parameter, reached=reached, clock=self.clock)
-            tapped = {k: tap(k, v, extras[k]) for k, v in direct.items()}
-            view, stand_ins = subject.view({**tracked, **tapped})
-            mode = Tapping(
-                Pieces(tracked),
-                stand_ins,
-                self.options.backend,
-                taps,
-                plan.harmless,
-                [norms[i] for i in range(len(taps))],
-                [carriers.get(i) for i in range(len(taps))],
-                reached,
-                self.clock,
-            )
-            self._set(mode, leaves)
-            with mode:
-                inputs = [leaf[None].clone() for leaf in leaves]
-                logits = subject.tempered(view, batch, inputs)
-            mode.check_all()
-            joints.update({i: joint for i, (joint, _) in mode.joints.items()})
-            return logits, {i: saved for i, (_, saved) in mode.joints.items()}
-
-        logits, pull_back, saved = cast(_Vjp, vjp(forward, self._zeros(plan), has_aux=True))
-
-        def shared(group: Sequence[int], carried: dict[int, Tensor]) -> Tensor:
-            uses = [(joints[i], saved[i], carried[i]) for i in group]
-            return joint_sq_norm(uses, self.options.backend)[None]
-
-        def columns(cotangent: Tensor, last: bool) -> Tensor:
-            with torch.no_grad():  # nobody wants the graph of the gradients
-                with subject.responsible():
-                    ((norms, carried, extras),) = pull_back(cotangent, retain_graph=not last)
-                coverage.check_pulled(reached)
-                joined = [
-                    self._timed(name, shared)(group, carried)
-                    for name, group in zip(coverage.joint_names, coverage.joints, strict=True)
-                ]
-            return torch.cat([*norms.values(), *joined, *extras.values()])
-
-        def pull(cotangents: Tensor) -> Tensor:
-            size = self.chunks.cotangents(plan, len(cotangents))
-            *first, last = cotangents.to(logits.dtype).split(size)
-            rows = [vmap(partial(columns, last=False))(chunk) for chunk in first]
-            rows.append(vmap(partial(columns, last=True))(last))
-            return self._by_parameter(torch.cat(rows), plan)
-
-        return logits, pull
-
-    def _by_parameter(self, columns: Tensor, plan: Plan) -> Tensor:
-        """Squared norms `[K, P]`: pieces of one parameter have columns of their own, added here."""
-        names, pieces = plan.names, plan.coverage.columns
-        if len(names) == len(pieces):
-            return columns
-        if pieces not in self._places:  # once: the host would wait for the copy
-            place = {name: i for i, name in enumerate(names)}
-            index = [place[name] for name in pieces]
-            self._places[pieces] = torch.tensor(index, device=columns.device)
-        total = columns.new_zeros(len(columns), len(names))
-        return total.index_add(1, self._places[pieces], columns)
-
-    def _set(self, mode: Watch, leaves: Sequence[Tensor]) -> None:
-        mode.channels_last = self.channels_last
-        if self.spread:
-            mode.spread = torch.zeros_like(leaves[0].flatten()[0])
-
-    def _vmap(self, per_sample: Callable[..., Any], in_dims: Any, *args: Tensor | None) -> Any:
-        """`vmap(per_sample, in_dims)(*args)`; for models that need it, all tensors contiguous."""
-        try:
-            return vmap(per_sample, in_dims)(*args)
-        except RuntimeError as error:
-            if not self.channels_last or is_out_of_memory(error):
-                raise
-            if isinstance(error, NOT_THE_MODELS):
-                raise
-        self.channels_last = False
-        try:
-            return vmap(per_sample, in_dims)(*args)
-        except RuntimeError:
-            self.channels_last = True  # that was not it
-            raise
-
-    def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return function if self.clock is None else self.clock.timing([name], function)
-
-    def _zeros(self, plan: Plan) -> "_Primals":
-        """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""
-        device, wide = self.subject.device, accumulation_dtype(self.subject.dtype)
-        taps = list(enumerate(plan.coverage.taps))
-        singles = [len(tap.single) for _, tap in taps]
-        parts = torch.zeros(sum(singles), dtype=wide, device=device).split(singles)
-        norms = dict(enumerate(parts)) if taps else {}
-        carriers = {
-            i: torch.zeros(tap.output_shape, dtype=tap.output_dtype, device=device)
-            for i, tap in taps
-            if tap.joint is not None
-        }
-        extras = {k: torch.zeros(1, dtype=wide, device=device) for k in plan.coverage.leftovers}
-        return norms, carriers, extras
-
-    def last_layer(self, plan: Plan) -> Callable[[Batch], Scored]:
-        """Closed forms from logits and features: a forward pass without gradients."""
+        What the layer made comes third, unless the logits are that tensor itself.
+        """
         subject = self.subject
 
-        def run(batch: Batch) -> Scored:
-            def per_sample(*leaves: Tensor) -> tuple[Tensor, ...]:
-                tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
-                view, stand_ins = subject.view(tracked)
-                mode = HeadInput(Pieces(tracked), stand_ins, self.options.backend)
-                self._set(mode, leaves)
-                with mode:
-                    logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])
-                if mode.features is None or mode.output is None:
-                    raise PlanChangedError
-                same.append(mode.is_output(logits))
-                return logits, mode.features, mode.output.reshape(-1)
+        def per_sample(passage: Passage, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
+            view, stand_ins = subject.view(tracked)
+            mode = HeadInput(Pieces(tracked), stand_ins, passage, leaves)
+            with mode:
+                logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])
+            if mode.features is None or mode.output is None:
+                raise PlanChangedError
+            found = logits, mode.features
+            return found if mode.is_output(logits) else (*found, mode.output.reshape(-1))
 
-            same: list[bool] = []
-            with torch.no_grad():
-                logits, features, made = self._vmap(per_sample, 0, *batch.leaves)
-                if not all(same) and not _agree(logits, made):
-                    raise PlanChangedError  # these logits come from more than the last layer
-                if self.options.temperature != 1:
-                    logits = logits / self.options.temperature
-                return Scored(self._closed_form(plan.coverage.taps[0].single, logits, features), {})
+        with torch.no_grad():
+            found = self.run(f"head {id(plan)}", per_sample, batch)
+        return cast(tuple[Tensor, ...], found)
 
-        return run
-
-    def _closed_form(self, slots: Any, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
-        wide = accumulation_dtype(logits.dtype)
-        q = features.to(wide).square().sum(-1)
-        if "bias" in slots:
-            q = (q.sqrt() + 1).square() if self.options.reduction == "per_tensor" else q + 1
-        q = q / self.options.temperature**2
-        if logits.shape[-1] == 1:  # one logit: two classes, whose head moves by √2 more
-            logits, q = torch.cat([torch.zeros_like(logits), logits], -1), q / 2
-        found = head_scores(logits, q, backend=self.options.backend)
-        return {scheme: getattr(found, scheme) for scheme in self.options.schemes}
-
-
-def _agree(logits: Tensor, made: Tensor) -> bool:
-    return logits.shape == made.shape and torch.allclose(logits, made, equal_nan=True)
+    def _laid_out(self, run: Callable[[], Any]) -> Any:
+        """What `run` gives; for models that need it, with all tensors contiguous."""
+        try:
+            return run()
+        except RuntimeError as error:
+            fixed = not self.settings.channels_last or not self._latest.laid_out
+            if fixed or is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+                raise
+        before, self.settings = self.settings, replace(self.settings, channels_last=False)
+        try:
+            return run()
+        except RuntimeError:
+            self.settings = before  # that was not it
+            raise

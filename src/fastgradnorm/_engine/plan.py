@@ -2,23 +2,27 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import fastgradnorm_kernels as kernels
 import torch
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor, nn
 
 from fastgradnorm._engine.coverage import Coverage, Edges, check_reached, cover
+from fastgradnorm._engine.footprint import (
+    SavedBytes,
+    gradient_elements,
+    scratch_elements,
+    transient_elements,
+)
 from fastgradnorm._errors import CoverageError, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
-from fastgradnorm._operations.rules import Rule
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._validate import type_name
 
@@ -26,7 +30,8 @@ from fastgradnorm._validate import type_name
 _MARGIN = 1.25
 # Per-sample gradients are formed for as many samples at a time as make up so many bytes.
 _BLOCK_BYTES = 1 << 24
-_MANY = 1 << 20
+# A plain pass of one sample.
+_PLAIN = Settings(channels_last=False)
 # What autograd keeps, in outputs of operations with parameters, where it cannot be seen.
 _KEPT = 4
 
@@ -46,6 +51,8 @@ class Plan:
         scratch_bytes: What one sample needs at a time for all its cotangents.
         gradient_bytes: The largest weight gradient that a rule forms.
         item_bytes: Of one number.
+        sums: Where a parameter has several columns, the place of each column's parameter in
+            `names`; None where each has its own.
     """
 
     coverage: Coverage
@@ -58,6 +65,7 @@ class Plan:
     scratch_bytes: int
     gradient_bytes: int
     item_bytes: int
+    sums: Tensor | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,11 +123,19 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         logits_shape=tuple(run.logits.shape),
         exact_head=exact_head and lone,
         activation_bytes=run.saved_bytes,
-        transient_bytes=width * _transient_elements(uses, subject, coverage.leftovers),
-        scratch_bytes=width * max(map(_scratch_elements, ruled), default=0),
-        gradient_bytes=width * max(map(_gradient_elements, ruled), default=0),
+        transient_bytes=width * transient_elements(uses, subject, coverage.leftovers),
+        scratch_bytes=width * max(map(scratch_elements, ruled), default=0),
+        gradient_bytes=width * max(map(gradient_elements, ruled), default=0),
         item_bytes=width,
+        sums=_sums(coverage.columns, subject.device),
     )
+
+
+def _sums(columns: Sequence[str], device: torch.device) -> Tensor | None:
+    place = {name: i for i, name in enumerate(dict.fromkeys(columns))}
+    if len(place) == len(columns):
+        return None
+    return torch.tensor([place[name] for name in columns], device=device)
 
 
 @dataclass
@@ -135,9 +151,9 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
     changed = {name: marked(v) for name, v in leaves.items()}
     view, stand_ins = subject.view(leaves)
-    recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, subject.options.backend)
+    recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN))
     _track_layers(view, recorder)
-    saved = _SavedBytes(leaves.values())
+    saved = SavedBytes(leaves.values())
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
         with saved.noted() if measured else contextlib.nullcontext(), recorder:
@@ -196,41 +212,6 @@ def _layer(view: nn.Module, recorder: Recorder) -> str:
     return f"`model.{path}` ({kind})" if path else f"`model` ({kind})"
 
 
-class _SavedBytes:
-    """Adds up what autograd keeps for one sample, parameters apart.
-
-    The graph holds numbers, not tensors: an operation that holds its own output would be a circle
-    that is never freed.
-
-    Attributes:
-        tensors: What the graph's numbers stand for; to be cleared when it is not pulled back from.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
-        self.tensors: list[Tensor] = []
-        self.total = 0
-
-    def noted(self) -> AbstractContextManager[Any]:
-        """A context in which whatever autograd keeps is noted."""
-        hooks: AbstractContextManager[Any]
-        hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
-        return hooks
-
-    def pack(self, tensor: Tensor) -> int:
-        """Notes a tensor, and returns its number."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
-
-    def unpack(self, number: int) -> Tensor:
-        """The tensor of that number, for models that pull back while they run."""
-        return self.tensors[number]
-
-
 def _last_layer(run: _Run) -> tuple[Use, bool]:
     use, exact = run.recorder.source(run.logits)
     if use is None or use.rule is None or not use.slots:
@@ -241,38 +222,6 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
         )
     whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
     return use, exact and whole and use.operation == "linear"
-
-
-def _transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
-    """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
-    outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
-    largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
-    return 4 * outputs + 2 * largest
-
-
-def _scratch_elements(use: Use) -> int:
-    """A Gram matrix of the positions, and the patches of a convolution where they are formed."""
-    assert use.rule is not None
-    t, i, o, groups = _sizes(use.rule)
-    if t == 1:
-        return 0
-    # The more cotangents share it, the likelier the Gram form.
-    gram = kernels.choose_form(t, i, o, _MANY) == "ghost"
-    given = sum(saved.numel() for saved in use.rule.saved)
-    patches = t * i * groups if t * i * groups > given else 0
-    if use.operation == "conv2d" and not gram:
-        patches = 0
-    return patches + groups * t * t * gram
-
-
-def _gradient_elements(use: Use) -> int:
-    assert use.rule is not None
-    t, i, o, groups = _sizes(use.rule)
-    return groups * i * o if kernels.choose_form(t, i, o, 1) == "direct" else 0
-
-
-def _sizes(rule: Rule) -> tuple[int, int, int, int]:
-    return rule.shape.positions, rule.shape.inputs, rule.shape.outputs, rule.groups
 
 
 def _lean(use: Use) -> Use:

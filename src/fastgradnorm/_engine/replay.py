@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
 from fastgradnorm._process.memory import is_out_of_memory
 
@@ -83,7 +82,8 @@ class Replays:
     def __init__(self, device: torch.device) -> None:
         self.reason: str | None = None
         self.replayed = 0
-        self._device, self._on = device, device.type == "cuda"
+        self._device = device
+        self._on = device.type == "cuda" and torch.backends.cuda.is_built()
         self._pool: Any = None
         self._kinds: dict[Any, dict[int, _Kind]] = {}
 
@@ -135,16 +135,16 @@ class Replays:
     def _capture(self, kind: _Kind, run: Pass, args: _Args) -> Captured | None:
         if kind.given_up:
             return None
-        self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
         try:
+            self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
             with torch.cuda.device(self._device), warnings.catch_warnings():
                 kind.captured = Captured(run, kind.branches, args, self._pool)
         except DivergentControlFlowError:
             return None  # these samples branch otherwise than the first; others may not
         except (RuntimeError, NotImplementedError) as error:
-            if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+            if is_out_of_memory(error):
                 raise
-            kind.given_up = True
+            kind.given_up = True  # what is at fault shows again where it runs as it is
             self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         return kind.captured
 

@@ -33,13 +33,15 @@ _START = {"cpu": 1.6e8}
 _START_GPU = 1e10
 
 
-def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Batch) -> Scored:
-    """Scores and standard errors from as many classes as these need."""
+def score_in_rounds(
+    passes: Passes, plan: Plan, objective: Objective, batch: Batch, reduction: str
+) -> tuple[Scored, int]:
+    """Scores and standard errors from as many classes as these need, and how many those were."""
     logits = passes.logits(batch)
     whole = posterior(logits.to(accumulation_dtype(logits.dtype)))
     partial = Partial(whole, objective.powers, objective.rtol, objective.uniform)
     entropy = "entropy" in objective.schemes
-    scores = {}
+    scores, pulled = {}, 0
     start = _start(plan, logits.device)
 
     def norms(drawn: Draw, extra: bool) -> Tensor:
@@ -56,24 +58,25 @@ def score_in_rounds(passes: Passes, plan: Plan, objective: Objective, batch: Bat
                     cotangents = torch.cat([cotangents, entropy_cotangent(part)[:, None]], 1)
                 cotangents, scales = unit_sized(cotangents, 2)
                 sq_norms = passes.sq_norms(plan, batch.take(at[rows]), cotangents)
-                each = total_norms(sq_norms, passes.options.reduction) * scales
+                each = total_norms(sq_norms, reduction) * scales
                 found[rows, :width] = each[:, :width].double()
                 found[rows, found.shape[1] - extra :] = each[:, width:].double()
-        passes.pulled += sum(drawn.numbers) + extra * len(at)
         return found
 
     while len(partial.open):
         drawn, extra = partial.draw(), entropy and partial.round == 0
+        pulled += sum(drawn.numbers) + extra * len(partial.open)
         each = norms(drawn, extra)
         if extra:
             scores["entropy"] = each[:, -1]
         partial.add(drawn, each[:, : drawn.classes.shape[1]])
     scores |= partial.scores
     dtype = whole.p.dtype
-    return Scored(
+    scored = Scored(
         {scheme: scores[scheme].to(dtype) for scheme in objective.schemes},
         {scheme: errors.to(dtype) for scheme, errors in partial.errors.items()},
     )
+    return scored, pulled
 
 
 def _start(plan: Plan, device: torch.device) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.handed import constant
+from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
@@ -132,7 +133,8 @@ class Tapping(Watch):
     Args:
         pieces: The planned parameters.
         stand_ins: As in `Watch`.
-        backend: What computes the norms.
+        passage: As in `Watch`.
+        leaves: As in `Watch`.
         plan: The taps.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
         norms: Zeros for the norms of single parameters, one tensor a tap.
@@ -149,7 +151,8 @@ class Tapping(Watch):
         self,
         pieces: Pieces,
         stand_ins: StandIns,
-        backend: str,
+        passage: Passage,
+        leaves: Sequence[Tensor],
         plan: Sequence[PlannedTap],
         harmless: frozenset[tuple[str, str]],
         norms: Sequence[Tensor],
@@ -157,7 +160,7 @@ class Tapping(Watch):
         reached: set[int | str],
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(pieces, stand_ins, backend)
+        super().__init__(pieces, stand_ins, passage, leaves)
         self.plan, self.harmless, self.norms, self.carriers = plan, harmless, norms, carriers
         self.reached, self.clock = reached, clock
         self.level = current_level()
@@ -239,8 +242,14 @@ class Tapping(Watch):
 class HeadInput(Watch):
     """Keeps input `[D]` and output of the one linear layer that holds a tracked parameter."""
 
-    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
-        super().__init__(pieces, stand_ins, backend)
+    def __init__(
+        self,
+        pieces: Pieces,
+        stand_ins: StandIns,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+    ) -> None:
+        super().__init__(pieces, stand_ins, passage, leaves)
         self.features: Tensor | None = None
         self.output: Tensor | None = None
         self._changed: Callable[[], bool] = lambda: True

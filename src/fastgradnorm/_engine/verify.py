@@ -16,8 +16,9 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.plain import PlainPass
 from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.branches import DivergentControlFlowError
 from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.watch import DivergentControlFlowError, PlanChangedError
+from fastgradnorm._model.watch import PlanChangedError
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._schemes.objective import make_objective
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from fastgradnorm._validate import fail, fail_type
 
 _LABELS = ("labels", "label")
+_PLAIN = frozenset({bool, bytes, float, int, str, type(None)})
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Batch:
         run: Calls the model on leaves `[B, ...]` and returns what it returns.
         mask: Valid positions of the logits, bool `[N, *positions]`, or None.
         attention_mask: The mapping's own, `[N, T]`, for logits of that length; or None.
+        constants: What else the model is given, by name, if all of it is plain values; else None.
     """
 
     leaves: tuple[Tensor, ...]
     run: Callable[[nn.Module, Sequence[Tensor]], Any]
     mask: Tensor | None = None
     attention_mask: Tensor | None = None
+    constants: tuple[tuple[str, Any], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.leaves[0])
@@ -115,7 +118,8 @@ class Reader:
             attention = _usable(attention, self._device).bool()
         else:
             attention = None
-        return Batch(tuple(flat[i] for i in places), run, valid, attention)
+        constants = _constants([path_leaf for i, path_leaf in enumerate(named) if i not in places])
+        return Batch(tuple(flat[i] for i in places), run, valid, attention, constants)
 
     def _holds_samples(self, name: str, leaf: Tensor, size: int) -> bool:
         length = len(leaf) if leaf.dim() else -1
@@ -165,6 +169,12 @@ def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:
     if isinstance(raw, Tensor):
         return raw, lambda model, given: model(given)
     raise _refusal(raw)
+
+
+def _constants(named: Sequence[tuple[Any, Any]]) -> tuple[tuple[str, Any], ...] | None:
+    if any(type(leaf) not in _PLAIN for _, leaf in named):
+        return None
+    return tuple((pytree.keystr(path), leaf) for path, leaf in named)
 
 
 def _refusal(raw: Any) -> TypeError:

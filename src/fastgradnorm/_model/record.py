@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import Watch
@@ -60,8 +61,8 @@ class Recorder(Watch):
         harmless: (parameter, function) pairs that read a parameter without a gradient.
     """
 
-    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
-        super().__init__(pieces, stand_ins, backend)
+    def __init__(self, pieces: Pieces, stand_ins: StandIns, passage: Passage) -> None:
+        super().__init__(pieces, stand_ins, passage)
         self.uses: list[Use] = []
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.handed import same_object
 from fastgradnorm._model.layout import check_memory
+from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._operations import table
@@ -37,14 +38,6 @@ _FACTORIES = frozenset(
 )
 
 
-class DivergentControlFlowError(Exception):
-    """The samples of one batch take different branches; `values` `[N]` tells which."""
-
-    def __init__(self, values: Tensor) -> None:
-        super().__init__("the samples of a batch take different branches")
-        self.values = values
-
-
 class PlanChangedError(Exception):
     """A forward pass used parameters in another way than the one the plan was made from."""
 
@@ -56,19 +49,27 @@ class Watch(TorchFunctionMode):
         pieces: The tracked parameters.
         stand_ins: What stands for the caller's own tensors, for models that reach those past the
             module tree, and what a model may do to it.
-        backend: What computes the norms.
-
-    Attributes:
-        spread: A zero of each sample. If set, new tensors get a value a sample, so that the model
-            may write values of its samples into them.
-        channels_last: Whether convolutions may put the channels last in memory.
+        passage: How the model is run; what is seen of it is noted there.
+        leaves: The sample, under vmap; none in a plain pass.
     """
 
-    def __init__(self, pieces: Pieces, stand_ins: StandIns, backend: str) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        stand_ins: StandIns,
+        passage: Passage,
+        leaves: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__()
-        self.pieces, self.stand_ins, self.backend = pieces, stand_ins, backend
-        self.spread: Tensor | None = None
-        self.channels_last = False
+        self.pieces, self.stand_ins, self.passage = pieces, stand_ins, passage
+        spread = passage.settings.spread and len(leaves) > 0
+        # A zero of each sample.
+        self._zero = torch.zeros_like(leaves[0].flatten()[0]) if spread else None
+
+    @property
+    def backend(self) -> str:
+        """What computes the norms."""
+        return self.passage.settings.backend
 
     def __torch_function__(
         self,
@@ -80,7 +81,7 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _BRANCHES and _is_batched(args[0]):
-            return func(_common_value(args[0], name))
+            return self.passage.branches.read(func, args[0], name)
         tensors = tensors_in(args, kwargs)
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
@@ -137,14 +138,16 @@ class Watch(TorchFunctionMode):
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
         operation = table.known(func)
+        channels_last = self.passage.settings.channels_last
         if operation.form is not None and operation.has_layout:
-            return operation.form(*args, channels_last=self.channels_last, **kwargs)
+            self.passage.laid_out = self.passage.laid_out or channels_last
+            return operation.form(*args, channels_last=channels_last, **kwargs)
         output = (operation.form or func)(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if self.channels_last:
+        if channels_last:
             check_memory(name, args, kwargs, output)
-        if self.spread is not None and name in _FACTORIES:
-            return _spread(output, self.spread)
+        if self._zero is not None and name in _FACTORIES:
+            return _spread(output, self._zero)
         return output
 
     def ruled(
@@ -206,21 +209,6 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
     )
     opened.__kwdefaults__ = func.__kwdefaults__
     return opened
-
-
-def _common_value(tensor: Tensor, reading: str) -> Tensor:
-    """The value that all samples of a vmapped tensor have, as far as `reading` tells them apart."""
-    tensor = functorch.samples(tensor)
-    rows = tensor.reshape(len(tensor), -1)
-    if reading in ("__bool__", "is_nonzero"):
-        rows = rows.bool()
-    elif reading in ("__int__", "__index__") and bool(rows.isfinite().all()):
-        rows = rows.long()
-    if rows.is_floating_point():  # NaN is a value like any other here
-        rows = rows.nan_to_num(nan=torch.finfo(rows.dtype).max, posinf=torch.inf, neginf=-torch.inf)
-    if not bool((rows == rows[0]).all()):
-        raise DivergentControlFlowError(rows)
-    return tensor[0]
 
 
 def _is_batched(tensor: Any) -> bool:

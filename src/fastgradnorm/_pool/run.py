@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.verify import verify
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import Batch, Reader
+from fastgradnorm._model.passage import Settings
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.samples import Pool
@@ -40,7 +41,7 @@ def score_one(engine: Engine, batch: Batch) -> Scored:
     """Scores of one batch, on the CPU; the first samples are verified if the options say so."""
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     if len(batch) == 0:
-        return Scored(dict.fromkeys(engine.options.schemes, torch.empty(0, dtype=dtype)), {})
+        return engine.outcome.nothing(dtype)
     if engine.options.verify:
         _verify(engine, batch)
     scored = engine.score(batch)
@@ -80,7 +81,7 @@ class Run:
     @property
     def pulled(self) -> int:
         """Pull-backs so far where their number depends on the sample."""
-        return self._earlier_pulled + self.engine.passes.pulled
+        return self._earlier_pulled + self.engine.outcome.pulled
 
     def parts(self) -> Iterator[Part]:
         """The scores of each batch, in order. Nothing of a batch is kept."""
@@ -141,7 +142,7 @@ class Run:
             if checkpoint.entries and first is not None:
                 state = checkpoint.entries[-1].state
                 self.engine.chunks.resume(Limits(*state["limits"]))
-                self.engine.passes.channels_last = state["channels_last"]
+                self.engine.passes.settings = Settings(**state["settings"])
                 self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
                 if not checkpoint.finished and len(first):
                     with autograd_ready():
@@ -154,9 +155,9 @@ class Run:
         columns = {f"score {name}": values for name, values in scored.scores.items()}
         columns |= {f"error {name}": values for name, values in scored.errors.items()}
         state: dict[str, Any] = {"seconds": self.seconds, "pulled": self.pulled}
-        # What bits depend on: how batches are cut, and how tensors lie in memory.
+        # What bits depend on: how batches are cut, and how the model is run.
         state["limits"] = list(self.engine.chunks.limits)
-        state["channels_last"] = self.engine.passes.channels_last
+        state["settings"] = asdict(self.engine.passes.settings)
         counted = union(self.counted, self.engine.counted)
         if counted != self.counted:
             state["counted"] = list(counted)

@@ -1,0 +1,83 @@
+"""What a pass needs in memory, as far as one plain pass tells."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import fastgradnorm_kernels as kernels
+import torch
+from torch import Tensor
+
+from fastgradnorm._model.record import Use
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._operations.rules import Rule
+
+_MANY = 1 << 20
+
+
+class SavedBytes:
+    """Adds up what autograd keeps for one sample, parameters apart.
+
+    The graph holds numbers, not tensors: an operation that holds its own output would be a circle
+    that is never freed.
+
+    Attributes:
+        tensors: What the graph's numbers stand for; to be cleared when it is not pulled back from.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self.tensors: list[Tensor] = []
+        self.total = 0
+
+    def noted(self) -> AbstractContextManager[Any]:
+        """A context in which whatever autograd keeps is noted."""
+        hooks: AbstractContextManager[Any]
+        hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
+        return hooks
+
+    def pack(self, tensor: Tensor) -> int:
+        """Notes a tensor, and returns its number."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def unpack(self, number: int) -> Tensor:
+        """The tensor of that number, for models that pull back while they run."""
+        return self.tensors[number]
+
+
+def transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
+    """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
+    outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
+    largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
+    return 4 * outputs + 2 * largest
+
+
+def scratch_elements(use: Use) -> int:
+    """A Gram matrix of the positions, and the patches of a convolution where they are formed."""
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    if t == 1:
+        return 0
+    # The more cotangents share it, the likelier the Gram form.
+    gram = kernels.choose_form(t, i, o, _MANY) == "ghost"
+    given = sum(saved.numel() for saved in use.rule.saved)
+    patches = t * i * groups if t * i * groups > given else 0
+    if use.operation == "conv2d" and not gram:
+        patches = 0
+    return patches + groups * t * t * gram
+
+
+def gradient_elements(use: Use) -> int:
+    """Of the weight gradient, where the direct form is chosen for one cotangent."""
+    assert use.rule is not None
+    t, i, o, groups = _sizes(use.rule)
+    return groups * i * o if kernels.choose_form(t, i, o, 1) == "direct" else 0
+
+
+def _sizes(rule: Rule) -> tuple[int, int, int, int]:
+    return rule.shape.positions, rule.shape.inputs, rule.shape.outputs, rule.groups

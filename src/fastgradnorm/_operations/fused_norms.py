@@ -1,0 +1,186 @@
+"""Batch and group norms under vmap: PyTorch's fused kernels over samples and cotangents at once.
+
+Batch norms by running statistics and group norms treat each sample alone, so that samples join the
+batch `[B, C, *]`. PyTorch's own rules for vmap take several passes over memory instead, and
+some cannot run with the channels last in memory.
+"""
+
+from functools import partial
+from typing import Any
+
+import fastgradnorm_kernels as kernels
+import torch
+from fastgradnorm_kernels import operators
+from fastgradnorm_kernels.functorch import in_memory, outside
+from fastgradnorm_kernels.levels import aligned, wrapped
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm._operations.rows import Rows
+from fastgradnorm._operations.single_level import (
+    SingleLevel,
+    is_differentiated,
+    is_frozen,
+    unwrap,
+    wrap,
+)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass."""
+    frozen = (running_mean, running_var, weight, bias)
+    differentiated = is_differentiated(input) if is_frozen(*frozen) else None
+    if differentiated is not None:
+        function = _BatchNorm.within if differentiated else _scaled
+        output: Tensor = function(input, *frozen, eps)
+        return output
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    scale = (running_var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    if bias is not None:
+        shift = shift + bias
+    # Not `addcmul`, which is not vectorised where it broadcasts and takes three times as long.
+    return (input * scale.view(shape)).add_(shift.view(shape))
+
+
+def _scaled(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    found = aligned(x)
+    assert found is not None and found.tensors[0] is not None
+    count = len(found.levels)
+    with outside():
+        rows = found.tensors[0].flatten(0, count)
+        output = F.batch_norm(rows, mean, var, weight, bias, False, 0.0, eps)
+        output = output.unflatten(0, (*found.sizes, -1))
+    return wrapped(output, found.levels)
+
+
+class _BatchNorm(SingleLevel):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        with outside():
+            scale = (var + eps).rsqrt()
+            scale = scale if weight is None else scale * weight
+            ctx.save_for_backward(scale)
+        return wrap(_scaled(unwrap(x), mean, var, weight, bias, eps))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = ctx.saved_tensors
+        if g.is_cuda:  # one kernel, where there would be two and float32 numbers between them
+            scaled = partial(kernels.scaled_channels, scale=scale)
+            return Rows.of(g).apply(scaled), *(None,) * 5
+        shape = (-1,) + (1,) * (g.dim() - 2)
+        return (g * scale.view(shape)).to(g.dtype), *(None,) * 5
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.group_norm`."""
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # which has it in float32
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
+        input = input.to(wide)
+    plain = is_frozen(weight, bias) and operators.has_group_norm()
+    differentiated = is_differentiated(input) if plain else None
+    if differentiated is not None:
+        if differentiated:
+            output: Tensor = _GroupNorm.within(input, num_groups, weight, bias, eps)
+            return output
+        return _grouped(input, num_groups, weight, bias, eps)[0]
+    if in_memory(input).is_contiguous():
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    # With the channels last in memory vmap cannot run its backward pass.
+    rows = input.reshape(len(input), num_groups, -1)
+    var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
+    scale: Tensor = (var + eps).rsqrt()
+    output = ((rows - mean) * scale).reshape(input.shape)
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    if weight is not None:
+        output = output * weight.view(shape)
+    return output if bias is None else output + bias.view(shape)
+
+
+def _grouped(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, and mean and reciprocal deviation `[B, groups]`."""
+    found = aligned(x)
+    assert found is not None and found.tensors[0] is not None
+    with outside():
+        rows = found.tensors[0].flatten(0, len(found.levels)).contiguous()
+        parts = operators.group_norm_parts(rows, weight, bias, groups, eps)
+        output, mean, deviation = (part.unflatten(0, (*found.sizes, -1)) for part in parts)
+    levels = found.levels
+    return wrapped(output, levels), wrapped(mean, levels), wrapped(deviation, levels)
+
+
+class _GroupNorm(SingleLevel):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        x = unwrap(x)
+        output, mean, deviation = _grouped(x, groups, weight, bias, eps)
+        ctx.save_for_backward(x, mean, deviation, weight)
+        ctx.groups = groups
+        return wrap(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        *saved, weight = ctx.saved_tensors
+        found = aligned(g, *saved)
+        assert found is not None
+        with outside():
+            count = len(found.levels)
+            most = (*found.sizes, 1, 1)[:2]  # samples, cotangents
+            g, x, mean, deviation = (
+                t.reshape(*most, *t.shape[count:]) for t in found.tensors if t is not None
+            )
+            # On a GPU one call for all cotangents, and copies of what was kept; else one each.
+            at_a_time = most[1] if g.is_cuda else 1
+            x, mean, deviation = (
+                t[:, :at_a_time].flatten(0, 2).contiguous() for t in (x, mean, deviation)
+            )
+            grads = [
+                operators.group_norm_pulled(
+                    part.flatten(0, 2).contiguous(), x, mean, deviation, weight, ctx.groups
+                ).view(part.shape)
+                for part in g.split(at_a_time, 1)
+            ]
+            if len(grads) == 1:
+                grad = grads[0]
+            else:  # cotangents outermost in memory, as the pull-back has them
+                grad = torch.stack([grad[:, 0] for grad in grads]).transpose(0, 1)
+            grad = grad.reshape(*found.sizes, *grad.shape[2:])
+        return wrapped(grad, found.levels), *(None,) * 4

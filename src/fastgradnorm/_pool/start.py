@@ -1,0 +1,45 @@
+"""The beginning of a run: with which engine, in this process alone or with others."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fastgradnorm_kernels import resolve_backend
+from torch import nn
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.outcome import Outcome
+from fastgradnorm._engine.timing import Clock
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
+from fastgradnorm._pool.ranks import Ranks
+from fastgradnorm._pool.run import Run
+from fastgradnorm._pool.samples import make_pool
+from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._process.states import autograd_ready
+
+
+def make_engine(
+    model: nn.Module,
+    options: Options,
+    outcome: Callable[[Subject, Options], Outcome] | None = None,
+    clock: Clock | None = None,
+) -> Engine:
+    """An engine for a model as it is now; by default one that scores."""
+    with autograd_ready():
+        subject = Subject(model, options)
+        resolve_backend(options.backend, subject.device)
+        made = None if outcome is None else outcome(subject, options)
+        return Engine(subject, options, made, clock)
+
+
+def start(
+    model: nn.Module,
+    loader: Iterable[Any],
+    options: Options,
+    make: Callable[[nn.Module, Options], Engine],
+) -> Run | SharedRun:
+    """A run over a pool, which other ranks share if there are some and the options allow it."""
+    ranks = Ranks.joined(options.distributed)
+    if ranks is not None:
+        return SharedRun(ranks, model, loader, options, make)
+    return Run(make(model, options), make_pool(loader, options.subset, options.seed))
