@@ -15,6 +15,7 @@ from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import (
+    NOT_THE_MODELS,
     CoverageError,
     SlowPathWarning,
     UnsupportedModelError,
@@ -101,6 +102,8 @@ class Engine:
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 self.passes.replays.clear()
+                raise
+            if isinstance(error, NOT_THE_MODELS):
                 raise
             if not self.subject.blamed:
                 raise  # of the engine's own: there is no other way around that

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from fastgradnorm_kernels.levels import outside
+from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor
 
 from fastgradnorm._model.standins import same
@@ -45,13 +46,14 @@ class Buffers:
         if self._first:
             # With the graph that an earlier call may have left, to see if it is used.
             return self._originals[key].to(usable.device).clone()
-        if key in self._changing or not _is_large(usable):
+        # On a GPU a copy costs less than to wait for a comparison.
+        if key in self._changing or not _is_large(usable) or usable.is_cuda:
             return usable.clone()
         with outside(), torch.no_grad():
             known = self._large.get(key)
             if known is None:
                 known = self._large[key] = usable.clone()
-            elif known._version > 0 or not same(known, usable):
+            elif not is_untouched(known) or not same(known, usable):
                 self._changing.add(key)
         return usable.clone() if key in self._changing else known
 
