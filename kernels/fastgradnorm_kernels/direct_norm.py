@@ -32,7 +32,8 @@ _PROGRAMS_IF_NEEDED = 8
 
 @triton.jit
 def _gradient(
-    x_columns,  # [1, BLOCK_I], pointers to the inputs of the first position
+    x_ptr,  # the sample's and group's first input
+    x_steps,  # [1, BLOCK_I], elements from a position's first input to its inputs
     g_rows,  # [BLOCK_O, 1], pointers to the outputs at the first position
     T,
     g_stride,
@@ -47,7 +48,7 @@ def _gradient(
     PROMOTE: tl.constexpr,
 ):
     """A tile [BLOCK_O, BLOCK_I] of the weights' gradient."""
-    gradient = tl.zeros([g_rows.shape[0], x_columns.shape[1]], tl.float32)
+    gradient = tl.zeros([g_rows.shape[0], x_steps.shape[1]], tl.float32)
     first = tl.arange(0, BLOCK_T)
     # The place of each position in space, and how far BLOCK_T positions are, in mixed radix.
     z, y, x = first // (OUT[0] * OUT[1]), first // OUT[1] % OUT[0], first % OUT[1]
@@ -63,7 +64,7 @@ def _gradient(
         else:
             places = tl.where(t < T, places, 0)
             g = tl.load(g_rows + g_steps[None, :], mask=(t < limit)[None, :], other=0.0)
-        a = tl.load(x_columns + places[:, None])  # [BLOCK_T, BLOCK_I]
+        a = tl.load(x_ptr + (places[:, None] + x_steps))  # [BLOCK_T, BLOCK_I]
         if PROMOTE:
             # The matrix units round sums toward zero: long ones are added up outside of them. A
             # last argument that only other types heed keeps the two additions apart.
@@ -155,9 +156,9 @@ def _direct_sq_norm_kernel(
             columns = tile * BLOCK_I + tl.arange(0, BLOCK_I)
             i = tl.where(columns < inputs, columns, 0)
             i = tl.max_contiguous(tl.multiple_of(i, VECTOR_X), VECTOR_X)
-            x_columns = x_group + input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
+            x_steps = input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
             gradient = _gradient(
-                *(x_columns[None, :], g_rows[:, None], T, g_stride, out, steps),
+                *(x_group, x_steps[None, :], g_rows[:, None], T, g_stride, out, steps),
                 *(PLAIN, POSITIONS_LAST, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
             )
             gradient = tl.where((columns < I)[None, :], gradient, 0.0)
