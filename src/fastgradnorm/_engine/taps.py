@@ -269,10 +269,13 @@ class HeadInput(Watch):
         return self.output
 
     def is_output(self, logits: Tensor) -> bool:
-        """Whether these are the layer's output, unchanged; False also where that needs a look."""
-        if self.output is None:
-            return False
+        """Whether these are the layer's output itself; if not, they may be a copy of it.
+
+        Raises:
+            PlanChangedError: If the output was changed in place since.
+        """
+        if self.output is None or self._changed():
+            raise PlanChangedError
         found, made = in_memory(logits), in_memory(self.output)
-        if found.data_ptr() != made.data_ptr() or found.dtype != made.dtype:
-            return False
-        return found.numel() == made.numel() and not self._changed()
+        same = found.data_ptr() == made.data_ptr() and found.dtype == made.dtype
+        return same and found.numel() == made.numel()
