@@ -83,3 +83,15 @@ def test_no_value_is_read_where_memory_tells(change, monkeypatch):
     monkeypatch.delattr(passes, "_agree")
     scorer = GradNormScorer(model, progress=False, params="last_layer", verify=False)
     assert len(torch.cat(list(scorer.stream([SMALL, LARGE])))) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [viewed, copied, changed_in_place, changed_through_a_view, changed_through_another_name],
+    ids=lambda change: change.__name__,
+)
+def test_a_change_that_is_always_made_is_noticed(change):
+    model = Model(change)
+    options = {"params": "last_layer"}
+    found = GradNormScorer(model, progress=False, **options).score_batch(LARGE)
+    assert_close_relative(found, naive_score_pool(model, [LARGE], **options), 1e-5)

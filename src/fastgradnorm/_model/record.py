@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
 from fastgradnorm._model.passage import Passage
@@ -68,6 +69,7 @@ class Recorder(Watch):
         self.reads: Counter[int] = Counter()
         self.harmless: set[tuple[str, str]] = set()
         self._sources: dict[int, tuple[Tensor, Use, bool]] = {}
+        self._changed: dict[int, Callable[[], bool]] = {}  # in place, by a use's `id`
 
     @property
     def layer(self) -> str:
@@ -122,6 +124,7 @@ class Recorder(Watch):
         self.reads.update(id(t) for t in tensors_in(args, kwargs) if self.pieces.of(t) is not None)
         if use.output is not None:
             self._sources[id(use.output)] = (use.output, use, True)
+            self._changed[id(use)] = marked(use.output)
 
     def _follow(self, name: str, inputs: Sequence[Tensor], output: Tensor) -> None:
         """An operation on nothing but an earlier output: its output still comes from that one."""
@@ -133,4 +136,4 @@ class Recorder(Watch):
     def source(self, tensor: Tensor) -> tuple[Use | None, bool]:
         """The use that `tensor` comes from alone, and whether it only reshapes its output."""
         _, use, exact = self._sources.get(id(tensor), (None, None, False))
-        return use, exact
+        return use, exact and use is not None and not self._changed[id(use)]()
