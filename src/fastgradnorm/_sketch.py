@@ -34,6 +34,7 @@ from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import Watch
+from fastgradnorm._operations.numbers import count, numbers
 from fastgradnorm._operations.single_level import current_level
 from fastgradnorm._options import Options, make_options
 from fastgradnorm._pool.start import make_engine, start
@@ -133,7 +134,7 @@ class Sketches:
 
     def planned(self, plan: Plan) -> Plan:
         """One parameter's gradient is alive at a time, with its signs and buckets."""
-        largest = max(self.subject.parameters[name].numel() for name in plan.tracked)
+        largest = max(count(self.subject.parameters[name]) for name in plan.tracked)
         transient = max(plan.transient_bytes, 3 * largest * self.subject.dtype.itemsize)
         return replace(plan, transient_bytes=transient)
 
@@ -203,8 +204,8 @@ class Sketches:
         table = self._table(name)
 
         def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
-            g = g.to(accumulation_dtype(g.dtype)).reshape(-1)
-            plus, minus = g.new_zeros(2 * self.dim).scatter_add(0, table, g).chunk(2)
+            found = numbers(g)
+            plus, minus = found.new_zeros(2 * self.dim).scatter_add(0, table, found).chunk(2)
             return plus - minus
 
         return read
@@ -213,8 +214,8 @@ class Sketches:
         """Bucket of each element, plus `dim` where its sign is negative."""
         if name not in self._tables:
             generator = np.random.default_rng([self.options.seed, *name.encode()])
-            count = self.subject.parameters[name].numel()
-            table = torch.from_numpy(generator.integers(2 * self.dim, size=count))
+            size = count(self.subject.parameters[name])
+            table = torch.from_numpy(generator.integers(2 * self.dim, size=size))
             self._tables[name] = table.to(self.subject.device)
         return self._tables[name]
 

@@ -30,10 +30,14 @@ MOST_LABEL_MAPS = 100
 
 
 def in_float64(tree: Any) -> Any:
-    """The same batch with its floating-point tensors in float64."""
-    return tree_map(
-        lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, tree
-    )
+    """The same batch with its floating-point tensors in float64, complex ones in complex128."""
+    return tree_map(lambda t: _wide(t) if isinstance(t, Tensor) else t, tree)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ def norms(
         masks: Valid positions `[N, *positions]` of dense outputs, whose loss is the mean over them.
             Labels are all maps of classes where these are few; else there is the entropy only.
     """
-    model = copy.deepcopy(model).double().eval()
+    model = copy.deepcopy(model)._apply(_wide).eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = []
     with torch.enable_grad(), ContiguousGradients():
@@ -182,7 +186,8 @@ def _gradient_norms(out: Tensor, named: dict[str, Tensor], cotangent: Tensor) ->
     )
     return torch.stack(
         [
-            torch.zeros((), dtype=torch.float64) if g is None else g.square().sum().sqrt()
+            # A complex number is two, whose squares add up to that of its size.
+            torch.zeros((), dtype=torch.float64) if g is None else g.abs().square().sum().sqrt()
             for g in grads
         ]
     )

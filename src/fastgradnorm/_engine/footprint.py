@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgradnorm._model.record import Use
 from fastgradnorm._model.subject import Subject
+from fastgradnorm._operations.numbers import count
 from fastgradnorm._operations.rules import Rule
 
 _MANY = 1 << 20
@@ -52,8 +53,8 @@ class SavedBytes:
 
 def transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
     """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
-    outputs = max([use.output.numel() for use in uses if use.output is not None], default=1)
-    largest = max([subject.parameters[name].numel() for name in leftovers], default=0)
+    outputs = max([count(use.output) for use in uses if use.output is not None], default=1)
+    largest = max([count(subject.parameters[name]) for name in leftovers], default=0)
     return 4 * outputs + 2 * largest
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
+from fastgradnorm._operations.numbers import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
 
@@ -39,7 +40,7 @@ class PlainPass:
         zero = torch.zeros((), dtype=cotangent.dtype, device=cotangent.device)
         # A dot product adds in blocks; the norm of a large tensor loses a digit or two in float32.
         dense = [g.to_dense() if g is not None and g.is_sparse else g for g in grads]
-        rows = [zero if g is None else g.to(zero.dtype).reshape(-1) for g in dense]
+        rows = [zero if g is None else numbers(g).to(zero.dtype) for g in dense]
         return torch.stack([row if row.dim() == 0 else row.dot(row) for row in rows])
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import KernelError, accumulation_dtype
+from fastgradnorm_kernels import KernelError
 from fastgradnorm_kernels.functorch import in_memory
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
@@ -25,6 +25,7 @@ from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import PlanChangedError, Watch
 from fastgradnorm._operations import table
+from fastgradnorm._operations.numbers import numbers
 from fastgradnorm._operations.rules import Joint
 from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
 from fastgradnorm._process.memory import is_out_of_memory
@@ -102,7 +103,7 @@ def tap_parameter(
 
     def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
         reached.add(name)
-        return g.to(accumulation_dtype(g.dtype)).square().sum()[None]
+        return numbers(g).square().sum()[None]
 
     read = read if clock is None else clock.timing([name], read)
     return tap(current_level(), parameter, extra, read)

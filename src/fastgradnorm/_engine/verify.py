@@ -19,6 +19,7 @@ from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.branches import DivergentControlFlowError
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.watch import PlanChangedError
+from fastgradnorm._operations.numbers import in_double, model_in_double
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._schemes.objective import make_objective
 
@@ -58,9 +59,9 @@ def verify(engine: Engine, batch: Batch) -> None:
 
 def _agrees_in_double(engine: Engine, batch: Batch) -> bool:
     """Whether rounding alone is at fault; False also for models that do not run in float64."""
-    wide = tuple(x.double() if x.is_floating_point() else x for x in batch.leaves)
+    wide = tuple(in_double(x) for x in batch.leaves)
     try:
-        model = copy.deepcopy(engine.subject.model).double()
+        model = model_in_double(copy.deepcopy(engine.subject.model))
         options = replace(engine.options, autocast=None)
         _check(Engine(Subject(model, options), options), replace(batch, leaves=wide))
     except Exception:  # of the caller's model: the disagreement stands

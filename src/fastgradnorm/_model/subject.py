@@ -43,7 +43,7 @@ class Subject:
         self.chosen = _choose(trainable, options)
         some = next(iter(self.parameters.values()))
         self.device = torch.device(options.device or some.device)
-        self.dtype = next(iter(trainable.values())).dtype
+        self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
         self._holdings = Holdings(self.parameters, self._moved)
         self._mold = Mold(self.model)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from fastgradnorm._operations import (
     attention,
     convolutions,
@@ -60,7 +62,9 @@ def make_rule(
 ) -> Rule | None:
     """The rule of a bound call, or None where it does not apply to these arguments."""
     make = TABLE[func].rule
-    return None if make is None else make(call, tracked, backend)
+    if make is None or any(isinstance(v, Tensor) and v.is_complex() for v in call.values()):
+        return None  # rules are of real numbers
+    return make(call, tracked, backend)
 
 
 def register_rule(
