@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +23,44 @@ def autograd_ready() -> Iterator[None]:
     path of `nn.TransformerEncoder` is off, since it is none for gradients, and gives padded
     positions other values. Convolutions in float32 are as exact as matrix products.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with switches.plain_checkpoints(), switches.no_parametrize_cache():
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            with float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
-                yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+    with _shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+_running = 0  # blocks entered and not left, in all threads: what they change is the process's
+_lock = threading.Lock()
+_changes = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def _shared() -> Iterator[None]:
+    """The first block of the process changes its state, the last one puts it back."""
+    global _running
+    with _lock:
+        if _running == 0:
+            _changes.enter_context(switches.plain_checkpoints())
+            _changes.enter_context(switches.no_parametrize_cache())
+            _changes.enter_context(_no_fast_path())
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0:
+                _changes.close()
+
+
+@contextlib.contextmanager
+def _no_fast_path() -> Iterator[None]:
+    mha = torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        if not mha.get_fastpath_enabled():  # else another has changed it since
+            mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

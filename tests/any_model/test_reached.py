@@ -1,12 +1,12 @@
-"""Every tap of a plan is reached in each pass; what is missing is never excused by rounding."""
+"""A pass that leaves out what its plan counts is an error, whatever hid it."""
 
 import pytest
 import torch
+from test_casts import CASTS, PLACES
 from torch import nn
 
 from fastgradnorm import CoverageError, GradNormScorer, VerificationError, score_pool
 from fastgradnorm._model.batches import as_batch
-from tests.any_model.test_casts import CASTS, PLACES
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
