@@ -104,7 +104,8 @@ def _assigned(module: Any, values: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            setattr(module, name, value)
+            if getattr(module, name) is values[name]:  # else another has changed it since
+                setattr(module, name, value)
 
 
 class _PlainCheckpoint:

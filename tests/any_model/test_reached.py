@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_casts import CASTS, PLACES
 from torch import nn
 
 from fastgradnorm import CoverageError, GradNormScorer, VerificationError, score_pool
 from fastgradnorm._model.batches import as_batch
+from tests.any_model.test_casts import CASTS, PLACES
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
