@@ -20,6 +20,7 @@ from benchmarks.gpu.precision import Mode
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.syncs import places
 from benchmarks.setting import Setting
+from fastgradnorm._engine.replay import as_they_are
 
 CLASSES = 10
 CELLS: list[tuple[str, int, str, Mode]] = [
@@ -65,10 +66,11 @@ def one_pass(row: dict[str, Any], run: Callable[[], Any], report: Report) -> Non
     row |= profiled(run, report.device)
     row["idle_share"] = max(0.0, 1 - row["busy_seconds"] / row["seconds"])
     report.save()
-    row["places"] = places(run, cuda=not report.dry)
+    with as_they_are():
+        row["places"] = places(run, cuda=not report.dry)
     row["syncs"] = sum(row["places"].values())
     operators = Operators()
-    with operators:
+    with operators, as_they_are():
         run()
     row["operators"] = operators.total
     row["operators_by_name"] = dict(operators.counts.most_common(KEPT))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from benchmarks.gpu import engine, kernel_tests, kernels, launches, sweep, throughput
+from benchmarks.gpu import engine, graphs, kernel_tests, kernels, launches, sweep, throughput
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Part:
 PARTS = {
     "engine": Part(engine, 120, timed=False),
     "tests": Part(kernel_tests, 120, timed=False),
+    "graphs": Part(graphs, 60),
     "launches": Part(launches, 60),
     "throughput": Part(throughput, 150),
     "kernels": Part(kernels, 70),
