@@ -84,7 +84,7 @@ def _on_device(model, inputs, options):
     with autograd_ready():
         engine = scorer._engine()
         batch = as_batch(inputs, engine.subject.device)
-        score_one(engine, batch, first=True)  # plans, and tries kernels
+        score_one(engine, batch)  # plans, and tries kernels
         emulator.COUNTS.clear()
         out = engine.score(batch)
         counts = emulator.COUNTS

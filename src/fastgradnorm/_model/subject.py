@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.shadow import Mold, tensor_attributes
@@ -90,9 +90,14 @@ class Subject:
 
     @contextmanager
     def responsible(self) -> Iterator[None]:
-        """What is raised inside is raised by the caller's model, or by what pulls back from it."""
+        """What is raised inside is raised by the caller's model, or by what pulls back from it.
+
+        Errors of kernels and of the device apart: those are nobody's.
+        """
         try:
             yield
+        except NOT_THE_MODELS:
+            raise
         except Exception:
             self.blamed = True
             raise
