@@ -13,7 +13,7 @@ MIB = 1 << 20
 def _plan(activations, transients):
     coverage = Coverage((), (), (), (), (), frozenset())
     return Plan(
-        coverage, frozenset(), (), (10,), True, activations * MIB, transients * MIB, 0, 0, 4
+        coverage, frozenset(), (), (10,), True, activations * MIB, transients * MIB, 0, 0, 4, None
     )
 
 
