@@ -13,6 +13,7 @@ from fastgradnorm_kernels import (
     ghost_norm,
     linear_head,
     logit_head,
+    scaled,
 )
 from torch import Tensor
 
@@ -63,6 +64,8 @@ def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callabl
     for x, g, geometry, groups in ghost:
         case = (_meta(dtype, *x), _meta(dtype, *g), geometry, groups)
         yield "conv_sq_norm", partial(conv_norm.conv_ghost_sq_norm, *case, **options)
+    if precision in ("tf32x3", "bf16x6"):  # of norms alone, see `norm_precision`
+        return
     h, w, b = _meta(dtype, 4096, 4096), _meta(dtype, 128_256, 4096), _meta(dtype, 128_256)
     yield "linear_head_scores", lambda: linear_head.linear_head_scores(h, w, b, **options)
 
@@ -76,6 +79,10 @@ def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x, g)
     x_last, g_last = _meta(dtype, 32, 256, 784).mT, _meta(dtype, 32, 10, 256, 784).mT
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x_last, g_last)
+    g_maps, scale = _meta(dtype, 320, 64, 28, 28), _meta(torch.float32, 64)
+    yield "scaled_channels", lambda: scaled.scaled_channels(g_maps, scale)
+    g_first = _meta(dtype, 320, 28, 28, 64).movedim(-1, 1)
+    yield "scaled_channels", lambda: scaled.scaled_channels(g_first, scale)
     ids, g_tokens = _meta(torch.int64, 32, 512), _meta(dtype, 32, 10, 512, 768)
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
 
@@ -92,13 +99,15 @@ def _odd(dtype: torch.dtype, size: int) -> Iterator[tuple[str, Callable[[], Any]
     yield "linear_head_scores", lambda: linear_head.linear_head_scores(a[0], a[0])
     yield "head_scores", lambda: logit_head.head_scores(a[0], a[0, 0])
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(a, g)
+    yield "scaled_channels", lambda: scaled.scaled_channels(a, _meta(torch.float32, size))
     ids = _meta(torch.int64, size, size)
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g)
 
 
 def calls() -> Iterator[tuple[str, torch.dtype, str, Callable[[], Any]]]:
     """Operation, dtype, precision of float32 products, and the call."""
-    for dtype, precision in [*((dtype, "ieee") for dtype in _DTYPES), (torch.float32, "tf32")]:
+    others = [(torch.float32, precision) for precision in ("tf32", "tf32x3", "bf16x6")]
+    for dtype, precision in [*((dtype, "ieee") for dtype in _DTYPES), *others]:
         for operation, call in _products(dtype, precision):
             yield operation, dtype, precision, call
     for dtype in _DTYPES:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastgradnorm_kernels import _device_norms, _torch_norms, reference
 from fastgradnorm_kernels._backends import input_precision, norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
-from fastgradnorm_kernels._forms import choose_form
+from fastgradnorm_kernels._forms import choose_tiled_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
 
@@ -43,14 +43,18 @@ def _torch_form(tensor: Tensor) -> Any:
     return _torch_norms if tensor.device.type == "cpu" else _device_norms
 
 
+def _off_matrix_units(dtype: torch.dtype, precision: str) -> bool:
+    return dtype == torch.float32 and precision == "ieee"
+
+
 def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     from fastgradnorm_kernels import direct_norm, ghost_norm
 
     _, k, t, o = g.shape
-    form = choose_form(t, a.shape[-1], o, k)
+    precision = norm_precision(g.dtype)
+    form = choose_tiled_form(t, a.shape[-1], o, k, _off_matrix_units(g.dtype, precision))
     if form == "closed form":
         return reference.outer_sq_norm(a, g)
-    precision = norm_precision(g.dtype)
     if form == "direct":
         return direct_norm.direct_sq_norm(a, g, input_precision=precision)
     sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g, input_precision=precision)
@@ -109,8 +113,9 @@ def _triton_conv_sq_norm(
     from fastgradnorm_kernels import conv_norm
 
     inputs = x.shape[1] // groups * math.prod(options[0])
-    form = choose_form(math.prod(g.shape[3:]), inputs, g.shape[2] // groups, g.shape[1])
     precision = norm_precision(g.dtype)
+    sizes = math.prod(g.shape[3:]), inputs, g.shape[2] // groups, g.shape[1]
+    form = choose_tiled_form(*sizes, _off_matrix_units(g.dtype, precision))
     if form == "direct":
         return conv_norm.conv_direct_sq_norm(x, g, options, groups, input_precision=precision)
     return conv_norm.conv_checked_ghost_sq_norm(

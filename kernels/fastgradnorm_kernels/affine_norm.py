@@ -19,13 +19,16 @@ from fastgradnorm_kernels._validate import check_affine
 from fastgradnorm_kernels.reference import AffineNorm
 from fastgradnorm_kernels.shapes import Float
 
+# Numbers of g that a program reads at a time: four loads of half precision a thread are under way.
+_NUMBERS = 4096
+
 
 @triton.jit
 def _affine_sq_norm_kernel(
     x_ptr,  # [N, T, D]
     g_ptr,  # [N, K, T, D]
-    partial_ptr,  # [2, N, K, blocks], float32: weight, bias
-    N,
+    weight_ptr,  # [N, K, blocks], float32
+    bias_ptr,  # the same
     K,
     T,
     D,
@@ -56,16 +59,21 @@ def _affine_sq_norm_kernel(
         weight += g * x
         bias += g
     weight, bias = tl.sum(weight, 0), tl.sum(bias, 0)  # [BLOCK_D]
-    slot = partial_ptr + (n * K + k) * blocks + block
-    tl.store(slot, tl.sum(weight * weight))
-    tl.store(slot + tl.cast(N, tl.int64) * K * blocks, tl.sum(bias * bias))
+    slot = (n * K + k) * blocks + block
+    tl.store(weight_ptr + slot, tl.sum(weight * weight))
+    tl.store(bias_ptr + slot, tl.sum(bias * bias))
 
 
-def blocks(positions: int, position_stride: int) -> dict[str, Any]:
-    """Block sizes and warps: wide along whichever dimension is contiguous."""
+def blocks(positions: int, features: int, position_stride: int) -> dict[str, Any]:
+    """Block sizes and warps: wide along whichever dimension is contiguous, and no wider than g."""
+    most_t, most_d = (triton.next_power_of_2(max(1, size)) for size in (positions, features))
     if position_stride == 1 and positions > 1:
-        return {"BLOCK_T": 128, "BLOCK_D": 16, "num_warps": 4}
-    return {"BLOCK_T": 16, "BLOCK_D": 128, "num_warps": 4}
+        block_t = min(128, most_t)
+        block_d = min(_NUMBERS // block_t, most_d)
+    else:
+        block_d = min(128, most_d)
+        block_t = min(_NUMBERS // block_d, most_t)
+    return {"BLOCK_T": block_t, "BLOCK_D": block_d, "num_warps": 4}
 
 
 def affine_sq_norm(
@@ -74,12 +82,13 @@ def affine_sq_norm(
     """Triton form of :func:`fastgradnorm_kernels.reference.affine_sq_norm`."""
     check_affine(normalized, grad_outputs)
     n, k, t, d = grad_outputs.shape
-    options = blocks(t, grad_outputs.stride(2))
+    options = blocks(t, d, grad_outputs.stride(2))
     tiles = triton.cdiv(d, options["BLOCK_D"])
-    partial = torch.empty(2, n, k, tiles, dtype=torch.float32, device=grad_outputs.device)
-    if partial.numel():
+    shape, device = (n, k, tiles), grad_outputs.device
+    partial = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
+    if partial[0].numel():
         strides = (*normalized.stride(), *grad_outputs.stride())
         _affine_sq_norm_kernel[(n * k * tiles,)](
-            normalized, grad_outputs, partial, n, k, t, d, tiles, *strides, **options
+            normalized, grad_outputs, *partial, k, t, d, tiles, *strides, **options
         )
-    return AffineNorm(partial[0].sum(-1), partial[1].sum(-1))
+    return AffineNorm(*(each[..., 0] if tiles == 1 else each.sum(-1) for each in partial))

@@ -42,8 +42,8 @@ _SHARED = 4
 def _ghost_sq_norm_kernel(
     x_ptr,  # see windows.py
     g_ptr,  # [N, K, T, groups * O], see gradients.py
-    partial_ptr,  # [2, N, groups, K, pairs or positions], float32: squared norm, uncancelled
-    N,
+    sq_norm_ptr,  # [N, groups, K, pairs or positions], float32
+    uncancelled_ptr,  # the same
     K,
     T,
     I,
@@ -109,7 +109,6 @@ def _ghost_sq_norm_kernel(
     gram_a = tl.where(used, gram_a, 0.0)
     diagonal = t[:, None] == column_t[None, :]
     width = positions if STACKED else pairs
-    plane = tl.cast(N, tl.int64) * groups * K * width
     g_group = group * O * g_stride if POSITIONS_LAST else aligned(group * O, VECTOR_G)
     g_group = g_ptr + aligned(n * g_stride_n, VECTOR_G) + g_group
     for k in range(first_k, tl.minimum(first_k + chunk, K), stack):
@@ -125,21 +124,36 @@ def _ghost_sq_norm_kernel(
             *(SAME, POSITIONS_LAST, VECTOR_G, EVEN_O, BLOCK_D, PRECISION, PROMOTE),
         )
         on_diagonal = tl.where(diagonal, gram, 0.0)
-        slots = partial_ptr + ((n * groups + group) * K + k) * width
+        first = ((n * groups + group) * K + k) * width
         if STACKED:
-            slots += tl.arange(0, BLOCK_T)
+            slots = first + tl.arange(0, BLOCK_T)
             written = inside & (slot < K - k)
-            tl.store(slots, tl.sum(gram, 1), mask=written)
-            tl.store(slots + plane, tl.sum(on_diagonal, 1), mask=written)
+            tl.store(sq_norm_ptr + slots, tl.sum(gram, 1), mask=written)
+            tl.store(uncancelled_ptr + slots, tl.sum(on_diagonal, 1), mask=written)
         else:
-            tl.store(slots + pair, tl.where(row == column, 1.0, 2.0) * tl.sum(gram))
-            tl.store(slots + plane + pair, tl.sum(on_diagonal))
+            weight = tl.where(row == column, 1.0, 2.0)
+            tl.store(sq_norm_ptr + first + pair, weight * tl.sum(gram))
+            tl.store(uncancelled_ptr + first + pair, tl.sum(on_diagonal))
 
 
 def chunk_size(inputs: int, outputs: int) -> int:
     """Cotangents that share one program's activation Gram: a power of two from 8 to 256."""
     wanted: int = triton.next_power_of_2(_SHARED * inputs // max(1, outputs))
     return min(256, max(8, wanted))
+
+
+def _chunk(shape: tuple[int, int, int], stack: int, others: int, processors: int) -> int:
+    """Cotangents of one program, for I inputs, O outputs and K cotangents in all.
+
+    All chunks are about as large. There are more of them where `others`, the programs of each,
+    would leave processors idle, which two programs each keep busy.
+    """
+    i, o, k = shape
+    chunks = triton.cdiv(k, max(stack, chunk_size(i, o)))
+    while chunks * stack < k and others * (chunks + 1) <= 2 * processors:
+        chunks += 1
+    chunk: int = triton.cdiv(triton.cdiv(k, max(1, chunks)), stack) * stack
+    return chunk
 
 
 def _depth(tile: Tile, activations: Windows) -> int:
@@ -164,13 +178,14 @@ def launch(
     stack = max(1, side // max(1, t))
     blocks = triton.cdiv(t, side)
     pairs = blocks * (blocks + 1) // 2
-    chunk = triton.cdiv(chunk_size(i, o), stack) * stack
+    chunk = _chunk((i, o, k), stack, n * groups * pairs, tiles.processors(g.device))
     width = t if stack > 1 else pairs
-    partial = torch.empty(2, n, groups, k, width, dtype=torch.float32, device=g.device)
-    if partial.numel():
+    shape, device = (n, groups, k, width), g.device
+    partial = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
+    if partial[0].numel():
         grid = (n * groups * pairs * triton.cdiv(k, chunk),)
         _ghost_sq_norm_kernel[grid](
-            *(x, g, partial, n, k, t, i, o, groups, pairs, chunk, stack),
+            *(x, g, *partial, k, t, i, o, groups, pairs, chunk, stack),
             **activations.arguments(),
             **grads.arguments(),
             SAME=pairs == 1,
@@ -184,7 +199,9 @@ def launch(
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
-    return GhostNorm(partial[0].sum((1, 3)), partial[1].sum((1, 3)))
+    # Nothing is left to be added where there is one group, and one tile of all positions.
+    single = groups == width == 1
+    return GhostNorm(*(each[:, 0, :, 0] if single else each.sum((1, 3)) for each in partial))
 
 
 def ghost_sq_norm(

@@ -114,6 +114,18 @@ def gpu(device: torch.device) -> tuple[str, tuple[int, int]]:
     return _gpu(torch.cuda.current_device() if device.index is None else device.index)
 
 
+@functools.cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors; of any other device those of a plain GPU."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return 108
+    return _processors(torch.cuda.current_device() if device.index is None else device.index)
+
+
 def shared_memory(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that a block may have."""
     if capability[0] in (9, 10):
@@ -147,7 +159,7 @@ def choose(
         return _narrowed(tile, *shape)
     # Products off the matrix units hold operands in registers too, beside both Grams.
     spills = kind[1] == "ieee" and (not vectors or shape[0] <= 32)
-    return tile._replace(rows=32, columns=32, warps=4) if spills else tile
+    return tile._replace(rows=32, columns=32, warps=4 if vectors else 8) if spills else tile
 
 
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:

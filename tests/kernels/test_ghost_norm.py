@@ -113,3 +113,31 @@ def test_cancellation_shows_in_the_ratio():
     g -= g.mean(2, keepdim=True)
     sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g)
     assert (sq_norm / uncancelled < 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    "shape, stack, others, chunk",
+    [
+        ((768, 3072, 10), 1, 384, 5),  # 8 and 2 would end later
+        ((2304, 256, 10), 1, 64, 4),  # 192 programs of 200
+        ((2304, 256, 10), 1, 50, 3),
+        ((2304, 256, 10), 1, 256, 10),
+        ((4608, 512, 10), 4, 40, 4),
+        ((4608, 512, 3), 4, 1, 4),
+        ((768, 768, 1), 1, 1, 1),
+        ((768, 768, 0), 1, 0, 0),
+        ((64, 64, 1000), 1, 10**6, 8),
+    ],
+)
+def test_chunks_are_even_and_keep_processors_busy(shape, stack, others, chunk):
+    assert ghost_norm._chunk(shape, stack, others, 100) == chunk
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("t", [5, 40, 70])
+def test_bits_do_not_depend_on_chunks(t, chunk, monkeypatch):
+    a, g = randn(2, t, 24), randn(2, 5, t, 9)
+    expected = ghost_norm.ghost_sq_norm(a, g)
+    monkeypatch.setattr(ghost_norm, "_chunk", lambda shape, stack, *_: -(-chunk // stack) * stack)
+    actual = ghost_norm.ghost_sq_norm(a, g)
+    assert all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))
