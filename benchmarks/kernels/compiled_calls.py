@@ -24,6 +24,12 @@ def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
+def _last(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Images with the channels last in memory."""
+    *outer, c, y, x = shape
+    return _meta(dtype, *outer, y, x, c).movedim(-1, -3)
+
+
 def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every operation built on matrix products, at shapes that reach every block configuration."""
 
@@ -64,6 +70,11 @@ def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callabl
     for x, g, geometry, groups in ghost:
         case = (_meta(dtype, *x), _meta(dtype, *g), geometry, groups)
         yield "conv_sq_norm", partial(conv_norm.conv_ghost_sq_norm, *case, **options)
+    for channels, side in ((3, 32), (64, 32), (128, 16), (256, 8), (512, 4)):  # a ResNet-18's
+        outputs = max(64, channels)
+        x, g = _last(dtype, 32, channels, side, side), _last(dtype, 32, 10, outputs, side, side)
+        call = conv_norm.conv_direct_sq_norm if side == 32 else conv_norm.conv_ghost_sq_norm
+        yield "conv_sq_norm", partial(call, x, g, square, 1, **options)
     if precision in ("tf32x3", "bf16x6"):  # of norms alone, see `norm_precision`
         return
     h, w, b = _meta(dtype, 4096, 4096), _meta(dtype, 128_256, 4096), _meta(dtype, 128_256)

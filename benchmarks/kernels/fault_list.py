@@ -27,6 +27,7 @@ class Fault:
         return self.old.join(head) + self.new + self.old.join(tail)
 
 
+_SCALED = "_scaled_kernel"
 _TILE, _SWEEP = "_head_scores_kernel", "_head_scores_sweep_kernel"
 _STATE, _SUMS = "_linear_head_state_kernel", "_linear_head_scores_kernel"
 _GHOST, _DIRECT = "_ghost_sq_norm_kernel", "_direct_sq_norm_kernel"
@@ -156,6 +157,16 @@ FAULTS = [
     Fault("affine_norm", _AFFINE, "swap stride", "t[:, None] * g_stride_t", "t[:, None] * x_stride_t"),
     Fault("affine_norm", _AFFINE, "swap stride", "k * g_stride_k", "k * g_stride_n"),
     Fault("affine_norm", _AFFINE, "32-bit address", "// K // blocks, tl.int64", "// K // blocks, tl.int32"),
+    Fault("scaled", _SCALED, "swap stride", "row[:, None] * columns", "row[:, None] * channels"),
+    Fault("scaled", _SCALED, "drop term", "row % channels", "0 * row"),
+    Fault("scaled", _SCALED, "drop mask", " & (column < columns)[None, :]", ""),
+    Fault("scaled", _SCALED, "drop mask", "(row < rows)[:, None] & ", ""),
+    Fault("scaled", _SCALED, "drop factor", " * scale.to(tl.float32)", ""),
+    Fault("scaled", _SCALED, "swap stride", "scale_ptr + column", "scale_ptr + column // 2"),
+    Fault("scaled", "scaled_channels", "wrong constant", "CHANNELS_LAST=last", "CHANNELS_LAST=True"),
+    Fault("scaled", "scaled_channels", "drop guard", "if not last:", "if False:"),
+    Fault("ghost_norm", "_chunk", "off by one", "others * (chunks + 1)", "others * chunks"),
+    Fault("ghost_norm", "launch", "wrong constant", "single = groups == width == 1", "single = groups == 1"),
     Fault("embedding_norm", _EMBEDDING, "drop mask", "(i < end)[:, None] & (o < O)[None, :]", "(i < end)[:, None]"),
     Fault("embedding_norm", _EMBEDDING, "off by one", "tile * BLOCK_S + tl.arange", "tile * BLOCK_S + 1 + tl.arange"),
     Fault("embedding_norm", _EMBEDDING, "off by one", "end = tl.load(bounds + 1)", "end = tl.load(bounds + 1) - 1"),

@@ -49,6 +49,7 @@ _TESTS = {
     "direct_norm": ["direct_norm", "conv_norm"],
     "conv_norm": ["conv_norm"],
     "affine_norm": ["affine_norm"],
+    "scaled": ["scaled"],
     "embedding_norm": ["embedding_norm"],
 }
 
