@@ -19,8 +19,8 @@ from fastgradnorm_kernels._validate import check_affine
 from fastgradnorm_kernels.reference import AffineNorm
 from fastgradnorm_kernels.shapes import Float
 
-# Numbers of g that a program reads at a time: four loads of half precision a thread are under way.
-_NUMBERS = 4096
+# Bytes of g that a program reads at a time: each thread has four loads under way. Not measured.
+_BYTES = 8192
 
 
 @triton.jit
@@ -64,15 +64,16 @@ def _affine_sq_norm_kernel(
     tl.store(bias_ptr + slot, tl.sum(bias * bias))
 
 
-def blocks(positions: int, features: int, position_stride: int) -> dict[str, Any]:
+def blocks(positions: int, features: int, position_stride: int, itemsize: int) -> dict[str, Any]:
     """Block sizes and warps: wide along whichever dimension is contiguous, and no wider than g."""
+    numbers = _BYTES // itemsize
     most_t, most_d = (triton.next_power_of_2(max(1, size)) for size in (positions, features))
     if position_stride == 1 and positions > 1:
         block_t = min(128, most_t)
-        block_d = min(_NUMBERS // block_t, most_d)
+        block_d = min(numbers // block_t, most_d)
     else:
         block_d = min(128, most_d)
-        block_t = min(_NUMBERS // block_d, most_t)
+        block_t = min(numbers // block_d, most_t)
     return {"BLOCK_T": block_t, "BLOCK_D": block_d, "num_warps": 4}
 
 
@@ -82,7 +83,7 @@ def affine_sq_norm(
     """Triton form of :func:`fastgradnorm_kernels.reference.affine_sq_norm`."""
     check_affine(normalized, grad_outputs)
     n, k, t, d = grad_outputs.shape
-    options = blocks(t, d, grad_outputs.stride(2))
+    options = blocks(t, d, grad_outputs.stride(2), grad_outputs.element_size())
     tiles = triton.cdiv(d, options["BLOCK_D"])
     shape, device = (n, k, tiles), grad_outputs.device
     partial = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
