@@ -19,8 +19,9 @@ from fastgradnorm_kernels._validate import check_affine
 from fastgradnorm_kernels.reference import AffineNorm
 from fastgradnorm_kernels.shapes import Float
 
-# Bytes of g that a program reads at a time: each thread has four loads under way. Not measured.
-_BYTES = 8192
+# Bytes of g that a program reads at a time, so that each thread has four loads under way, and of
+# each row of it. Not measured.
+_BYTES, _ROW = 8192, 256
 
 
 @triton.jit
@@ -69,10 +70,10 @@ def blocks(positions: int, features: int, position_stride: int, itemsize: int) -
     numbers = _BYTES // itemsize
     most_t, most_d = (triton.next_power_of_2(max(1, size)) for size in (positions, features))
     if position_stride == 1 and positions > 1:
-        block_t = min(128, most_t)
+        block_t = min(_ROW // itemsize, most_t)
         block_d = min(numbers // block_t, most_d)
     else:
-        block_d = min(128, most_d)
+        block_d = min(_ROW // itemsize, most_d)
         block_t = min(numbers // block_d, most_t)
     return {"BLOCK_T": block_t, "BLOCK_D": block_d, "num_warps": 4}
 
