@@ -26,6 +26,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 import torch
 import triton
 from fastgradnorm_kernels import tiles
+from fastgradnorm_kernels._launch import LAUNCH
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -174,7 +175,7 @@ def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
 def compile_one(index: int, arch: int) -> Row:
     """One launch compiled for one architecture."""
     operation, dtype, precision, launch = _ALL[arch][index]
-    options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages")}
+    options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages", *LAUNCH)}
     compiled = triton.compile(
         specialise(launch), target=GPUTarget("cuda", arch, 32), options=options
     )

@@ -67,9 +67,12 @@ def merge(state, other):
 @triton.jit
 def tile_state(z, classes):
     """The state of rows `z` [BLOCK_N, BLOCK_C] with class numbers `classes` [BLOCK_C]."""
-    top, column = tl.max(z, 1, return_indices=True)
-    others = tl.arange(0, z.shape[1])[None, :] != column[:, None]
-    base = tl.max(tl.where(others, z, -float("inf")), 1)
+    # NaN is no maximum, and always among the others, whose sums it makes NaN.
+    is_number = z == z
+    numbers = tl.where(is_number, z, -float("inf"))
+    top, column = tl.max(numbers, 1, return_indices=True)
+    others = (tl.arange(0, z.shape[1])[None, :] != column[:, None]) | ~is_number
+    base = tl.max(tl.where(others, numbers, -float("inf")), 1)
     v = tl.where(others, above_floor(z - finite(base)[:, None]), FLOOR)
     e = exp(v)
     index = column.to(tl.int32) + tl.min(classes, 0)

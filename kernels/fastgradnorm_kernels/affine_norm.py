@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._validate import check_affine
 from fastgradnorm_kernels.reference import AffineNorm
 from fastgradnorm_kernels.shapes import Float
@@ -91,6 +92,6 @@ def affine_sq_norm(
     if partial[0].numel():
         strides = (*normalized.stride(), *grad_outputs.stride())
         _affine_sq_norm_kernel[(n * k * tiles,)](
-            normalized, grad_outputs, *partial, k, t, d, tiles, *strides, **options
+            normalized, grad_outputs, *partial, k, t, d, tiles, *strides, **options, **LAUNCH
         )
     return AffineNorm(*(each[..., 0] if tiles == 1 else each.sum(-1) for each in partial))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastgradnorm_kernels import gradients, tiles, windows
 from fastgradnorm_kernels._addresses import NOT_SPECIALISED, aligned, input_steps
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._validate import check_pair, check_precision, dense
 from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.shapes import Bool, Float
@@ -222,6 +223,7 @@ def launch(
             PROMOTE=tiles.arithmetic(g.dtype, input_precision) == "split",
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **LAUNCH,
         )
     return partial.view(n, groups * splits, k, o).sum((1, 3))
 

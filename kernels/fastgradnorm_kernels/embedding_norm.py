@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._validate import check_embedding, dense
 from fastgradnorm_kernels.shapes import Float, Int
 
@@ -88,6 +89,18 @@ def embedding_sq_norm(
     if partial.numel():
         order, slots, bounds = _slots(ids, padding_idx, tiles)
         _embedding_sq_norm_kernel[(partial.numel(),)](
-            g, order, slots, bounds, partial, k, t, o, tiles, blocks, *g.stride()[:2], **BLOCKS
+            g,
+            order,
+            slots,
+            bounds,
+            partial,
+            k,
+            t,
+            o,
+            tiles,
+            blocks,
+            *g.stride()[:2],
+            **BLOCKS,
+            **LAUNCH,
         )
     return partial.sum((-1, -2))

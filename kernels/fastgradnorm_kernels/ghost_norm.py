@@ -26,6 +26,7 @@ from fastgradnorm_kernels._grams import (
     tile_pair,
     tile_positions,
 )
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._validate import check_pair, check_precision, dense
 from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.reference import GhostNorm
@@ -198,6 +199,7 @@ def launch(
             PROMOTE=tiles.arithmetic(g.dtype, input_precision) == "split",
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **LAUNCH,
         )
     # Nothing is left to be added where there is one group, and one tile of all positions.
     single = groups == width == 1

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._math import (
     FLOOR,
     above_floor,
@@ -211,6 +212,7 @@ def linear_head_scores(
         for shape in ((6, splits), (2, splits), (2,))
     )
     options = blocks(h.dtype, d) | {
+        **LAUNCH,
         "SPLIT": _SPLIT,
         "HAS_BIAS": bias is not None,
         "PRECISION": input_precision,

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._math import (
     FLOOR,
     above_floor,
@@ -148,7 +149,7 @@ def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadSco
     n, c = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     out = [torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3)]
-    options = blocks(c)
+    options = blocks(c) | LAUNCH
     arguments = (logits, q.contiguous(), *out, n, c, logits.stride(0))
     if n and "BLOCK_N" in options:
         _head_scores_kernel[(triton.cdiv(n, options["BLOCK_N"]),)](*arguments, **options)

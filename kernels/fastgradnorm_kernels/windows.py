@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgradnorm_kernels._addresses import NOT_SPECIALISED
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels.shapes import Float
 
 _BLOCKS = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 4}
@@ -156,7 +157,7 @@ def _channels_last(x: Tensor, padding: Sequence[int], groups: int, channels: int
         sizes = (positions, c // groups, channels, *space, *pads, width, *blocks)
         grid = (n * blocks[0] * blocks[1],)
         last = {"C_LAST": strides[1] == 1, "X_LAST": strides[-1] == 1}
-        _channels_last_kernel[grid](x, out, *sizes, *strides, **last, **_BLOCKS)
+        _channels_last_kernel[grid](x, out, *sizes, *strides, **last, **_BLOCKS, **LAUNCH)
     return out
 
 

@@ -18,6 +18,11 @@ from tests.support.kernel_support import (
     randn,
 )
 
+# `torch.compile` warns of what is slow in it on that one patch version of Python.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"
+)
+
 GEOMETRY = ((3, 3), (2, 1), (1, 0), (1, 1))
 backends = pytest.mark.parametrize("backend", ["torch", "triton"])
 

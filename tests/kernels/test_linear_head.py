@@ -103,6 +103,15 @@ def test_one_bad_row():
         assert got[1].isnan()
 
 
+@pytest.mark.parametrize("C", [1, 65, 129, 140])
+@pytest.mark.parametrize("bad", [0, -1])
+def test_one_bad_class(C, bad):
+    """Alone in its block, it is the largest logit there and the only one."""
+    h, w, b = _inputs(3, 6, C, torch.float32, True)
+    w[bad, 2] = torch.nan
+    assert torch.stack([*linear_head.linear_head_scores(h, w, b)]).isnan().all()
+
+
 def test_strides():
     h, w, b = _inputs(3, 9, 20, torch.float32, True)
     expected = linear_head.linear_head_scores(h, w, b)

@@ -117,6 +117,17 @@ def test_one_bad_row(kernel):
         assert got[1].isnan()
 
 
+@pytest.mark.parametrize("C", [1, 65, 130])
+@pytest.mark.parametrize("bad", [[0], [-1], slice(None)], ids=["first", "last", "all"])
+def test_bad_logits(C, bad, kernel):
+    """Alone in its block, one is the largest there and the only one."""
+    z, q = randn(3, C), torch.ones(3, device=DEVICE)
+    z[1, bad] = torch.nan
+    actual = torch.stack([*kernel(z, q)])
+    assert actual[:, 1].isnan().all()
+    assert actual[:, [0, 2]].isfinite().all()
+
+
 def test_extreme_logits(kernel):
     z = torch.tensor([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [3e38, -3e38, 0]], device=DEVICE)
     q = torch.ones(3, device=DEVICE)
