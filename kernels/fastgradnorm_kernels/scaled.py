@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgradnorm_kernels._addresses import aligned
+from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels.shapes import Float
 from fastgradnorm_kernels.windows import vector
 
@@ -71,5 +72,6 @@ def scaled_channels(
         BLOCK_R=_NUMBERS // block,
         BLOCK_C=block,
         num_warps=4,
+        **LAUNCH,
     )
     return out
