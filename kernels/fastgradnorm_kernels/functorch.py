@@ -37,6 +37,17 @@ def current_level() -> int | None:
     return _level() if works() else None
 
 
+def is_transforming() -> bool:
+    """Whether any transform is active."""
+    if works():
+        return _level() is not None
+    try:  # which every transform forbids
+        torch.empty(0).requires_grad_()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _level() -> int | None:
     level: int | None = _functorch.maybe_current_level()
     return level
@@ -134,12 +145,13 @@ class _Square(SingleLevel):
         assert is_wrapped(x) and is_differentiable(x) and not is_batched(x)
         assert level_of(x) == _level()
         x = alive(unwrap(x))
-        assert is_batched(x) and not is_differentiable(x)
+        assert is_batched(x) and not is_differentiable(x) and is_wrapped(x)
         ctx.save_for_backward(x)
         with outside():
             plain = inside(x).movedim(batch_dim(x), 0)
             assert not (is_wrapped(plain) or is_batched(plain) or is_differentiable(plain))
             output = plain.square()
+            assert not is_wrapped(output)
         return wrap(batched(output, level_of(x)))
 
     @staticmethod
@@ -179,6 +191,7 @@ class _Seen:
 
     def __init__(self, move: bool) -> None:
         self.move, self.tensor, self.batched = move, torch.empty(0), False
+        self.derivatives: list[bool] = []  # by level, from outside of all
 
 
 class _Look(torch.autograd.Function):
@@ -192,6 +205,7 @@ class _Look(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         """Nothing is kept: nobody differentiates it."""
+        inputs[1].derivatives.append(ctx.needs_input_grad[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, seen: _Seen) -> tuple[Tensor, None]:
@@ -241,10 +255,13 @@ def samples(tensor: Tensor) -> Tensor:
 def derivative_level(tensor: Tensor) -> int:
     """Nesting level of the innermost transform that takes a derivative of a tensor; 0 for none.
 
-    Can go with `current_level`.
+    In public the levels of `vmap` that do not matter to the tensor count as none. Can go with
+    `current_level`.
     """
     if not works():
-        return 0
+        taken = _look(tensor, move=False).derivatives[1:]  # the first is outside of transforms
+        deeper = any(taken[1:])  # the first of these is the engine's
+        return 1 + len(taken) if deeper else 2 * any(taken)
     while is_wrapped(tensor):
         if is_differentiable(tensor):
             return level_of(tensor)

@@ -1,13 +1,14 @@
 """PyTorch's transforms, where nobody can look into them: any model is scored as exactly."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.proof import SlowPathWarning
-from torch.func import vjp, vmap
+from torch.func import grad, vjp, vmap
 from torch.nn import functional as F
 
 from fastgradnorm import gradient_sketch
@@ -42,6 +43,29 @@ def takes_derivatives():
     return Custom(forward, body=linear(4, 4), head=linear(4, 3))
 
 
+def solves(function):
+    """Through a matrix of each sample, or of its parameters alone."""
+
+    def forward(m, x):
+        a = 3 * torch.eye(4) + m.body(x).tanh().unflatten(-1, (4, 4))
+        return m.head(function(a, x, m.head.weight[:, :3]).flatten(1))
+
+    return Custom(forward, body=linear(4, 16), head=linear(4, 3))
+
+
+def determinants(a, x, w):
+    fixed = torch.det(w + 2 * torch.eye(3, dtype=w.dtype)).expand(len(x))
+    found = torch.det(a), torch.logdet(a @ a.mT), torch.slogdet(a)[1], fixed
+    return torch.stack(found, 1)
+
+
+SOLVED = {
+    "solve": lambda a, x, w: torch.linalg.solve(a, x[..., None]),
+    "shared right side": lambda a, x, w: torch.linalg.solve(a, torch.ones_like(x[0])),
+    "determinants": determinants,
+}
+
+
 def shared():
     """One weight used twice: its norms need the output gradients of both."""
     return Custom(
@@ -71,6 +95,7 @@ MODELS = {
     "calls vmap": (calls_vmap, rows(12)),
     "derivatives": (takes_derivatives, rows(4)),
     "shared weight": (shared, rows(4)),
+    **{name: (partial(solves, function), rows(4)) for name, function in SOLVED.items()},
 }
 
 
@@ -143,6 +168,32 @@ class TestFunctorch:
             "unlike": lambda x: torch.equal(x.sign()[:, :1], x.sign()[:, 1:2]),
         }
         assert_exact_without(self.path, Branching(choices[how]), x)
+
+    @pytest.mark.parametrize("broken", [False, True])
+    def test_where_a_function_is(self, broken, monkeypatch):
+        """What is told without it is the same."""
+        if broken:
+            monkeypatch.setattr(functorch, "_functorch", None)
+            with pytest.warns(SlowPathWarning):
+                functorch.works()
+        told = []
+
+        def note(x, *_):
+            told.append((functorch.is_transforming(), functorch.derivative_level(x)))
+            return x.sum()
+
+        x = torch.randn(3, 2)
+        note(x)
+        vmap(note)(x)
+        vmap(lambda x: vjp(note, x)[1](x.sum()))(x)
+        vmap(lambda x: vjp(lambda y: note(x), x)[0])(x)  # a constant
+        vmap(lambda x: vjp(lambda x: grad(note)(x).sum(), x)[0])(x)
+        vmap(lambda x: vjp(lambda x: grad(lambda y: note(x, y))(x).sum(), x)[0])(x)
+        vmap(lambda x: vmap(note)(x.expand(2, 2)))(x)
+        with torch.no_grad():
+            vmap(note)(x)
+        levels = [0, 0, 2, 0, 3, 2, 0, 0]
+        assert told == list(zip([False] + 7 * [True], levels, strict=True))
 
     def test_a_sketch(self, monkeypatch):
         model, x = convolutional(), torch.randn(4, 2, 14, 14)

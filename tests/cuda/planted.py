@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from fastgradnorm_kernels import _dispatch
+from fastgradnorm_kernels import _dispatch, functorch
 
 from fastgradnorm._operations import attention_choice
 from fastgradnorm._schemes import objective
@@ -27,10 +27,8 @@ def _instead(owner, name, make):
 def _reading(original):
     def unit_sized(cotangents, dims):
         found = original(cotangents, dims)
-        inner = found[1]
-        while torch._C._functorch.is_functorch_wrapped_tensor(inner):
-            inner = torch._C._functorch.get_unwrapped(inner)
-        with torch._C._DisableFuncTorch():
+        inner = functorch.in_memory(found[1])
+        with functorch.outside():
             assert bool((inner > 0).all())
         return found
 

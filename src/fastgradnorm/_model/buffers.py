@@ -8,7 +8,7 @@ are never handed out, and what is handed out is held against them.
 from collections.abc import Callable, Mapping
 
 import torch
-from fastgradnorm_kernels.levels import outside
+from fastgradnorm_kernels.functorch import outside, works
 from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor
 
@@ -47,7 +47,8 @@ class Buffers:
             # With the graph that an earlier call may have left, to see if it is used.
             return self._originals[key].to(usable.device).clone()
         # On a GPU a copy costs less than to wait for a comparison.
-        if key in self._changing or not _is_large(usable) or usable.is_cuda:
+        small = not _is_large(usable)
+        if key in self._changing or small or usable.is_cuda or not works():
             return usable.clone()
         with outside(), torch.no_grad():
             known = self._large.get(key)

@@ -20,7 +20,6 @@ from fastgradnorm._operations import attention_choice
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
-    current_level,
     is_differentiated,
     unwrap,
     wrap,
@@ -59,8 +58,8 @@ def attention(
     if attn_mask is not None:  # [B, 1 or H, T, S]
         attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
         attn_mask = attn_mask.expand(len(q), -1, -1, -1)
-    if current_level() is None and functorch.works():
-        return None  # outside of all transforms
+    if not functorch.is_transforming():
+        return None
     differentiated = is_differentiated(q, k, v, attn_mask) if has_unwatched() else None
     if differentiated is None:
         output = _plain(q, k, v, attn_mask, is_causal, scale)

@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastgradnorm_kernels.functorch import derivative_level
+from fastgradnorm_kernels.functorch import derivative_level, is_transforming
 from torch import Tensor
 
 from fastgradnorm._operations.arguments import tensors_in
 from fastgradnorm._operations.operation import Operation
-from fastgradnorm._operations.single_level import current_level
 
 # Samples, and the derivative or cotangents: transforms nested deeper are the model's.
 _OWN_LEVELS = 2
@@ -189,7 +188,7 @@ def _within(
     func: Callable[..., Any], instead: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     """`instead` in our own transforms, `func` outside of them."""
-    if current_level() is None or kwargs.get("out") is not None:
+    if not is_transforming() or kwargs.get("out") is not None:
         return func(*args, **kwargs)
     if any(derivative_level(t) > _OWN_LEVELS for t in tensors_in(args, kwargs)):
         raise NotImplementedError(f"derivatives of {func.__name__} that the model takes itself")
