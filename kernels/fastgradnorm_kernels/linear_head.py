@@ -183,13 +183,16 @@ def _linear_head_scores_kernel(
     tl.store(slots + tl.cast(splits, tl.int64) * N, square, mask=rows < N)
 
 
-def blocks(dtype: torch.dtype, features: int) -> dict[str, Any]:
-    """Block sizes, warps and stages for features of this dtype and size."""
+def blocks(dtype: torch.dtype, features: int, precision: str) -> dict[str, Any]:
+    """Block sizes, warps and stages for features of this dtype and size, at this precision."""
     depth = 32 if dtype == torch.float32 or features <= 32 else 64
-    width = 128
+    width, stages = 128, 3
     if features % 16:  # narrow loads need registers
         depth, width = depth // 2, 64
-    return {"BLOCK_N": 64, "BLOCK_C": width, "BLOCK_D": depth, "num_warps": 8, "num_stages": 3}
+    elif dtype == torch.float32 and precision == "ieee":  # as do products off the matrix units
+        depth, stages = 16, 2
+    sizes = {"BLOCK_N": 64, "BLOCK_C": width, "BLOCK_D": depth}
+    return sizes | {"num_warps": 8, "num_stages": stages}
 
 
 def linear_head_scores(
@@ -211,7 +214,7 @@ def linear_head_scores(
         torch.empty(*shape, n, dtype=torch.float32, device=h.device)
         for shape in ((6, splits), (2, splits), (2,))
     )
-    options = blocks(h.dtype, d) | {
+    options = blocks(h.dtype, d, input_precision) | {
         **LAUNCH,
         "SPLIT": _SPLIT,
         "HAS_BIAS": bias is not None,
