@@ -18,7 +18,6 @@ from fastgradnorm._errors import (
     NOT_THE_MODELS,
     CoverageError,
     SlowPathWarning,
-    UnsupportedModelError,
 )
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.branches import DivergentControlFlowError
@@ -137,11 +136,6 @@ class Engine:
 
     def _loop(self, batch: Batch, error: Exception | None) -> Scored:
         """Sample by sample."""
-        if error is not None and "random operation" in str(error):
-            raise UnsupportedModelError(
-                "the model draws random numbers in eval mode, so that a sample has no score of its "
-                "own. Turn that off before scoring."
-            ) from error
         samples = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
         found = [
             self.outcome.alone(self.subject, one, error, partial(self._run, one)) for one in samples

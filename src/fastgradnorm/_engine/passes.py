@@ -22,6 +22,7 @@ from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.branches import Branches
+from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
@@ -65,6 +66,9 @@ class Passes:
             per_sample: The pass of one sample; it returns a tree of tensors.
             batch: The samples.
             args: More tensors `[N, ...]`, or None.
+
+        Raises:
+            UnsupportedModelError: If the model draws random numbers that matter.
         """
         count = len(args)
 
@@ -75,14 +79,16 @@ class Passes:
                 return per_sample(passage, tensors[count:], *tensors[:count])
 
             in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
-            return vmap(one, in_dims)(*tensors)
+            return vmap(one, in_dims, randomness=self.subject.randomness)(*tensors)
 
         def replayed() -> Any:
             fixed = name is not None and self.clock is None and batch.constants is not None
             key = (name, self.settings, batch.constants) if fixed else None
             return self.replays.run(key, passed, (*args, *batch.leaves))
 
-        return self._laid_out(replayed)
+        found = self._laid_out(replayed)
+        check_repeatable(self.subject, batch.take(slice(0, 1)))
+        return found
 
     def each(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._operations.numbers import numbers
@@ -27,6 +28,7 @@ class PlainPass:
         view, stand_ins = subject.view(self.leaves)
         with Swapping(stand_ins):
             self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
+        check_repeatable(subject, sample)
 
     def sq_norms(self, cotangent: Tensor) -> Tensor:
         """Squared norm of the pulled-back gradient of each parameter, `[P]`."""

@@ -19,6 +19,8 @@ from fastgradnorm._engine.footprint import (
 )
 from fastgradnorm._errors import CoverageError, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.chance import check_repeatable
+from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.subject import Subject
@@ -102,6 +104,10 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         CoverageError: If a chosen parameter's use cannot be accounted for.
     """
     run = _record(subject, batch)
+    sample = batch.take(slice(0, 1))
+    check_repeatable(subject, sample, run.logits)
+    if run.recorder.statistics:
+        check_unmixed(subject, sample, run.recorder.statistics)
     edges = Edges(run.logits, subject.parameters)
     leaves, exact_head = run.leaves, False
     if subject.options.params == "last_layer":

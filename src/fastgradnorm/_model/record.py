@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
-from fastgradnorm._model.watch import Watch
+from fastgradnorm._model.watch import Watch, mixing_error, takes_statistics
 from fastgradnorm._operations import table
 from fastgradnorm._operations.arguments import tensors_in
 from fastgradnorm._operations.rules import Rule
@@ -60,6 +60,7 @@ class Recorder(Watch):
         uses: In order.
         reads: How often each tracked tensor was an argument of something differentiable, by `id`.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
+        statistics: Path of the module of each norm by the statistics of a batch, in order.
     """
 
     def __init__(self, pieces: Pieces, stand_ins: StandIns, passage: Passage) -> None:
@@ -68,6 +69,7 @@ class Recorder(Watch):
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()
         self.harmless: set[tuple[str, str]] = set()
+        self.statistics: list[str] = []
         self._sources: dict[int, tuple[Tensor, Use, bool]] = {}
         self._changed: dict[int, Callable[[], bool]] = {}  # in place, by a use's `id`
 
@@ -75,6 +77,13 @@ class Recorder(Watch):
     def layer(self) -> str:
         """Path of the module being run."""
         return self.layers[-1] if self.layers else ""
+
+    def check(self, func: Callable[..., Any], call: Mapping[str, Any]) -> None:
+        if takes_statistics(func, call):
+            self.statistics.append(self.layer)
+            if call["input"].numel() <= call["input"].shape[1]:
+                raise mixing_error()  # one value each: of one sample
+        super().check(func, call)
 
     def ruled(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
+from fastgradnorm._process.states import random_states, same_random_states
 from fastgradnorm._validate import check_model, fail, type_name
 
 
@@ -27,6 +28,8 @@ class Subject:
         chosen: The caller's parameters that count, by name. For `params="last_layer"` all trainable
             ones, until a plan narrows them down.
         blamed: Whether the model raised an error since this was set to False.
+        drew: Whether the last run drew random numbers.
+        draws_idly: Whether the model draws random numbers that do not matter.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -45,6 +48,7 @@ class Subject:
         self.device = torch.device(options.device or some.device)
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
+        self.drew = self.draws_idly = False
         self._holdings = Holdings(self.parameters, self._moved)
         self._mold = Mold(self.model)
         self._buffers = Buffers(tensor_attributes(self.model), self._usable)
@@ -82,6 +86,11 @@ class Subject:
                 "values back. Change it by operations of PyTorch, on the module's attribute."
             )
 
+    @property
+    def randomness(self) -> Literal["error", "same"]:
+        """What `vmap` shall do about random numbers."""
+        return "same" if self.draws_idly else "error"
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass and the pull-backs."""
         if self.options.autocast is None:
@@ -104,8 +113,10 @@ class Subject:
 
     def run(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
         """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`."""
+        before = random_states()
         with self.responsible(), self.autocast():
             logits = _extract(batch.run(view, leaves))
+        self.drew = not same_random_states(before, random_states())
         return _one_sample(logits, self.options.class_dim)
 
     def tempered(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:

@@ -110,7 +110,7 @@ class Watch(TorchFunctionMode):
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
                 call = {**call, "sparse": False}
                 args, kwargs = table.unbind(func, call), {}
-            _check(func, call)
+            self.check(func, call)
             narrowed = self._narrowed(call) if table.known(func).narrow else None
             if narrowed:
                 call = {**call, **narrowed}
@@ -134,6 +134,16 @@ class Watch(TorchFunctionMode):
             if dtype is not None and self.pieces.of(value) is None:
                 found[name] = value.to(dtype)
         return found
+
+    def check(self, func: Callable[..., Any], call: Mapping[str, Any]) -> None:
+        """Raises `UnsupportedModelError` for a call that gives samples no gradient of their own."""
+        if takes_statistics(func, call) and _is_batched(call["input"]):
+            raise mixing_error()
+        if func is F.embedding and call["max_norm"] is not None:
+            raise UnsupportedModelError(
+                "an embedding with `max_norm` changes its weight whenever it is used. Renormalise "
+                "the weight once and set `max_norm=None`."
+            )
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
@@ -172,17 +182,17 @@ class Watch(TorchFunctionMode):
         return self.run(func, args, kwargs)
 
 
-def _check(func: Callable[..., Any], call: Mapping[str, Any]) -> None:
-    if func is F.batch_norm and call["training"]:
-        raise UnsupportedModelError(
-            "batch normalisation without running statistics mixes samples, so that no sample "
-            "has a gradient of its own. Use track_running_stats=True, or GroupNorm."
-        )
-    if func is F.embedding and call["max_norm"] is not None:
-        raise UnsupportedModelError(
-            "an embedding with `max_norm` changes its weight whenever it is used. Renormalise "
-            "the weight once and set `max_norm=None`."
-        )
+def mixing_error() -> UnsupportedModelError:
+    """Of a norm by the statistics of several samples."""
+    return UnsupportedModelError(
+        "batch normalisation without running statistics mixes samples, so that no sample has a "
+        "gradient of its own. Use track_running_stats=True, or GroupNorm."
+    )
+
+
+def takes_statistics(func: Callable[..., Any], call: Mapping[str, Any]) -> bool:
+    """Whether a call normalises by the statistics of its input over the first dimension."""
+    return func is F.batch_norm and bool(call["training"])
 
 
 def _spread(tensor: Tensor, zero: Tensor) -> Tensor:

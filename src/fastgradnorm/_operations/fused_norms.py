@@ -28,15 +28,20 @@ from fastgradnorm._operations.single_level import (
 
 def batch_norm(
     input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass."""
+    """`F.batch_norm` with running statistics: a scale and a shift, and so in its backward pass.
+
+    Or with those of `input`, which is a weight then.
+    """
+    if training or running_mean is None or running_var is None:
+        return _by_its_own(input, running_mean, running_var, weight, bias, momentum, eps)
     frozen = (running_mean, running_var, weight, bias)
     differentiated = is_differentiated(input) if is_frozen(*frozen) else None
     if differentiated is not None:
@@ -52,6 +57,28 @@ def batch_norm(
         shift = shift + bias
     # Not `addcmul`, which is not vectorised where it broadcasts and takes three times as long.
     return (input * scale.view(shape)).add_(shift.view(shape))
+
+
+def _by_its_own(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    others = [d for d in range(input.dim()) if d != 1]
+    var, mean = torch.var_mean(input, others, correction=0, keepdim=True)
+    if running_mean is not None and running_var is not None:
+        unbiased = input.detach().var(others)
+        running_mean.lerp_(mean.detach().reshape(-1), momentum)
+        running_var.lerp_(unbiased, momentum)
+    output = (input - mean) * (var + eps).rsqrt()
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    if weight is not None:
+        output = output * weight.view(shape)
+    return output if bias is None else output + bias.view(shape)
 
 
 def _scaled(

@@ -37,7 +37,9 @@ def _affine(
     return Rule(("weight", "bias"), saved, sq_norms, shape)
 
 
-def _batch_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+def _batch_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+    if call.get("training"):  # a norm of a weight, not of activations
+        return None
     x, mean, var = call["input"], call["running_mean"], call["running_var"]
     normalize = partial(batch_norm, eps=call["eps"])
     return _affine(normalize, (x, mean, var), position_rows, x.shape[1], tracked, backend)

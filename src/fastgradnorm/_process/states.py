@@ -80,9 +80,24 @@ def collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _random_states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+def random_states() -> tuple[Any, ...]:
+    """Of Python, NumPy and PyTorch, on all devices."""
+    # A pass that is being captured may not look at those of a GPU.
+    looks = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
+    cuda = torch.cuda.get_rng_state_all() if looks else []
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def same_random_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """Whether nothing was drawn between two looks at them."""
+    (python, legacy, cpu, cuda), (others, legacies, cpus, cudas) = a, b
+    return (
+        python == others
+        and legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
+        and bool(np.array_equal(legacy[1], legacies[1]))
+        and torch.equal(cpu, cpus)
+        and all(map(torch.equal, cuda, cudas))
+    )
 
 
 def _set_random_states(states: tuple[Any, ...]) -> None:
@@ -106,10 +121,10 @@ class OwnRandomState:
         self._callers: tuple[Any, ...] = ()
 
     def __enter__(self) -> None:
-        self._callers = _random_states()
+        self._callers = random_states()
         if self._own is not None:
             _set_random_states(self._own)
 
     def __exit__(self, *_: object) -> None:
-        self._own = _random_states()
+        self._own = random_states()
         _set_random_states(self._callers)

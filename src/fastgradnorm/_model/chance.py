@@ -1,0 +1,88 @@
+"""Whether a model gives a sample the same logits each time: by what it does, not by what it is.
+
+A model that draws random numbers moves the state of a generator; whether they matter, runs of the
+same sample tell. Some draw in eval mode and use it in training only. Generators of a model's own
+cannot be seen, but their effect can.
+"""
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.substitution import Swapping
+from fastgradnorm._process.states import random_states, same_random_states
+from fastgradnorm._validate import type_name
+
+# Runs that must agree where random numbers are drawn.
+_RUNS = 24
+# Units in the last place by which runs may differ: some operations on a GPU add up in any order.
+_ROUNDING = 64
+# Relative to the largest logit, where nothing is seen to be drawn.
+_NOISE = 1e-3
+
+
+def check_repeatable(subject: Subject, sample: Batch, logits: Tensor | None = None) -> None:
+    """Runs the model again on one sample.
+
+    Args:
+        subject: The model. Its `draws_idly` is set if it draws numbers that do not matter.
+        sample: A batch of one.
+        logits: What an earlier run gave; None: only where that run drew random numbers.
+
+    Raises:
+        UnsupportedModelError: If the logits differ; names the layer that draws.
+    """
+    drew = subject.drew and not subject.draws_idly
+    if logits is None and not drew:
+        return
+    runs = [] if logits is None else [logits.detach()]
+    runs += [_logits(subject, sample) for _ in range(_RUNS if drew else 1)]
+    step = torch.finfo(runs[0].dtype).eps * _ROUNDING if drew else _NOISE
+    if any(_differ(runs[0], other, step) for other in runs[1:]):
+        if drew:
+            raise UnsupportedModelError(
+                f"{_drawing_layer(subject, sample)} draws random numbers in eval mode, so that a "
+                "sample has no score of its own. Turn that off before scoring."
+            )
+        raise UnsupportedModelError(
+            "`model` must give a sample the same logits each time. Got others when it was run "
+            "again. Look for random numbers of its own, or for what it keeps between runs."
+        )
+    subject.draws_idly = subject.draws_idly or drew
+
+
+def _logits(subject: Subject, sample: Batch) -> Tensor:
+    view, stand_ins = subject.view({})
+    with torch.no_grad(), Swapping(stand_ins):
+        return subject.run(view, sample, [leaf.clone() for leaf in sample.leaves])
+
+
+def _differ(a: Tensor, b: Tensor, step: float) -> bool:
+    if a.shape != b.shape:
+        return True
+    slack = step * float(a.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return not torch.allclose(a, b, rtol=0.0, atol=slack, equal_nan=True)
+
+
+def _drawing_layer(subject: Subject, sample: Batch) -> str:
+    """The first module whose own forward pass moves a generator."""
+    view, stand_ins = subject.view({})
+    found: list[str] = []
+    begun = []
+    for path, module in view.named_modules():
+        name = f"`model.{path}` ({type_name(module)})" if path else f"`model` ({type_name(module)})"
+
+        def enter(*_: object) -> None:
+            begun.append(random_states())
+
+        def leave(*_: object, name: str = name) -> None:
+            if not same_random_states(begun.pop(), random_states()):
+                found.append(name)
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    with torch.no_grad(), Swapping(stand_ins):
+        subject.run(view, sample, [leaf.clone() for leaf in sample.leaves])
+    return found[0] if found else "`model`"
