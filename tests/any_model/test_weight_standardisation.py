@@ -45,6 +45,20 @@ class PlainGain(Scaled):
         return F.conv2d(x, weight.view_as(self.weight), self.bias, self.stride, self.padding)
 
 
+class Following(Scaled):
+    """Keeps an average that it does not use."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("mean", torch.randn(self.out_channels))
+        self.register_buffer("var", torch.rand(self.out_channels) + 0.5)
+
+    def forward(self, x):
+        flat, gain = self.weight.view(1, self.out_channels, -1), self.gain.view(-1)
+        weight = F.batch_norm(flat, self.mean, self.var, gain, self.bias, training=True)
+        return F.conv2d(x, weight.view_as(self.weight), self.bias, self.stride, self.padding)
+
+
 class ByModule(nn.Conv2d):
     """By a module of its own, in float32."""
 
@@ -94,7 +108,7 @@ def table():
 
 MODELS = {
     **{kind.__name__: lambda kind=kind: convolutional(kind)
-       for kind in (Standardised, Scaled, PlainGain, ByModule)},
+       for kind in (Standardised, Scaled, PlainGain, Following, ByModule)},
     "linear": linear, "table": table,
 }  # fmt: skip
 
