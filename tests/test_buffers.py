@@ -14,10 +14,10 @@ from fastgradnorm import (
     naive_score_pool,
     score_pool,
 )
-from tests.process.test_side_effects import assert_unchanged, snapshot
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import perturb
+from tests.support.unchanged import assert_unchanged, snapshot
 
 LARGE = 600  # [600, 600] is larger than what is copied for each run
 

@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_side_effects import assert_unchanged, snapshot
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from fastgradnorm import (
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
+from tests.support.unchanged import assert_unchanged, snapshot
 
 # From an activation [1, 4] to another.
 NOISE = {

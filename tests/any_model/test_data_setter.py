@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgradnorm import UnsupportedModelError, naive_score_pool, score_pool
-from tests.process.test_side_effects import assert_unchanged, snapshot
 from tests.support import oracle
 from tests.support.agreement import Wide
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import perturb
+from tests.support.unchanged import assert_unchanged, snapshot
 
 
 class Model(nn.Module):

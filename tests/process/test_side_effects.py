@@ -2,9 +2,7 @@
 
 import gc
 import itertools
-import random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,47 +11,13 @@ from fastgradnorm import GradNormScorer, score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES, MLP
+from tests.support.unchanged import assert_unchanged, snapshot
 
 RTOL = 1e-6
 
 
 def scores(model, batches, **options):
     return score_pool(model, batches, **{"progress": False, "verify": False} | options)
-
-
-def snapshot(model):
-    """Everything that a caller could see change, by value and by identity."""
-    state = {
-        "rng": torch.get_rng_state().tolist(),
-        "numpy rng": str(np.random.get_state()),
-        "python rng": random.getstate(),
-        "grad mode": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-    }
-    for kind, tensors in (("p", model.named_parameters()), ("b", model.named_buffers())):
-        for name, t in tensors:
-            grad = None if t.grad is None else (id(t.grad), t.grad.tolist())
-            state[f"{kind} {name}"] = (
-                id(t), t.tolist(), t.requires_grad, grad, t._version, type(t), t.data_ptr()
-            )  # fmt: skip
-            state[f"{kind} {name} hooks"] = len(t._backward_hooks or {})
-    for name, module in model.named_modules():
-        state[f"m {name}"] = (
-            module.training,
-            type(module),
-            {key: id(value) for key, value in vars(module).items() if key != "training"},
-            {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")},
-            {key: id(value) for key, value in module._parameters.items()},
-            {key: id(value) for key, value in module._buffers.items()},
-        )
-    return state
-
-
-def assert_unchanged(before, model):
-    after = snapshot(model)
-    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-    assert not changed, f"changed: {sorted(changed)}"
 
 
 def eventful():
