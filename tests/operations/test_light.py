@@ -1,7 +1,6 @@
 """Operations that the engine computes in its own way under nested transforms, against PyTorch's."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +9,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgradnorm._operations.attention import attention
-from fastgradnorm._operations.convolutions import _Geometry, _prefers_channels_last, conv
+from fastgradnorm._operations.convolutions import conv
 from fastgradnorm._operations.fused_norms import batch_norm, group_norm
 from fastgradnorm._operations.linear import linear
 from fastgradnorm._operations.pooling import max_pool
-from fastgradnorm._operations.single_level import cast, is_frozen
 
 S, K = 3, 2  # samples, cotangents
 
@@ -240,48 +238,3 @@ def test_constants_need_no_derivative():
     y, pulled = vmap(per_sample)(x, fixed)
     factor = (fixed @ weight.T).sum((1, 2))[:, None]
     _assert_close([y, pulled], [x * factor, factor.expand(S, 3)])
-
-
-def _frozen_within(make):
-    """Whether what `make` returns within the engine's transforms is frozen, and its dtype."""
-    found = []
-
-    def per_sample(x):
-        tensor = make(x)
-        found.append((is_frozen(tensor), tensor.dtype))
-        return x.square()
-
-    vmap(lambda x: vjp(per_sample, x)[0])(torch.ones(2, 3))
-    return found[0]
-
-
-def test_frozen_weights_stay_so_when_autocast_narrows_them():
-    weight = torch.randn(3)
-    assert _frozen_within(lambda x: cast(weight, torch.bfloat16)) == (True, torch.bfloat16)
-    assert _frozen_within(lambda x: cast(weight, torch.float32)) == (True, torch.float32)
-    assert _frozen_within(lambda x: cast(x, torch.bfloat16)) == (False, torch.bfloat16)
-    trained = torch.randn(3, requires_grad=True)
-    assert _frozen_within(lambda x: cast(trained, torch.bfloat16)) == (False, torch.bfloat16)
-    assert cast(trained, torch.float64).requires_grad
-
-
-@pytest.mark.parametrize(
-    "dtype, precision, groups, expected",
-    [
-        (torch.bfloat16, "ieee", 1, True),
-        (torch.float16, "none", 1, True),
-        (torch.float32, "tf32", 1, True),
-        (torch.float32, "ieee", 1, False),  # cuDNN's kernels have the channels first
-        (torch.float64, "tf32", 1, False),
-        (torch.bfloat16, "tf32", 8, False),
-    ],
-)
-def test_channels_are_last_on_a_gpu_where_matrix_units_multiply(
-    dtype, precision, groups, expected, monkeypatch
-):
-    cudnn = SimpleNamespace(conv=SimpleNamespace(fp32_precision=precision))
-    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
-    on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 8, 2, 2))
-    weight = torch.empty(8, 8 // groups, 1, 1)
-    geometry = _Geometry((1, 1), (0, 0), (1, 1), groups)
-    assert _prefers_channels_last(on_gpu, weight, geometry) == expected

@@ -21,6 +21,7 @@ from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,
     is_frozen,
+    plain,
     unwrap,
     wrap,
 )
@@ -42,7 +43,8 @@ def batch_norm(
     """
     if training or running_mean is None or running_var is None:
         return _by_its_own(input, running_mean, running_var, weight, bias, momentum, eps)
-    frozen = (running_mean, running_var, weight, bias)
+    # Each run has buffers of its own, copied within its transforms.
+    frozen = (plain(running_mean), plain(running_var), weight, bias)
     differentiated = is_differentiated(input) if is_frozen(*frozen) else None
     if differentiated is not None:
         function = _BatchNorm.within if differentiated else _scaled

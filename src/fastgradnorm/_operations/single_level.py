@@ -44,6 +44,18 @@ def is_frozen(*tensors: Tensor | None) -> bool:
     return not any(t.requires_grad or functorch.is_wrapped(t) for t in tensors if t is not None)
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """What is inside wrappers of `vjp` that follow no derivative, as of a buffer copied there."""
+    if not functorch.works():
+        return tensor
+    inner = functorch.alive(tensor)
+    while functorch.is_wrapped(inner) and functorch.is_differentiable(inner):
+        if inner.requires_grad:
+            return tensor
+        inner = functorch.alive(functorch.inside(inner))
+    return inner
+
+
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """What autocast on a GPU makes of a tensor that is multiplied; None where it leaves that."""
     if not tensor.is_cuda or not torch.is_autocast_enabled("cuda"):
