@@ -50,12 +50,10 @@ class TestEveryTapIsReached:
         assert [plan.coverage.reached for plan in known] == [{0, 1}, {0}]  # body and head; head
 
     def test_a_leftover_that_is_not_reached(self):
-        calls = []
-
         def forward(m, x):
-            calls.append(1)
             y = torch.tanh(m.body(x) * m.scale.exp())
-            return m.head(y if len(calls) % 2 else y.detach() + 0 * m.scale.sum().detach())
+            planning = torch._C._functorch.maybe_current_level() is None
+            return m.head(y if planning else y.detach())
 
         model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(5, 4)
         model.scale = nn.Parameter(torch.randn(4))
