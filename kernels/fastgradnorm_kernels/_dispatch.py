@@ -51,7 +51,7 @@ def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     from fastgradnorm_kernels import direct_norm, ghost_norm
 
     _, k, t, o = g.shape
-    precision = norm_precision(g.dtype)
+    precision = norm_precision(g.dtype, g.device)
     form = choose_tiled_form(t, a.shape[-1], o, k, _off_matrix_units(g.dtype, precision))
     if form == "closed form":
         return reference.outer_sq_norm(a, g)
@@ -90,7 +90,7 @@ def ghost_sq_norm(
 
     with _on(g):
         sq_norm, uncancelled = ghost_norm.ghost_sq_norm(
-            a, g, input_precision=norm_precision(g.dtype)
+            a, g, input_precision=norm_precision(g.dtype, g.device)
         )
         return sq_norm, uncancelled
 
@@ -104,7 +104,7 @@ def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
     from fastgradnorm_kernels import direct_norm
 
     with _on(g):
-        return direct_norm.direct_sq_norm(a, g, input_precision=norm_precision(g.dtype))
+        return direct_norm.direct_sq_norm(a, g, input_precision=norm_precision(g.dtype, g.device))
 
 
 def _triton_conv_sq_norm(
@@ -113,7 +113,7 @@ def _triton_conv_sq_norm(
     from fastgradnorm_kernels import conv_norm
 
     inputs = x.shape[1] // groups * math.prod(options[0])
-    precision = norm_precision(g.dtype)
+    precision = norm_precision(g.dtype, g.device)
     sizes = math.prod(g.shape[3:]), inputs, g.shape[2] // groups, g.shape[1]
     form = choose_tiled_form(*sizes, _off_matrix_units(g.dtype, precision))
     if form == "direct":

@@ -7,7 +7,7 @@ import sys
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from fastgradnorm_kernels import _backends
+from fastgradnorm_kernels import _backends, _dispatch
 
 CPU = torch.device("cpu")
 
@@ -77,13 +77,18 @@ def test_torch_needs_no_triton():
 
 @pytest.mark.parametrize("exact", ["ieee", "tf32x3", "bf16x6"])
 def test_norms_multiply_exactly_as_one_constant_says(exact, monkeypatch):
+    device = torch.device("cuda", 0)
     monkeypatch.setattr(_backends, "_EXACT", exact)
-    assert _backends.norm_precision(torch.float32) == exact
-    assert _backends.norm_precision(torch.bfloat16) == "ieee"
+    monkeypatch.setattr(_backends, "_capability", lambda device: (9, 0))
+    assert _backends.norm_precision(torch.float32, device) == exact
+    assert _backends.norm_precision(torch.bfloat16, device) == "ieee"
+    assert _backends.norm_precision(torch.float32, torch.device("cpu")) == "ieee"
     # The head sums over all features at once: no parts there.
     assert _backends.input_precision(torch.float32) == "ieee"
+    monkeypatch.setattr(_backends, "_capability", lambda device: (8, 6))
+    assert _backends.norm_precision(torch.float32, device) == "ieee"
     monkeypatch.setattr(_backends, "input_precision", lambda dtype: "tf32")
-    assert _backends.norm_precision(torch.float32) == "tf32"
+    assert _backends.norm_precision(torch.float32, device) == "tf32"
 
 
 @pytest.mark.parametrize("kernel", ["ghost_norm", "direct_norm", "conv_norm"])
@@ -100,7 +105,7 @@ def test_every_norm_asks_it(kernel, monkeypatch):
             return original(*args, **named)
 
         monkeypatch.setattr(module, name, spy)
-    monkeypatch.setattr(_backends, "_EXACT", "tf32x3")
+    monkeypatch.setattr(_dispatch, "norm_precision", lambda dtype, device: "tf32x3")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, g = torch.ones(1, 4, 6, device=device), torch.ones(1, 2, 4, 5, device=device)
     if kernel == "conv_norm":
