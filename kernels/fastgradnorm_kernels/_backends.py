@@ -42,7 +42,7 @@ def input_precision(dtype: torch.dtype) -> str:
 def norm_precision(dtype: torch.dtype, device: torch.device) -> str:
     """`input_precision` of norms, which have a wide sum for whatever is exact."""
     asked = input_precision(dtype)
-    if asked != "ieee" or dtype != torch.float32 or device.type != "cuda":
+    if asked != "ieee" or dtype != torch.float32 or device.type != "cuda" or _interpreted():
         return asked
     return _EXACT if _capability(device) >= _EXACT_FROM else asked
 

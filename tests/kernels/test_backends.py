@@ -79,6 +79,7 @@ def test_torch_needs_no_triton():
 def test_norms_multiply_exactly_as_one_constant_says(exact, monkeypatch):
     device = torch.device("cuda", 0)
     monkeypatch.setattr(_backends, "_EXACT", exact)
+    monkeypatch.setattr(_backends, "_interpreted", lambda: False)
     monkeypatch.setattr(_backends, "_capability", lambda device: (9, 0))
     assert _backends.norm_precision(torch.float32, device) == exact
     assert _backends.norm_precision(torch.bfloat16, device) == "ieee"
