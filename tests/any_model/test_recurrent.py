@@ -1,11 +1,13 @@
 """Recurrent layers and cells."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from tests.support.asserts import assert_exact
-from tests.support.cases import Custom, perturb
+from tests.support.cases import Custom, linear, perturb
 from tests.support.shared_models import tokens
 
 
@@ -79,3 +81,22 @@ class TestRecurrent:
             layer=nn.LSTM(4, 5, batch_first=True), mix=nn.Linear(5, 4), head=nn.Linear(4, 3),
         )  # fmt: skip
         assert_exact(perturb(model), torch.randint(0, 6, (4, 3)))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_weights_are_not_laid_out_anew_while_scores_are_made(kind, monkeypatch):
+    """On a GPU `flatten_parameters` reads addresses, and tensors under transforms have none."""
+    model = Custom(
+        lambda m, x: m.head(m.rnn(x)[0].mean(1)),
+        rnn=kind(4, 5, batch_first=True),
+        head=linear(5, 3),
+    ).eval()
+
+    def flatten_parameters(self):
+        for weight in self._flat_weights:
+            weight.data_ptr()
+
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flatten_parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_exact(model, torch.randn(3, 6, 4))

@@ -170,6 +170,22 @@ def recurrent() -> nn.Module:
     return Model(forward, **parts, head=nn.Linear(5, 3))
 
 
+def pooled() -> nn.Module:
+    """Instance norms and a max pool, each behind a convolution."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
 def tied() -> nn.Module:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         x = torch.tanh(self.body(torch.tanh(self.body(self.embed(x)))))
@@ -234,6 +250,8 @@ CASES = {
     "last layer": Case(positions, SEQUENCES, {"params": "last_layer"}),
     "last layer, warm": Case(positions, SEQUENCES, {"params": "last_layer", "temperature": 3.0}),
     "half": Case(norms, IMAGES, HALF, tolerance=3e-2),
+    "half, pooled": Case(pooled, IMAGES, HALF, tolerance=1e-1),
+    "half, tied": Case(tied, ids, HALF, tolerance=3e-2),
     "half, convolutions": Case(convolutions, images(3, 4, 6, 6), HALF, tolerance=3e-2),
     "half, attention": Case(attention("none"), SEQUENCES, HALF, tolerance=3e-2),
     "half, attention float": Case(attention("float"), SEQUENCES, HALF, tolerance=3e-2),

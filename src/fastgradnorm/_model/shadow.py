@@ -67,7 +67,15 @@ class _Cast:
             else:
                 found.others.append((name, value))
         found.shared["training"] = False
+        if isinstance(module, nn.RNNBase):
+            # On a GPU it would put the weights next to each other in memory, which transforms'
+            # tensors have none of; the layer is unrolled, and needs it not.
+            found.shared["flatten_parameters"] = _nothing
         return found
+
+
+def _nothing() -> None:
+    """Stands for a method that only tidies up."""
 
 
 class _Copier:

@@ -155,6 +155,25 @@ def group_norm(
     return output if bias is None else output + bias.view(shape)
 
 
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.instance_norm`: a group norm with one channel a group, or a batch norm in eval mode."""
+    if not use_input_stats and running_mean is not None:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None or input.dim() < 3:
+        options = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        return F.instance_norm(input, *options)
+    return group_norm(input, input.shape[1], weight, bias, eps).to(input.dtype)
+
+
 def _grouped(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations.fused_norms import batch_norm, group_norm
+from fastgradnorm._operations.fused_norms import batch_norm, group_norm, instance_norm
 from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rows import position_rows
 from fastgradnorm._operations.rules import Call, Rule, Saved, Shape
@@ -110,7 +110,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.instance_norm: ruled(
         _instance_norm_rule,
         "input",
-        form=_wide_within(F.instance_norm),
+        form=_wide_within(instance_norm),
         running_mean=None,
         running_var=None,
         **_PARAMETERS,

@@ -114,7 +114,10 @@ def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]], backen
     if outer is not None and rows is not None:
         # Cross terms of an embedding tied to a head: row id_s meets position t through both
         # factors.
+        # Autocast narrows a product's operands, and leaves the gradients of a lookup wide.
+        wide = total.dtype
         (a, g), (ids, row_grads) = outer, rows
+        a, g, row_grads = a.to(wide), g.to(wide), row_grads.to(wide)
         chosen = g[0].gather(1, ids[None].expand(g.shape[1], -1))  # [T, S]
         total = total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()
     return total
