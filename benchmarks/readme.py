@@ -25,6 +25,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "memory": ("memory", tables.memory),
     "scaling": ("scaling", tables.scaling),
     "traps": ("traps", _traps),
+    "gpu": ("gpu_throughput", tables.gpu),
 }
 
 
@@ -37,7 +38,8 @@ def update(path: Path, folder: Path = RESULTS) -> int:
     for name, (command, make) in BLOCKS.items():
         results = load(command, folder)
         if results is None:
-            print(f"{name}: no results; run `python -m benchmarks {command}` first")
+            part = command.partition("_")[0]
+            print(f"{name}: no results; run `python -m benchmarks {part}` first")
         else:
             text = _replaced(text, name, make(results), path)
     text = _replaced(text, "targets", targets.table(folder), path)

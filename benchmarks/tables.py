@@ -89,6 +89,43 @@ def classes(results: Results) -> str:
     return _rates(chosen, names, lambda classes: True) + "\n\n" + source(results, "throughput")
 
 
+def gpu(results: Results) -> str:
+    """Samples a second on a GPU, by model, batch and arithmetic."""
+    names = {
+        "naive": "plain loop, expected",
+        "vmap(grad)": "vmap(grad), expected",
+        "expected": "**expected**",
+        "entropy": "**entropy**",
+        "last layer": "**last layer**",
+        "training step": "training step",
+        "forward": "forward",
+    }
+    lines = ["| samples/s | " + " | ".join(names.values()) + " | expected / floor |"]
+    lines.append("|---|" + "---:|" * (len(names) + 1))
+    for row in results["rows"]:
+        columns = row.get("columns", {})
+        if "expected" not in columns:
+            continue
+        cells = [_gpu_cell(columns.get(name, {})) for name in names]
+        floor = columns["expected"].get("times the floor")
+        cells.append("" if floor is None else f"{floor:.2f}")
+        label = f"{row['model']}, batch {row['batch']}, {row['mode'].split(',')[0]}"
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    facts = results["provenance"]
+    return "\n".join(lines) + (
+        f"\n\nMeasured by `python -m benchmarks gpu` on {facts['device']}, torch "
+        f"{facts['versions']['torch']}, CUDA {facts['versions']['cuda']}, {facts['date'][:10]}."
+    )
+
+
+def _gpu_cell(column: Row) -> str:
+    if "samples_per_second" not in column:
+        return "—"
+    text = rate(column["samples_per_second"])
+    times = column.get("faster than naive")
+    return text if times is None else f"{text} ({rate(times)}x)"
+
+
 def _rates(results: Results, names: dict[str, str], keep: Callable[[int], bool]) -> str:
     lines = ["| samples/s | " + " | ".join(names.values()) + " | expected / floor |"]
     lines.append("|---|" + "---:|" * (len(names) + 1))

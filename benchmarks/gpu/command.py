@@ -135,7 +135,8 @@ def _show(job: Job, folder: Path, document: dict[str, Any]) -> None:
         print(job.output()[-3000:])
         document["summary"][job.name] = ["no result"]
         return
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text()) | {"provenance": document["provenance"]}
+    path.write_text(_text(found))
     part = PARTS[job.name].module
     try:
         print("\n".join(part.table(found)))
@@ -164,8 +165,11 @@ def _finish(document: dict[str, Any], chosen: list[str], folder: Path, took: flo
 
 
 def _write(folder: Path, document: dict[str, Any]) -> None:
-    text = json.dumps(finite(document), indent=1, ensure_ascii=False)
-    (folder / "gpu_summary.json").write_text(text + "\n")
+    (folder / "gpu_summary.json").write_text(_text(document))
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n"
 
 
 def _writable(folder: Path) -> Path:

@@ -114,6 +114,7 @@ def explain(
     plan: Plan,
     cotangents: int,
     loop_reason: str | None,
+    launched_reason: str | None,
     shares: dict[str, float] | None = None,
     seconds: float | None = None,
 ) -> Explanation:
@@ -124,6 +125,7 @@ def explain(
         plan: Of one batch of it.
         cotangents: How many a sample has.
         loop_reason: Why it cannot run under vmap, if it cannot.
+        launched_reason: Why its passes cannot be captured on a GPU, if they cannot.
         shares: Each parameter's part of the time.
         seconds: Of all of it.
     """
@@ -141,7 +143,7 @@ def explain(
         "peak_bytes": max(row.peak_bytes for row in rows),
         "activation_bytes": plan.activation_bytes,
     }
-    advice = _advice(rows, cotangents, loop_reason, flops)
+    advice = _advice(rows, cotangents, loop_reason, launched_reason, flops)
     return Explanation(rows, cotangents, plan.coverage.unused, advice, seconds, totals)
 
 
@@ -195,12 +197,21 @@ def _cost(
 
 
 def _advice(
-    rows: Sequence[Row], cotangents: int, loop_reason: str | None, flops: int
+    rows: Sequence[Row],
+    cotangents: int,
+    loop_reason: str | None,
+    launched_reason: str | None,
+    flops: int,
 ) -> tuple[str, ...]:
     found = []
     if loop_reason is not None:
         found.append(
             f"The model cannot run under vmap, so that samples are scored one by one: {loop_reason}"
+        )
+    elif launched_reason is not None:
+        found.append(
+            "The kernels of each pass are launched one by one, which is slow for small batches: "
+            f"{launched_reason}"
         )
     heavy = [r for r in rows if r.rule == "leftover" and r.flops > 0.1 * flops]
     found += [

@@ -82,8 +82,9 @@ class Passes:
             return vmap(one, in_dims, randomness=self.subject.randomness)(*tensors)
 
         def replayed() -> Any:
-            fixed = name is not None and self.clock is None and batch.constants is not None
-            key = (name, self.settings, batch.constants) if fixed else None
+            key = None
+            if name is not None and self.clock is None:
+                key = self.replays.key(batch.constants, name, self.settings)
             return self.replays.run(key, passed, (*args, *batch.leaves))
 
         found = self._laid_out(replayed)

@@ -102,6 +102,18 @@ class Replays:
         self._pool: Any = None
         self._kinds: dict[Any, dict[int, _Kind]] = {}
 
+    def key(self, constants: Any, *what: Any) -> Any:
+        """A key for passes that do the same; None where the model is given what may change unseen.
+
+        Args:
+            constants: What it is given beside tensors of samples. None if not all of it is plain.
+            what: More that passes depend on.
+        """
+        if constants is not None:
+            return (constants, *what)
+        self.reason = "beside samples, `model` is given more than plain values"
+        return None
+
     def run(self, key: Any, run: Pass, args: _Args) -> Any:
         """`run(branches, *args)`, for args `[N, ...]`.
 
@@ -157,11 +169,15 @@ class Replays:
         except DivergentControlFlowError:
             return None  # these samples branch otherwise than the first; others may not
         except (RuntimeError, NotImplementedError) as error:
-            if is_out_of_memory(error):
-                raise
             kind.given_up = True  # what is at fault shows again where it runs as it is
             self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        return kind.captured
+            full = is_out_of_memory(error)
+        else:
+            return kind.captured
+        if full:  # captured passes keep memory of their own, which these need
+            self._on = False
+            self.clear()
+        return None
 
 
 def _filled(tensor: Tensor | None, size: int) -> Tensor | None:
