@@ -80,6 +80,7 @@ class Tied(nn.Module):
     def __init__(self, classes: int, width: int = 64) -> None:
         super().__init__()
         self.table = nn.Embedding(classes, width)
+        nn.init.normal_(self.table.weight, std=0.1)  # as language models do: logits of size one
         self.position = nn.Parameter(0.1 * torch.randn(1, 32, width))
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
