@@ -150,3 +150,45 @@ class TestNormsAndPositions:
         x = (64 * torch.randn(4, 1, 64)).round() / 64  # the sum with 2^-10 is exact
         assert_exact(model, x, only=lambda name: name == "body.weight")
         assert_exact(model, x)
+
+
+def parameter(*shape):
+    return nn.Parameter(torch.randn(shape))
+
+
+WEIGHT = (5, 4)
+BROADCAST = [
+    pytest.param(lambda x, w, b: F.linear(x, w, b), WEIGHT, (1,), id="linear-bias-1"),
+    pytest.param(lambda x, w, b: F.linear(x, w, b), WEIGHT, (), id="linear-bias-0d"),
+    pytest.param(lambda x, w, b: F.linear(x, w) + b, (4,), (), id="linear-weight-1d"),
+    pytest.param(lambda x, w, b: torch.addmm(b, x[0], w.T), WEIGHT, (1,), id="addmm-bias-1"),
+    pytest.param(lambda x, w, b: torch.addmm(b, x[0], w.T), WEIGHT, (), id="addmm-bias-0d"),
+    pytest.param(lambda x, w, b: torch.addmm(b, x[0], w.T), WEIGHT, (3, 1), id="addmm-bias-column"),
+    pytest.param(
+        lambda x, w, b: torch.einsum("nti,tio->nto", x, w) + b, (1, 4, 5), (), id="einsum-group"
+    ),
+    pytest.param(
+        lambda x, w, b: torch.einsum("nti,io->nto", x, w) + b, (1, 5), (), id="einsum-input"
+    ),
+    pytest.param(lambda x, w, b: torch.matmul(x, w) + b, (1, 4, 5), (1, 5), id="matmul-group"),
+]
+
+
+@pytest.mark.parametrize("function, weight, bias", BROADCAST)
+class TestParametersThatBroadcast:
+    """Their gradient is a sum over what they are broadcast to."""
+
+    def test_in_a_body(self, function, weight, bias):
+        width = 3 * (5 if len(weight) > 1 else 1)
+        model = Custom(
+            lambda m, x: m.head(torch.tanh(function(x, m.w, m.b)).reshape(1, -1)),
+            w=parameter(*weight), b=parameter(*bias), head=linear(width, 3),
+        )  # fmt: skip
+        assert_exact(model, torch.randn(4, 3, 4))
+
+    def test_in_a_head(self, function, weight, bias):
+        model = Custom(
+            lambda m, x: function(torch.tanh(m.body(x)), m.w, m.b).reshape(1, -1),
+            body=linear(4, 4), w=parameter(*weight), b=parameter(*bias),
+        )  # fmt: skip
+        assert_exact(model, torch.randn(4, 3, 4))

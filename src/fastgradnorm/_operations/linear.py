@@ -75,9 +75,13 @@ class _Linear(SingleLevel):
         return _product(g, weight.mT, None), None, None
 
 
-def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
     x: Tensor = call["input"]
+    if call["weight"].dim() != 2:
+        return None
     outputs, inputs = call["weight"].shape
+    if "bias" in tracked and call["bias"].shape != (outputs,):
+        return None  # its gradient is a sum over what it is broadcast to
 
     def rows(g: Tensor) -> Tensor:
         return g.reshape(-1, outputs)

@@ -47,9 +47,9 @@ def _addmm(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
     if call["beta"] != 1 or call["alpha"] != 1 or "mat1" in tracked:
         return None
     x, weight, bias = call["mat1"], call["mat2"], call["input"]
-    if "input" in tracked and bias.dim() != 1:
-        return None
     inputs, outputs = weight.shape
+    if "input" in tracked and bias.shape != (outputs,):
+        return None  # its gradient is a sum over what it is broadcast to
 
     def parts(saved: Sequence[Tensor], g: Tensor) -> tuple[Tensor, Tensor]:
         return saved[0][None], g[None]
@@ -83,6 +83,8 @@ def _einsum(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
         **dict(zip(w, call[slot].shape, strict=True)),
         **dict(zip(x, tensor.shape, strict=True)),
     }
+    if any(sizes[c] != n for c, n in zip(w, call[slot].shape, strict=True)):
+        return None  # a dimension of 1 that is broadcast
 
     def size(letters: Sequence[str]) -> int:
         return int(torch.Size([sizes[c] for c in letters]).numel())
