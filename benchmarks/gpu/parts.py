@@ -22,11 +22,11 @@ class Part:
 
 
 PARTS = {
-    "engine": Part(engine, 120, timed=False),
-    "tests": Part(kernel_tests, 120, timed=False),
-    "graphs": Part(graphs, 60),
-    "launches": Part(launches, 60),
-    "throughput": Part(throughput, 150),
-    "kernels": Part(kernels, 70),
-    "sweep": Part(sweep, 50),
+    "engine": Part(engine, 100, timed=False),
+    "tests": Part(kernel_tests, 100, timed=False),
+    "graphs": Part(graphs, 50),
+    "launches": Part(launches, 50),
+    "throughput": Part(throughput, 140),
+    "kernels": Part(kernels, 65),
+    "sweep": Part(sweep, 45),
 }

@@ -87,6 +87,7 @@ def register_rule(
         TypeError: If `func` or `rule` cannot be called.
 
     Example:
+        >>> import torch
         >>> @torch.overrides.wrap_torch_function(lambda x, gain: (x, gain))
         ... def amplify(x, gain):  # [1, D] times one number
         ...     return x * gain
