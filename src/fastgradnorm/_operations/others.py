@@ -51,10 +51,20 @@ def scatter_(tensor: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     return tensor.copy_(tensor.scatter(dim, index, value))
 
 
+def to_dense(
+    tensor: Tensor, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None
+) -> Tensor:
+    """`Tensor.to_dense`, which for dense tensors torch 2.15 cannot run inside transforms."""
+    if tensor.layout != torch.strided:
+        return tensor.to_dense(dtype, masked_grad=masked_grad)
+    return tensor if dtype is None else tensor.to(dtype)
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     switches.weight_norm: Operation(opened=weight_norm),
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
     torch.Tensor.__setitem__: Operation(opened=set_masked),
     torch.Tensor.scatter_: Operation(opened=scatter_),
+    torch.Tensor.to_dense: Operation(form=to_dense),
 }
