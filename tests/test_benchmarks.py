@@ -15,6 +15,8 @@ from benchmarks.setting import Setting
 from benchmarks.twins import twins
 from fastgradnorm import naive_score_pool
 
+pytestmark = pytest.mark.slow
+
 STORED = ("throughput", "peers", "memory", "scaling")
 BLOCKS = (*readme.BLOCKS, "targets")
 

@@ -15,6 +15,8 @@ from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.processes import LOST, Job, run_all
 from benchmarks.gpu.report import Report
 
+pytestmark = pytest.mark.slow
+
 
 def _dry(tmp_path, name="part"):
     return Report(tmp_path / f"{name}.json", 300, dry=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "src", "kernels")
 

@@ -12,6 +12,8 @@ from tests.support import oracle, recorder
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES, logits_of, sharpen
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 KINDS = ("random", "confident")
 

@@ -10,6 +10,8 @@ import pytest
 from fastgradnorm.active import ActiveLearner, load_runs
 from tests.support.small_task import OPTIONS, SmallTask, curve
 
+pytestmark = pytest.mark.slow
+
 
 class TestResume:
     @pytest.mark.parametrize("warm_start", [False, True])

@@ -9,6 +9,8 @@ from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.grammar import Spec, specs
 
+pytestmark = pytest.mark.slow
+
 RTOL = 1e-8
 
 

@@ -15,6 +15,8 @@ from fastgradnorm.cli._failures import plain_failures
 from fastgradnorm.demo import Settings
 from fastgradnorm.demo._learning import STRATEGIES, Curve
 
+pytestmark = pytest.mark.slow
+
 FIGURES = [
     f"{name}{suffix}.png"
     for name in ("accuracy", "histogram", "entropy")

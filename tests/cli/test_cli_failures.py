@@ -15,6 +15,8 @@ from PIL import Image
 
 from fastgradnorm.cli import _files
 
+pytestmark = pytest.mark.slow
+
 
 class Malice:
     def __reduce__(self):

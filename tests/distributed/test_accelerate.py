@@ -8,6 +8,8 @@ from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
 
+pytestmark = pytest.mark.slow
+
 # `--multi_gpu` starts several processes on a CPU too, where the script asks for it.
 LAUNCHER = [
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),

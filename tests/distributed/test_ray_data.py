@@ -10,6 +10,8 @@ from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):

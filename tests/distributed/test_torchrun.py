@@ -8,6 +8,8 @@ from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 RANKS = [0, 1]
 

@@ -14,6 +14,8 @@ from tests.support.kernel_support import (
     scattered,
 )
 
+pytestmark = pytest.mark.slow
+
 # channels in, out, groups, input size, (kernel, stride, padding, dilation)
 CASES = [
     pytest.param(3, 5, 1, (7, 6), ((3, 3), (1, 1), (1, 1), (1, 1)), id="2d"),

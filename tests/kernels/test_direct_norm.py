@@ -14,6 +14,8 @@ from tests.support.kernel_support import (
     scattered,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [
     pytest.param(2, 2, 64, 64, 64, id="one-tile"),
     pytest.param(3, 2, 45, 37, 10, id="ragged-narrow"),

@@ -10,6 +10,8 @@ from benchmarks.label_efficiency.runner import Settings, run_task, store_results
 
 pytest.importorskip("sklearn")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(tmp_path):

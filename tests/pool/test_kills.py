@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from fastgradnorm import PoolScores
+
+pytestmark = pytest.mark.slow
 
 KILLED = """
 import os, random, signal, sys, time

@@ -10,6 +10,8 @@ from torch import nn
 from fastgradnorm import GradNormScorer
 from tests.support.cases import CASES
 
+pytestmark = pytest.mark.slow
+
 
 def tensors():
     """All that this process holds, other tests' included."""
