@@ -8,6 +8,8 @@ from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES
 
+pytestmark = pytest.mark.slow
+
 RTOL = 1e-6
 
 

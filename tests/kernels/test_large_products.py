@@ -8,6 +8,8 @@ from fastgradnorm_kernels import _matmul, _torch_norms, operators, reference
 from tests.support.asserts import assert_close_relative
 from tests.support.kernel_support import conv_oracle, linear_oracle
 
+pytestmark = pytest.mark.slow
+
 
 def _ghost(a, g):
     return _torch_norms._ghost((rows @ rows.mT for rows in a), g, lambda: a)

@@ -15,6 +15,8 @@ from tests.support.kernel_support import (
     scattered,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [
     pytest.param(3, 8, 5, id="small"),
     pytest.param(70, 37, 150, id="ragged"),
