@@ -154,7 +154,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--module", choices=list(_TESTS), help="only this kernel file")
-    parser.add_argument("--per-kernel", type=int, help="at most so many faults a kernel")
+    parser.add_argument(
+        "--per-kernel",
+        type=int,
+        help="at most so many faults a kernel, and one copy without a fault",
+    )
     options = parser.parse_args(argv)
     modules = [options.module] if options.module else list(_TESTS)
     chosen = [fault for fault in FAULTS if fault.module in modules]
@@ -165,7 +169,8 @@ def main(argv: list[str] | None = None) -> int:
             seen[kernel] = seen.get(kernel, 0) + 1
             if seen[kernel] > options.per_kernel:
                 chosen.remove(fault)
-    clean = [Fault(module, "all", "none", '"""', '"""') for module in modules]
+    unplanted = modules if not options.per_kernel or options.module else ["scaled"]
+    clean = [Fault(module, "all", "none", '"""', '"""') for module in unplanted]
     started = time.monotonic()
     outcomes = plant(clean + chosen, options.processes)
     broken = [o for o in outcomes[: len(clean)] if o.caught]
