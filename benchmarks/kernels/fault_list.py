@@ -147,7 +147,7 @@ FAULTS = [
     Fault("direct_norm", _DIRECT, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
     Fault("direct_norm", "launch", "wrong constant", "EVEN_T=t % tile.depth == 0", "EVEN_T=True"),
     Fault("conv_norm", "_prepare", "drop term", "grad_outputs.flatten(3).mT, groups)", "grad_outputs.flatten(3).mT)"),
-    Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, groups, False)"),
+    Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, 1, True)"),
     Fault("conv_norm", "conv_checked_ghost_sq_norm", "flip comparison", "torch.where(lost, again, sq_norm)", "torch.where(lost, sq_norm, again)"),
     Fault("affine_norm", _AFFINE, "drop mask", "(t < T)[:, None] & (d < D)[None, :]", "(t < T)[:, None]"),
     Fault("affine_norm", _AFFINE, "drop mask", "(t < T)[:, None] & (d < D)[None, :]", "(d < D)[None, :]"),
