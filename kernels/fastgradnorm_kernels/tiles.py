@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 # By operation, arithmetic (see `arithmetic`) and whether the product is wide enough for it, from
 # the best down: the first that fits into shared memory is taken.
 _WIDE: dict[tuple[str, str], tuple[Tile, ...]] = {
-    ("direct", "half"): (Tile(128, 128, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
+    ("direct", "half"): (Tile(128, 128, 32, 8, 4),),
     ("direct", "tf32"): (Tile(128, 128, 16, 8, 4),),
     ("direct", "split"): (Tile(128, 128, 32, 8, 3),),
     ("direct", "ieee"): (Tile(128, 128, 16, 8, 3),),
@@ -155,6 +155,10 @@ def choose(
         tile = next(tile for tile in _WIDE[kind] if tile.fits(dtype.itemsize, shared))
     if not vectors:
         tile = small(tile)._replace(warps=8 if operation == "ghost" else 4)
+    if kind[1] == "split" and capability != (9, 0):
+        # Parts of both operands are in registers, but for Hopper's matrix units, which read memory.
+        columns = 32 if operation == "direct" else 64
+        tile = small(tile)._replace(columns=columns, depth=16, warps=8)
     if operation == "direct":
         return _narrowed(tile, *shape)
     # Products off the matrix units hold operands in registers too, beside both Grams.
