@@ -30,9 +30,6 @@ from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import collection_paused
 from fastgradnorm._schemes.objective import Scored
 
-# What vmap says when a model writes values of its samples into a tensor they share.
-_WRITES_SAMPLES = "has more elements than `self`"
-
 
 class Engine:
     """Makes what is asked for of batches with one model, as it is when the engine is made.
@@ -61,6 +58,7 @@ class Engine:
         self.passes = Passes(subject, Settings(options.backend), self.chunks, clock)
         self.loop_reason: str | None = None
         self.verified: list[int] = []
+        self._spread_tried = False
         self._plans: dict[Any, list[Plan]] = {}
 
     def plan(self, batch: Batch) -> Plan:
@@ -106,17 +104,30 @@ class Engine:
                 raise
             if not self.subject.blamed:
                 raise  # of the engine's own: there is no other way around that
-            settings = self.passes.settings
-            if _WRITES_SAMPLES in str(error) and not settings.spread:
-                self.passes.settings = replace(settings, spread=True)
-                return self._split(batch)
-            return self._loop(batch, error)
+            return self._loop(batch, error) if self._spread_tried else self._spread(batch, error)
         alone = values.is_floating_point() and 2 < len(values) == len(batch)
         if alone or len(group) < len(batch):  # the latter: rounding decides the branch
             return self._loop(batch, None)
         parts = [(group == value).nonzero()[:, 0] for value in range(len(values))]
         order = torch.cat(parts).argsort()
         return Scored.join([self._split(batch.take(index)) for index in parts]).take(order)
+
+    def _spread(self, batch: Batch, error: Exception) -> Scored:
+        """As a model that writes values of its samples into a tensor they share; else one by one.
+
+        Whether it is one is tried, once: vmap's errors do not say.
+        """
+        self._spread_tried, before = True, self.passes.settings
+        self.passes.settings = replace(before, spread=True)
+        try:
+            return self._run(batch)
+        except DivergentControlFlowError:
+            return self._split(batch)
+        except (RuntimeError, NotImplementedError) as again:
+            if is_out_of_memory(again) or isinstance(again, NOT_THE_MODELS):
+                raise
+        self.passes.settings = before
+        return self._loop(batch, error)
 
     def _run(self, batch: Batch) -> Scored:
         """Samples that take the same branches, by the first plan that fits them."""
