@@ -47,8 +47,10 @@ def test_one_file_a_part_and_a_summary(results):
 def test_tests_of_kernels_are_counted(results):
     rows = {row["key"]: row for row in results["gpu_tests"]["rows"]}
     assert rows["small cases"]["ok"]
-    assert rows["backends, all"]["ok"]
-    assert rows["backends, all"]["passed"] > 5
+    assert rows["tests: backends"]["ok"]
+    assert rows["tests: backends"]["passed"] > 5
+    assert rows["tests"]["not_run"] == 0
+    assert rows["tests"]["collected"] == rows["tests: backends"]["passed"]
 
 
 def test_every_operation_has_a_row_and_an_error(results):
@@ -155,10 +157,11 @@ def test_a_failing_test_and_a_sanitizer_are_told(tmp_path):
         "def test_good(): pass\ndef test_bad(): assert 1 == 2, 'planted'\n"
     )
     files = [tmp_path / "test_planted.py"]
-    job = kernel_tests._pytest(tmp_path, "planted", "all", "good or bad", 60, files)
+    job = kernel_tests._pytest(tmp_path, "all of it", "good or bad", 60, files, 1)
     run_all([job], 1, 60, dry=True)
-    row = kernel_tests._tested(job, tmp_path)
+    row, whole = kernel_tests._tested(job)
     assert (row["ok"], row["passed"], row["failed"]) == (False, 1, 1)
+    assert (whole["ok"], whole["collected"], whole["not_run"]) == (False, 2, 0)
     (text,) = row["failures"].values()
     assert "planted" in text
     script = "print('========= ERROR SUMMARY: 3 errors'); raise SystemExit(9)"
@@ -167,6 +170,31 @@ def test_a_failing_test_and_a_sanitizer_are_told(tmp_path):
     row = kernel_tests._sanitized(job)
     assert not row["ok"]
     assert row["summary"] == "ERROR SUMMARY: 3 errors"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("report", [True, False], ids=["report", "log alone"])
+def test_a_run_of_tests_that_is_cut_off_tells_what_it_found(tmp_path, workers, report):
+    (tmp_path / "test_planted.py").write_text(
+        "import time\nimport pytest\n"
+        "@pytest.mark.parametrize('name', ['a b', 'c'])\n"
+        "def test_good(name): pass\n"
+        "def test_bad(): assert 1 == 2\n"
+        "def test_skipped(): pytest.skip('no')\n"
+        + "".join(f"def test_hangs_{i}(): time.sleep(100)\n" for i in range(3))
+    )
+    files = [tmp_path / "test_planted.py"]
+    job = kernel_tests._pytest(tmp_path, "cut", "test", 12, files, workers)
+    run_all([job], 1, 60, dry=True)
+    if not report:
+        job.log.with_suffix(".xml").unlink(missing_ok=True)
+    assert job.ended
+    *rows, whole = kernel_tests._tested(job)
+    (row,) = rows
+    assert (row["passed"], row["skipped"]) == (2, 1)
+    assert list(row["failures"]) == ["test_bad"]
+    assert (whole["ok"], whole["collected"]) == (False, 7)
+    assert whole["not_run"] == 3
 
 
 def test_parts_share_the_time():
