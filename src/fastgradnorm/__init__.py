@@ -18,11 +18,13 @@ from fastgradnorm._operations.table import register_rule
 from fastgradnorm._options import Options
 from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._results.selection import select
+from fastgradnorm._schemes.table import SCHEMES, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 
 __all__ = [
+    "SCHEMES",
     "CoverageError",
     "Explanation",
     "GradNormScorer",
@@ -32,6 +34,7 @@ __all__ = [
     "PoolScores",
     "RankFailedError",
     "Rule",
+    "Scheme",
     "SlowPathWarning",
     "UnsupportedModelError",
     "UntestedVersionWarning",

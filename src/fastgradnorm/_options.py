@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm import _validate
+from fastgradnorm._schemes.table import SCHEMES, Scheme
 
-Scheme = Literal["expected", "expected_squared", "entropy"]
 ParamSelector = Literal["all", "last_layer"] | Callable[[str, nn.Parameter], bool]
 Forward = Callable[[nn.Module, Any], Any]
 Mask = Callable[[Any], Tensor]
-
-SCHEMES: tuple[Scheme, ...] = ("expected", "expected_squared", "entropy")
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -160,14 +158,14 @@ class Options:
 
     def _check_schemes(self) -> None:
         if isinstance(self.scheme, str):
-            _validate.check_choice("scheme", self.scheme, SCHEMES)
+            _validate.check_choice("scheme", self.scheme, tuple(SCHEMES))
             return
         if not isinstance(self.scheme, Sequence) or not self.scheme:
             raise _validate.fail_type(
                 "scheme", "a name or a non-empty sequence of names", self.scheme
             )
         for name in self.scheme:
-            _validate.check_choice("scheme", name, SCHEMES)
+            _validate.check_choice("scheme", name, tuple(SCHEMES))
         if len(set(self.scheme)) < len(self.scheme):
             raise _validate.fail("scheme", "names that differ", self.scheme)
 

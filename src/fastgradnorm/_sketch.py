@@ -16,7 +16,7 @@ applies, would need the same map in a second form.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,10 +41,10 @@ from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
 from fastgradnorm._results.nonfinite import tell_nonfinite
 from fastgradnorm._schemes.objective import Scored, make_objective
-from fastgradnorm._schemes.posterior import entropy_cotangent, posterior
+from fastgradnorm._schemes.posterior import posterior
+from fastgradnorm._schemes.table import SKETCHED, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
 
-SketchScheme = Literal["entropy", "predicted"]
 _Vjp = tuple[Tensor, Callable[..., tuple[Tensor]]]
 # Of the column of a result.
 _NAME = "sketch"
@@ -97,7 +97,7 @@ def gradient_sketch(
         torch.Size([3, 4])
     """
     check_integer("dim", dim, at_least=1)
-    check_choice("scheme", scheme, ("entropy", "predicted"))
+    check_choice("scheme", scheme, tuple(SKETCHED))
     chosen = make_options("gradient_sketch", options)
     if chosen.reduction != "global":
         raise fail("reduction", "'global' for sketches", chosen.reduction)
@@ -229,7 +229,7 @@ def _cotangent(
         z = torch.stack([torch.zeros_like(z), z], -1)
         valid = None if valid is None else valid[..., None].expand(logits.shape)
     post = posterior(z)
-    cotangent = entropy_cotangent(post) if scheme == "entropy" else post.residual
+    cotangent = SKETCHED[scheme](post)
     if valid is None:
         cotangent = cotangent / max(1, z[..., 0].numel())
     else:

@@ -16,12 +16,16 @@ import torch
 from contract import CASES
 from planted import PLANTED
 
-from fastgradnorm import GradNormScorer, SlowPathWarning, gradient_sketch, naive_score_pool
+from fastgradnorm import (
+    SCHEMES,
+    GradNormScorer,
+    SlowPathWarning,
+    gradient_sketch,
+    naive_score_pool,
+)
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._pool.run import score_one
 from fastgradnorm._process.states import autograd_ready
-
-SCHEMES = ("expected", "expected_squared", "entropy")
 
 
 def moved(inputs):
@@ -75,12 +79,12 @@ def _exact(model, inputs, options):
     wide = inputs
     if not isinstance(inputs, dict) and inputs.is_floating_point():
         wide = inputs.double()
-    return naive_score_pool(converted(model, torch.float64), [wide], scheme=SCHEMES, **kept)
+    return naive_score_pool(converted(model, torch.float64), [wide], scheme=tuple(SCHEMES), **kept)
 
 
 def _on_device(model, inputs, options):
     options = {"verify": False, **options}
-    scorer = GradNormScorer(model, scheme=SCHEMES, progress=False, **options)
+    scorer = GradNormScorer(model, scheme=tuple(SCHEMES), progress=False, **options)
     with autograd_ready():
         engine = scorer._engine()
         batch = as_batch(inputs, engine.subject.device)

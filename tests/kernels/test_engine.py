@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import score_pool
+from fastgradnorm import SCHEMES, score_pool
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES
 
 pytestmark = pytest.mark.slow
 
-SCHEMES = ("expected", "expected_squared", "entropy")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = [name for name in CASES if name != "resnet18"]  # the interpreter is slow
 

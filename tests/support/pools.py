@@ -4,10 +4,11 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
+import fastgradnorm
 from tests.support.cases import MLP
 
 N, SIZE = 37, 5
-SCHEMES = ("expected", "expected_squared", "entropy")
+SCHEMES = tuple(fastgradnorm.SCHEMES)
 
 
 def seeded(make, seed=0):

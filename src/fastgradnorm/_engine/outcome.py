@@ -147,7 +147,7 @@ class Norms:
 
 def _has_closed_form(plan: Plan, objective: Objective) -> bool:
     single = objective.likelihood == "categorical" or plan.logits_shape == (1,)
-    return plan.exact_head and single
+    return plan.exact_head and single and objective.has_closed_form
 
 
 def _agree(logits: Tensor, made: Tensor) -> bool:

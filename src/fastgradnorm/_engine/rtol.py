@@ -7,7 +7,7 @@ that a score does not depend on its group.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype
@@ -22,10 +22,10 @@ from fastgradnorm._schemes.objective import Objective, Scored, total_norms
 from fastgradnorm._schemes.posterior import (
     Posterior,
     class_cotangents,
-    entropy_cotangent,
     posterior,
     unit_sized,
 )
+from fastgradnorm._schemes.table import TABLE
 
 # What it takes to start one tapped operation, in floating-point operations of a forward pass: about
 # 2.5 ms beside a pull-back at 60 GFLOP/s of those on one core; a GPU starts no faster.
@@ -40,13 +40,13 @@ def score_in_rounds(
     logits = passes.logits(batch)
     whole = posterior(logits.to(accumulation_dtype(logits.dtype)))
     partial = Partial(whole, objective.powers, objective.rtol, objective.uniform)
-    entropy = "entropy" in objective.schemes
-    scores, pulled = {}, 0
+    scores: dict[str, Tensor] = {}
+    pulled = 0
     start = _start(plan, logits.device)
 
-    def norms(drawn: Draw, extra: bool) -> Tensor:
-        """Of the classes drawn, and last, where asked for, of the entropy: `[n, K]`."""
-        at = partial.open
+    def norms(drawn: Draw, own: Sequence[Callable[[Posterior], Tensor]]) -> Tensor:
+        """Of the classes drawn, and last of the cotangents that `own` makes: `[n, K]`."""
+        at, extra = partial.open, len(own)
         found = drawn.factors.new_zeros(len(at), drawn.factors.shape[1] + extra)
         for group, width in _groups(drawn, start):
             size, _ = passes.chunks.sizes(plan, len(group), width + extra)
@@ -54,8 +54,7 @@ def score_in_rounds(
                 part = Posterior(*(values[at[rows]] for values in whole))
                 cotangents = class_cotangents(part, drawn.classes[rows, :width])
                 cotangents = cotangents * (drawn.factors[rows, :width, None] > 0)
-                if extra:
-                    cotangents = torch.cat([cotangents, entropy_cotangent(part)[:, None]], 1)
+                cotangents = torch.cat([cotangents, *(make(part)[:, None] for make in own)], 1)
                 cotangents, scales = unit_sized(cotangents, 2)
                 sq_norms = passes.sq_norms(plan, batch.take(at[rows]), cotangents)
                 each = total_norms(sq_norms, reduction) * scales
@@ -64,12 +63,13 @@ def score_in_rounds(
         return found
 
     while len(partial.open):
-        drawn, extra = partial.draw(), entropy and partial.round == 0
-        pulled += sum(drawn.numbers) + extra * len(partial.open)
-        each = norms(drawn, extra)
-        if extra:
-            scores["entropy"] = each[:, -1]
-        partial.add(drawn, each[:, : drawn.classes.shape[1]])
+        drawn, own = partial.draw(), objective.own if partial.round == 0 else {}
+        pulled += sum(drawn.numbers) + len(own) * len(partial.open)
+        each = norms(drawn, list(own.values()))
+        classes = drawn.classes.shape[1]
+        for scheme, column in zip(own, each[:, classes:].T, strict=True):
+            scores[scheme] = column.pow(TABLE[scheme].power)
+        partial.add(drawn, each[:, :classes])
     scores |= partial.scores
     dtype = whole.p.dtype
     scored = Scored(

@@ -6,25 +6,42 @@ underflows, and its norm multiplied by it after.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._options import Options
 from fastgradnorm._schemes.posterior import (
     Posterior,
-    entropy_cotangent,
     label_cotangents,
     posterior,
     sums_up_to,
     unit_sized,
 )
+from fastgradnorm._schemes.pull_backs import PullBacks, Term
+from fastgradnorm._schemes.table import TABLE, Scheme
 from fastgradnorm._validate import fail
 
 Likelihood = Literal["categorical", "bernoulli"]
+# The group of cotangents that the averages over the labels share; the others have one of their own.
+_LABELS = "labels"
+
+
+class Asked(Protocol):
+    """What of the options concerns schemes: see `Options`."""
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]: ...
+    @property
+    def likelihood(self) -> Literal["auto", "categorical", "bernoulli"]: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rtol(self) -> float: ...
 
 
 @dataclass
@@ -56,48 +73,7 @@ class Scored:
         )
 
 
-@dataclass(frozen=True)
-class Term:
-    """`Σ_k weights_k norm_k^power` over the cotangents `start:stop` is the score of `scheme`."""
-
-    scheme: str
-    start: int
-    stop: int
-    weights: Tensor
-    power: int
-    sampled: bool = False
-
-
-@dataclass(frozen=True)
-class PullBacks:
-    """What to pull back from one sample's logits, and what to make of the norms.
-
-    Attributes:
-        cotangents: `[K, *logits.shape]`, each with a largest entry of 1.
-        scales: `[K]`, what each was divided by.
-        terms: One a scheme.
-    """
-
-    cotangents: Tensor
-    scales: Tensor
-    terms: tuple[Term, ...]
-
-    def scores(self, norms: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Score and standard error (None where exact) of each scheme, from norms `[K]`."""
-        norms = norms * self.scales
-        found: dict[str, tuple[Tensor, Tensor | None]] = {}
-        for term in self.terms:
-            powers = norms[term.start : term.stop].pow(term.power)
-            error = None
-            if term.sampled:
-                draws = term.stop - term.start
-                spread = powers.std() if draws > 1 else torch.full_like(powers[0], torch.nan)
-                error = spread / draws**0.5
-            found[term.scheme] = ((term.weights * powers).sum(), error)
-        return found
-
-
-def make_objective(options: Options, logits_shape: Sequence[int]) -> "Objective":
+def make_objective(options: Asked, logits_shape: Sequence[int]) -> "Objective":
     """The objective for logits `[*positions, C]`: `likelihood="auto"` is settled here."""
     likelihood, classes = options.likelihood, logits_shape[-1]
     if likelihood == "auto":
@@ -125,7 +101,7 @@ class Objective:
         tables: On a device, made once: a copy to it in every pass would have the host wait for it.
     """
 
-    schemes: tuple[str, ...]
+    schemes: tuple[Scheme, ...]
     likelihood: Likelihood
     num_samples: int
     seed: int
@@ -134,9 +110,20 @@ class Objective:
 
     @property
     def powers(self) -> dict[str, int]:
-        """The power of the norms that each scheme averages over the classes."""
-        powers = {"expected": 1, "expected_squared": 2}
-        return {scheme: powers[scheme] for scheme in self.schemes if scheme in powers}
+        """Of the schemes that are averages over the labels, the power of the norms."""
+        entries = {scheme: TABLE[scheme] for scheme in self.schemes}
+        return {scheme: entry.power for scheme, entry in entries.items() if entry.averaged}
+
+    @property
+    def own(self) -> dict[Scheme, Callable[[Posterior], Tensor]]:
+        """Of the other schemes, what makes the one cotangent."""
+        made = {scheme: TABLE[scheme].cotangent for scheme in self.schemes}
+        return {scheme: make for scheme, make in made.items() if make is not None}
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether the last layer's scores take no pull-back."""
+        return all(TABLE[scheme].closed_form for scheme in self.schemes)
 
     def can_draw(self, logits_shape: Sequence[int]) -> bool:
         """Whether some of the classes may stand for all."""
@@ -150,7 +137,7 @@ class Objective:
         if single and classes <= 2:
             return 1
         labels = classes if single else self.num_samples
-        return labels * bool(self.powers) + ("entropy" in self.schemes)
+        return labels * bool(self.powers) + len(self.own)
 
     def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
         """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
@@ -167,15 +154,15 @@ class Objective:
         return self._many(z, mask, lambda ct: ct)
 
     def _assemble(self, rows: dict[str, tuple[Tensor, Tensor]], sampled: bool = False) -> PullBacks:
-        """Joins groups of cotangents `[K, ...]` and weights `[K]`: "labels" and "entropy"."""
+        """Joins cotangents `[K, ...]` and weights `[K]`: of `_LABELS`, and each other scheme's."""
         parts, terms, start = [], [], 0
         for group, (cotangents, weights) in rows.items():
             stop = start + len(cotangents)
             for scheme in self.schemes:
-                if (scheme == "entropy") == (group == "entropy"):
-                    power = self.powers.get(scheme, 1)
-                    drawn = sampled and group == "labels"
-                    terms.append(Term(scheme, start, stop, weights, power, drawn))
+                entry = TABLE[scheme]
+                if group == (_LABELS if entry.averaged else scheme):
+                    drawn = sampled and entry.averaged
+                    terms.append(Term(scheme, start, stop, weights, entry.power, drawn))
             parts.append(cotangents)
             start = stop
         return PullBacks(*unit_sized(torch.cat(parts), 1), tuple(terms))
@@ -187,9 +174,9 @@ class Objective:
         if self.powers:
             p = post.p
             eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
-            rows["labels"] = torch.where(post.top[:, None], post.residual, p - eye), p
-        if "entropy" in self.schemes:
-            rows["entropy"] = entropy_cotangent(post)[None], torch.ones_like(z[:1])
+            rows[_LABELS] = torch.where(post.top[:, None], post.residual, p - eye), p
+        for scheme, make in self.own.items():
+            rows[scheme] = make(post)[None], torch.ones_like(z[:1])
         return self._assemble(rows)
 
     def _two_classes(self, z: Tensor) -> PullBacks:
@@ -205,12 +192,11 @@ class Objective:
         return self._one_direction(torch.ones_like(z), pq.flatten(), z.flatten().abs())
 
     def _one_direction(self, direction: Tensor, pq: Tensor, gap: Tensor) -> PullBacks:
-        factors = {"expected": 2 * pq, "expected_squared": pq, "entropy": pq * gap}
-        terms = tuple(
-            Term(scheme, 0, 1, factors[scheme], 2 if scheme == "expected_squared" else 1)
-            for scheme in self.schemes
-        )
-        return PullBacks(direction[None], torch.ones_like(pq), terms)
+        terms = []
+        for scheme in self.schemes:
+            entry = TABLE[scheme]
+            terms.append(Term(scheme, 0, 1, entry.two_classes(pq, gap), entry.power))
+        return PullBacks(direction[None], torch.ones_like(pq), tuple(terms))
 
     def _many(
         self, z: Tensor, mask: Tensor | None, logit_part: Callable[[Tensor], Tensor]
@@ -234,10 +220,10 @@ class Objective:
                     )
                 weights = torch.full_like(z.flatten()[:1], 1 / len(labels)).expand(len(labels))
             cotangents = label_cotangents(post, labels) * share[..., None]
-            rows["labels"] = logit_part(cotangents), weights
-        if "entropy" in self.schemes:
-            cotangent = entropy_cotangent(post) * share[..., None]
-            rows["entropy"] = logit_part(cotangent)[None], torch.ones_like(z.flatten()[:1])
+            rows[_LABELS] = logit_part(cotangents), weights
+        for scheme, make in self.own.items():
+            cotangent = make(post) * share[..., None]
+            rows[scheme] = logit_part(cotangent)[None], torch.ones_like(z.flatten()[:1])
         return self._assemble(rows, sampled)
 
     def _label_maps(self, post: Posterior, enumerable: bool) -> tuple[Tensor, Tensor | None]:

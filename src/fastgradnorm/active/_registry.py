@@ -7,14 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgradnorm import SCHEMES
 from fastgradnorm.active import _strategies as s
 from fastgradnorm.active._context import Context
 
-_SCHEMES = {
-    "expected": "expected",
-    "expected_squared": "expected_squared",
-    "entropy_gradnorm": "entropy",
-}
+# `"entropy"` is the strategy that goes by the entropy itself.
+_NAMES = {"entropy": "entropy_gradnorm"}
 _PARAMS = ("last_layer", "all")
 _DRAWS: tuple[s.Draw, ...] = ("top", "gumbel", "proportional")
 
@@ -37,17 +35,18 @@ def _all() -> dict[str, s.Strategy[Any]]:
         s.KMeansPP("badge", s.badge),
         s.ByScore("published", _norm("entropy", "all", "per_tensor")),
     ]
-    for name, scheme in _SCHEMES.items():
+    for scheme in SCHEMES:
+        name = _NAMES.get(scheme, scheme)
         for params in _PARAMS:
             norm = _norm(scheme, params)
             found += [s.ByScore(f"{name}/{params}/{draw}", norm, draw) for draw in _DRAWS]
             unit = partial(s.sketch, params=params, unit=True)
             found.append(s.KMeansPP(f"{name}/{params}/diverse", unit, norm))
-    for scheme in ("predicted", "entropy"):
+    for sketched in ("predicted", "entropy"):
         for params in _PARAMS:
-            embed = partial(s.sketch, scheme=scheme, params=params)
-            base = f"sketch/{scheme}/{params}"
-            norm = partial(_sketch_norm, scheme=scheme, params=params)
+            embed = partial(s.sketch, scheme=sketched, params=params)
+            base = f"sketch/{sketched}/{params}"
+            norm = partial(_sketch_norm, scheme=sketched, params=params)
             found += [
                 s.KMeansPP(f"{base}/kmeans++", embed),
                 s.KCenter(f"{base}/kcenter", embed),

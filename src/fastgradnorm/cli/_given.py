@@ -10,6 +10,7 @@ from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 import typer
 from torch.utils.data import DataLoader
 
+from fastgradnorm import SCHEMES
 from fastgradnorm.cli._failures import BadInputError
 from fastgradnorm.cli._model import load_model
 from fastgradnorm.cli._pool import Pool, open_pool
@@ -42,7 +43,7 @@ SkipBad = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples at a time.")]
 Scheme = Annotated[
     str,
-    typer.Option(help="expected, expected_squared or entropy."),
+    typer.Option(help=f"One of {', '.join(SCHEMES)}."),
 ]
 Params = Annotated[
     str,

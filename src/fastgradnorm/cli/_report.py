@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgradnorm import PoolScores, select
+from fastgradnorm import SCHEMES, PoolScores, select
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._pool import Pool
 from fastgradnorm.page import chart, definitions, page, table, tile, tiles
@@ -37,7 +37,7 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
         title="Which samples to label next",
         kicker="fastgradnorm score",
         lede=f"{len(values):,} samples, each scored by how far it would move the model: "
-        f"{escape(_formula(str(scores.provenance['scheme'])))}.",
+        f"{escape(SCHEMES[scores.provenance['scheme']])}.",
         facts=_facts(scores, order),
         sections={
             what: _samples(scores, pool, order[:shown]),
@@ -57,14 +57,6 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
     path = out / "index.html"
     write_text(path, html)
     return path
-
-
-def _formula(scheme: str) -> str:
-    return {
-        "expected": "the expected norm of the loss gradient, Σ p(c) ‖∇loss(x, c)‖",
-        "expected_squared": "the expected squared norm of the loss gradient, Σ p(c) ‖∇loss(x, c)‖²",
-        "entropy": "the norm of the gradient of the predictive entropy, ‖∇H(p)‖",
-    }[scheme]
 
 
 def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm import naive_score_pool, score_pool
+from fastgradnorm import SCHEMES, Scheme, naive_score_pool, score_pool
 from fastgradnorm.demo._watch import Watch
 
-SchemeName = Literal["expected", "expected_squared", "entropy"]
 ParamsName = Literal["all", "last_layer"]
 
 
@@ -29,7 +28,7 @@ class Speed:
     """
 
     params: ParamsName
-    scheme: SchemeName
+    scheme: Scheme
     samples_per_second: float
     loop_samples_per_second: float
     largest_relative_difference: float
@@ -44,7 +43,7 @@ def measure_speed(
     model: nn.Module, batches: Sequence[Tensor], loop_images: int, watch: Watch
 ) -> list[Speed]:
     """Score the pool with every scheme, and its first `loop_images` with the loop too."""
-    cases = [(params, scheme) for params in get_args(ParamsName) for scheme in get_args(SchemeName)]
+    cases = [(params, scheme) for params in get_args(ParamsName) for scheme in SCHEMES]
     return [
         _measure(model, batches, loop_images, params=params, scheme=scheme, watch=watch)
         for params, scheme in cases
@@ -57,7 +56,7 @@ def _measure(
     loop_images: int,
     *,
     params: ParamsName,
-    scheme: SchemeName,
+    scheme: Scheme,
     watch: Watch,
 ) -> Speed:
     part = list(torch.cat(list(batches))[:loop_images].split(1))
