@@ -51,6 +51,18 @@ def test_every_kind_of_file_gives_the_same_selection(run, folder, suffix):
     assert chosen == names
 
 
+@pytest.mark.parametrize("suffix", ["npz", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("indices", [[2, 5, 9], [9, 0, 4], [3, 3, 1], [7, 6, 5], [100, 0, 50]])
+def test_selections_of_a_part_of_a_pool_are_indices_of_the_pool(run, tmp_path, suffix, indices):
+    values, chosen = torch.tensor([0.5, 3.0, 2.0]), [indices[1], indices[2]]
+    scores = PoolScores(values, None, {"scheme": "expected"}, torch.tensor(indices))
+    path = tmp_path / f"scores.{suffix}"
+    writer = {"npz": "save"}.get(suffix, f"to_{suffix}")
+    getattr(scores, writer)(path)
+    assert run("select", path, 2).out.split() == [str(i) for i in chosen]
+    assert scores.select(2).tolist() == chosen
+
+
 def _rows(folder):
     return [type("Row", (), row) for row in read(folder / "scores.csv")]
 

@@ -113,7 +113,20 @@ def test_options_and_the_whole_pool(clf, dataset):
         progress=False,
     )
     assert found.tolist() == (select(scores, 5) + 6).tolist()
-    assert query(strategy, clf, dataset, n=18).tolist() == list(range(6, 24))
+    assert query(strategy, clf, dataset, n=18).tolist() == (select(scores, 18) + 6).tolist()
+
+
+@pytest.mark.parametrize("labeled", [6, 7, 14, 20, 23])
+def test_a_query_for_all_that_is_left_is_best_first_and_scored(clf, dataset, labeled):
+    """Also the last one of a loop, whose `scores_` were those of the query before."""
+    strategy = ExpectedGradientLength(CLASSES, pbar=None)
+    query(strategy, clf, dataset, n=1, labeled=2)
+    left = 24 - labeled
+    found = query(strategy, clf, dataset, n=left, labeled=labeled)
+    scores = score_pool(clf.model, [inputs(clf, dataset, range(labeled, 24))], progress=False)
+    assert found.tolist() == (select(scores, left) + labeled).tolist()
+    assert np.isnan(strategy.scores_[:labeled]).all()
+    assert np.allclose(strategy.scores_[labeled:], scores, rtol=1e-5)
 
 
 def test_inside_an_active_learner(clf, dataset):

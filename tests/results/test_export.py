@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,45 @@ class TestRecords:
             scores.to_records(ids="abcde")
         with pytest.raises(TypeError, match=r"`low_first` must be True or False"):
             scores.to_records(low_first=1)
+
+
+class TestIndices:
+    """Scores of some samples of a dataset, or in another order than its."""
+
+    ORDERS = ([3, 0, 2], [4], [1, 1, 4, 0], [0, 2, 4], [5, 3])
+
+    @pytest.mark.parametrize("indices", ORDERS)
+    @pytest.mark.parametrize("make", [list, lambda ids: dict(enumerate(ids)), np.array])
+    def test_ids_of_a_whole_dataset_go_to_their_samples(self, indices, make):
+        scores = PoolScores(torch.rand(len(indices)), indices=torch.tensor(indices))
+        rows = scores.to_records(make([*"abcdef"]))
+        assert [row["id"] for row in rows] == ["abcdef"[i] for i in indices]
+
+    @pytest.mark.parametrize("indices", ORDERS)
+    def test_ids_are_the_indices_by_default_or_one_a_score(self, indices):
+        scores = PoolScores(torch.rand(len(indices)), indices=torch.tensor(indices))
+        assert [row["id"] for row in scores.to_records()] == indices
+        ids = [f"{i}.png" for i in indices]
+        assert [row["id"] for row in scores.to_records(ids)] == ids
+
+    @pytest.mark.parametrize("indices", [[1, 0], [2, 0, 1], [0, 2, 1, 3]])
+    def test_as_many_ids_as_scores_of_another_order_are_ambiguous(self, indices):
+        scores = PoolScores(torch.rand(len(indices)), indices=torch.tensor(indices))
+        with pytest.raises(ValueError, match=r"`ids` must be a mapping.*dict\(enumerate\(ids\)\)"):
+            scores.to_records([*"abcd"[: len(indices)]])
+
+    def test_ids_that_do_not_reach_so_far(self):
+        scores = PoolScores(torch.rand(2), indices=torch.tensor([1, 4]))
+        with pytest.raises(ValueError, match=r"`ids` must be one for each of 2 scores"):
+            scores.to_records([*"abcd"])
+        with pytest.raises(ValueError, match=r"`ids` must be a mapping of every index.*none for 4"):
+            scores.to_records({1: "b"})
+
+    @pytest.mark.parametrize("writer", WRITERS)
+    def test_files(self, writer, tmp_path):
+        scores = PoolScores(torch.rand(2), indices=torch.tensor([1, 4]))
+        path = getattr(scores, writer)(tmp_path / f"s.{writer.removeprefix('to_')}", [*"abcdef"])
+        assert [row["id"] for row in read(path)] == ["b", "e"]
 
 
 class TestFiles:

@@ -2,7 +2,7 @@
 
 A row a sample, in pool order:
 
-- `id`: the caller's, or else the sample's index in the pool;
+- `id`: the caller's, or else the sample's index in the dataset;
 - `score`: the gradient norm, or for tools that label low scores first `1 - percentile`;
 - `rank`: 1 for the sample to label first; ties in pool order, as `select` breaks them;
 - `percentile`: 1 for the first, 0 for the last, evenly between;
@@ -29,6 +29,7 @@ from fastgradnorm._validate import check_bool, fail, fail_type
 from fastgradnorm.atomic import replacing
 
 Columns = dict[str, list[Any]]
+Ids = Sequence[Any] | Mapping[int, Any]
 
 
 class Scores(Protocol):
@@ -42,16 +43,16 @@ class Scores(Protocol):
     def provenance(self) -> Mapping[str, Any]: ...
     @property
     def indices(self) -> Tensor | None:
-        """Of a scored subset, where in the whole pool its samples are."""
+        """Which sample of the dataset each is; None where they are in its order."""
 
 
-def records(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> list[dict[str, Any]]:
+def records(scores: Scores, ids: Ids | None, low_first: bool) -> list[dict[str, Any]]:
     """A dict a sample."""
     columns = _columns(scores, ids, low_first)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def write_csv(scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool) -> Path:
+def write_csv(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
     """A header, then a line a sample."""
     columns = _columns(scores, ids, low_first)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -61,9 +62,7 @@ def write_csv(scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_f
     return Path(path)
 
 
-def write_jsonl(
-    scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool
-) -> Path:
+def write_jsonl(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
     """A JSON object a line."""
     columns = _columns(scores, ids, low_first)
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -73,9 +72,7 @@ def write_jsonl(
     return Path(path)
 
 
-def write_parquet(
-    scores: Scores, path: str | Path, ids: Sequence[Any] | None, low_first: bool
-) -> Path:
+def write_parquet(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
     """A column each, with the provenance as JSON in the schema's metadata."""
     try:
         import pyarrow
@@ -91,7 +88,7 @@ def write_parquet(
     return Path(path)
 
 
-def _columns(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> Columns:
+def _columns(scores: Scores, ids: Ids | None, low_first: bool) -> Columns:
     check_bool("low_first", low_first)
     count = len(scores.values)
     ranks, percentiles = _ranks(scores.values)
@@ -109,15 +106,31 @@ def _columns(scores: Scores, ids: Sequence[Any] | None, low_first: bool) -> Colu
     return columns
 
 
-def _ids(scores: Scores, ids: Sequence[Any] | None, count: int) -> list[Any]:
+def _ids(scores: Scores, ids: Ids | None, count: int) -> list[Any]:
+    places = range(count) if scores.indices is None else scores.indices.tolist()
     if ids is None:
-        return list(range(count)) if scores.indices is None else list(scores.indices.tolist())
+        return list(places)
+    if isinstance(ids, Mapping):
+        missing = [place for place in places if place not in ids]
+        if missing:
+            raise fail("ids", "a mapping of every index", f"none for {missing[0]}")
+        return [ids[place] for place in places]
     if isinstance(ids, (str, bytes)):
         raise fail_type("ids", "a sequence with one id a score", ids)
     found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    if len(found) != count:
-        raise fail("ids", f"one for each of {count} scores", f"{len(found)} of them")
-    return found
+    if len(found) == count:
+        if sorted(places) == list(range(count)) != list(places):
+            raise fail(
+                "ids",
+                "a mapping of indices to ids for scores in another order than the dataset's",
+                f"{count} of them",
+                "`dict(enumerate(ids))` if they are in the dataset's order, "
+                "`dict(zip(scores.indices.tolist(), ids))` if in that of the scores.",
+            )
+        return found
+    if scores.indices is not None and len(found) > max(places, default=-1):
+        return [found[place] for place in places]  # one for each sample of the dataset
+    raise fail("ids", f"one for each of {count} scores", f"{len(found)} of them")
 
 
 def _ranks(values: Tensor) -> tuple[list[int | None], list[float | None]]:

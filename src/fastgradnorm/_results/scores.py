@@ -1,7 +1,7 @@
 """Scores of a pool with all that is needed to know how they came about."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,13 @@ class PoolScores:
         return self.values.numpy()
 
     def to_records(
-        self, ids: Sequence[Any] | None = None, low_first: bool = False
+        self, ids: export.Ids | None = None, low_first: bool = False
     ) -> list[dict[str, Any]]:
         """A dict a sample, in pool order, for labelling tools.
 
         Args:
-            ids: One a score; by default the samples' indices in the pool.
+            ids: One a score; by default the samples' indices in the dataset. Where the scores have
+                `indices`, also one for each sample of the dataset, or a mapping from indices.
             low_first: For tools that label low scores first: `score` is `1 - percentile`, and
                 `gradient_norm` holds the norm.
 
@@ -91,7 +92,8 @@ class PoolScores:
             it has no rank, and no tool takes it for the best.
 
         Raises:
-            ValueError: If there are not as many `ids` as scores.
+            ValueError: If there are not as many `ids` as scores, or if it cannot be told whether
+                they are in the order of the scores or of the dataset.
 
         Example:
             >>> PoolScores(torch.tensor([0.5, 2.0])).to_records(ids=["a", "b"])[1]
@@ -100,19 +102,19 @@ class PoolScores:
         return export.records(self, ids, low_first)
 
     def to_csv(
-        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
     ) -> Path:
         """Writes the rows of `to_records` as CSV, whole or not at all; NaN is an empty cell."""
         return export.write_csv(self, path, ids, low_first)
 
     def to_jsonl(
-        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
     ) -> Path:
         """Writes them as JSON lines, whole or not at all; NaN and infinite scores are null."""
         return export.write_jsonl(self, path, ids, low_first)
 
     def to_parquet(
-        self, path: str | Path, ids: Sequence[Any] | None = None, low_first: bool = False
+        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
     ) -> Path:
         """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
 

@@ -37,7 +37,7 @@ def print_scores(scores: PoolScores, ids: Sequence[Any]) -> None:
 
 
 def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:
-    """Scores `[N]` and the names of their samples.
+    """Scores `[N]` and the names of their samples, which an npz has as indices in the pool.
 
     Raises:
         BadInputError: If the file is not one that `write_scores` wrote.
@@ -46,11 +46,11 @@ def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:
         raise BadInputError(f"`SCORES` must end in one of {', '.join(WRITERS)}. Got {path}.")
     try:
         if path.suffix == ".npz":
-            values = PoolScores.load(path).to_numpy()
-            return values, list(range(len(values)))
+            scores = PoolScores.load(path)
+            return scores.to_numpy(), [row["id"] for row in scores.to_records()]
         rows = list(_rows(path))
-        scores = np.array([_number(row["score"]) for row in rows])
-        return scores, [row["id"] for row in rows]
+        values = np.array([_number(row["score"]) for row in rows])
+        return values, [row["id"] for row in rows]
     except OSError as error:
         raise BadInputError(f"`SCORES` cannot be read. {told(error)}") from error
     except (KeyError, ValueError, TypeError) as error:

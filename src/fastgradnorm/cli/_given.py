@@ -40,6 +40,10 @@ SkipBad = Annotated[
     bool,
     typer.Option("--skip-bad", help="Leave out images that cannot be read."),
 ]
+EveryFrame = Annotated[
+    bool,
+    typer.Option("--every-frame", help="A row for each image of a file that holds several."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples at a time.")]
 Scheme = Annotated[
     str,
@@ -112,6 +116,7 @@ def open_all(
     ids: IdKey = None,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
+    every_frame: EveryFrame = False,
     batch_size: BatchSize = 32,
 ) -> Given:
     """Opens the model and the pool; checks what was said of them.
@@ -135,6 +140,7 @@ def open_all(
         transform=loaded.transform,
         image_size=image_size,
         skip_bad=skip_bad,
+        every_frame=every_frame,
     )
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)

@@ -24,7 +24,7 @@ class Pool:
         dataset: Inputs by index: a tensor, or a mapping of them.
         ids: A name for each sample: the file, or the row.
         picture: From an index to an image, where samples are images.
-        left_out: What could not be read, and why.
+        left_out: What was not read, and why.
     """
 
     dataset: Dataset[Any]
@@ -55,6 +55,7 @@ def open_pool(
     transform: Callable[[Any], Tensor] | None = None,
     image_size: int | None = None,
     skip_bad: bool = False,
+    every_frame: bool = False,
 ) -> Pool:
     """Opens a folder of images, or an .npz, .safetensors or .parquet file.
 
@@ -65,6 +66,7 @@ def open_pool(
         transform: Picture to input; only for folders.
         image_size: Images are resized to squares of it; only for folders.
         skip_bad: Leave out images that cannot be read.
+        every_frame: Of files that hold several images, take each.
 
     Raises:
         BadInputError: If it cannot be read as that.
@@ -72,7 +74,7 @@ def open_pool(
     if path.is_dir():
         from fastgradnorm.cli._images import open_folder
 
-        images, left_out = open_folder(path, transform, image_size, skip_bad)
+        images, left_out = open_folder(path, transform, image_size, skip_bad, every_frame)
         return Pool(images, images.names, images.picture, left_out)
     if not path.exists():
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")

@@ -93,8 +93,6 @@ class ExpectedGradientLength(QueryStrategy):
         if clf.model is None:
             raise ValueError("`clf` must be trained. Got one without a model. Call `clf.fit`.")
         unlabeled = np.asarray(indices_unlabeled)
-        if len(unlabeled) == n:
-            return unlabeled.copy()
         instances = [dataset.data[i] for i in unlabeled]
         loader = dataloader(instances, self.batch_size, clf._create_collate_fn(), train=False)
         options = {"device": self.device, "progress": None if self.pbar else False, **self.options}
