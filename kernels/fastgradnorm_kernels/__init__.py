@@ -1,6 +1,6 @@
 """Squared norms of per-sample gradients and scores of linear heads, as fused operations."""
 
-from fastgradnorm_kernels._backends import resolve_backend
+from fastgradnorm_kernels._backends import computed_by, resolve_backend
 from fastgradnorm_kernels._dispatch import (
     affine_sq_norm,
     bias_sq_norm,
@@ -26,6 +26,7 @@ __all__ = [
     "affine_sq_norm",
     "bias_sq_norm",
     "choose_form",
+    "computed_by",
     "conv_patches",
     "conv_sq_norm",
     "direct_sq_norm",

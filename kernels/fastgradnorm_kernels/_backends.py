@@ -1,14 +1,19 @@
 """Which of Triton and PyTorch computes an operation, and at which precision."""
 
+import contextlib
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _BACKENDS = ("auto", "torch", "triton")
+# What "auto" stands for within `computed_by`.
+_ASKED: ContextVar[str] = ContextVar("backend", default="auto")
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Operations that "auto" leaves to PyTorch on a GPU where products are IEEE float32, off the matrix
 # units. Of all others what PyTorch puts into memory costs more than cuBLAS gains. By counting, not
@@ -58,6 +63,16 @@ def _not_slower(operation: str | None, dtype: torch.dtype) -> bool:
     return input_precision(dtype) == "tf32"
 
 
+@contextlib.contextmanager
+def computed_by(backend: str) -> Iterator[None]:
+    """Within it that `backend` computes what is not told otherwise, `backend="auto"` included."""
+    token = _ASKED.set(backend)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
 def resolve_backend(
     backend: str,
     device: torch.device,
@@ -66,8 +81,9 @@ def resolve_backend(
 ) -> str:
     """`"torch"` or `"triton"`: what computes on `device` when `backend` is asked for.
 
-    `"auto"` takes Triton on CUDA devices of compute capability 8 and more, for the dtypes that
-    kernels read, where `operation` is not expected to be slower; PyTorch everywhere else.
+    `"auto"` is what the surrounding `computed_by` says. Where that says nothing it takes Triton on
+    CUDA devices of compute capability 8 and more, for the dtypes that kernels read, where
+    `operation` is not expected to be slower; PyTorch everywhere else.
 
     Raises:
         ValueError: If `backend` is none of `"auto"`, `"torch"`, `"triton"`.
@@ -79,6 +95,8 @@ def resolve_backend(
     """
     if backend not in _BACKENDS:
         raise ValueError(f"`backend` must be 'auto', 'torch' or 'triton'. Got {backend!r}.")
+    if backend == "auto":
+        backend = _ASKED.get()
     if backend == "torch":
         return "torch"
     if backend == "triton":

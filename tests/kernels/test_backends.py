@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import fastgradnorm_kernels as kernels
 import pytest
@@ -15,6 +16,23 @@ CPU = torch.device("cpu")
 def test_auto_on_the_cpu_is_torch():
     assert kernels.resolve_backend("auto", CPU) == "torch"
     assert kernels.resolve_backend("torch", CPU) == "torch"
+
+
+def test_what_surrounds_the_call_is_asked_where_the_call_leaves_it_open(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with kernels.computed_by("triton"):
+        assert kernels.resolve_backend("auto", CPU) == "triton"
+        assert kernels.resolve_backend("torch", CPU) == "torch"
+        with kernels.computed_by("torch"):
+            assert kernels.resolve_backend("auto", CPU) == "torch"
+        with pytest.raises(KeyError), kernels.computed_by("auto"):
+            assert kernels.resolve_backend("auto", CPU) == "torch"
+            raise KeyError
+        assert kernels.resolve_backend("auto", CPU) == "triton"
+        with ThreadPoolExecutor(1) as threads:  # which asked for nothing
+            found = threads.submit(kernels.resolve_backend, "auto", CPU).result()
+            assert found == "torch"
+    assert kernels.resolve_backend("auto", CPU) == "torch"
 
 
 def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from fastgradnorm_kernels import _dispatch, weight_sq_norm
 from torch import nn
 
-from fastgradnorm import SCHEMES, score_pool
+from fastgradnorm import SCHEMES, Rule, register_rule, score_pool
+from fastgradnorm._operations import table
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES
 
@@ -37,16 +39,75 @@ def test_same_scores_per_tensor_and_confident(name):
     both(model, [inputs[:2]], reduction="per_tensor", verify=False)
 
 
+class Tied(nn.Module):
+    """Weights that are used several times, as a table and as a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.body = nn.Embedding(9, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        x = torch.tanh(self.body(torch.tanh(self.body(self.embed(ids)))))
+        return self.head(x).mean(1)
+
+
 def test_same_scores_with_shared_weights_and_a_ragged_pool():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.body = nn.Embedding(9, 6), nn.Linear(6, 6)
-            self.head = nn.Linear(6, 9, bias=False)
-            self.head.weight = self.embed.weight
-
-        def forward(self, ids):
-            x = torch.tanh(self.body(torch.tanh(self.body(self.embed(ids)))))
-            return self.head(x).mean(1)
-
     both(Tied(), list(torch.randint(0, 9, (5, 4)).split(3)))
+
+
+@torch.overrides.wrap_torch_function(lambda x, weight: (x, weight))
+def multiply(x, weight):
+    return x @ weight.mT
+
+
+class Own(nn.Module):
+    """An operation with a rule of the user's own, who says nothing of backends."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        return multiply(x, self.weight)
+
+
+def multiply_rule(call):
+    def sq_norms(saved, g):
+        return {"weight": weight_sq_norm(saved[0][None], g[None, None])[0, 0]}
+
+    return Rule(slots=("weight",), saved=(call["x"],), sq_norms=sq_norms)
+
+
+ASKED = {
+    "products": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (3, 4)),
+    "norms": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)), (3, 4)),
+    "convolutions": (
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ConvTranspose1d(4, 3, 2), nn.Flatten()),
+        (3, 2, 4),
+    ),
+    "shared": (Tied, None),
+    "own": (Own, (3, 4)),
+}
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("name", ASKED)
+def test_what_was_asked_for_computes_every_norm(monkeypatch, name, backend):
+    monkeypatch.setitem(table.TABLE, multiply, table.known(multiply))  # taken back after the test
+    register_rule(multiply, multiply_rule, names=["x", "weight"])
+    asked, seen = _dispatch.uses_triton, set()
+
+    def noted(*given):
+        seen.add((found := asked(*given), given[2]))
+        return found
+
+    monkeypatch.setattr(_dispatch, "uses_triton", noted)
+    make, shape = ASKED[name]
+    inputs = torch.randn(shape) if shape else torch.randint(0, 9, (3, 4))
+    model = make().to(DEVICE)
+    score_pool(model, [inputs.to(DEVICE)], scheme="entropy", backend=backend, progress=False)
+    assert {found for found, _ in seen} == {backend == "triton"}, seen
+    wanted = {"norms": "affine_sq_norm", "convolutions": "conv_sq_norm"}.get(name, "weight_sq_norm")
+    assert wanted in {operation for _, operation in seen}

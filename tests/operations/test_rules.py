@@ -82,8 +82,8 @@ def test_verification_catches_a_fault_in_any_rule(monkeypatch, func, layer, inpu
     score_pool(model, [inputs], progress=False)  # right without the fault
     entry = table.TABLE[func]
 
-    def wrong(call, tracked, backend):
-        rule = entry.rule(call, tracked, backend)
+    def wrong(call, tracked):
+        rule = entry.rule(call, tracked)
 
         def sq_norms(saved, g):
             return {slot: 1.05 * norm for slot, norm in rule.sq_norms(saved, g).items()}

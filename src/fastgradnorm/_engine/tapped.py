@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from fastgradnorm_kernels import accumulation_dtype
+from fastgradnorm_kernels import accumulation_dtype, computed_by
 from torch import Tensor
 from torch.func import vjp, vmap
 
@@ -141,4 +141,5 @@ class TappedPass:
 
     def _joined(self, group: Sequence[int], carried: dict[int, Tensor]) -> Tensor:
         uses = [(self._joints[i], self._saved[i], carried[i]) for i in group]
-        return joint_sq_norm(uses, self._passage.settings.backend)[None]
+        with computed_by(self._passage.settings.backend):
+            return joint_sq_norm(uses)[None]

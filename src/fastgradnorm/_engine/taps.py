@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import KernelError
+from fastgradnorm_kernels import KernelError, computed_by
 from fastgradnorm_kernels.functorch import in_memory
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
@@ -180,7 +180,7 @@ class Tapping(Watch):
     ) -> Any:
         found: dict[str, Piece | None] = {slot: self.pieces.of(call[slot]) for slot in slots}
         waiting = self._waiting.get((func.__name__, *sorted(found.items())))
-        rule = table.make_rule(func, call, slots, self.backend) if waiting else None
+        rule = table.make_rule(func, call, slots) if waiting else None
         if not torch.is_grad_enabled():  # the model's own no_grad: nothing counts
             return self.run(func, args, kwargs)
         if not waiting or rule is None:
@@ -197,7 +197,7 @@ class Tapping(Watch):
             return output
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
-            with _rule_of(func):
+            with _rule_of(func), computed_by(self.passage.settings.backend):
                 by_slot = rule.sq_norms(saved, self._seen(index, g))
             norms = [by_slot[slot] for slot in planned.single]
             return torch.stack(norms) if len(norms) > 1 else norms[0][None]

@@ -93,7 +93,7 @@ class Recorder(Watch):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        rule = table.make_rule(func, call, slots, self.backend)
+        rule = table.make_rule(func, call, slots)
         output = func(*args, **kwargs)
         covered = {s: self.pieces.of(call[s]) for s in slots if rule and s in rule.slots}
         found = {slot: piece for slot, piece in covered.items() if piece is not None}

@@ -66,11 +66,6 @@ class Watch(TorchFunctionMode):
         # A zero of each sample.
         self._zero = torch.zeros_like(leaves[0].flatten()[0]) if spread else None
 
-    @property
-    def backend(self) -> str:
-        """What computes the norms."""
-        return self.passage.settings.backend
-
     def __torch_function__(
         self,
         func: Callable[..., Any],

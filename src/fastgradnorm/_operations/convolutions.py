@@ -173,7 +173,7 @@ class _Conv(SingleLevel):
         return Rows.of(g).apply(run), *(None,) * 4
 
 
-def _rule(dims: int, call: Call, tracked: Collection[str], backend: str) -> Rule:
+def _rule(dims: int, call: Call, tracked: Collection[str]) -> Rule:
     x, weight, groups = call["input"], call["weight"], call["groups"]
     kernel, outputs, unbatched = tuple(weight.shape[2:]), weight.shape[0], x.dim() == dims + 1
     stride, dilation = _sizes(call["stride"], dims), _sizes(call["dilation"], dims)
@@ -196,9 +196,9 @@ def _rule(dims: int, call: Call, tracked: Collection[str], backend: str) -> Rule
 
     def weight_norm(saved: Saved, g: Tensor) -> Tensor:
         if not unbatched and len(saved[0]) > 1:  # frames in the batch add to one gradient
-            return outer_sq_norm(*parts(saved, g), backend)
+            return outer_sq_norm(*parts(saved, g))
         x, padding = padded(saved[0][None] if unbatched else saved[0])
-        options = (kernel, stride, padding, dilation, groups, backend)
+        options = (kernel, stride, padding, dilation, groups)
         norm: Tensor = kernels.conv_sq_norm(x, (g[None] if unbatched else g)[:, None], *options)
         return norm[0, 0]
 
@@ -241,7 +241,7 @@ def _padding(
     return both, both
 
 
-def _transposed_rule(dims: int, call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _transposed_rule(dims: int, call: Call, tracked: Collection[str]) -> Rule | None:
     """The gradient of the convolution back from output to input: a and g change roles."""
     x, weight, groups = call["input"], call["weight"], call["groups"]
     if x.dim() == dims + 1 or len(x) > 1:
@@ -253,7 +253,6 @@ def _transposed_rule(dims: int, call: Call, tracked: Collection[str], backend: s
         _sizes(call["padding"], dims),
         _sizes(call["dilation"], dims),
         groups,
-        backend,
     )
 
     # An output padding of a stride or more adds positions that no input stands for.

@@ -13,7 +13,7 @@ from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rules import Call, Joint, Rule, Saved, Shape
 
 
-def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+def _rule(call: Call, tracked: Collection[str]) -> Rule:
     ids, weight, padding = call["input"], call["weight"], call["padding_idx"]
     if call["scale_grad_by_freq"]:
         raise UnsupportedModelError(
@@ -29,7 +29,7 @@ def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
 
     def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
         ids, rows = parts(saved, g)
-        norm: Tensor = kernels.embedding_sq_norm(ids[None], rows[None, None], padding, backend)
+        norm: Tensor = kernels.embedding_sq_norm(ids[None], rows[None, None], padding)
         return {"weight": norm[0, 0]}
 
     joint = Joint("rows", "weight", parts, padding)

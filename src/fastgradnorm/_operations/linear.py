@@ -75,7 +75,7 @@ class _Linear(SingleLevel):
         return _product(g, weight.mT, None), None, None
 
 
-def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _rule(call: Call, tracked: Collection[str]) -> Rule | None:
     x: Tensor = call["input"]
     if call["weight"].dim() != 2:
         return None
@@ -91,7 +91,7 @@ def _rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
 
     shape = Shape(x.numel() // max(1, inputs), inputs, outputs)
     bias = "bias" if "bias" in tracked else None
-    return outer_rule((x,), Joint("outer", "weight", parts), shape, backend, 1, bias, rows)
+    return outer_rule((x,), Joint("outer", "weight", parts), shape, 1, bias, rows)
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {

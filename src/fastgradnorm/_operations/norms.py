@@ -22,7 +22,6 @@ def _affine(
     rows: Callable[[Tensor], Tensor],
     channels: int,
     tracked: Collection[str],
-    backend: str,
 ) -> Rule:
     """Scale and shift of a norm layer."""
 
@@ -30,39 +29,39 @@ def _affine(
         if "weight" not in tracked:
             return {"bias": kernels.bias_sq_norm(rows(g))}
         x_hat = rows(normalize(*saved))
-        weight, bias = kernels.affine_sq_norm(x_hat[None], rows(g)[None, None], backend)
+        weight, bias = kernels.affine_sq_norm(x_hat[None], rows(g)[None, None])
         return {"weight": weight[0, 0], "bias": bias[0, 0]}
 
     shape = Shape(saved[0].numel() // max(1, channels), 1, channels)
     return Rule(("weight", "bias"), saved, sq_norms, shape)
 
 
-def _batch_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _batch_norm_rule(call: Call, tracked: Collection[str]) -> Rule | None:
     if call.get("training"):  # a norm of a weight, not of activations
         return None
     x, mean, var = call["input"], call["running_mean"], call["running_var"]
     normalize = partial(batch_norm, eps=call["eps"])
-    return _affine(normalize, (x, mean, var), position_rows, x.shape[1], tracked, backend)
+    return _affine(normalize, (x, mean, var), position_rows, x.shape[1], tracked)
 
 
-def _group_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule:
+def _group_norm_rule(call: Call, tracked: Collection[str]) -> Rule:
     x = call["input"]
     normalize = partial(group_norm, num_groups=call["num_groups"], eps=call["eps"])
-    return _affine(normalize, (x,), position_rows, x.shape[1], tracked, backend)
+    return _affine(normalize, (x,), position_rows, x.shape[1], tracked)
 
 
-def _instance_norm_rule(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _instance_norm_rule(call: Call, tracked: Collection[str]) -> Rule | None:
     x = call["input"]
     if x.dim() < 3:
         return None
     if not call["use_input_stats"]:
-        return _batch_norm_rule(call, tracked, backend)
+        return _batch_norm_rule(call, tracked)
     normalize = partial(F.instance_norm, eps=call["eps"])
-    return _affine(normalize, (x,), position_rows, x.shape[1], tracked, backend)
+    return _affine(normalize, (x,), position_rows, x.shape[1], tracked)
 
 
 def _trailing_norm_rule(
-    function: Callable[..., Tensor], call: Call, tracked: Collection[str], backend: str
+    function: Callable[..., Tensor], call: Call, tracked: Collection[str]
 ) -> Rule:
     """Layer and RMS norm: scale and shift per entry of the trailing dimensions."""
     shape, eps, x = tuple(call["normalized_shape"]), call["eps"], call["input"]
@@ -74,7 +73,7 @@ def _trailing_norm_rule(
     def rows(t: Tensor) -> Tensor:
         return t.reshape(-1, entries)
 
-    return _affine(normalize, (x,), rows, entries, tracked, backend)
+    return _affine(normalize, (x,), rows, entries, tracked)
 
 
 _PARAMETERS: dict[str, Any] = {"weight": None, "bias": None}

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastgradnorm._operations.rules import Call, Rule
 
-# (arguments by name, names of those that are tracked parameters, backend) -> rule, or None if it
-# does not apply to these arguments
-RuleMaker = Callable[[Call, Collection[str], str], Rule | None]
+# (arguments by name, names of those that are tracked parameters) -> rule, or None if it does not
+# apply to these arguments
+RuleMaker = Callable[[Call, Collection[str]], Rule | None]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def _one_parameter(call: Call, tracked: Collection[str], names: Sequence[str]) -
     return found[0] if len(found) == 1 else None
 
 
-def _matmul(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _matmul(call: Call, tracked: Collection[str]) -> Rule | None:
     slot = _one_parameter(call, tracked, ("input", "other"))
     if slot is None:
         return None
@@ -40,10 +40,10 @@ def _matmul(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
         return a.reshape(groups, -1, inputs), g.reshape(groups, -1, outputs)
 
     shape = Shape(x.numel() // max(1, inputs * groups), inputs, outputs)
-    return outer_rule((x,), Joint("outer", slot, parts, flipped=right), shape, backend, groups)
+    return outer_rule((x,), Joint("outer", slot, parts, flipped=right), shape, groups)
 
 
-def _addmm(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _addmm(call: Call, tracked: Collection[str]) -> Rule | None:
     if call["beta"] != 1 or call["alpha"] != 1 or "mat1" in tracked:
         return None
     x, weight, bias = call["mat1"], call["mat2"], call["input"]
@@ -57,10 +57,10 @@ def _addmm(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
     shape = Shape(len(x), inputs, outputs)
     joint = Joint("outer", "mat2", parts, flipped=True)
     added = "input" if "input" in tracked else None
-    return outer_rule((x,), joint, shape, backend, 1, added, lambda g: g)
+    return outer_rule((x,), joint, shape, 1, added, lambda g: g)
 
 
-def _einsum(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
+def _einsum(call: Call, tracked: Collection[str]) -> Rule | None:
     """Letters of a two-operand product: in both and the output: groups; contracted: inputs."""
     slot = _one_parameter(call, tracked, ("first", "second"))
     if slot is None or not isinstance(call["equation"], str) or call["second"] is None:
@@ -99,7 +99,7 @@ def _einsum(call: Call, tracked: Collection[str], backend: str) -> Rule | None:
     shape = Shape(size(positions), size(inputs), size(outputs))
     # Not joint: another use may order the letters in another way, which is another layout of w.
     joint = Joint("outer", slot, parts)
-    rule = outer_rule((tensor,), joint, shape, backend, size(shared))
+    rule = outer_rule((tensor,), joint, shape, size(shared))
     return replace(rule, joint=None)
 
 

@@ -65,9 +65,9 @@ class Rule:
     joint: Joint | None = None
 
 
-def outer_sq_norm(a: Tensor, g: Tensor, backend: str) -> Tensor:
+def outer_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     """`‖Σ_t g_t a_tᵀ‖²` summed over groups, for a `[G, T, I]`, g `[G, T, O]`."""
-    norms: Tensor = kernels.weight_sq_norm(a, g[:, None], backend)
+    norms: Tensor = kernels.weight_sq_norm(a, g[:, None])
     return norms.sum()
 
 
@@ -75,7 +75,6 @@ def outer_rule(
     saved: tuple[Tensor, ...],
     joint: Joint,
     shape: Shape,
-    backend: str,
     groups: int = 1,
     bias: str | None = None,
     rows: Callable[[Tensor], Tensor] | None = None,
@@ -87,7 +86,7 @@ def outer_rule(
     """
 
     def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
-        norms = {joint.slot: outer_sq_norm(*joint.parts(saved, g), backend)}
+        norms = {joint.slot: outer_sq_norm(*joint.parts(saved, g))}
         if bias is not None and rows is not None:
             norms[bias] = kernels.bias_sq_norm(rows(g))
         return norms
@@ -96,7 +95,7 @@ def outer_rule(
     return Rule(slots, saved, sq_norms, shape, groups, joint)
 
 
-def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]], backend: str) -> Tensor:
+def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]]) -> Tensor:
     """Squared norm of a parameter's gradient over several uses: positions of all, joined."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {"outer": [], "rows": []}
     for joint, saved, g in uses:
@@ -105,11 +104,11 @@ def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]], backen
     outer, rows = None, None
     if parts["outer"]:
         a, g = (torch.cat([p[i] for p in parts["outer"]], 1) for i in (0, 1))
-        outer, total = (a, g), total + outer_sq_norm(a, g, backend)
+        outer, total = (a, g), total + outer_sq_norm(a, g)
     if parts["rows"]:
         ids, g = (torch.cat([p[i] for p in parts["rows"]]) for i in (0, 1))
         padding = uses[0][0].padding_idx
-        squared = kernels.embedding_sq_norm(ids[None], g[None, None], padding, backend)[0, 0]
+        squared = kernels.embedding_sq_norm(ids[None], g[None, None], padding)[0, 0]
         rows, total = (ids, g), total + squared
     if outer is not None and rows is not None:
         # Cross terms of an embedding tied to a head: row id_s meets position t through both

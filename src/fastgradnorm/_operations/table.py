@@ -57,14 +57,12 @@ def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
     return tuple(call[name] for name in TABLE[func].names)
 
 
-def make_rule(
-    func: Callable[..., Any], call: Call, tracked: Collection[str], backend: str
-) -> Rule | None:
+def make_rule(func: Callable[..., Any], call: Call, tracked: Collection[str]) -> Rule | None:
     """The rule of a bound call, or None where it does not apply to these arguments."""
     make = TABLE[func].rule
     if make is None or any(isinstance(v, Tensor) and v.is_complex() for v in call.values()):
         return None  # rules are of real numbers
-    return make(call, tracked, backend)
+    return make(call, tracked)
 
 
 def register_rule(
@@ -104,6 +102,6 @@ def register_rule(
         known(func),
         names=tuple(names),
         defaults={},
-        rule=lambda call, tracked, backend: rule(call),
+        rule=lambda call, tracked: rule(call),
         opened=None,
     )
