@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from fastgradnorm_kernels import functorch
+
+from tests.support.process_state import changed, process_state
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 if not torch.cuda.is_available():
@@ -15,23 +16,6 @@ if not torch.cuda.is_available():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_INTERPRET", "1")
         importlib.import_module("triton.language")
-
-
-def _global_state():
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
-        "threads": torch.get_num_threads(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "deterministic warning": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "matmul precision": torch.get_float32_matmul_precision(),
-        "torch function modes": torch._C._len_torch_function_stack(),
-        "torch dispatch modes": torch._C._len_torch_dispatch_stack(),
-        "functorch level": functorch.current_level(),
-    }
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +29,7 @@ def seeded():
 @pytest.fixture(autouse=True)
 def nothing_leaks():
     """Modes, defaults and transforms are after a test what they were before it."""
-    before = _global_state()
+    before = process_state()
     yield
-    after = _global_state()
-    leaked = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    leaked = changed(before)
     assert not leaked, f"a test left global state behind (before, after): {leaked}"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fastgradnorm import UnsupportedModelError, score_pool
 from tests.support import oracle
@@ -30,6 +31,28 @@ class TestEmbeddings:
             False,
             padding in (5, -1),
         ]
+
+    @pytest.mark.parametrize("padding", [-1, -2, 3])
+    def test_padding_counted_from_the_end_by_the_function(self, padding):
+        """Which `nn.Embedding` turns around before it is called."""
+
+        def forward(m, ids):
+            return m.head(torch.tanh(F.embedding(ids, m.words, padding_idx=padding)).mean(1))
+
+        model = Custom(forward, head=linear(4, 3))
+        model.words = nn.Parameter(torch.randn(6, 4))
+        assert_exact(model, torch.tensor([[5, 4, 3, 3], [5, 5, 5, 5], [0, 4, 1, 2]]))
+
+    @pytest.mark.parametrize("padding", [None, 0, 2])
+    def test_tied_to_the_head(self, padding):
+        """Cross terms of the padding row are none of the lookup's, and all of the head's."""
+
+        def forward(m, ids):
+            return F.linear(torch.tanh(m.mix(m.embed(ids))).mean(1), m.embed.weight)
+
+        model = Custom(forward, embed=nn.Embedding(6, 4, padding_idx=padding), mix=linear(4, 4))
+        nn.init.normal_(model.embed.weight)
+        assert_exact(model, torch.tensor([[0, 0, 2, 1], [2, 2, 2, 2], [0, 0, 0, 0], [1, 5, 3, 4]]))
 
     def test_sparse_gradients(self):
         ids = torch.randint(0, 6, (4, 5))

@@ -81,6 +81,17 @@ def test_layer_strategy_has_small_texts_own_scores(clf, dataset):
     assert sorted(found.tolist()) == sorted(expected.tolist())
 
 
+def test_a_layer_whose_name_begins_like_another(clf, dataset):
+    clf.model.fc2 = torch.nn.Linear(2, 2)
+    clf.model.register_forward_hook(lambda model, given, made: made + 0.1 * model.fc2.weight.sum())
+    ours = ExpectedGradientLengthLayer(CLASSES, "fc", batch_size=7, pbar=None)
+    query(ours, clf, dataset)
+    batch = inputs(clf, dataset, range(6, 24))
+    table = oracle.norms(clf.model, oracle.ones(batch))
+    expected = table.scores("expected", keep=lambda name: name.startswith("fc."))
+    assert_close_relative(torch.from_numpy(ours.scores_[6:]), expected, 1e-5)
+
+
 def test_theirs_is_an_l1_norm_and_ours_the_l2_norm(clf, dataset):
     own = theirs.ExpectedGradientLength(CLASSES, device="cpu")
     query(own, clf, dataset)
@@ -186,7 +197,11 @@ def test_a_transformer(dataset):
         data = tuple(zip(ids, mask, strict=True))
 
     strategy = ExpectedGradientLength(CLASSES, batch_size=4, pbar=None)
-    found = strategy.query(Transformer(), Data(), np.arange(9), np.arange(0), np.zeros(0), n=3)
-    batch = {"input_ids": ids, "attention_mask": mask}
+    unlabeled = np.array([8, 1, 5, 0, 3, 7])
+    found = strategy.query(Transformer(), Data(), unlabeled, np.arange(0), np.zeros(0), n=3)
+    batch = {"input_ids": ids[unlabeled], "attention_mask": mask[unlabeled]}
     scores = score_pool(Transformer.model, [batch], progress=False)
-    assert found.tolist() == select(scores, 3).tolist()
+    assert found.tolist() == unlabeled[select(scores, 3)].tolist()
+    # Each of them, for the best few may be the same with the padding in.
+    assert_close_relative(torch.from_numpy(strategy.scores_[unlabeled]), scores, 1e-5)
+    assert np.isnan(strategy.scores_[[2, 4, 6]]).all()

@@ -5,6 +5,8 @@ import random
 import numpy as np
 import torch
 
+from tests.support.process_state import process_state
+
 
 def snapshot(model):
     """Everything that a caller could see change, by value and by identity."""
@@ -12,9 +14,7 @@ def snapshot(model):
         "rng": torch.get_rng_state().tolist(),
         "numpy rng": str(np.random.get_state()),
         "python rng": random.getstate(),
-        "grad mode": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
+        **process_state(),
     }
     for kind, tensors in (("p", model.named_parameters()), ("b", model.named_buffers())):
         for name, t in tensors:

@@ -1,0 +1,71 @@
+"""Selections depend on no unit of the scores, and name samples by their places in the pool."""
+
+import pytest
+import torch
+
+from fastgradnorm import PoolScores, select
+from tests.results.test_export import WRITERS, read
+
+PLACES = torch.tensor([3, 4, 8, 15, 40])
+
+
+@pytest.fixture
+def part():
+    """Scores of five samples of a larger pool."""
+    values = torch.tensor([0.1, 3.0, 0.5, 2.0, 0.0])
+    return PoolScores(values, values / 10, {"scheme": "expected"}, PLACES)
+
+
+@pytest.mark.parametrize("strategy", ["gumbel", "proportional"])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+def test_a_scale_of_all_scores_changes_no_selection(strategy, scale):
+    scores = torch.rand(200, dtype=torch.float64) + 0.1
+    for seed in range(3):
+        chosen = select(scores, 40, strategy=strategy, seed=seed)
+        assert select(scale * scores, 40, strategy=strategy, seed=seed).tolist() == chosen.tolist()
+
+
+def test_gumbel_draws_by_standard_deviations():
+    """One of three standard deviations more is drawn first e³ times as often."""
+    low = torch.zeros(1000)
+    low[:500] = 2.0  # a standard deviation of 1
+    first = torch.cat([select(low, 1, strategy="gumbel", seed=seed) for seed in range(800)])
+    odds = torch.tensor(2.0).exp()
+    share, expected = float((first < 500).float().mean()), float(odds / (1 + odds))
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 800) ** 0.5
+
+
+def test_rows_of_a_subset_have_the_pools_indices(part, tmp_path):
+    assert [row["id"] for row in part.to_records()] == PLACES.tolist()
+    for writer in WRITERS:
+        path = tmp_path / writer.replace("to_", "scores.")
+        getattr(part, writer)(path)
+        assert [int(row["id"]) for row in read(path)] == PLACES.tolist(), writer
+    names = [f"n{i}" for i in range(5)]
+    assert [row["id"] for row in part.to_records(ids=names)] == names
+
+
+@pytest.mark.parametrize("strategy", ["top", "gumbel", "proportional"])
+def test_select_of_a_subset_gives_the_pools_indices(part, strategy):
+    for seed in (0, 1):
+        chosen = part.select(3, strategy=strategy, seed=seed)
+        places = select(part.values, 3, strategy=strategy, seed=seed)
+        assert chosen.tolist() == PLACES[places].tolist()
+
+
+def test_the_seed_of_select():
+    scores = PoolScores(torch.rand(60))
+    for strategy in ("gumbel", "proportional"):
+        first, again, other = (
+            scores.select(20, strategy=strategy, seed=seed).tolist() for seed in (3, 3, 4)
+        )
+        assert first == again != other
+
+
+def test_all_of_it_is_saved(part, tmp_path):
+    loaded = PoolScores.load(part.save(tmp_path / "scores.npz"))
+    assert loaded.indices.tolist() == PLACES.tolist()
+    assert torch.equal(loaded.values, part.values)
+    assert torch.equal(loaded.standard_error, part.standard_error)
+    assert loaded.provenance == part.provenance
+    assert loaded.to_records() == part.to_records()
