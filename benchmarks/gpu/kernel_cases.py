@@ -1,5 +1,6 @@
 """The realistic shapes at which kernels are measured on a GPU, and the least work of each."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +19,16 @@ from fastgradnorm_kernels import (
     logit_head,
     reference,
 )
+from fastgradnorm_kernels.geometry import Geometry
 from torch import Tensor
 
-Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 # layer, channels in, channels out, input side, (kernel, stride, padding, dilation)
 RESNET_18: list[tuple[str, int, int, int, Geometry]] = [
-    ("stem", 3, 64, 224, ((7, 7), (2, 2), (3, 3), (1, 1))),
-    ("layer1", 64, 64, 56, ((3, 3), (1, 1), (1, 1), (1, 1))),
-    ("layer2", 128, 128, 28, ((3, 3), (1, 1), (1, 1), (1, 1))),
-    ("layer3", 256, 256, 14, ((3, 3), (1, 1), (1, 1), (1, 1))),
-    ("layer4", 512, 512, 7, ((3, 3), (1, 1), (1, 1), (1, 1))),
+    ("stem", 3, 64, 224, Geometry((7, 7), (2, 2), (3, 3), (1, 1))),
+    ("layer1", 64, 64, 56, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
+    ("layer2", 128, 128, 28, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
+    ("layer3", 256, 256, 14, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
+    ("layer4", 512, 512, 7, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
 ]
 # layer, inputs, outputs
 VIT_B = [("qkv", 768, 2304), ("out", 768, 768), ("fc1", 768, 3072), ("fc2", 3072, 768)]
@@ -155,10 +156,10 @@ def _conv_kernel(form: str, geometry: Geometry, precision: str) -> Callable[...,
 
 def _convolutions(device: torch.device, dry: bool) -> Iterator[Case]:
     n, k = (2, 2) if dry else (16, 10)
-    tiny = [("tiny", 3, 4, 6, ((3, 3), (1, 1), (1, 1), (1, 1)))]
+    tiny = [("tiny", 3, 4, 6, Geometry((3, 3), (1, 1), (1, 1), (1, 1)))]
     for layer, c, o, side, geometry in tiny if dry else RESNET_18:
-        out = (side + 2 * geometry[2][0] - geometry[0][0]) // geometry[1][0] + 1
-        i, t = c * geometry[0][0] ** 2, out * out
+        out, _ = geometry.out((side, side))
+        i, t = c * math.prod(geometry.kernel_size), out * out
         form = choose_form(t, i, o, k)
         for dtype, precision, last in [*((*p, False) for p in _PRODUCTS), (*_PRODUCTS[0], True)]:
 

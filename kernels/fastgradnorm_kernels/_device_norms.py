@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._forms import choose_form
-from fastgradnorm_kernels._torch_norms import Geometry
-from fastgradnorm_kernels.patches import conv_patches
+from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.patches import grouped
 from fastgradnorm_kernels.shapes import Float
 
 # Elements of patches, Grams and gradients that are in memory at a time.
@@ -55,16 +55,11 @@ def conv_sq_norm(
     groups: int,
 ) -> Float[Tensor, "N K"]:
     """`‖Σ_t g_t a_tᵀ‖²` of the patches a that each position of the output sees."""
-    _, k, o, *out = g.shape
+    _, k, _, *out = g.shape
     t, inputs = math.prod(out), x.shape[1] // groups * math.prod(geometry.kernel_size)
 
     def norms(x: Tensor, g: Tensor) -> Tensor:
-        n = len(x)
-        patches = conv_patches(x, *geometry)  # [n, C*I, T]
-        a = patches.reshape(n * groups, inputs, t).mT
-        rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
-        rows = rows.reshape(n * groups, k, o // groups, t).mT
-        return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
+        return weight_sq_norm(*grouped(x, g, geometry, groups)).view(len(x), groups, k).sum(1)
 
     return _in_blocks(norms, t * inputs * groups, x, g)
 

@@ -22,6 +22,7 @@ from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_tiled_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
+from fastgradnorm_kernels.geometry import Geometry
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -107,19 +108,17 @@ def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
         return direct_norm.direct_sq_norm(a, g, input_precision=norm_precision(g.dtype, g.device))
 
 
-def _triton_conv_sq_norm(
-    x: Tensor, g: Tensor, options: Sequence[Sequence[int]], groups: int
-) -> Tensor:
+def _triton_conv_sq_norm(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> Tensor:
     from fastgradnorm_kernels import conv_norm
 
-    inputs = x.shape[1] // groups * math.prod(options[0])
+    inputs = x.shape[1] // groups * math.prod(geometry.kernel_size)
     precision = norm_precision(g.dtype, g.device)
     sizes = math.prod(g.shape[3:]), inputs, g.shape[2] // groups, g.shape[1]
     form = choose_tiled_form(*sizes, _off_matrix_units(g.dtype, precision))
     if form == "direct":
-        return conv_norm.conv_direct_sq_norm(x, g, options, groups, input_precision=precision)
+        return conv_norm.conv_direct_sq_norm(x, g, geometry, groups, input_precision=precision)
     return conv_norm.conv_checked_ghost_sq_norm(
-        x, g, options, groups, CANCELLED, input_precision=precision
+        x, g, geometry, groups, CANCELLED, input_precision=precision
     )
 
 
@@ -140,11 +139,10 @@ def conv_sq_norm(
     cross terms, so that their norms add up.
     """
     x, grad_outputs = _alike(x, grad_outputs)
-    size, step, pad, spread = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+    geometry = Geometry(*map(tuple, (kernel_size, stride, padding, dilation)))
     if uses_triton(backend, grad_outputs, "conv_sq_norm"):
         with _on(x):
-            return _triton_conv_sq_norm(x, grad_outputs, (size, step, pad, spread), groups)
-    geometry = _torch_norms.Geometry(size, step, pad, spread)
+            return _triton_conv_sq_norm(x, grad_outputs, geometry, groups)
     sq_norm: Tensor = _torch_form(x).conv_sq_norm(x, grad_outputs, geometry, groups)
     return sq_norm
 

@@ -9,7 +9,6 @@ doubt.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +16,8 @@ from torch import Tensor
 from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear, matmul
-from fastgradnorm_kernels.patches import conv_patches, padded, sample_blocks
+from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.patches import conv_patches, grouped, padded, sample_blocks
 from fastgradnorm_kernels.shapes import Float
 
 # A ghost norm below this share of its uncancelled terms is computed again directly. The norm's
@@ -29,15 +29,6 @@ CANCELLED = 2e-2
 _SMALL = 1 << 22
 # Multiplications of an activation Gram from which on it is a product of its own.
 _OWN_GRAM = 1 << 24
-
-
-class Geometry(NamedTuple):
-    """Of a convolution."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
 
 
 def weight_sq_norm(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K"]:
@@ -69,11 +60,7 @@ def conv_sq_norm(
     if n == 0 or t == 1 or groups > 1:
         if len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
             return reference.direct_conv_sq_norm(x, g, *geometry, groups)
-        patches = conv_patches(x, *geometry)  # [N, C*I, T]
-        a = patches.reshape(n * groups, inputs, t).mT
-        rows = g.reshape(n, k, groups, o // groups, t).transpose(1, 2)
-        rows = rows.reshape(n * groups, k, o // groups, t).mT
-        return weight_sq_norm(a, rows).view(n, groups, k).sum(1)
+        return weight_sq_norm(*grouped(x, g, geometry, groups)).view(n, groups, k).sum(1)
     form = _cheapest(x, g, geometry)
     if form == "direct":
         return reference.direct_conv_sq_norm(x, g, *geometry, groups)
@@ -93,7 +80,7 @@ def _cheapest(
     """
     _, k, o, *out = g.shape
     c, t, kernel = x.shape[1], math.prod(out), math.prod(geometry.kernel_size)
-    pixels = math.prod(_padded(x.shape[2:], geometry))
+    pixels = math.prod(geometry.padded(x.shape[2:]))
     patches, products = 20 * t * c * kernel, 1.5 * k * t * t * o
     costs = {
         "direct": patches + k * t * c * kernel * o,
@@ -101,10 +88,6 @@ def _cheapest(
         "pixels": 3 * pixels * pixels * c + 20 * t * t * kernel + products,
     }
     return min(costs, key=costs.__getitem__)
-
-
-def _padded(space: Sequence[int], geometry: Geometry) -> list[int]:
-    return [size + 2 * pad for size, pad in zip(space, geometry.padding, strict=True)]
 
 
 def _patch_grams(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgradnorm_kernels.geometry import Geometry
+
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x6")
 
@@ -123,11 +125,7 @@ def check_conv(
             f"`groups` must divide {x.shape[1]} input and {grad_outputs.shape[2]} output channels. "
             f"Got {groups}."
         )
-    kernel, stride, padding, dilation = options
-    expected = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    ]
+    expected = [*Geometry(*map(tuple, options)).out(x.shape[2:])]
     if [*grad_outputs.shape[3:]] != expected:
         raise ValueError(
             f"`grad_outputs` must be {expected} in space for these options. Got "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.shapes import Float
 
 # Elements of several samples' patches that stay in the cache.
@@ -36,10 +37,7 @@ def seen(
 ) -> Float[Tensor, "N C *kernel_out"]:
     """The patches as a view of inputs that are padded already."""
     steps = x.stride()[2:]
-    extent = [
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], kernel_size, stride, dilation, strict=True)
-    ]
+    extent = Geometry(kernel_size, stride, (0,) * len(steps), dilation).out(x.shape[2:])
     return x.as_strided(
         (*x.shape[:2], *kernel_size, *extent),
         (
@@ -48,6 +46,22 @@ def seen(
             *(s * step for s, step in zip(stride, steps, strict=True)),
         ),
     )
+
+
+def grouped(
+    x: Float[Tensor, "N C *space"],
+    grad_outputs: Float[Tensor, "N K O *out"],
+    geometry: Geometry,
+    groups: int,
+) -> tuple[Float[Tensor, "NG T I"], Float[Tensor, "NG K T OG"]]:
+    """Patches and gradients with the groups of each sample as samples of their own."""
+    n, k, o, *out = grad_outputs.shape
+    t = math.prod(out)
+    patches = conv_patches(x, *geometry)  # [N, C*I, T]
+    inputs = patches.shape[1] // groups
+    rows = grad_outputs.reshape(n, k, groups, o // groups, t).transpose(1, 2)
+    rows = rows.reshape(n * groups, k, o // groups, t).mT
+    return patches.reshape(n * groups, inputs, t).mT, rows
 
 
 def padded(x: Float[Tensor, "N C *space"], padding: tuple[int, ...]) -> Tensor:

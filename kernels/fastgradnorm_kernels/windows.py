@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastgradnorm_kernels._addresses import NOT_SPECIALISED
 from fastgradnorm_kernels._launch import LAUNCH
+from fastgradnorm_kernels.geometry import padded_sizes
 from fastgradnorm_kernels.shapes import Float
 
 _BLOCKS = {"BLOCK_P": 64, "BLOCK_C": 32, "num_warps": 4}
@@ -142,7 +143,7 @@ def _channels_last(x: Tensor, padding: Sequence[int], groups: int, channels: int
     """A copy `[N, *padded, groups, channels]`, zero in the padding and past a group's channels."""
     n, c = x.shape[:2]
     space, pads = _three(x.shape[2:], 1), _three(padding, 0)
-    padded = [size + 2 * pad for size, pad in zip(space, pads, strict=True)]
+    padded = padded_sizes(space, pads)
     positions, width = math.prod(padded), groups * channels
     if positions * width >= 2**31:
         raise ValueError(

@@ -54,6 +54,28 @@ def test_rows_name_rule_shape_and_cost():
     assert json.loads(json.dumps(table.to_dict()))["rows"][0]["parameter"] == "0.weight"
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 6, 4, padding="same", dilation=3),
+        nn.Conv1d(4, 6, 3, padding="valid", dilation=2, groups=2),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 3), padding=(0, 1), dilation=(1, 2)),
+        nn.Conv2d(4, 6, 1, stride=4),
+        nn.Conv3d(4, 6, 2, stride=2, padding=1, groups=2),
+    ],
+    ids=["same", "valid", "2d", "strided", "3d"],
+)
+def test_a_convolution_has_as_many_positions_as_its_output(layer):
+    dims = layer.weight.dim() - 2
+    x = torch.randn(2, 4, *(7, 6, 5)[:dims])
+    model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3))
+    model(x)  # the lazy layer learns its size
+    row, *_ = GradNormScorer(model).explain(x).rows
+    found = (row.positions, row.inputs, row.outputs)
+    assert found == (layer(x)[0, 0].numel(), layer.weight[0].numel(), 6 // layer.groups)
+
+
 def test_a_raw_parameter_is_a_leftover_and_an_unused_one_is_named():
     class Raw(nn.Module):
         def __init__(self):

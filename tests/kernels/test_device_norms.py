@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fastgradnorm_kernels import _device_norms, choose_form, reference
-from fastgradnorm_kernels._torch_norms import Geometry
+from fastgradnorm_kernels.geometry import Geometry
 
 from tests.support.asserts import assert_close_relative
 from tests.support.kernel_support import conv_oracle, linear_oracle, randn

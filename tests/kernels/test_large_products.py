@@ -4,6 +4,7 @@ import fastgradnorm_kernels as kernels
 import pytest
 import torch
 from fastgradnorm_kernels import _matmul, _torch_norms, operators, reference
+from fastgradnorm_kernels.geometry import Geometry
 
 from tests.support.asserts import assert_close_relative
 from tests.support.kernel_support import conv_oracle, linear_oracle
@@ -94,7 +95,7 @@ CONVOLUTIONS = {
 def test_convolutions(name, K):
     x_shape, g_shape, *geometry = CONVOLUTIONS[name]
     x, g = torch.randn(2, *x_shape), torch.randn(2, K, *g_shape)
-    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    actual = _torch_norms.conv_sq_norm(x, g, Geometry(*geometry), 1)
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
@@ -120,7 +121,7 @@ def test_convolutions_a_few_samples_at_a_time(name, at_once, monkeypatch):
         monkeypatch.setattr(
             module, "sample_blocks", lambda t, _: split.append(t.split(at_once)) or split[-1]
         )
-    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    actual = _torch_norms.conv_sq_norm(x, g, Geometry(*geometry), 1)
     assert split
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
@@ -129,7 +130,7 @@ def test_convolutions_a_few_samples_at_a_time(name, at_once, monkeypatch):
 def test_convolutions_with_the_channels_last(name):
     x_shape, g_shape, *geometry = CONVOLUTIONS[name]
     x, g = (t.movedim(-3, -1).contiguous().movedim(-1, -3) for t in _pair(x_shape, g_shape, 5))
-    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), 1)
+    actual = _torch_norms.conv_sq_norm(x, g, Geometry(*geometry), 1)
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
@@ -139,7 +140,7 @@ def test_pixels_that_are_skipped(space, out, stride, groups):
     ones, zeros = (1,) * len(out), (0,) * len(out)
     geometry = (ones, stride, zeros, ones)
     x, g = _pair((6, *space), (8, *out), 3)
-    actual = _torch_norms.conv_sq_norm(x, g, _torch_norms.Geometry(*geometry), groups)
+    actual = _torch_norms.conv_sq_norm(x, g, Geometry(*geometry), groups)
     assert_close_relative(actual, conv_oracle(x, g, geometry, groups), 1e-5)
 
 

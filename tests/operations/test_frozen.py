@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fastgradnorm_kernels.geometry import Geometry
 from torch import nn
 from torch.func import vjp, vmap
 
 from fastgradnorm import score_pool
 from fastgradnorm._operations import fused_norms
-from fastgradnorm._operations.convolutions import _Geometry, _prefers_channels_last
+from fastgradnorm._operations.folded_convolutions import prefers_channels_last
 from fastgradnorm._operations.single_level import cast, is_frozen, plain
 
 
@@ -53,9 +54,8 @@ def test_channels_are_last_on_a_gpu_where_matrix_units_multiply(
     cudnn = SimpleNamespace(conv=SimpleNamespace(fp32_precision=precision))
     monkeypatch.setattr(torch.backends, "cudnn", cudnn)
     on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 8, 2, 2))
-    weight = torch.empty(8, 8 // groups, 1, 1)
-    geometry = _Geometry((1, 1), (0, 0), (1, 1), groups)
-    assert _prefers_channels_last(on_gpu, weight, geometry) == expected
+    geometry = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+    assert prefers_channels_last(on_gpu, geometry, groups) == expected
 
 
 def test_batch_norms_of_copied_buffers_stay_light(monkeypatch):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgradnorm._operations.attention import attention
-from fastgradnorm._operations.convolutions import conv
+from fastgradnorm._operations.folded_convolutions import conv
 from fastgradnorm._operations.fused_norms import batch_norm, group_norm
 from fastgradnorm._operations.linear import linear
 from fastgradnorm._operations.pooling import max_pool

@@ -9,10 +9,11 @@ gained. The pull-back copies the indices for each cotangent, but not what was po
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fastgradnorm_kernels import operators
+from fastgradnorm_kernels.geometry import Geometry, sizes
 from fastgradnorm_kernels.levels import aligned, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,25 +25,23 @@ from fastgradnorm._operations.single_level import SingleLevel, is_differentiated
 _WITH_INDICES = (2, 3)  # dimensions for which PyTorch has such a kernel
 
 
-class _Windows(NamedTuple):
-    """Sizes in each dimension of space."""
+class _Windows(Geometry):
+    """Those of a pool."""
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    __slots__ = ()
 
     def are_valid(self, space: Sequence[int]) -> bool:
         """Whether windows are larger than a pixel, and each has one; PyTorch sees to the rest."""
-        return math.prod(self.kernel) > 1 and all(
-            s > 0 and p >= 0 and d > 0 and k >= max(1, 2 * p) and size + 2 * p > d * (k - 1)
-            for size, k, s, p, d in zip(space, *self, strict=True)
+        usual = all(
+            s > 0 and p >= 0 and d > 0 and k >= max(1, 2 * p)
+            for k, s, p, d in zip(*self, strict=True)
         )
+        return usual and math.prod(self.kernel_size) > 1 and min(self.out(space)) > 0
 
     def views(self, x: Tensor, i: int) -> Iterator[Tensor]:
         """Of all windows along dimension `i` of space, the first values, the second, and so on."""
         k, s, p, d = (sizes[i] for sizes in self)
-        dim = x.dim() - len(self.kernel) + i
+        dim = x.dim() - len(self.kernel_size) + i
         if p:
             x = F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (p, p), value=-math.inf)
         reach = x.shape[dim] - d * (k - 1)
@@ -80,16 +79,14 @@ def max_pool(
 
 
 def _windows(dims: int, *options: Any) -> _Windows | None:
-    sizes = [tuple(o) if isinstance(o, (tuple, list)) else (o,) for o in options]
-    kernel, stride, padding, dilation = (o * dims if len(o) == 1 else o for o in sizes)
-    stride = stride or kernel
-    fit = {len(kernel), len(stride), len(padding), len(dilation)} == {dims}
-    return _Windows(kernel, stride, padding, dilation) if fit else None
+    kernel, stride, padding, dilation = (sizes(option, dims) for option in options)
+    windows = _Windows(kernel, stride or kernel, padding, dilation)
+    return windows if {*map(len, windows)} == {dims} else None
 
 
 def _pooled(x: Tensor, windows: _Windows) -> Tensor:
     # The last dimension last: its views are strided, and there is less of them by then.
-    for i in range(len(windows.kernel)):
+    for i in range(len(windows.kernel_size)):
         x, *others = windows.views(x, i)
         for values in others:
             x = torch.maximum(x, values)

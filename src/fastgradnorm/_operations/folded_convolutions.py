@@ -1,0 +1,147 @@
+"""Convolutions of samples and cotangents in one call of a library, under vmap.
+
+The pull-back is not handed an input of the right size that was copied together for its shape alone,
+as by PyTorch's own rules for vmap. And where it pays the channels are last in memory, which what
+follows keeps. On a GPU autocast, under which those rules do not all run, is settled here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import operators
+from fastgradnorm_kernels.geometry import Geometry, sizes
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
+
+from fastgradnorm._operations.rows import Rows, layout
+from fastgradnorm._operations.single_level import (
+    SingleLevel,
+    cast,
+    is_differentiated,
+    is_frozen,
+    unwrap,
+    wrap,
+)
+
+# Pixels of the output from which on oneDNN is faster with the channels last.
+_LARGE = 32
+
+_Sizes = tuple[int, ...]
+_Options = tuple[_Sizes, _Sizes, _Sizes, int]  # stride, padding, dilation, groups
+_PULLED: tuple[Callable[..., Tensor], ...] = (conv1d_input, conv2d_input, conv3d_input)
+
+
+def conv(
+    function: Callable[..., Tensor],
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    channels_last: bool,
+) -> Tensor:
+    """`function`, one of PyTorch's convolutions over `dims` dimensions.
+
+    The channels of the output are last in memory where that is faster and `channels_last` allows.
+    """
+    if isinstance(padding, str) or input.dim() != dims + 2:
+        return function(input, weight, bias, stride, padding, dilation, groups)
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):
+        # Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
+        dtype = torch.get_autocast_dtype("cuda")
+        input, weight = cast(input, dtype), cast(weight, dtype)
+        bias = None if bias is None else cast(bias, dtype)
+    folds = _folds(input, weight) and is_frozen(weight, bias)
+    differentiated = is_differentiated(input) if folds else None
+    if differentiated is None:
+        return function(input, weight, bias, stride, padding, dilation, groups)
+    geometry = Geometry(
+        tuple(weight.shape[2:]), sizes(stride, dims), sizes(padding, dims), sizes(dilation, dims)
+    )
+    last = channels_last and dims == 2 and prefers_channels_last(input, geometry, groups)
+    options = *geometry[1:], groups
+    format = torch.channels_last if last else torch.contiguous_format
+    weight = weight.contiguous(memory_format=format)
+    if not differentiated:
+        return _forward(Rows.of(input), weight, bias, options, format)
+    output: Tensor = _Conv.within(input, weight, bias, options, format)
+    return output
+
+
+def _folds(input: Tensor, weight: Tensor) -> bool:
+    """Whether samples are folded by hand: on a GPU, and for oneDNN in float32."""
+    if input.is_cuda:
+        return input.dtype == weight.dtype
+    plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+    plain = plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return plain and not torch.is_autocast_enabled("cpu")
+
+
+def prefers_channels_last(input: Tensor, geometry: Geometry, groups: int) -> bool:
+    """Whether oneDNN is faster so, as for large images, or cuDNN, as on the matrix units.
+
+    Else it copies all it is given and makes there (on an NVIDIA H200 15 % of a ResNet-18's pass).
+    """
+    if not input.is_cuda:
+        return math.prod(geometry.out(input.shape[2:])) >= _LARGE
+    cudnn: Any = torch.backends.cudnn  # whose stubs do not know all that it has
+    if input.dtype == torch.float32 and cudnn.conv.fp32_precision != "tf32":
+        return False
+    return input.dtype != torch.float64 and groups == 1
+
+
+def _forward(
+    x: Rows, weight: Tensor, bias: Tensor | None, options: _Options, format: torch.memory_format
+) -> Tensor:
+    def run(rows: Tensor) -> Tensor:
+        rows = rows.contiguous(memory_format=format)
+        function = (F.conv1d, F.conv2d, F.conv3d)[len(options[0]) - 1]
+        return function(rows, weight, bias, *options)
+
+    return x.apply(run)
+
+
+class _Conv(SingleLevel):
+    """Differentiated by x alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: _Options,
+        format: torch.memory_format,
+    ) -> Tensor:
+        rows = Rows.of(unwrap(x))
+        ctx.save_for_backward(weight)
+        ctx.options, ctx.format = options, format
+        ctx.shape, ctx.like = x.shape, layout(rows.tensor)
+        return wrap(_forward(rows, weight, bias, options, format))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+
+        def run(rows: Tensor) -> Tensor:
+            rows = rows.contiguous(memory_format=ctx.format)
+            # Its shape alone is read, but it must lie in memory, or it would be copied there.
+            shape = (len(rows), *ctx.shape[1:])
+            x = rows
+            if rows.shape != shape:
+                like = {"dtype": rows.dtype, "device": rows.device, "memory_format": ctx.format}
+                x = torch.empty(shape, **like)
+            if operators.has_convolution_pulled():
+                pulled = operators.convolution_pulled(rows, x, weight, ctx.options)
+            else:
+                pulled = _PULLED[len(shape) - 3](shape, weight, rows, *ctx.options)
+            return pulled.contiguous(memory_format=ctx.like)
+
+        return Rows.of(g).apply(run), *(None,) * 4
