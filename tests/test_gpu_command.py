@@ -26,7 +26,8 @@ def _dry(tmp_path, name="part"):
 def results(tmp_path_factory):
     """A folder that the parts whose kernels are interpreted have written to."""
     folder = tmp_path_factory.mktemp("gpu")
-    options = ["--dry", "--parts", "tests,kernels,sweep", "--seconds", "300", "--out", str(folder)]
+    parts = "tests,kernels,heads,sweep,convolutions"
+    options = ["--dry", "--parts", parts, "--seconds", "300", "--out", str(folder)]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         assert command_line.main(["gpu", *options]) == 0
@@ -34,11 +35,12 @@ def results(tmp_path_factory):
 
 
 def test_one_file_a_part_and_a_summary(results):
-    assert set(results) == {"gpu_tests", "gpu_kernels", "gpu_sweep", "gpu_summary"}
+    parts = {"gpu_tests", "gpu_kernels", "gpu_heads", "gpu_sweep", "gpu_convolutions"}
+    assert set(results) == {*parts, "gpu_summary"}
     summary = results["gpu_summary"]
     assert {"commit", "versions"} <= set(summary["provenance"])
     assert all(summary["summary"].values())
-    for name in ("gpu_tests", "gpu_kernels", "gpu_sweep"):
+    for name in parts:
         assert not results[name]["errors"]
         assert not results[name]["left_out"]
         assert not results[name]["open"]
@@ -62,8 +64,18 @@ def test_every_operation_has_a_row_and_an_error(results):
 
 def test_block_sizes_are_replaced_and_held_against_the_others(results):
     rows = results["gpu_sweep"]["rows"]
-    assert len({row["key"].split(",")[0] for row in rows}) == 7
+    assert len({row["key"].split(",")[0] for row in rows}) == 6
     assert all(row["times"] and not row["failed"] for row in rows)
+    heads = [row for row in results["gpu_heads"]["rows"] if "times" in row]
+    assert len(heads) == 2
+    assert all(row["times"] and not row["failed"] for row in heads)
+
+
+def test_split_convolutions_are_exact(results):
+    rows = results["gpu_convolutions"]["rows"]
+    assert len(rows) == 10
+    for way in ("added", "stacked", "promoted"):
+        assert all(row[f"{way} error"] < 1e-6 for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
@@ -198,7 +210,7 @@ def test_a_run_of_tests_that_is_cut_off_tells_what_it_found(tmp_path, workers, r
 
 
 def test_parts_share_the_time():
-    stages = command._stages([*PARTS])
+    stages = command._stages([name for name, part in PARTS.items() if not part.asked])
     assert next(names for names, _, _ in stages) == ["engine", "tests"]
     assert sum(weight for _, weight, _ in stages) <= command.BUDGET
     ((names, _weight, rest),) = command._stages(["engine"])

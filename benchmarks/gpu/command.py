@@ -6,6 +6,7 @@ are written after every step, so that a run that is cut off loses nothing.
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from benchmarks.provenance import RESULTS, provenance
 
 BUDGET = 450.0
 WARMING = 45.0  # seconds, where nothing else takes as long
-WARMED_AT_ONCE = 4
+WARMED_AT_ONCE = 4  # beside other parts
 FOLDER = RESULTS / "gpu"
 
 
@@ -50,7 +51,7 @@ def main(
             file=sys.stderr,
         )
         return 2
-    chosen = [name for name in PARTS if parts is None or name in parts]
+    chosen = [name for name in PARTS if (not PARTS[name].asked if parts is None else name in parts)]
     folder = _writable(folder)
     for name in chosen:
         _path(folder, name).unlink(missing_ok=True)
@@ -97,7 +98,8 @@ def _stage(
         for what in warm.wanted(chosen)[: 2 if dry else None]:
             path = scratch / f"warm_{what.replace(':', '_')}.json"
             warmed.append(_job(what, "warm", what, path, limit, scratch, dry))
-    at_once = len(jobs) + (1 if dry else WARMED_AT_ONCE)
+    alone = max(WARMED_AT_ONCE, (os.cpu_count() or 1) - 2)
+    at_once = len(jobs) + (1 if dry else WARMED_AT_ONCE if jobs else alone)
     start = time.monotonic()
     left = run_all([*jobs, *warmed], at_once, limit, dry)
     took = round(time.monotonic() - start, 1)

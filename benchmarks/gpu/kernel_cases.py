@@ -59,7 +59,7 @@ def _normal(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _heads(device: torch.device, dry: bool) -> Iterator[Case]:
-    shapes = [(65_536, 10), (65_536, 1000), (16_384, 21_841), (4096, 128_256)]
+    shapes = [(65_536, 10), (65_536, 1000), (32_768, 4096), (16_384, 21_841), (4096, 128_256)]
     for n, c in [(3, 10), (2, 70)] if dry else shapes:
         for dtype in (torch.float32, torch.bfloat16):
 

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from benchmarks.gpu import engine, graphs, kernel_tests, kernels, launches, sweep, throughput
+from benchmarks.gpu import (
+    engine,
+    graphs,
+    heads,
+    kernel_tests,
+    kernels,
+    launches,
+    split_convolutions,
+    sweep,
+    throughput,
+)
 
 
 @dataclass(frozen=True)
@@ -14,11 +24,13 @@ class Part:
         module: Has `run`, `table` and `summary`.
         seconds: At most, of the default budget.
         timed: Whether it measures time, and so has the machine for itself.
+        asked: Whether it runs only where it is named: an experiment.
     """
 
     module: ModuleType
     seconds: float
     timed: bool = True
+    asked: bool = False
 
 
 PARTS = {
@@ -27,6 +39,8 @@ PARTS = {
     "graphs": Part(graphs, 50),
     "launches": Part(launches, 50),
     "throughput": Part(throughput, 140),
-    "kernels": Part(kernels, 65),
-    "sweep": Part(sweep, 45),
+    "kernels": Part(kernels, 50),
+    "heads": Part(heads, 20),
+    "sweep": Part(sweep, 40),
+    "convolutions": Part(split_convolutions, 30, asked=True),
 }

@@ -6,7 +6,7 @@ the package can hold.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from types import ModuleType
@@ -45,17 +45,7 @@ def candidates(case: Case, device: torch.device) -> list[Blocks]:
         return _grid(BLOCK_S=(16, 32), BLOCK_T=(32, 64), BLOCK_O=(64, 128), num_warps=(4,))
     if case.operation == "linear_head_scores":
         return _grid(BLOCK_N=(64, 128), BLOCK_C=(64, 128), BLOCK_D=(32, 64), num_warps=(4, 8))
-    if case.operation == "head_scores":
-        return _heads(int(case.shape.split("C=")[1]))
     return []
-
-
-def _heads(classes: int) -> list[Blocks]:
-    width = max(16, 1 << (classes - 1).bit_length())
-    if classes > 16384:
-        return _grid(BLOCK_C=(2048, 4096, 8192), num_warps=(4, 8, 16))
-    rows = [n for n in (1, 2, 4, 16, 64, 128) if 512 <= n * width <= 16384]
-    return _grid(BLOCK_N=(*rows,), BLOCK_C=(width,), num_warps=(2, 4, 8))
 
 
 OTHER = "embedding_sq_norm"
@@ -64,6 +54,7 @@ MODULES: dict[str, ModuleType] = {
     "linear_head_scores": linear_head,
     "head_scores": logit_head,
 }
+WHOLLY = ("head_scores",)  # their block sizes say which kernel takes them
 
 
 @contextmanager
@@ -83,11 +74,16 @@ def using(case: Case, blocks: Blocks) -> Iterator[None]:
         name, tile = "choose", tiles.Tile(**blocks)
         chosen = lambda *args, **kwargs: tile  # noqa: E731
     original = getattr(owner, name)
-    setattr(owner, name, chosen or _overriding(original, blocks))
+    kept = not chosen and case.operation not in WHOLLY
+    setattr(owner, name, _overriding(original, blocks) if kept else chosen or _only(blocks))
     try:
         yield
     finally:
         setattr(owner, name, original)
+
+
+def _only(blocks: Blocks) -> Any:
+    return lambda *args, **kwargs: dict(blocks)
 
 
 def _overriding(original: Any, blocks: Blocks) -> Any:
@@ -97,14 +93,21 @@ def _overriding(original: Any, blocks: Blocks) -> Any:
     return chosen
 
 
-def _targets(report: Report) -> list[tuple[str, Case, Blocks]]:
+def titled(case: Case) -> str:
+    """Operation, shape and arithmetic of a case."""
+    unit = "bfloat16" if case.dtype == torch.bfloat16 else case.precision
+    return f"{case.operation}, {case.shape}, {unit}"
+
+
+Candidates = Callable[[Case, torch.device], list[Blocks]]
+
+
+def _targets(report: Report, made: Candidates) -> list[tuple[str, Case, Blocks]]:
     """Every case and candidate, in turn by case, so that a cut leaves some of each."""
     kinds: dict[tuple[Any, ...], list[tuple[str, Case, Blocks]]] = {}
     for case in cases(torch.device(report.device), report.dry):
-        unit = "bfloat16" if case.dtype == torch.bfloat16 else case.precision
-        title = f"{case.operation}, {case.shape}, {unit}"
-        tried = candidates(case, torch.device(report.device))[: 2 if report.dry else None]
-        kinds[(title,)] = [(title, case, blocks) for blocks in tried]
+        tried = made(case, torch.device(report.device))[: 2 if report.dry else None]
+        kinds[(titled(case),)] = [(titled(case), case, blocks) for blocks in tried]
     longest = max(map(len, kinds.values()))
     return [found[i] for i in range(longest) for found in kinds.values() if i < len(found)]
 
@@ -117,9 +120,9 @@ def _mode(case: Case) -> Any:
     return TF32 if case.precision == "tf32" else IEEE
 
 
-def warm(report: Report, index: int, slices: int) -> None:
+def warm(report: Report, index: int, slices: int, made: Candidates = candidates) -> None:
     """Compiles a share of the candidates, in the order in which they are timed."""
-    for title, case, blocks in _targets(report)[index::slices]:
+    for title, case, blocks in _targets(report, made)[index::slices]:
         key = _key(title, blocks)
         if report.wanted(key, 1):
             with report.step(key), torch.no_grad(), _mode(case).set(), using(case, blocks):
@@ -132,8 +135,13 @@ def run(report: Report) -> None:
     """Times every candidate beside the launcher as it is, and stores the best by class of shape."""
     if not report.dry:
         report.fact("gpu", torch.cuda.get_device_name())
+    every(report, candidates)
+
+
+def every(report: Report, made: Candidates) -> None:
+    """A row a case that has candidates."""
     by_case: dict[str, list[tuple[Case, Blocks]]] = {}
-    for title, case, blocks in _targets(report):
+    for title, case, blocks in _targets(report, made):
         by_case.setdefault(title, []).append((case, blocks))
     for title, tried in by_case.items():
         if report.wanted(title, 0 if report.dry else 1.5):

@@ -16,6 +16,7 @@ LOG2_E_LOW = tl.constexpr(1.9259629911266175e-08)  # what float32 leaves of log2
 LN_2 = tl.constexpr(0.6931471805599453)
 # `e^FLOOR` is zero in float32: an entry at FLOOR is absent from every sum.
 FLOOR = tl.constexpr(-128.0)
+_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -28,9 +29,18 @@ def exp(x):
 
 
 @triton.jit
+def exp_other(v):
+    """`e^v` of classes other than the top one.
+
+    Its error of `|v| 6e-8` weighs `e^v` in sums that have a term of 1: the rounding is left as it is.
+    """
+    return tl.exp2(v * LOG2_E)
+
+
+@triton.jit
 def above_floor(x):
     """`x`, or FLOOR where smaller; NaN stays NaN."""
-    return tl.where(x < FLOOR, FLOOR, x)
+    return tl.maximum(x, FLOOR, propagate_nan=_NAN)
 
 
 @triton.jit
@@ -74,7 +84,7 @@ def tile_state(z, classes):
     others = (tl.arange(0, z.shape[1])[None, :] != column[:, None]) | ~is_number
     base = tl.max(tl.where(others, numbers, -float("inf")), 1)
     v = tl.where(others, above_floor(z - finite(base)[:, None]), FLOOR)
-    e = exp(v)
+    e = exp_other(v)
     index = column.to(tl.int32) + tl.min(classes, 0)
     return top, index, base, tl.sum(e, 1), tl.sum(e * e, 1), tl.sum(e * v, 1)
 
@@ -92,16 +102,20 @@ def row_terms(delta, t, t2, tv):
 
 
 @triton.jit
-def other_terms(v, delta, om, p_top, inverse, rr, m):
-    """`p_j ‖p - e_j‖` and `(r_j (u_j - om m))²` of classes other than the top one.
+def other_sums(delta, om, p_top, inverse, rr, m):
+    """What the shares of the other classes have in common: `A = 1 + ‖p‖²`, `κ = om / t` and c."""
+    return 1.0 + (p_top * p_top + om * om * rr), om * inverse, delta - om * m
 
-    `‖p - e_j‖² = 1 - 2 p_j + ‖p‖²` does not cancel there, where `p_j <= 1/2`.
+
+@triton.jit
+def other_shares(e, v, A, kappa, c):
+    """`e √(A - 2 κ e)` and `(e (v + c))²`, with `e = e^v`, of classes other than the top one.
+
+    Their sums times κ and `1/t²` are those of `p_j ‖p - e_j‖`, where `‖p - e_j‖² = 1 - 2 p_j + ‖p‖²`
+    does not cancel as `p_j <= 1/2`, and of `(r_j (u_j - om m))²`.
     """
-    r = exp(v) * inverse
-    p = om * r
-    p_sq = p_top * p_top + om * om * rr
-    y = r * (v + (delta - om * m))
-    return p * tl.sqrt(1.0 - 2.0 * p + p_sq), y * y
+    y = e * (v + c)
+    return e * tl.sqrt(A - 2.0 * kappa * e), y * y
 
 
 @triton.jit

@@ -22,9 +22,11 @@ from fastgradnorm_kernels._math import (
     FLOOR,
     above_floor,
     empty_state,
+    exp_other,
     finite,
     merge,
-    other_terms,
+    other_shares,
+    other_sums,
     row_terms,
     tile_state,
     top_terms,
@@ -154,12 +156,14 @@ def _linear_head_scores_kernel(
     top, index, base, t, t2, tv = _merged_state(state_ptr, rows, N, splits, BLOCK_N)
     delta = above_floor(base - top)
     om, p_top, inverse, rr, m = row_terms(delta, t, t2, tv)
+    A, kappa, c = other_sums(delta, om, p_top, inverse, rr, m)
     expected, expected_squared, square = top_terms(om, p_top, rr, m)
     if split == 0:
         tl.store(row_ptr + rows, om, mask=rows < N)
         tl.store(row_ptr + tl.cast(N, tl.int64) + rows, expected_squared, mask=rows < N)
     expected = tl.where(split == 0, expected, 0.0)  # the top class counts once
     square = tl.where(split == 0, square, 0.0)
+    shares, squares = tl.zeros_like(t), tl.zeros_like(t)
     for start in range(split * SPLIT, tl.minimum(split * SPLIT + SPLIT, C), BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C)
         z = _logits(
@@ -167,17 +171,11 @@ def _linear_head_scores_kernel(
         )
         other = columns[None, :] != index[:, None]
         v = tl.where(other, above_floor(z - finite(base)[:, None]), FLOOR)
-        terms, squares = other_terms(
-            v,
-            delta[:, None],
-            om[:, None],
-            p_top[:, None],
-            inverse[:, None],
-            rr[:, None],
-            m[:, None],
-        )
-        expected += tl.sum(terms, 1)
-        square += tl.sum(squares, 1)
+        share, share_square = other_shares(exp_other(v), v, A[:, None], kappa[:, None], c[:, None])
+        shares += tl.sum(share, 1)
+        squares += tl.sum(share_square, 1)
+    expected += kappa * shares
+    square += squares * inverse * inverse
     slots = partial_ptr + tl.cast(split, tl.int64) * N + rows
     tl.store(slots, expected, mask=rows < N)
     tl.store(slots + tl.cast(splits, tl.int64) * N, square, mask=rows < N)

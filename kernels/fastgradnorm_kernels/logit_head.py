@@ -1,13 +1,15 @@
 """Logits [N, C] and `q` [N] to the three scores of a linear last layer, in one read of the logits.
 
 The formulas are those of :func:`fastgradnorm_kernels.reference.head_scores` (Settles et al. 2007;
-Wang et al. 2022, arXiv 2112.05683), with the predicted class taken out of every sum. Up to 16384
-classes one program owns BLOCK_N whole rows and keeps them in registers. Beyond, one program owns
-one row and sweeps it twice; the second sweep finds most of the row in the L2 cache.
+Wang et al. 2022, arXiv 2112.05683), with the predicted class taken out of every sum. Three kernels:
+of a few classes a thread owns a row; up to `_TILED` a program owns BLOCK_N whole rows and keeps them
+in registers; beyond, see :mod:`head_stream`. All are bound by how many instructions a logit takes:
+some 20 of float32 are as many as a GPU does while it reads the next one.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
+import math
 from typing import Any
 
 import torch
@@ -15,27 +17,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels._addresses import aligned
 from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._math import (
-    FLOOR,
     above_floor,
-    empty_state,
-    exp,
-    finite,
-    merge,
-    other_terms,
+    exp_other,
+    other_shares,
+    other_sums,
     row_terms,
-    tile_state,
     top_terms,
 )
 from fastgradnorm_kernels._validate import check_head
+from fastgradnorm_kernels.head_stream import _head_scores_stream_kernel
 from fastgradnorm_kernels.reference import HeadScores
 from fastgradnorm_kernels.shapes import Float
 
-# Logits a program holds at a time: 8 to 32 a thread. Chosen by the compiler's register report for
-# sm_80 and sm_90 (no spills); not measured on a GPU.
-_WIDTHS = (16, 64, 128, 256, 1024, 4096, 16384)
-_SWEEP_WIDTH = 4096
+_NAN = tl.constexpr(tl.PropagateNan.ALL)
+_FAR = tl.constexpr(3.4e38)  # below every other logit
+# Classes at most, of a row a thread and of rows in registers.
+_THREADED, _TILED = 32, 4096
 
 
 @triton.jit
@@ -45,6 +45,53 @@ def _store_scores(out_ptrs, rows, mask, q, expected, expected_squared, entropy):
     tl.store(out_ptrs[0] + rows, root * expected, mask=mask)
     tl.store(out_ptrs[1] + rows, q * expected_squared, mask=mask)
     tl.store(out_ptrs[2] + rows, root * entropy, mask=mask)
+
+
+@triton.jit
+def _head_scores_thread_kernel(
+    logits_ptr,  # [N, C], rows `stride_n` apart
+    q_ptr,  # [N]
+    expected_ptr,  # [N], float32
+    expected_squared_ptr,  # [N], float32
+    entropy_ptr,  # [N], float32
+    N,
+    stride_n,
+    CLASSES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = rows < N
+    top = tl.full([BLOCK_N], -float("inf"), tl.float32)
+    base, others = top, ()
+    for i in tl.static_range(CLASSES):
+        z = tl.load(logits_ptr + rows * stride_n + i, mask=inside, other=0.0).to(tl.float32)
+        x = tl.minimum(top, z, propagate_nan=_NAN)  # whatever is not the largest
+        top = tl.maximum(top, z)
+        base = tl.maximum(base, x)
+        others = others + (x,)
+    safe = tl.where(base == -float("inf"), top, base)
+    t, vs, es = tl.zeros_like(top), (), ()
+    t2, tv, shares, squares = t, t, t, t
+    for i in tl.static_range(CLASSES):
+        v = above_floor(others[i] - safe)
+        e = exp_other(v)
+        t += e
+        t2 += e * e
+        tv += e * v
+        vs, es = vs + (v,), es + (e,)
+    delta = above_floor(base - top)
+    om, p_top, inverse, rr, m = row_terms(delta, t, t2, tv)
+    A, kappa, c = other_sums(delta, om, p_top, inverse, rr, m)
+    for i in tl.static_range(CLASSES):
+        share, square = other_shares(es[i], vs[i], A, kappa, c)
+        shares += share
+        squares += square
+    expected, expected_squared, top_square = top_terms(om, p_top, rr, m)
+    entropy = om * tl.sqrt_rn(top_square + squares * inverse * inverse)
+    q = tl.load(q_ptr + rows, mask=inside, other=0.0).to(tl.float32)
+    out_ptrs = (expected_ptr, expected_squared_ptr, entropy_ptr)
+    expected += kappa * shares
+    _store_scores(out_ptrs, rows, inside, q, expected, expected_squared, entropy)
 
 
 @triton.jit
@@ -59,88 +106,56 @@ def _head_scores_kernel(
     stride_n,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = tl.arange(0, BLOCK_C)
     inside = rows < N
-    present = (columns < C)[None, :]
-    offsets = rows[:, None] * stride_n + columns[None, :]
-    z = tl.load(logits_ptr + offsets, mask=inside[:, None] & present, other=0.0).to(tl.float32)
-    z = tl.where(present, z, -float("inf"))
+    offsets = rows[:, None] * aligned(stride_n, VECTOR) + columns[None, :]
+    present = inside[:, None] & (columns < aligned(C, VECTOR))[None, :]
+    z = tl.load(logits_ptr + offsets, mask=present, other=-float("inf")).to(tl.float32)
     top = tl.max(z, 1)
-    is_top = z == top[:, None]
     # Rows in registers compare equal exactly, so ties are counted: cheaper than finding an index.
-    ties = tl.sum(tl.where(is_top & present, 1.0, 0.0), 1) - 1.0
-    second = tl.max(tl.where(is_top, -float("inf"), z), 1)
-    base = tl.where((ties > 0) | (second == -float("inf")), top, second)
-    v = tl.where(is_top, FLOOR, above_floor(z - base[:, None]))  # [BLOCK_N, BLOCK_C]
-    e = exp(v)
+    is_top = tl.where(z == top[:, None], 1.0, 0.0)
+    ties = tl.sum(is_top, 1) - 1.0
+    others = z - is_top * _FAR  # a multiplication and addition in one; a choice is two instructions
+    second = tl.max(others, 1)
+    base = tl.where((ties > 0) | (second < -0.5 * _FAR), top, second)
     tied = tl.maximum(ties, 0.0)
+    v = above_floor(others - base[:, None])  # [BLOCK_N, BLOCK_C]
+    e = exp_other(v)
     t, t2 = tl.sum(e, 1) + tied, tl.sum(e * e, 1) + tied
     delta = above_floor(base - top)
     om, p_top, inverse, rr, m = row_terms(delta, t, t2, tl.sum(e * v, 1))
-    terms, squares = other_terms(
-        v,
-        delta[:, None],
-        om[:, None],
-        p_top[:, None],
-        inverse[:, None],
-        rr[:, None],
-        m[:, None],
-    )
-    tied_term, tied_square = other_terms(delta - delta, delta, om, p_top, inverse, rr, m)
-    top_term, expected_squared, top_square = top_terms(om, p_top, rr, m)
-    expected = top_term + tl.sum(terms, 1) + tied * tied_term
-    entropy = om * tl.sqrt_rn(top_square + tl.sum(squares, 1) + tied * tied_square)
+    A, kappa, c = other_sums(delta, om, p_top, inverse, rr, m)
+    shares, squares = other_shares(e, v, A[:, None], kappa[:, None], c[:, None])
+    tied_share, tied_square = other_shares(1.0, 0.0, A, kappa, c)
+    square = (tl.sum(squares, 1) + tied * tied_square) * inverse * inverse
+    expected, expected_squared, top_square = top_terms(om, p_top, rr, m)
+    expected += kappa * (tl.sum(shares, 1) + tied * tied_share)
+    entropy = om * tl.sqrt_rn(top_square + square)
     q = tl.load(q_ptr + rows, mask=inside, other=0.0).to(tl.float32)
     out_ptrs = (expected_ptr, expected_squared_ptr, entropy_ptr)
     _store_scores(out_ptrs, rows, inside, q, expected, expected_squared, entropy)
 
 
-@triton.jit
-def _head_scores_sweep_kernel(
-    logits_ptr,  # [N, C], rows `stride_n` apart
-    q_ptr,  # [N]
-    expected_ptr,  # [N], float32
-    expected_squared_ptr,  # [N], float32
-    entropy_ptr,  # [N], float32
-    N,
-    C,
-    stride_n,
-    BLOCK_C: tl.constexpr,
-):
-    rows = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
-    row_ptr = logits_ptr + rows[:, None] * stride_n
-    state = empty_state(1)
-    for start in range(0, C, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        z = tl.load(row_ptr + columns[None, :], mask=(columns < C)[None, :], other=-float("inf"))
-        state = merge(state, tile_state(z.to(tl.float32), columns))
-    top, index, base, t, t2, tv = state
-    delta = above_floor(base - top)
-    om, p_top, inverse, rr, m = row_terms(delta, t, t2, tv)
-    expected, expected_squared, square = top_terms(om, p_top, rr, m)
-    for start in range(0, C, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        z = tl.load(row_ptr + columns[None, :], mask=(columns < C)[None, :], other=-float("inf"))
-        other = columns[None, :] != index[:, None]
-        v = tl.where(other, above_floor(z.to(tl.float32) - finite(base)[:, None]), FLOOR)
-        terms, squares = other_terms(v, delta, om, p_top, inverse, rr, m)
-        expected += tl.sum(terms, 1)
-        square += tl.sum(squares, 1)
-    q = tl.load(q_ptr + rows).to(tl.float32)
-    entropy = om * tl.sqrt_rn(square)
-    out_ptrs = (expected_ptr, expected_squared_ptr, entropy_ptr)
-    _store_scores(out_ptrs, rows, rows < N, q, expected, expected_squared, entropy)
-
-
 def blocks(classes: int) -> dict[str, Any]:
     """Block sizes and warps for rows of `classes` logits."""
-    width = next((w for w in _WIDTHS if w >= classes), None)
-    if width is None:
-        return {"BLOCK_C": _SWEEP_WIDTH, "num_warps": 8}
-    warps = 4 if width < 4096 else width // 1024
-    return {"BLOCK_N": max(1, 1024 // width), "BLOCK_C": width, "num_warps": warps}
+    if classes <= _THREADED:
+        return {"CLASSES": classes, "BLOCK_N": 128, "num_warps": 4}
+    if classes <= _TILED:
+        width = max(16, triton.next_power_of_2(classes))
+        return {
+            "BLOCK_N": max(1, 1024 // width),
+            "BLOCK_C": width,
+            "num_warps": max(1, width // 1024),
+        }
+    return {"W": 256, "STEPS": 8, "num_warps": 2}
+
+
+def _vector(logits: Tensor) -> int:
+    """Logits that a load may take at once, wherever a row begins."""
+    return math.gcd(16 // logits.element_size(), logits.shape[1], logits.stride(0))
 
 
 def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:
@@ -150,9 +165,15 @@ def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadSco
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     out = [torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3)]
     options = blocks(c) | LAUNCH
-    arguments = (logits, q.contiguous(), *out, n, c, logits.stride(0))
-    if n and "BLOCK_N" in options:
-        _head_scores_kernel[(triton.cdiv(n, options["BLOCK_N"]),)](*arguments, **options)
+    arguments, stride = (logits, q.contiguous(), *out), logits.stride(0)
+    if n and "CLASSES" in options:
+        grid = (triton.cdiv(n, options["BLOCK_N"]),)
+        _head_scores_thread_kernel[grid](*arguments, n, stride, **options)
+    elif n and "BLOCK_N" in options:
+        options["VECTOR"] = _vector(logits)
+        grid = (triton.cdiv(n, options["BLOCK_N"]),)
+        _head_scores_kernel[grid](*arguments, n, c, stride, **options)
     elif n:
-        _head_scores_sweep_kernel[(n,)](*arguments, **options)
+        options["VECTOR"] = _vector(logits)
+        _head_scores_stream_kernel[(n,)](*arguments, c, stride, **options)
     return HeadScores(*out)

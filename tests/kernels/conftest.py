@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(items):
     """NumPy, under the interpreter, warns of the NaN and infinities that some tests feed in."""
     for item in items:
         if "tests/kernels" in item.path.as_posix():
-            item.add_marker(pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"))
+            for text in ("invalid value", "All-NaN slice"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{text}:RuntimeWarning"))
 
 
 @pytest.fixture(autouse=True)

@@ -27,12 +27,14 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["tile", "sweep"])
+@pytest.fixture(params=["as it is", "tile", "stream", "streams"])
 def kernel(request, monkeypatch):
-    """Both kernels at any number of classes: the sweep in blocks of 64."""
-    if request.param == "sweep":
-        monkeypatch.setattr(logit_head, "_WIDTHS", ())
-        monkeypatch.setattr(logit_head, "_SWEEP_WIDTH", 64)
+    """Each kernel at any number of classes, and what is chosen: few are a thread's."""
+    if request.param == "tile":
+        monkeypatch.setattr(logit_head, "_THREADED", 0)
+    if "stream" in request.param:
+        small = {"W": 16, "STEPS": 2 if request.param == "streams" else 4, "num_warps": 1}
+        monkeypatch.setattr(logit_head, "blocks", lambda classes: dict(small))
     return logit_head.head_scores
 
 
@@ -52,6 +54,23 @@ def test_many_classes(C):
     actual, ref = logit_head.head_scores(z, q), reference.head_scores(z, q)
     for got, expected, true in zip(actual, ref, exact, strict=True):
         assert_within_budget(got, expected, true, 2e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 4.0])
+@pytest.mark.parametrize("lead", [0.0, 3.0, 30.0])
+def test_flat_and_steep_rows(scale, lead, kernel):
+    """Whether a second class of some probability shares a lane, or none, or all are alike."""
+    z = scale * torch.randn(3, 290)
+    z[:, 5] += lead
+    z[1, ::16] += 2.0  # one lane's
+    z[2, :48] -= 20.0  # what comes first is far below the rest, and all but equal
+    z = z.to(DEVICE)
+    q = torch.ones(3, device=DEVICE)
+    exact, ref = reference.head_scores(z.double(), q), reference.head_scores(z, q)
+    for got, expected, true in zip(kernel(z, q), ref, exact, strict=True):
+        assert_within_budget(got, expected, true, 2e-6)
+        # Each row by itself: the entropy's cotangent of a flat one is small.
+        torch.testing.assert_close(got, true.float(), rtol=4e-6, atol=1e-9)
 
 
 def confident_logits(C):
