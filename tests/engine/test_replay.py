@@ -43,7 +43,7 @@ def captured(monkeypatch):
 
     def on_a_gpu(self, device):
         before(self, device)
-        self._on = True
+        self._possible = True
         made.append(self)
 
     monkeypatch.setattr(replay.Replays, "__init__", on_a_gpu)
@@ -118,6 +118,59 @@ def test_lengths_are_kinds_of_their_own(captured):
     batches = [torch.randn(3, length, 4) for length in (2, 5, 2, 5, 2, 5)]
     assert_same(Model().eval(), batches, forward=lambda model, x: model(x).mean(1))
     assert (StandIn.made, replayed(captured)) == (2, 4)
+
+
+class Many(Model):
+    """So many classes that not all of them are pulled back."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 43)
+
+
+class TestRounds:
+    """What changes between rounds, samples and classes, reaches a captured pass by its inputs."""
+
+    OPTIONS = ({}, {"scheme": ("expected", "entropy")}, {"scheme": "expected_squared"})
+
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    @pytest.mark.parametrize("rtol", [0.1, 0.03, 0.01, 1e-12])
+    def test_later_rounds_and_batches_are_replayed(self, captured, rtol, options):
+        # some samples are sure of a class, and others are not: rounds have ever fewer of them
+        sizes = torch.linspace(0.1, 9, 15).repeat(5)[:, None]
+        batches = list((torch.randn(75, 4) * sizes).split(15))
+        model = Many().eval()
+        with replay.as_they_are():
+            expected = self._scores(model, batches, rtol=rtol, **options)
+        actual = self._scores(model, batches, rtol=rtol, **options)
+        for one, other in zip(actual, expected, strict=True):
+            assert_close_relative(one, other, rtol=1e-5)
+        assert StandIn.made > 1  # of the forward pass, and of rounds
+        assert replayed(captured) >= 4 + 3
+
+    @staticmethod
+    def _scores(model, batches, **options):
+        scorer = GradNormScorer(model, verify=False, progress=False, **options)
+        found = scorer.score(batches)
+        return [each.values for each in (found.values() if isinstance(found, dict) else [found])]
+
+    def test_few_sizes_are_captured(self, captured):
+        sizes = torch.linspace(0.1, 9, 40).repeat(10)[:, None]
+        scores(Many().eval(), list((torch.randn(400, 4) * sizes).split(40)), rtol=0.01)
+        assert replayed(captured) > 3 * StandIn.made
+        assert sum(len(sizes) for each in captured for sizes in each._kinds.values()) <= 10
+
+    def test_a_forward_of_integers(self, captured):
+        class Words(Many):
+            def __init__(self):
+                super().__init__()
+                self.table = nn.Embedding(9, 4)
+
+            def forward(self, ids):
+                return super().forward(self.table(ids).mean(1))
+
+        assert_same(Words().eval(), list(torch.randint(0, 9, (30, 6)).split(5)), rtol=0.05)
+        assert replayed(captured) > 6
 
 
 class TestBranches:

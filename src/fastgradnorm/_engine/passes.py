@@ -107,9 +107,14 @@ class Passes:
 
         return self.run(None if name is None else f"{name} {id(plan)}", per_sample, batch, *args)
 
-    def sq_norms(self, plan: Plan, batch: Batch, cotangents: Tensor) -> Tensor:
-        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`."""
-        pulled = self.each(None, plan, batch, TappedPass.pull, cotangents)
+    def sq_norms(
+        self, plan: Plan, batch: Batch, cotangents: Tensor, name: str | None = None
+    ) -> Tensor:
+        """Squared norms `[N, K, P]`, by `plan.names`, of cotangents `[N, K, *logits]`.
+
+        Passes with a `name` are captured, for each K and as many samples as there are.
+        """
+        pulled = self.each(name, plan, batch, TappedPass.pull, cotangents)
         return cast(Tensor, pulled)
 
     def logits(self, batch: Batch) -> Tensor:

@@ -98,9 +98,14 @@ class Replays:
         self.reason: str | None = None
         self.replayed = 0
         self._device = device
-        self._on = device.type == "cuda" and torch.backends.cuda.is_built()
+        self._possible = device.type == "cuda" and torch.backends.cuda.is_built()
         self._pool: Any = None
         self._kinds: dict[Any, dict[int, _Kind]] = {}
+
+    @property
+    def on(self) -> bool:
+        """Whether passes are captured at all."""
+        return self._possible and _allowed
 
     def key(self, constants: Any, *what: Any) -> Any:
         """A key for passes that do the same; None where the model is given what may change unseen.
@@ -123,7 +128,7 @@ class Replays:
             run: The pass.
             args: Tensors or None, the same of them in each pass of a key.
         """
-        if not self._on or key is None or not _allowed:
+        if not self.on or key is None:
             return run(Branches(), *args)
         shapes = tuple(None if a is None else (a.shape[1:], a.dtype, a.stride()[1:]) for a in args)
         kinds = self._kinds.setdefault((key, shapes), {})
@@ -175,7 +180,7 @@ class Replays:
         else:
             return kind.captured
         if full:  # captured passes keep memory of their own, which these need
-            self._on = False
+            self._possible = False
             self.clear()
         return None
 

@@ -3,7 +3,8 @@
 A forward pass without gradients gives the logits, and these the first classes. Every round runs the
 samples that want more of them anew, in groups of about as many pull-backs: a second forward pass
 costs a fraction of one pull-back. What a group pulls back beyond a sample's own wish are zeros, so
-that a score does not depend on its group.
+that a score does not depend on its group. Where passes are captured, groups are filled up to one of
+a few sizes, so that the passes of later rounds and batches are replayed.
 """
 
 import itertools
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
@@ -49,17 +51,24 @@ def score_in_rounds(
         at, extra = partial.open, len(own)
         found = drawn.factors.new_zeros(len(at), drawn.factors.shape[1] + extra)
         for group, width in _groups(drawn, start):
-            size, _ = passes.chunks.sizes(plan, len(group), width + extra)
+            filled, most = width, len(group)
+            if passes.replays.on:
+                filled, most = _size(width, whole.p.shape[1]), _size(most, len(batch))
+            size, _ = passes.chunks.sizes(plan, most, filled + extra)
             for rows in group.split(size):
                 part = Posterior(*(values[at[rows]] for values in whole))
                 cotangents = class_cotangents(part, drawn.classes[rows, :width])
                 cotangents = cotangents * (drawn.factors[rows, :width, None] > 0)
+                cotangents = pad(cotangents, (0, 0, 0, filled - width))
                 cotangents = torch.cat([cotangents, *(make(part)[:, None] for make in own)], 1)
                 cotangents, scales = unit_sized(cotangents, 2)
-                sq_norms = passes.sq_norms(plan, batch.take(at[rows]), cotangents)
-                each = total_norms(sq_norms, reduction) * scales
+                more = _size(len(rows), size) - len(rows) if passes.replays.on else 0
+                samples = torch.cat([at[rows], at[rows[:1]].expand(more)])
+                cotangents = pad(cotangents, (0, 0, 0, 0, 0, more))
+                sq_norms = passes.sq_norms(plan, batch.take(samples), cotangents, "rounds")
+                each = total_norms(sq_norms[: len(rows)], reduction) * scales
                 found[rows, :width] = each[:, :width].double()
-                found[rows, found.shape[1] - extra :] = each[:, width:].double()
+                found[rows, found.shape[1] - extra :] = each[:, filled:].double()
         return found
 
     while len(partial.open):
@@ -77,6 +86,13 @@ def score_in_rounds(
         {scheme: errors.to(dtype) for scheme, errors in partial.errors.items()},
     )
     return scored, pulled
+
+
+def _size(count: int, most: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, ... and `most` that `count` things fit into."""
+    power: int = 1 << (count - 1).bit_length()
+    fitting = 3 * power // 4 if 4 * count <= 3 * power else power
+    return max(count, min(fitting, most))
 
 
 def _start(plan: Plan, device: torch.device) -> float:
