@@ -71,6 +71,20 @@ def _traps(arguments: Arguments) -> int:
     return traps.main(_folder(arguments), fewer=arguments.tiny)
 
 
+def _zoo(arguments: Arguments) -> int:
+    from benchmarks.zoo import command
+
+    if arguments.threads is None:
+        torch.set_num_threads(1)  # its models are small, and the process forks
+    return command.main(
+        _folder(arguments),
+        libraries=arguments.libraries,
+        only=arguments.only,
+        again=arguments.again,
+        fewer=arguments.tiny,
+    )
+
+
 def _small_text(arguments: Arguments) -> int:
     from benchmarks import small_text
 
@@ -153,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--length", type=int, default=512, help="tokens; default: 512")
     command("scaling", _scaling, "cost a sample as pools, classes and batches grow")
     command("traps", _traps, "models that engines get wrong, through each of them")
+    found = command("zoo", _zoo, "a small model of each family of timm and transformers")
+    libraries = ("timm", "transformers")
+    found.add_argument("--libraries", nargs="+", choices=libraries, default=libraries)
+    found.add_argument("--only", nargs="+", default=(), help="families, by name, judged again")
+    found.add_argument("--again", nargs="+", default=(), help="outcomes that are judged again")
     found = command("small-text", _small_text, "the drop-in for small-text's own strategy")
     found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")

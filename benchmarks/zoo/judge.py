@@ -1,0 +1,166 @@
+"""One model: its scores beside a float64 loop over the model itself."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+import fastgradnorm
+
+SAMPLES = 3
+CLASSES = 3
+# Largest relative error that counts as exact. Rounding of float32 logits and of top-k choices that
+# are near a tie is not the engine's: there a loop in float32 decides.
+EXACT = {torch.float64: 1e-7, torch.float32: 2e-3}
+
+Batch = Tensor | Mapping[str, Tensor]
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models and the small one that stands for it.
+
+    Attributes:
+        library: Where it is from.
+        name: Of the family.
+        build: Makes the model and a batch of `SAMPLES`; what it raises is why there is none.
+    """
+
+    library: str
+    name: str
+    build: Callable[[], tuple[nn.Module, Batch, str]]
+
+    @property
+    def key(self) -> str:
+        return f"{self.library}/{self.name}"
+
+
+def perturbed(model: nn.Module) -> nn.Module:
+    """With no parameter or running statistic at a trivial value, in eval mode."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.is_floating_point() and (p.dim() <= 1 or bool((p == p.flatten()[0]).all())):
+                p.add_(0.1 * torch.randn_like(p))
+        for name, b in model.named_buffers():
+            if name.endswith("running_mean"):
+                b.add_(0.1 * torch.randn_like(b))
+            elif name.endswith("running_var"):
+                b.mul_(0.75 + 0.5 * torch.rand_like(b))
+    return model.eval()
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    output = model(batch) if isinstance(batch, Tensor) else model(**batch)
+    if isinstance(output, Tensor):
+        return output
+    return output.logits if hasattr(output, "logits") else output[0]
+
+
+def _sample(batch: Batch, n: int) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch[n : n + 1]
+    return {key: value[n : n + 1] for key, value in batch.items()}
+
+
+def _wide(tree: Any) -> Any:
+    wide = lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x  # noqa: E731
+    return tree_map(wide, tree)
+
+
+def loop_scores(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
+    """`Σ_c p_c ‖g_c‖` `[N]` by one `autograd.grad` a sample and class."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    scores = []
+    for n in range(SAMPLES):
+        z = _logits(model, _sample(batch, n)) / temperature
+        p = z.detach()[0].softmax(0)
+        score = torch.zeros((), dtype=z.dtype)
+        for c in range(len(p)):
+            cotangent = p.clone()
+            cotangent[c] = 0.0
+            cotangent[c] = -cotangent.sum()
+            grads = torch.autograd.grad(
+                z, parameters, cotangent[None], retain_graph=True, allow_unused=True
+            )
+            square = sum(g.abs().square().sum() for g in grads if g is not None)
+            score = score + p[c] * torch.as_tensor(square).sqrt()
+        scores.append(score)
+    return torch.stack(scores)
+
+
+def _error(actual: Tensor, exact: Tensor) -> float:
+    if actual.shape != exact.shape or not bool(actual.isfinite().all()):
+        return math.inf
+    return float(((actual - exact).abs() / exact.abs().clamp_min(1e-300)).max())
+
+
+def _ours(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, list[str]]:
+    """By the package's defaults; with the reasons of the slow path."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        scores = fastgradnorm.score_pool(model, [batch], temperature=temperature, progress=False)
+    slow = [str(w.message) for w in told if issubclass(w.category, fastgradnorm.SlowPathWarning)]
+    return scores, slow
+
+
+class NotMade(Exception):
+    """There is no such small model here; or it does not run by itself."""
+
+
+def judge(family: Family) -> Outcome:
+    """Builds the family's model and tells what came of its scores."""
+    torch.manual_seed(0)
+    try:
+        model, batch, which = family.build()
+        model = perturbed(model)
+        with torch.no_grad():
+            logits = _logits(model, batch)
+        if logits.dim() != 2 or not bool(logits.isfinite().all()):
+            raise NotMade(f"logits {list(logits.shape)}, or not finite")
+        # So that no posterior is nearly certain, where float32 logits decide all digits.
+        temperature = max(1.0, float(logits.std()))
+        narrow = loop_scores(model, batch, temperature)
+    except Exception as error:  # of the model, or of making it: nothing to score
+        return {"outcome": "not made", "message": _line(error)}
+    facts: Outcome = {
+        "model": which, "parameters": sum(p.numel() for p in model.parameters())
+    }  # fmt: skip
+    wide = None
+    try:
+        wide = copy.deepcopy(model).double()
+        exact = loop_scores(wide, _wide(batch), temperature)
+    except Exception:  # many models have float32 written in them
+        wide = None
+    try:
+        scores, slow = _ours(model, batch, temperature)
+        error = _error(scores, narrow if wide is None else exact)
+        if wide is not None and error > EXACT[torch.float32]:
+            error = min(error, _error(scores, narrow))
+        wrong = error > EXACT[torch.float32]
+        facts["error_float32"] = error
+        if wide is not None:
+            scores, more = _ours(wide, _wide(batch), temperature)
+            error = facts["error_float64"] = _error(scores, exact)
+            wrong, slow = wrong or error > EXACT[torch.float64], slow or more
+    except Exception as error:  # whatever is raised is the outcome
+        return facts | {"outcome": _kind(error), "message": _line(error)}
+    kind = "wrong" if wrong else "slow" if slow else "exact"
+    return facts | {"outcome": kind} | ({"message": slow[0]} if slow else {})
+
+
+def _kind(error: Exception) -> str:
+    """A refusal is one of the package's own errors, raised as such."""
+    refusals = (fastgradnorm.UnsupportedModelError, fastgradnorm.CoverageError)
+    return "refused" if isinstance(error, refusals) else "crashed"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
