@@ -96,7 +96,7 @@ def _fields(config: Any) -> dict[str, Any]:
 def _is_size(name: str, value: Any) -> bool:
     if name.endswith(("token_id",)):
         return True
-    return isinstance(value, (int, float)) and not isinstance(value, bool) or (
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
         value is None and name in ("head_dim", "num_key_value_heads", "intermediate_size")
         and name != "head_dim"
     )  # fmt: skip
