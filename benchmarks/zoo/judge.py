@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 import fastgradnorm
@@ -80,7 +82,8 @@ def loop_scores(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
     parameters = [p for p in model.parameters() if p.requires_grad]
     scores = []
     for n in range(SAMPLES):
-        z = _logits(model, _sample(batch, n)) / temperature
+        with _ContiguousGradients():
+            z = _logits(model, _sample(batch, n)) / temperature
         p = z.detach()[0].softmax(0)
         score = torch.zeros((), dtype=z.dtype)
         for c in range(len(p)):
@@ -94,6 +97,20 @@ def loop_scores(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
             score = score + p[c] * torch.as_tensor(square).sqrt()
         scores.append(score)
     return torch.stack(scores)
+
+
+class _ContiguousGradients(TorchFunctionMode):
+    """Lays gradients at the outputs of batch and instance norms out anew.
+
+    PyTorch 2.13's pull-back of these in eval mode is wrong on a CPU for one sample with the
+    channels last, as finite differences show (`tests/test_oracle.py`).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (F.batch_norm, F.instance_norm) and out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out
 
 
 def _error(actual: Tensor, exact: Tensor) -> float:
@@ -127,7 +144,11 @@ def judge(family: Family) -> Outcome:
             raise NotMade(f"logits {list(logits.shape)}, or not finite")
         # So that no posterior is nearly certain, where float32 logits decide all digits.
         temperature = max(1.0, float(logits.std()))
-        exact, dtype = _exact(model, batch, temperature)
+        # Some keep what they make of parameters, without a gradient in `no_grad`: till they train.
+        model.train().eval()
+        wide = copy.deepcopy(model).double()
+        exact, dtype = _exact(model, wide, batch, temperature)
+        model.train().eval()
     except Exception as error:  # of the model, or of making it: nothing to score
         return {"outcome": "not made", "message": _line(error)}
     facts: Outcome = {"model": which, "parameters": sum(p.numel() for p in model.parameters())}
@@ -136,7 +157,7 @@ def judge(family: Family) -> Outcome:
         scores, slow = _ours(model, batch, temperature)
         error = facts["error"] = _error(scores, exact)
         if error > EXACT[torch.float32] and dtype == torch.float64:
-            wide = copy.deepcopy(model).double()
+            wide.train().eval()
             scores, more = _ours(wide, _wide(batch), temperature)
             error = facts["error_float64"] = _error(scores, exact)
             slow = slow or more
@@ -147,10 +168,11 @@ def judge(family: Family) -> Outcome:
     return facts | {"outcome": kind} | ({"message": slow[0]} if slow else {})
 
 
-def _exact(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, torch.dtype]:
+def _exact(
+    model: nn.Module, wide: nn.Module, batch: Batch, temperature: float
+) -> tuple[Tensor, torch.dtype]:
     """The loop's scores, in float64 if the model runs in it: many have float32 written in them."""
     try:
-        wide = copy.deepcopy(model).double()
         return loop_scores(wide, _wide(batch), temperature), torch.float64
     except Exception:
         return loop_scores(model, batch, temperature), torch.float32

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from benchmarks.zoo import torchvision_operators
 from benchmarks.zoo.judge import CLASSES, SAMPLES, Family, NotMade
 
-_SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xxx", "zepto", "xs", "tiny", "_t_", "small",
-          "lite", "mini", "s0", "b0", "_s_", "050", "18", "26", "base")  # fmt: skip
+_SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xxx", "zepto", "xs", "tiny", "_t_",
+          "small", "lite", "mini", "s0", "b0", "_s_", "050", "18", "26", "base")  # fmt: skip
 _TRIED = 6  # of a module, in the order of what their names promise
 _SIZES = (64, 96, 128, 160, 192, 224, 256, 32)
 _MOST = 40_000_000  # parameters of a model that is taken whole if it can be made smaller

@@ -14,6 +14,9 @@ from torch import Tensor
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.functorch import outside as outside
 
+# Samples, and the derivative: transforms nested deeper are the model's.
+_OWN_LEVELS = 2
+
 
 class Bare(NamedTuple):
     """A tensor without its wrappers.
@@ -49,6 +52,27 @@ def bare(tensor: Tensor) -> Bare | None:
         return None
     left = list(range(tensor.dim()))
     return Bare(tensor, {level: left.pop(dim) for level, dim in reversed(dims)})
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool | None:
+    """Whether a derivative is taken of the tensors, right here and nowhere else.
+
+    None where light functions do not apply: outside of transforms, or inside of the model's own,
+    which may take a derivative of what is pulled back here.
+    """
+    level = functorch.current_level()
+    if level is None or level > _OWN_LEVELS:
+        return None
+    found = False
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        tensor = functorch.alive(tensor)
+        if functorch.is_differentiable(tensor) and functorch.level_of(tensor) == level:
+            found, tensor = True, functorch.unwrap(tensor)
+        if bare(tensor) is None:
+            return None
+    return found
 
 
 def wrapped(tensor: Tensor, levels: Sequence[int]) -> Tensor:

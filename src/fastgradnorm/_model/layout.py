@@ -11,6 +11,8 @@ from typing import Any
 from fastgradnorm_kernels.functorch import in_memory
 from torch import Tensor
 
+from fastgradnorm._model.standins import IN_PLACE
+
 # What may give a view of a contiguous tensor, and a copy of another.
 _VIEW_OR_COPY = frozenset({"contiguous", "flatten", "ravel", "reshape", "reshape_as"})
 _COPIED = "_fastgradnorm_copied"  # attribute of a tensor that is such a copy
@@ -41,5 +43,5 @@ def check_memory(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], outp
 
 def _may_be_in_place(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     if name.startswith("__"):
-        return name == "__setitem__" or name.startswith("__i")
+        return name in IN_PLACE
     return name.endswith("_") or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])

@@ -23,6 +23,9 @@ _SAME_VALUES = frozenset({
     "to", "movedim", "__getitem__",
 })
 # fmt: on
+# To autograd a view that is made under `no_grad` is none, though it says that it has a gradient, as
+# in the `forward` of a custom function: no number of reads in the graph may match that of its base.
+_UNLIKE_ANY = 1 << 40
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Recorder(Watch):
         tracked = self.pieces.among(tensors)
         if tracked and fresh:
             if self.pieces.note_view(func, args, kwargs, output):
-                self.reads[id(args[0])] += 1
+                self.reads[id(args[0])] += 1 if torch.is_grad_enabled() else _UNLIKE_ANY
             else:
                 use = Use(name, self.layer, others=tuple(tracked), output=fresh[0])
                 self._note(use, args, kwargs)

@@ -4,6 +4,9 @@ Parameters share their memory with the caller's. A write to one is made on a cop
 compared: what changes nothing is as good as not made, and anything else is refused. Assigning to
 `.data`, as a module does that is cast or moved, is never carried out: PyTorch would put a wrapper
 of the running transform into a tensor that outlives it. From then on another tensor stands in.
+
+A gradient that is asked for of an input or a feature (as `gradient_checkpointing_enable` does by a
+hook) changes no parameter's, and cannot be asked for under transforms: nothing is done.
 """
 
 import functools
@@ -12,7 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from fastgradnorm_kernels.functorch import in_memory, is_batched_anywhere
+from fastgradnorm_kernels.functorch import in_memory, is_batched_anywhere, is_transforming
 from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -21,7 +24,7 @@ from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._operations.arguments import tensors_in
 
 # fmt: off
-_IN_PLACE = frozenset({
+IN_PLACE = frozenset({
     "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__",
     "__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__",
 })
@@ -112,7 +115,7 @@ class StandIns:
         names, memory = self._holdings.names, self._holdings.memory
         held = [t for t in written if id(t) in names or _address(t) in memory]
         if not held:
-            return None
+            return (args[0],) if name == "requires_grad_" and is_transforming() else None
         if name in _FLAGS:
             if not _turns_on(name, args, kwargs):
                 self._freeze(held[0])
@@ -130,6 +133,8 @@ class StandIns:
         if attribute == "requires_grad" and name is not None:
             if not value:
                 self._freeze(target)
+            return (None,)
+        if attribute == "requires_grad" and is_transforming():
             return (None,)
         if attribute != "data":
             return None
@@ -218,7 +223,7 @@ def _written(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
     """What a call writes to, by PyTorch's conventions."""
     if kwargs.get("out") is not None:
         return tensors_in([kwargs["out"]], {})
-    if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+    if name in IN_PLACE or (name.endswith("_") and not name.endswith("__")):
         first = args[0] if args else next(iter(kwargs.values()), None)
         return tensors_in([first], {})
     return []

@@ -36,6 +36,8 @@ _FACTORIES = frozenset(
     | {"new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "tensor", "zeros"}
     | {"zeros_like"}
 )
+# Of `torch.nn.functional`: what multiplies by parameters inside, or reads a value.
+_OPENED = frozenset({F.multi_head_attention_forward, F.gaussian_nll_loss})
 
 
 class PlanChangedError(Exception):
@@ -114,7 +116,7 @@ class Watch(TorchFunctionMode):
         if tracked and call is not None:
             slots = [name for name, value in call.items() if self.pieces.of(value) is not None]
             return self.ruled(func, call, slots, args, kwargs)
-        if call is None and (tracked or func is F.multi_head_attention_forward):
+        if call is None and (tracked or func in _OPENED):
             within = _open(func)
             if within is not None:
                 with self:

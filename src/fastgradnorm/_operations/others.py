@@ -64,7 +64,6 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     switches.weight_norm: Operation(opened=weight_norm),
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
-    torch.Tensor.__setitem__: Operation(opened=set_masked),
     torch.Tensor.scatter_: Operation(opened=scatter_),
     torch.Tensor.to_dense: Operation(form=to_dense),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastgradnorm_kernels import switches
+from fastgradnorm_kernels.custom_functions import opened_functions
 
 from fastgradnorm._process.precision import float32_as_asked
 
@@ -18,7 +19,8 @@ from fastgradnorm._process.precision import float32_as_asked
 def autograd_ready() -> Iterator[None]:
     """Gradients work inside, whatever mode the caller is in, and nothing is computed twice or kept.
 
-    Checkpointed blocks run as they are, since `torch.func` has no checkpoints; the caches of
+    Checkpointed blocks run as they are, since `torch.func` has no checkpoints, and custom autograd
+    functions run that know nothing of its transforms; the caches of
     `torch.nn.utils.parametrize` are out of use, since they outlive the copies of a model; the fast
     path of `nn.TransformerEncoder` is off, since it is none for gradients, and gives padded
     positions other values. Convolutions in float32 are as exact as matrix products.
@@ -41,6 +43,7 @@ def _shared() -> Iterator[None]:
             _changes.enter_context(switches.plain_checkpoints())
             _changes.enter_context(switches.no_parametrize_cache())
             _changes.enter_context(_no_fast_path())
+            _changes.enter_context(opened_functions())
         _running += 1
     try:
         yield

@@ -1,0 +1,110 @@
+"""Picking by a mask: how many are picked is read as a branch is, on which samples must agree.
+
+The shape of what `x[mask]` or `nonzero` gives depends on values, which vmap refuses. Where each
+sample has as many (one end of text, as many frames), it is an index like any other: the places that
+are picked, in order, by a stable sort.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import functorch
+from torch import Tensor
+
+from fastgradnorm._operations.operation import Operation
+from fastgradnorm._operations.others import set_masked
+
+
+def _is_mask(value: Any) -> bool:
+    mask = isinstance(value, Tensor) and value.dtype == torch.bool
+    return mask and functorch.is_batched_anywhere(value)
+
+
+def _places(mask: Tensor) -> tuple[Tensor, ...]:
+    """The index of each dimension `[count]`, as of `nonzero`."""
+    count = int(mask.sum())
+    flat = torch.sort((~mask).flatten().to(torch.uint8), stable=True).indices[:count]
+    found = []
+    for size in reversed(mask.shape):
+        found.append(flat % size)
+        flat = flat // size
+    return tuple(reversed(found))
+
+
+def _indices(index: Any) -> tuple[Any, ...] | None:
+    """An index with places for masks; None if there is none that differs between samples."""
+    parts = tuple(index) if isinstance(index, (tuple, list)) else (index,)
+    if not any(map(_is_mask, parts)):
+        return None
+    found: list[Any] = []
+    for part in parts:
+        found.extend(_places(part) if _is_mask(part) and part.dim() else [part])
+    return tuple(found)
+
+
+def picked(tensor: Tensor, index: Any) -> Tensor | None:
+    """`tensor[index]` for an index with masks, else None."""
+    indices = _indices(index)
+    return None if indices is None else tensor[indices]
+
+
+def put(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
+    """`tensor[index] = value` for an index with masks, else None."""
+    done = set_masked(tensor, index, value)
+    indices = _indices(index) if done is None else None
+    if indices is None:
+        return done
+    tensor[indices] = value
+    return tensor
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor | None:
+    """`torch.masked_select` by a mask that differs between samples, else None."""
+    if not _is_mask(mask):
+        return None
+    input, mask = torch.broadcast_tensors(input, mask)
+    return input.flatten()[_places(mask.flatten())[0]]
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Tensor | tuple[Tensor, ...] | None:
+    """`torch.nonzero` of what differs between samples, else None."""
+    if not functorch.is_batched_anywhere(input) or input.dim() == 0:
+        return None
+    places = _places(input != 0)
+    return places if as_tuple else torch.stack(places, 1)
+
+
+def argwhere(input: Tensor) -> Any:
+    """`torch.argwhere`, likewise."""
+    return nonzero(input)
+
+
+def where(condition: Tensor, *values: Any, **named: Any) -> Any:
+    """`torch.where` of a condition alone, likewise."""
+    return None if values or named else nonzero(condition, as_tuple=True)
+
+
+def unique(input: Tensor, *options: Any, **named: Any) -> Tensor | None:
+    """`torch.unique` and `unique_consecutive` of one value, else None."""
+    more = [value for name, value in named.items() if name != "sorted"]
+    if options or any(more) or any(type(value) is int for value in more):
+        return None  # a dimension, or more than the values, is asked for
+    return input.flatten() if input.numel() == 1 else None
+
+
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    torch.Tensor.__getitem__: Operation(opened=picked),
+    torch.Tensor.__setitem__: Operation(opened=put),
+    torch.masked_select: Operation(opened=masked_select),
+    torch.Tensor.masked_select: Operation(opened=masked_select),
+    torch.nonzero: Operation(opened=nonzero),
+    torch.Tensor.nonzero: Operation(opened=nonzero),
+    torch.argwhere: Operation(opened=argwhere),
+    torch.Tensor.argwhere: Operation(opened=argwhere),
+    torch.where: Operation(opened=where),
+    torch.unique_consecutive: Operation(opened=unique),
+    torch.Tensor.unique_consecutive: Operation(opened=unique),
+    torch.unique: Operation(opened=unique),
+    torch.Tensor.unique: Operation(opened=unique),
+}
