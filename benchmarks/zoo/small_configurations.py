@@ -95,6 +95,8 @@ def smaller(cls: Any, **given: Any) -> Any:
             options[name] = _SIZES[name]
         elif name == "layer_types" and value:
             options[name] = _few(value)
+    if "kv_lora_rank" in options and "num_key_value_heads" in options:
+        options["num_key_value_heads"] = _HEADS  # latent attention has one of each
     options |= SPECIAL.get(plain.model_type, {}) | given
     options.setdefault("num_labels", CLASSES)
     if "pad_token_id" not in options:

@@ -25,12 +25,19 @@ _LENGTH = 12
 
 
 def families() -> Iterator[Family]:
-    """One a type of configuration that has a model."""
+    """One a type of configuration that has a model; those with heads for classification first."""
     torchvision_operators.declare()
     from transformers.models.auto import modeling_auto as auto
+    from transformers.utils import logging
 
-    for kind in sorted(auto.MODEL_MAPPING_NAMES):
+    logging.set_verbosity_error()
+    with_head = {kind for task in _TASKS for kind in getattr(auto, _mapping(task))}
+    for kind in [*sorted(with_head), *sorted(auto.MODEL_MAPPING_NAMES.keys() - with_head)]:
         yield Family("transformers", kind, lambda kind=kind: _build(kind))  # type: ignore[misc]
+
+
+def _mapping(task: str) -> str:
+    return f"MODEL_FOR_{task}_CLASSIFICATION_MAPPING_NAMES"
 
 
 def _build(kind: str) -> tuple[nn.Module, Batch, str]:
@@ -38,7 +45,7 @@ def _build(kind: str) -> tuple[nn.Module, Batch, str]:
     from transformers.models.auto import modeling_auto as auto
 
     config = smaller(hf.CONFIG_MAPPING[kind])
-    names = [getattr(auto, f"MODEL_FOR_{t}_CLASSIFICATION_MAPPING_NAMES").get(kind) for t in _TASKS]
+    names = [getattr(auto, _mapping(task)).get(kind) for task in _TASKS]
     name = next((name for name in names if name), None)
     if name is None:
         named = auto.MODEL_MAPPING_NAMES[kind]
@@ -95,6 +102,7 @@ def _batches(body: nn.Module, config: Any) -> Iterator[dict[str, Tensor]]:
     ids = torch.randint(5, WORDS, (SAMPLES, _LENGTH), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
+    ids[1, 7], ids[[0, 2], -1] = 2, 2  # where a text ends, which some take the features of
     ids = torch.where(mask.bool(), ids, 0)
     text: dict[str, Tensor] = {"input_ids": ids, "attention_mask": mask}
     text = {key: value for key, value in text.items() if key in takes}
