@@ -120,6 +120,13 @@ def _bounds(arguments: Arguments) -> int:
     return bounds.main(_folder(arguments), arguments.tiny)
 
 
+def _witness(arguments: Arguments) -> int:
+    from benchmarks.witness import command
+
+    chosen = arguments.only, arguments.stages, arguments.processes
+    return command.main(_folder(arguments), *chosen, tiny=arguments.tiny)
+
+
 def _parts(text: str) -> list[str]:
     """Names of parts, by commas."""
     from benchmarks.gpu.parts import PARTS
@@ -182,6 +189,13 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--seconds", type=float, default=450.0, help="in all; default: 450")
     found.add_argument("--dry", action="store_true", help="tiny shapes, on the CPU")
     command("bounds", _bounds, "what an H100 could do at best, by counting")
+    found = command("witness", _witness, "planted faults: which of them tests and verification see")
+    found.add_argument("--only", default="", help="faults with this in their file or text")
+    found.add_argument(
+        "--stages", nargs="+", choices=("quick", "slow", "whole"), default=["quick", "slow"],
+        help="tests to run, each for what those before have missed; default: quick slow",
+    )  # fmt: skip
+    found.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")
@@ -216,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
     tiny = arguments.tiny or getattr(arguments, "dry", False)
-    measures = arguments.command != "readme" and not tiny
+    measures = arguments.command not in ("readme", "witness") and not tiny
     if measures or arguments.threads is not None:
         torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     return int(arguments.run(arguments))

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.planting import replaced
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -21,10 +23,7 @@ class Fault:
     def planted(self) -> str:
         """The module's source with this fault."""
         source = (ROOT / "kernels" / "fastgradnorm_kernels" / f"{self.module}.py").read_text()
-        parts = source.split(self.old)
-        assert len(parts) > self.index + 1, f"{self.module} has no {self.old!r} #{self.index}"
-        head, tail = parts[: self.index + 1], parts[self.index + 1 :]
-        return self.old.join(head) + self.new + self.old.join(tail)
+        return replaced(source, self.old, self.new, self.index)
 
 
 _SCALED = "_scaled_kernel"

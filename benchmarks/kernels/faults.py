@@ -13,20 +13,19 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 import pytest
 
+from benchmarks import planting
 from benchmarks.kernels.fault_list import FAULTS, ROOT, Fault
 from benchmarks.provenance import provenance, store
 
@@ -56,7 +55,7 @@ _TESTS = {
 }
 
 
-_PYTEST = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", f"--rootdir={ROOT}"]
+_PYTEST = ["-p", "no:cacheprovider", "--no-header", "--tb=line", f"--rootdir={ROOT}"]
 _PYTEST += ["-W", "ignore:Module already imported"]
 
 
@@ -68,17 +67,6 @@ class Outcome:
     caught: bool
     first_failure: str
     seconds: float
-
-
-class _FirstFailure:
-    """Remembers which test failed first."""
-
-    def __init__(self) -> None:
-        self.name = ""
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed and not self.name:
-            self.name = report.nodeid
 
 
 def _replace(module: str, source: str, folder: str) -> None:
@@ -95,34 +83,11 @@ def _test_files(module: str) -> list[str]:
 
 def _run(fault: Fault, folder: str, report: Path) -> None:
     """In a process of its own: plants, runs the tests, writes what came of it."""
-    log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     _replace(fault.module, fault.planted(), folder)
     for module in _DEPENDENTS.get(fault.module, []):
         own = ROOT / "kernels" / "fastgradnorm_kernels" / f"{module}.py"
         _replace(module, own.read_text(), folder)
-    first = _FirstFailure()
-    code = pytest.main(["-x", *_PYTEST, *_test_files(fault.module)], plugins=[first])
-    report.write_text(json.dumps({"code": int(code), "first": first.name}))
-
-
-def _outcome(fault: Fault, process: Any, report: Path, started: float) -> Outcome:
-    seconds = round(time.monotonic() - started, 1)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return Outcome(fault, True, f"no end within {_SECONDS} s", seconds)
-    if process.exitcode < 0:
-        return Outcome(fault, True, f"the process died of signal {-process.exitcode}", seconds)
-    if not report.exists():
-        raise RuntimeError(
-            f"{fault} could not be planted: {report.with_suffix('.log').read_text()}"
-        )
-    result = json.loads(report.read_text())
-    if result["code"] not in (0, 1):
-        raise RuntimeError(f"pytest could not run the tests of {fault}: code {result['code']}")
-    return Outcome(fault, result["code"] == 1, result["first"], seconds)
+    planting.report_tests(report, [*_PYTEST, *_test_files(fault.module)])
 
 
 def plant(faults: list[Fault], processes: int) -> list[Outcome]:
@@ -130,25 +95,15 @@ def plant(faults: list[Fault], processes: int) -> list[Outcome]:
     for module in _TESTS:
         importlib.import_module(f"fastgradnorm_kernels.{module}")  # before the forks, once for all
     with contextlib.redirect_stdout(io.StringIO()):  # so that no fork imports the tests by itself
-        pytest.main(["--collect-only", *_PYTEST, *(f for m in _TESTS for f in _test_files(m))])
-    context = multiprocessing.get_context("fork")
-    outcomes: dict[int, Outcome] = {}
-    running: dict[int, tuple[Any, Path, float]] = {}
-    waiting = list(enumerate(faults))
+        files = (f for m in _TESTS for f in _test_files(m))
+        pytest.main(["--collect-only", "-q", *_PYTEST, *files])
     with tempfile.TemporaryDirectory() as folder:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                index, fault = waiting.pop(0)
-                report = Path(folder) / f"{index}.json"
-                process = context.Process(target=_run, args=(fault, folder, report))
-                process.start()
-                running[index] = (process, report, time.monotonic())
-            for index, (process, report, started) in list(running.items()):
-                if not process.is_alive() or time.monotonic() - started > _SECONDS:
-                    outcomes[index] = _outcome(faults[index], process, report, started)
-                    del running[index]
-            time.sleep(0.05)
-    return [outcomes[i] for i in range(len(faults))]
+        runs = [partial(_run, fault, folder) for fault in faults]
+        verdicts = dict(planting.in_forks(runs, processes, _SECONDS))
+    return [
+        Outcome(fault, verdicts[i].caught, verdicts[i].first_failure, verdicts[i].seconds)
+        for i, fault in enumerate(faults)
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -65,13 +65,12 @@ def test_every_cycle_has_seeds_of_its_own():
 
 
 def test_every_cycle_scores_a_fresh_part_of_the_pool():
-    _, spy, run = spied(subset=20)
+    _, spy, _ = spied(subset=20)
     assert [len(part) for part in spy.candidates] == [20, 20, 20]
-    bought = {i for record in run.records for i in record["chosen"]}
-    first, second, third = ({*part} - bought for part in spy.candidates)
-    # By chance 20 of some 50: two of them share 8 or so, and not nearly all.
-    assert len(first & second) < 15
-    assert len(second & third) < 15
+    first, second, third = (set(part) for part in spy.candidates)
+    # By chance 20 of some 50: two of them share 8 or so. The same ones, but for the 4 bought: 16.
+    assert len(first & second) < 14
+    assert len(second & third) < 14
 
 
 def test_a_tasks_batch_size_and_options_reach_the_strategy():

@@ -201,17 +201,6 @@ def test_a_finished_run_says_what_it_counted(path):
     assert part["parameters"]["elements"] == sum(p.numel() for p in model.head.parameters())
 
 
-def test_what_is_left_of_a_torn_line_is_gone(path):
-    """Or it would stand before the lines of the next run, which is stopped too."""
-    model, x = MLP(), torch.randn(16, 10)
-    expected = scorer(model, None).score(x.split(4))
-    begin(model, path, x.split(4), 3)
-    path.write_bytes(path.read_bytes()[:-400])  # longer than what is written next is short
-    for stop in (2, 3):
-        begin(model, path, x.split(4), stop)
-    assert_same(scorer(model, path).score(x.split(4)), expected)
-
-
 def test_lines_after_the_end_are_no_more_scores(path):
     model, x = MLP(), torch.randn(8, 10)
     scorer(model, path).score(x.split(4))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastgradnorm import PoolScores, select
+from fastgradnorm._results.nonfinite import tell_nonfinite
 from tests.results.test_export import WRITERS, read
 
 PLACES = torch.tensor([3, 4, 8, 15, 40])
@@ -60,6 +61,14 @@ def test_the_seed_of_select():
             scores.select(20, strategy=strategy, seed=seed).tolist() for seed in (3, 3, 4)
         )
         assert first == again != other
+
+
+@pytest.mark.parametrize("bad, more", [(9, False), (10, False), (11, True)])
+def test_ten_samples_that_are_not_finite_are_named(bad, more):
+    with pytest.warns(UserWarning, match=rf"{bad} of 20 scores are NaN or infinite") as told:
+        tell_nonfinite("scores", range(bad), 20, None, "warn")
+    names = str(told[0].message).partition("samples ")[2].partition(". Check")[0]
+    assert names == ", ".join(map(str, range(min(bad, 10)))) + ", ..." * more
 
 
 def test_all_of_it_is_saved(part, tmp_path):

@@ -1,0 +1,42 @@
+"""One planted fault."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.planting import replaced
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One edit, of the kind that a tired developer makes.
+
+    Attributes:
+        file: Below `src/fastgradnorm`; or below the repository, beginning with `kernels/`.
+        kind: What sort of edit.
+        old: Text that stands there in exactly one place.
+        new: What takes its place.
+        told: What a user would see.
+    """
+
+    file: str
+    kind: str
+    old: str
+    new: str
+    told: str
+
+    @property
+    def path(self) -> Path:
+        """Below the repository."""
+        whole = self.file.startswith("kernels/")
+        return Path(self.file if whole else f"src/fastgradnorm/{self.file}")
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others, also after lines have moved."""
+        return f"{self.file}: {self.told}"
+
+    def planted(self, root: Path = ROOT) -> str:
+        """The file's text with this fault."""
+        return replaced((root / self.path).read_text(), self.old, self.new)

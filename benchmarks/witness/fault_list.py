@@ -1,0 +1,26 @@
+"""All planted faults."""
+
+from benchmarks.witness import (
+    faults_active,
+    faults_cli,
+    faults_engine,
+    faults_integrations,
+    faults_model,
+    faults_operations,
+    faults_pool,
+    faults_results,
+    faults_schemes,
+)
+from benchmarks.witness.fault import Fault
+
+FAULTS: tuple[Fault, ...] = (
+    *faults_schemes.FAULTS,
+    *faults_engine.FAULTS,
+    *faults_model.FAULTS,
+    *faults_operations.FAULTS,
+    *faults_pool.FAULTS,
+    *faults_results.FAULTS,
+    *faults_active.FAULTS,
+    *faults_cli.FAULTS,
+    *faults_integrations.FAULTS,
+)

@@ -1,0 +1,110 @@
+"""Faults in the command line."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_GIVEN, _REPORT, _SCORE = "cli/_given.py", "cli/_report.py", "cli/_score.py"
+
+FAULTS = [
+    Fault(
+        _SCORE, "option that does nothing",
+        "        if not resume:\n            checkpoint.unlink(missing_ok=True)\n", "",
+        "--no-resume is refused by the old checkpoint, or goes on from it",
+    ),
+    Fault(
+        _SCORE, "option that does nothing",
+        "scores = _score(scorer, given.loader(workers), checkpoint)", "scores = _score(scorer, given.loader(), checkpoint)",
+        "--workers has no effect",
+    ),
+    Fault(
+        _SCORE, "wrong constant",
+        'on_nonfinite="warn",', 'on_nonfinite="raise",',
+        "one NaN ends the command without scores",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        '        "class_dim": class_dim,\n', "", "--class-dim has no effect: scores over the wrong dimension",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        '        "rtol": rtol,\n', "", "--rtol has no effect: exact, slow, no standard errors",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        '        "scheme": scheme,\n', "", "--scheme has no effect",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        '        "params": _parameters(params),\n', "", "--params has no effect",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        "        skip_bad=skip_bad,\n", "", "--skip-bad has no effect",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        "        image_size=image_size,\n", "", "--image-size has no effect",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        "return Given(loaded.model, origin, found, options, batch_size)", "return Given(loaded.model, origin, found, options, 32)",
+        "--batch-size has no effect",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        "            loaded.model.to(device)\n", "            pass\n", "--device has no effect",
+    ),
+    Fault(
+        _REPORT, "lost order",
+        "order[::-1][:shown]", "order[:shown][::-1]",
+        "of more than 20 samples the page's least valuable are the most valuable backwards",
+    ),
+    Fault(
+        _REPORT, "wrong constant",
+        "tenth = max(1, len(order) // 10)", "tenth = max(1, len(order))",
+        "the page says that the highest tenth holds all of the score",
+    ),
+    Fault(
+        _REPORT, "swapped names",
+        "escape(SCHEMES[scores.provenance['scheme']])", "escape(SCHEMES['expected'])",
+        "the page gives the formula of another scheme",
+    ),
+    Fault(
+        "cli/_select.py", "option that does nothing",
+        "strategy=strategy, seed=seed)  # type", "strategy=strategy)  # type",
+        "select --seed has no effect",
+    ),
+    Fault(
+        "cli/_select.py", "option that does nothing",
+        "strategy=strategy, seed=seed)  # type", "seed=seed)  # type",
+        "select --strategy has no effect",
+    ),
+    Fault(
+        "cli/_bench.py", "option that does nothing",
+        "return naive_score_pool(model, batches, **exact)", "return naive_score_pool(model, batches)",
+        "bench compares with the loop over other options",
+    ),
+    Fault(
+        "cli/_bench.py", "option that does nothing",
+        "for _ in range(repeats)]", "for _ in range(1)]", "bench --repeats has no effect",
+    ),
+    Fault(
+        "cli/_explain.py", "option that does nothing",
+        ".explain(batch, measure=measure)", ".explain(batch)", "explain --measure has no effect",
+    ),
+    Fault(
+        "cli/_pool.py", "swapped axis",
+        "            array = array.transpose(0, 3, 1, 2)\n", "            array = array.transpose(0, 3, 2, 1)\n",
+        "pictures in arrays are scored with height and width exchanged",
+    ),
+    Fault(
+        "cli/_model.py", "dropped guard",
+        "return Loaded(made.eval(), transform)", "return Loaded(made, transform)",
+        "what is loaded is in training mode",
+    ),
+    Fault(
+        "cli/_files.py", "wrong sort",
+        'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
+        "select may choose samples whose score is NaN",
+    ),
+]  # fmt: skip

@@ -1,0 +1,268 @@
+"""Faults in operations: their rules and their forms under vmap."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_CONVOLUTIONS, _RULES, _NORMS = (
+    "_operations/convolutions.py",
+    "_operations/rules.py",
+    "_operations/norms.py",
+)
+_EMBEDDINGS, _PRODUCTS = "_operations/embeddings.py", "_operations/products.py"
+
+FAULTS = [
+    Fault(
+        _EMBEDDINGS, "dropped guard",
+        "    if padding is not None and padding < 0:\n        padding += len(weight)\n", "",
+        "F.embedding with padding_idx=-1: the padding row's gradient counts",
+    ),
+    Fault(
+        _EMBEDDINGS, "dropped guard",
+        'if call["scale_grad_by_freq"]:', "if False:",
+        "an embedding with scale_grad_by_freq is scored without it",
+    ),
+    Fault(
+        _EMBEDDINGS, "dropped guard",
+        "padding_idx if padding_idx >= 0 else padding_idx + len(weight)", "padding_idx",
+        "bags with padding_idx=-1 add up the padding rows",
+    ),
+    Fault(
+        _EMBEDDINGS, "option that does nothing",
+        "scale = scale * per_sample_weights", "scale = scale * torch.ones_like(per_sample_weights)",
+        "weights of an embedding bag have no effect",
+    ),
+    Fault(
+        _EMBEDDINGS, "wrong reduction",
+        "return bags / keep.sum(1, keepdim=True).clamp_min(1)", "return bags / keep.shape[1]",
+        "the mean of a bag counts its padding",
+    ),
+    Fault(
+        _RULES, "dropped guard",
+        "return len(paddings) <= 1 and (len(kinds) == 1 or paddings == {None})",
+        "return len(paddings) <= 1",
+        "an embedding with padding_idx tied to the head counts cross terms of the padding row",
+    ),
+    Fault(
+        _RULES, "dropped factor",
+        "total = total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()",
+        "total = total + ((a[0] @ row_grads.mT) * chosen).sum()",
+        "an embedding tied to the head: half of the cross terms are missing",
+    ),
+    Fault(
+        _RULES, "dropped guard",
+        "if len({r.groups for r in rules}) > 1 or len({j.flipped for j in known}) > 1:",
+        "if len({r.groups for r in rules}) > 1:",
+        "a square weight used as it is and transposed is added up the wrong way round",
+    ),
+    Fault(
+        _RULES, "dropped term",
+        "norms[bias] = kernels.bias_sq_norm(rows(g))", "norms[bias] = rows(g).square().sum()",
+        "biases of layers with positions are sums of squares, not squares of sums",
+    ),
+    Fault(
+        _RULES, "wrong reduction",
+        "a, g = (torch.cat([p[i] for p in parts[\"outer\"]], 1) for i in (0, 1))",
+        "a, g = parts[\"outer\"][-1]",
+        "of a weight that is used several times only the last use counts",
+    ),
+    Fault(
+        _CONVOLUTIONS, "swapped sides",
+        "return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)",
+        "return tuple(t - t // 2 for t in total), tuple(t // 2 for t in total)",
+        "padding='same' with an even kernel pads one more on the wrong side",
+    ),
+    Fault(
+        _CONVOLUTIONS, "dropped guard",
+        "if not unbatched and len(saved[0]) > 1:  # frames", "if False:  # frames",
+        "of frames that a model puts into the batch only the first counts",
+    ),
+    Fault(
+        _CONVOLUTIONS, "dropped term",
+        "more = [extra // step for extra, step in added]", "more = [0 for extra, step in added]",
+        "transposed convolutions with an output padding of a stride or more fail",
+    ),
+    Fault(
+        _CONVOLUTIONS, "swapped options",
+        "options = (kernel, stride, padding, dilation, groups)",
+        "options = (kernel, dilation, padding, stride, groups)",
+        "strides and dilations of convolutions change places",
+    ),
+    Fault(
+        _CONVOLUTIONS, "dropped guard",
+        "    if x.dim() == dims + 1 or len(x) > 1:\n", "    if x.dim() == dims + 1:\n",
+        "transposed convolutions of several frames count the first alone",
+    ),
+    Fault(
+        _CONVOLUTIONS, "swapped axis",
+        "return g.flatten(1).mT if unbatched else position_rows(g)",
+        "return g.flatten(1) if unbatched else position_rows(g)",
+        "biases of convolutions of unbatched inputs are summed over channels",
+    ),
+    Fault(
+        "_operations/linear.py", "dropped guard",
+        'if "bias" in tracked and call["bias"].shape != (outputs,):', "if False:",
+        "a bias of one number for all outputs is counted as if it were many",
+    ),
+    Fault(
+        _PRODUCTS, "dropped guard",
+        'if call["beta"] != 1 or call["alpha"] != 1 or "mat1" in tracked:', 'if "mat1" in tracked:',
+        "addmm with alpha or beta is scored without them",
+    ),
+    Fault(
+        _PRODUCTS, "swapped axis",
+        "        if not right:  # w x: the columns of x and of g are the positions\n            a, g = a.mT, g.mT\n", "",
+        "products with the parameter on the left are added up along the wrong dimension",
+    ),
+    Fault(
+        _PRODUCTS, "dropped guard",
+        "    if any(sizes[c] != n for c, n in zip(w, call[slot].shape, strict=True)):\n        return None  # a dimension of 1 that is broadcast\n", "",
+        "einsum with a parameter of one row for all is counted as if it were many",
+    ),
+    Fault(
+        _PRODUCTS, "swapped axis",
+        "outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)",
+        "outer = (x2.unsqueeze(-1) * x1.unsqueeze(-2)).flatten(-2)",
+        "bilinear layers of two inputs of one size are transposed",
+    ),
+    Fault(
+        _NORMS, "wrong constant",
+        "return function(x, shape, eps=eps)", "return function(x, shape, eps=1e-5)",
+        "layer and RMS norms with an eps of their own are scored with another",
+    ),
+    Fault(
+        _NORMS, "wrong constant",
+        'normalize = partial(group_norm, num_groups=call["num_groups"], eps=call["eps"])',
+        'normalize = partial(group_norm, num_groups=1, eps=call["eps"])',
+        "scales of group norms are scored as those of one group",
+    ),
+    Fault(
+        _NORMS, "wrong constant",
+        'normalize = partial(batch_norm, eps=call["eps"])', "normalize = partial(batch_norm, eps=1e-5)",
+        "scales of batch norms with an eps of their own are scored with another",
+    ),
+    Fault(
+        _NORMS, "dropped guard",
+        '    if not call["use_input_stats"]:\n        return _batch_norm_rule(call, tracked)\n', "",
+        "instance norms with running statistics are scored by the sample's own",
+    ),
+    Fault(
+        "_operations/fused_norms.py", "dropped factor",
+        "            scale = scale if weight is None else scale * weight\n            ctx.save_for_backward(scale)",
+        "            ctx.save_for_backward(scale)",
+        "what is pulled back through a batch norm lacks the weight",
+    ),
+    Fault(
+        "_operations/fused_norms.py", "wrong default",
+        "return group_norm(input, input.shape[1], weight, bias, eps).to(input.dtype)",
+        "return group_norm(input, 1, weight, bias, eps).to(input.dtype)",
+        "instance norms are layer norms",
+    ),
+    Fault(
+        "_operations/fused_norms.py", "wrong divisor",
+        "var, mean = torch.var_mean(input, others, correction=0, keepdim=True)",
+        "var, mean = torch.var_mean(input, others, keepdim=True)",
+        "weights standardised by a batch norm have another scale",
+    ),
+    Fault(
+        "_operations/others.py", "swapped axis",
+        "others = [d for d in range(v.dim()) if d != dim]", "others = [d for d in range(v.dim()) if d != 0]",
+        "weight norms over another dimension than the first have another scale",
+    ),
+    Fault(
+        "_operations/others.py", "swapped axis",
+        "shape = (1, -1) + (1,) * (input.dim() - 2) if weight.numel() > 1 else (1,)",
+        "shape = (-1,) if weight.numel() > 1 else (1,)",
+        "PReLUs of several slopes apply them along the last dimension",
+    ),
+    Fault(
+        "_operations/others.py", "option that does nothing",
+        "torch.linalg.vector_norm(difference, ord=p, dim=-1)", "torch.linalg.vector_norm(difference, dim=-1)",
+        "distances by another norm than the Euclidean are Euclidean",
+    ),
+    Fault(
+        "_operations/pooling.py", "wrong constant",
+        "value=-math.inf)\n        reach", "value=0.0)\n        reach",
+        "max pools with padding take the zeros of the border for values",
+    ),
+    Fault(
+        "_operations/pooling.py", "off by one",
+        "reach = x.shape[dim] - d * (k - 1)", "reach = x.shape[dim] - d * (k - 1) - 1",
+        "max pools lose their last window",
+    ),
+    Fault(
+        "_operations/pooling.py", "dropped guard",
+        "    if any(size != 1 for size in sizes):\n        return None\n", "",
+        "adaptive average pools to more than one value give one",
+    ),
+    Fault(
+        "_operations/recurrent.py", "dropped term",
+        "projection = weights[-1] if len(weights) in (3, 5) else None", "projection = weights[-1] if len(weights) == 5 else None",
+        "LSTMs with a projection and no biases fail, or leave it out",
+    ),
+    Fault(
+        "_operations/recurrent.py", "lost order",
+        "order = range(len(x) - 1, -1, -1) if backwards else range(len(x))", "order = range(len(x))",
+        "both directions of a bidirectional layer read forwards",
+    ),
+    Fault(
+        "_operations/recurrent.py", "swapped gates",
+        "i, f, g, o = gates.chunk(4, -1)", "i, g, f, o = gates.chunk(4, -1)",
+        "the gates of LSTMs change places",
+    ),
+    Fault(
+        "_operations/recurrent.py", "wrong term",
+        "n = (n_x + (r_x + r_h).sigmoid() * n_h).tanh()", "n = ((r_x + r_h).sigmoid() * (n_x + n_h)).tanh()",
+        "the gate of GRUs acts on the input too",
+    ),
+    Fault(
+        "_operations/attention.py", "option that does nothing",
+        "scale = query.shape[-1] ** -0.5 if scale is None else scale\n    if attn_mask", "scale = query.shape[-1] ** -0.5\n    if attn_mask",
+        "scaled_dot_product_attention ignores the scale it is given",
+    ),
+    Fault(
+        "_operations/attention.py", "lost order",
+        "(t.repeat_interleave(repeats, -3) for t in (key, value))", "(torch.cat([t] * repeats, -3) for t in (key, value))",
+        "grouped queries attend to other heads' keys",
+    ),
+    Fault(
+        "_operations/attention.py", "flipped mask",
+        "masked_fill(~attn_mask, -torch.inf)", "masked_fill(attn_mask, -torch.inf)",
+        "attention sees what is masked out",
+    ),
+    Fault(
+        "_operations/attention_kernels.py", "dropped term",
+        "p *= (wide_g @ wide_v.mT - inner) * scale", "p *= (wide_g @ wide_v.mT) * scale",
+        "what is pulled back through attention with values of another size lacks a term",
+    ),
+    Fault(
+        "_operations/linalg.py", "swapped axis",
+        "return solve(A.mT, B.mT).mT", "return solve(A, B.mT).mT",
+        "equations with the unknown on the left are solved with the matrix transposed",
+    ),
+    Fault(
+        "_operations/linalg.py", "wrong sign",
+        "return (1 - 2 * (swaps % 2)).to(LU.dtype)", "return torch.ones_like(swaps).to(LU.dtype)",
+        "determinants lose the sign of their permutation",
+    ),
+    Fault(
+        "_operations/linalg.py", "wrong sign",
+        "of_A = -of_B @ X.mH", "of_A = of_B @ X.mH",
+        "what is pulled back from an equation to its matrix has the wrong sign",
+    ),
+    Fault(
+        "_operations/numbers.py", "dropped term",
+        "gradient = torch.view_as_real(gradient.resolve_conj())", "gradient = gradient.real",
+        "complex parameters count by their real parts",
+    ),
+    Fault(
+        "_operations/rows.py", "swapped axis",
+        "else x.movedim(1, -1).flatten(0, -2)", "else x.flatten(0, -2)",
+        "norm layers of several frames mix channels with positions",
+    ),
+    Fault(
+        "_operations/table.py", "dropped guard",
+        "if make is None or any(isinstance(v, Tensor) and v.is_complex() for v in call.values()):",
+        "if make is None:",
+        "complex layers are counted by the rules of real ones",
+    ),
+]  # fmt: skip

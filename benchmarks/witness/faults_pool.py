@@ -1,0 +1,177 @@
+"""Faults in pools: samples, checkpoints, ranks, and what a result says of itself."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_OPTIONS, _IDENTITY, _CHECKPOINT = "_options.py", "_pool/identity.py", "_pool/checkpoint.py"
+_RUN, _SAMPLES, _RANKS = "_pool/run.py", "_pool/samples.py", "_pool/ranks.py"
+
+
+def _forgotten(option: str, declared: str, told: str) -> Fault:
+    return Fault(
+        _OPTIONS, "forgotten option in the fingerprint", f"{declared}, metadata=_SCORES)",
+        f"{declared}, metadata=_RUNNING)", f"a checkpoint begun with another {option} goes on: {told}",
+    )  # fmt: skip
+
+
+FAULTS = [
+    _forgotten("num_samples", "num_samples: int = field(default=8", "scores of two accuracies"),
+    _forgotten("class_dim", "class_dim: int = field(default=1", "scores over two dimensions"),
+    _forgotten("mask", "mask: Mask | None = field(default=None", "positions that count here and not there"),
+    _forgotten("rtol", "rtol: float = field(default=0.0", "exact scores and estimates in one pool"),
+    _forgotten("autocast", "autocast: torch.dtype | None = field(default=None", "scores of two precisions"),
+    _forgotten("seed", "seed: int = field(default=0", "draws of two seeds in one pool"),
+    _forgotten("temperature", "temperature: float = field(default=1.0", "scores of two posteriors"),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        "tensors = dict([*subject.model.named_parameters(), *subject.model.named_buffers()])",
+        "tensors = dict(subject.model.named_parameters())",
+        "a checkpoint goes on with a model whose running statistics changed",
+    ),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        '        "parameters": _of_lines(subject.chosen),\n', "",
+        "a checkpoint goes on where a function chooses other parameters",
+    ),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        "held = [*first.leaves, *masks]", "held = [*first.leaves]",
+        "a checkpoint goes on where the mask gives other positions",
+    ),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        '        "first batch": digest(held),\n', "",
+        "a checkpoint goes on with another pool of the same size",
+    ),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        "text = inspect.getsource(function)", 'text = getattr(function, "__qualname__", "")',
+        "a checkpoint goes on where `forward` has other code under the same name",
+    ),
+    Fault(
+        _IDENTITY, "forgotten in the fingerprint",
+        '        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())\n', "",
+        "tensors of equal bytes and another shape or dtype pass for the same",
+    ),
+    Fault(
+        _CHECKPOINT, "dropped guard",
+        "            os.lseek(self._file, self._end, os.SEEK_SET)\n", "",
+        "a resumed run writes over the beginning of its file",
+    ),
+    Fault(
+        _CHECKPOINT, "dropped guard",
+        "        if int(checksum, 16) != zlib.crc32(text):\n            return None\n", "",
+        "a damaged line is read as scores",
+    ),
+    Fault(
+        _CHECKPOINT, "dropped guard",
+        "            if item is None or self.finished:\n", "            if item is None:\n",
+        "lines after the end of a run are read as more of it",
+    ),
+    Fault(
+        _RUN, "resumed state forgotten",
+        'self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]',
+        'self._earlier = state["seconds"]',
+        "provenance's pull_backs of a resumed run are those of the last process",
+    ),
+    Fault(
+        _RUN, "resumed state forgotten",
+        'self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]',
+        'self._earlier_pulled = state["pulled"]',
+        "provenance's seconds of a resumed run are those of the last process",
+    ),
+    Fault(
+        _RUN, "resumed state forgotten",
+        'self.engine.passes.settings = Settings(**state["settings"])', "pass",
+        "a resumed run runs its model otherwise: other bits",
+    ),
+    Fault(
+        _RUN, "resumed state forgotten",
+        'self.counted = union(self.counted, entry.state.get("counted", ()))', "pass",
+        "provenance of a run that was finished before names no parameters",
+    ),
+    Fault(
+        _RUN, "resumed state forgotten",
+        "_, indices = self.pool.places(self._read, entry.read)\n        self._read += entry.read",
+        "_, indices = self.pool.places(self._read, entry.read)",
+        "after a resumed run indices of a subset begin anew",
+    ),
+    Fault(
+        _RUN, "lost order",
+        "        keep, indices = self.pool.places(self._read, len(batch))\n        self._read += len(batch)\n",
+        "        keep, indices = self.pool.places(self._read, len(batch))\n",
+        "indices of a subset are places in the batch",
+    ),
+    Fault(
+        _RUN, "dropped guard",
+        "            if found != size:\n", "            if False:\n",
+        "a run goes on with batches of another size: samples are scored twice or not at all",
+    ),
+    Fault(
+        _RUN, "off by one",
+        "            batch = self._next(raws)\n        if batch is not None:\n            yield batch\n            del batch, first",
+        "            batch = self._next(raws)\n        if batch is not None:\n            del batch, first",
+        "the first batch after a resumed run's is left out",
+    ),
+    Fault(
+        _SAMPLES, "lost order",
+        "torch.from_numpy(np.sort(drawn))", "torch.from_numpy(drawn)",
+        "a subset is not in the pool's order",
+    ),
+    Fault(
+        _SAMPLES, "off by one",
+        "return keep, keep + start", "return keep, keep",
+        "indices of a stream's subset are places in each batch",
+    ),
+    Fault(
+        _SAMPLES, "option that does nothing",
+        "self._generator = _generator(seed)", "self._generator = _generator(0)",
+        "seed has no effect on the subset of a stream",
+    ),
+    Fault(
+        _SAMPLES, "stale index",
+        "indices = places if self.indices is None else self.indices[places]", "indices = places",
+        "a rank's share of a subset names places in the subset",
+    ),
+    Fault(
+        "_pool/shares.py", "rank count",
+        "chain(self.head, islice(self.draws, self.rank, None, self.world))",
+        "chain(self.head, islice(self.draws, self.rank, None, self.world + 1))",
+        "ranks leave batches out",
+    ),
+    Fault(
+        "_pool/shares.py", "rank count",
+        "batches = islice(chain(head, items), rank, None, world)", "batches = islice(items, rank, None, world)",
+        "ranks that share a stream begin one batch late",
+    ),
+    Fault(
+        _RANKS, "dropped guard",
+        "if orders[0] != orders[rank] or firsts[0] != firsts[rank]:", "if orders[0] != orders[rank]:",
+        "ranks with other samples in the same order score a pool that is none",
+    ),
+    Fault(
+        _RANKS, "dropped guard",
+        "        if any(sums != buffers[0] for sums in buffers):\n", "        if False:\n",
+        "each rank scores with running statistics of its own",
+    ),
+    Fault(
+        "_pool/shared_run.py", "rank count",
+        "rank{self.ranks.rank}of{self.ranks.world}", "rank{self.ranks.rank}",
+        "a checkpoint begun by two ranks goes on with three, each with shares of another split",
+    ),
+    Fault(
+        "_pool/shared_run.py", "lost order",
+        "                read += size\n", "",
+        "indices of a subset that ranks share begin anew at each batch",
+    ),
+    Fault(
+        "_pool/provenance.py", "wrong sum",
+        "sum(subject.parameters[name].numel() for name in names)", "sum(p.numel() for p in subject.parameters.values())",
+        "provenance counts all parameters, whatever was selected",
+    ),
+    Fault(
+        "_pool/loaders.py", "dropped name",
+        '    "worker_init_fn",\n', "",
+        "a subset's workers are not set up as the loader says",
+    ),
+]  # fmt: skip

@@ -1,0 +1,186 @@
+"""Faults in results, sketches and the state of the process."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_EXPORT, _SCORES, _SELECTION = "_results/export.py", "_results/scores.py", "_results/selection.py"
+_STATES, _SKETCH = "_process/states.py", "_sketch.py"
+
+FAULTS = [
+    Fault(
+        _SELECTION, "option that does nothing",
+        "weights = values / spread if spread > 0 else", "weights = values if spread > 0 else",
+        "select(strategy='gumbel') depends on the unit of the scores: uniform or top-k",
+    ),
+    Fault(
+        _SELECTION, "wrong unit",
+        "weights = torch.where(values > 0, values.log(), torch.nan)", "weights = torch.where(values > 0, values, torch.nan)",
+        "select(strategy='proportional') is gumbel",
+    ),
+    Fault(
+        _SELECTION, "option that does nothing",
+        "np.random.default_rng(seed).standard_exponential", "np.random.default_rng(0).standard_exponential",
+        "seed has no effect on what is drawn",
+    ),
+    Fault(
+        _EXPORT, "stale index",
+        "places = range(count) if scores.indices is None else scores.indices.tolist()",
+        "places = range(count)",
+        "CSV, JSON lines, Parquet and records of a subset name places in the subset",
+    ),
+    Fault(
+        _EXPORT, "off by one",
+        "percentiles[index] = 1 - place / (ranked - 1) if ranked > 1 else 1.0",
+        "percentiles[index] = 1 - place / ranked if ranked > 1 else 1.0",
+        "the last sample's percentile is not 0",
+    ),
+    Fault(
+        _EXPORT, "option that does nothing",
+        '"score": inverted if low_first else norms', '"score": norms',
+        "low_first has no effect: tools label the worst first",
+    ),
+    Fault(
+        _EXPORT, "wrong sort",
+        "return [None if math.isnan(number) else number for number in numbers]", "return list(numbers)",
+        "NaN is a number in the files, and the best one for some tools",
+    ),
+    Fault(
+        _SCORES, "dropped field",
+        '        if self.indices is not None:\n            arrays["indices"] = self.indices.numpy()\n', "",
+        "a saved subset forgets which samples it is of",
+    ),
+    Fault(
+        _SCORES, "dropped field",
+        '            arrays["standard_error"] = self.standard_error.numpy()\n', "            pass\n",
+        "saved estimates forget their standard errors",
+    ),
+    Fault(
+        _SCORES, "stale index",
+        "return chosen if self.indices is None else self.indices[chosen]", "return chosen",
+        "PoolScores.select of a subset gives places in the subset",
+    ),
+    Fault(
+        _SCORES, "option that does nothing",
+        "chosen = select(self.values, k, strategy=strategy, seed=seed)", "chosen = select(self.values, k, strategy=strategy)",
+        "PoolScores.select ignores its seed",
+    ),
+    Fault(
+        "_results/nonfinite.py", "off by one",
+        'if len(indices) > 10 else ""', 'if len(indices) > 9 else ""',
+        "ten samples that are not finite are told as if there were more",
+    ),
+    Fault(
+        "_scorer.py", "stale index",
+        "indices = sorted(bad if places is None else places[sorted(bad)].tolist())", "indices = sorted(bad)",
+        "samples of a subset that are not finite are told by their places in the subset",
+    ),
+    Fault(
+        "_scorer.py", "option forgotten in one branch",
+        "        self._judge({name: PoolScores(values) for name, values in scored.scores.items()})\n", "",
+        "score_batch passes NaN on, whatever on_nonfinite says",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "            mha.set_fastpath_enabled(before)", "            pass",
+        "PyTorch's fast path of attention stays off after the first score",
+    ),
+    Fault(
+        "kernels/fastgradnorm_kernels/switches.py", "state not put back",
+        "            if getattr(module, name) is values[name]:  # else another has changed it since\n                setattr(module, name, value)\n",
+        "            pass\n",
+        "after the first score torch.utils.checkpoint no longer checkpoints: memory of training grows",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "            if _running == 0:\n                _changes.close()", "            if False:\n                _changes.close()",
+        "nothing of the process is put back after scoring",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "            if _running == 0:\n                _changes.close()", "            if True:\n                _changes.close()",
+        "of two scorers at work in threads the first that ends puts the process back under the other",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "    random.setstate(python)\n", "",
+        "a model or loader that draws from `random` moves the caller's numbers",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "    np.random.set_state(legacy)\n", "",
+        "a model or loader that draws from NumPy moves the caller's numbers",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "    torch.set_rng_state(cpu)\n", "",
+        "a loader that draws moves the caller's random numbers",
+    ),
+    Fault(
+        _STATES, "dropped guard",
+        "    with _shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():",
+        "    with _shared(), float32_as_asked(), torch.enable_grad():",
+        "scoring fails in inference mode",
+    ),
+    Fault(
+        "_process/precision.py", "state not put back",
+        "                _put_back()\n", "                pass\n",
+        "cuDNN's TF32 stays off after scoring",
+    ),
+    Fault(
+        "_process/memory.py", "option that does nothing",
+        "_SHARE_OF_FREE if max_memory is None else max_memory", "_SHARE_OF_FREE",
+        "a share for max_memory has no effect",
+    ),
+    Fault(
+        "atomic.py", "dropped guard",
+        "        neighbour.unlink(missing_ok=True)\n", "        pass\n",
+        "a write that failed leaves its part behind",
+    ),
+    Fault(
+        _SKETCH, "option that does nothing",
+        "np.random.default_rng([self.options.seed, *name.encode()])", "np.random.default_rng([0, *name.encode()])",
+        "seed has no effect on sketches",
+    ),
+    Fault(
+        _SKETCH, "dropped term",
+        "np.random.default_rng([self.options.seed, *name.encode()])", "np.random.default_rng([self.options.seed])",
+        "all parameters share buckets and signs: inner products of sketches are biased",
+    ),
+    Fault(
+        _SKETCH, "wrong sign",
+        "return plus - minus", "return plus + minus",
+        "sketches have no signs: inner products are biased",
+    ),
+    Fault(
+        _SKETCH, "dropped factor",
+        "return sketch * scale", "return sketch",
+        "sketches of confident samples are as large as others",
+    ),
+    Fault(
+        _SKETCH, "option that does nothing",
+        "cotangent = SKETCHED[scheme](post)", 'cotangent = SKETCHED["predicted"](post)',
+        "scheme='entropy' of sketches is 'predicted'",
+    ),
+    Fault(
+        _SKETCH, "mask ignored in one branch",
+        "valid = None if valid is None else valid[..., None].expand(logits.shape)", "valid = None",
+        "sketches of multi-label dense outputs ignore the mask",
+    ),
+    Fault(
+        _SKETCH, "option forgotten in one branch",
+        "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
+        "return subject.run(view, batch, [leaf[None].clone() for leaf in leaves])",
+        "sketches ignore the temperature",
+    ),
+    Fault(
+        _SKETCH, "buffer not kept",
+        "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
+        "return subject.tempered(view, batch, [leaf[None] for leaf in leaves])",
+        "sketches of models that work in place on their input overwrite the caller's batch",
+    ),
+    Fault(
+        _SKETCH, "wrong reduction",
+        "cotangent = cotangent / max(1, z[..., 0].numel())", "cotangent = cotangent / 1",
+        "sketches of dense outputs are sums over positions, not means",
+    ),
+]  # fmt: skip

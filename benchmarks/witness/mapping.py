@@ -1,0 +1,103 @@
+"""Which tests should see a fault: by file, the most telling first."""
+
+from benchmarks.witness.fault import Fault
+
+# By how a path begins, files and folders below `tests`; the longest beginning counts.
+TESTS = {
+    "_schemes/posterior": "schemes/test_ruled_out schemes/test_dense test_scoring",
+    "_schemes/objective": "engine/test_combinations schemes/test_dense schemes/test_likelihoods "
+    "any_model/test_control_flow test_errors",
+    "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
+    "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
+    "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
+    "_engine/rtol": "engine/test_combinations engine/test_rtol",
+    "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
+    "schemes/test_likelihoods",
+    "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
+    "engine/test_known_reasons any_model/test_control_flow",
+    "_engine/passes": "engine/test_combinations engine/test_rtol",
+    "_engine/tapped": "engine/test_combinations any_model/test_reached "
+    "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
+    "_engine/plain": "engine/test_combinations process/test_side_effects",
+    "_engine/plan": "engine/test_combinations process/test_side_effects test_errors",
+    "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
+    "any_model/test_control_flow any_model/test_reached operations/test_frozen "
+    "any_model/test_raw_parameters",
+    "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
+    "any_model/test_control_flow engine/test_parameters any_model/test_execution",
+    "_engine/verify": "engine/test_small_numbers engine/test_verify any_model/test_reached "
+    "test_linalg",
+    "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
+    "_model/batches": "test_batch_errors model/test_constants engine/test_combinations "
+    "test_errors integrations/test_huggingface",
+    "_model/branches": "any_model/test_control_flow any_model/test_slow_paths",
+    "_model/chance": "test_randomness",
+    "_model/shadow": "process/test_side_effects any_model/test_execution",
+    "_model/buffers": "test_buffers process/test_side_effects",
+    "_model/subject": "engine/test_combinations schemes/test_outputs engine/test_parameters "
+    "test_scoring",
+    "_model/views": "any_model/test_raw_parameters operations",
+    "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
+    "_model/record": "engine/test_last_layer_output engine/test_parameters",
+    "_model/standins": "any_model/test_data_setter any_model/test_execution",
+    "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
+    "_model/layout": "model/test_memory_layout",
+    "_model/substitution": "any_model/test_norm_layers operations",
+    "_operations/embeddings": "any_model/test_embeddings operations/test_layers",
+    "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
+    "operations/test_rules",
+    "_operations/attention": "any_model/test_attention any_model/test_attention_ways",
+    "_operations/linalg": "test_linalg",
+    "_operations/numbers": "test_complex",
+    "_operations/table": "test_complex operations",
+    "_operations/recurrent": "any_model/test_recurrent operations/test_layers",
+    "_operations/pooling": "operations/test_max_pool operations",
+    "_operations": "operations/test_layers any_model/test_raw_parameters "
+    "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
+    "_options": "pool/test_checkpoint_options",
+    "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
+    "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
+    "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset",
+    "_pool/samples": "pool/test_subset distributed/test_share pool/test_what_is_remembered",
+    "_pool/shares": "distributed/test_share distributed/test_torchrun",
+    "_pool": "pool/test_what_is_remembered pool/test_subset results distributed/test_torchrun",
+    "_results": "results pool/test_subset",
+    "_scorer": "pool/test_subset test_errors test_scoring",
+    "_process/memory": "process engine/test_memory",
+    "_process/precision": "test_float32 test_threads",
+    "_process": "process/test_process_state test_threads test_randomness",
+    "atomic": "results cli/test_cli_disk",
+    "_sketch": "engine/test_combinations test_sketch",
+    "active/_learner": "active/test_seeds_and_settings active/test_options_of_tasks "
+    "active/test_learner active/test_resume",
+    "active/_records": "active/test_seeds_and_settings active/test_records",
+    "active/_randomness": "active/test_seeds_and_settings",
+    "active": "active/test_options_of_tasks active/test_seeds_and_settings active/test_strategies "
+    "active/test_records active/test_resume",
+    "cli/_report": "cli/test_cli_pictures cli/test_cli_score",
+    "cli/_pool": "cli/test_cli_pictures cli/test_cli_score",
+    "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures",
+    "integrations/small_text": "integrations/test_small_text",
+    "integrations/huggingface": "integrations/test_huggingface",
+    "integrations/skactiveml": "integrations/test_skactiveml",
+    "integrations/lightning": "integrations/test_lightning",
+    "integrations/skorch": "integrations/test_skorch",
+    "integrations/baal": "integrations/test_baal",
+    "integrations/ray_data": "distributed/test_ray_data",
+    "integrations/recipes": "integrations/test_recipes",
+    "kernels/fastgradnorm_kernels/switches": "process/test_process_state "
+    "any_model/test_private_paths",
+}
+
+
+def paths_of(fault: Fault) -> list[str]:
+    """Paths below the repository.
+
+    Raises:
+        ValueError: If nothing is known to look at the file.
+    """
+    known = [start for start in TESTS if fault.file.startswith(start)]
+    if not known:
+        raise ValueError(f"No tests are known to look at {fault.file}. Name them in `TESTS`.")
+    names = TESTS[max(known, key=len)].split()
+    return [f"tests/{name}" + (".py" if "test_" in name else "") for name in names]

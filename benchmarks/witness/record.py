@@ -1,0 +1,83 @@
+"""What has become of each fault so far: kept as it comes, read again by the next run."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planting import Verdict
+from benchmarks.provenance import provenance
+from benchmarks.witness.fault import Fault
+
+
+class Record:
+    """Rows of results by fault.
+
+    Args:
+        path: Of a JSON file; made if it is not there.
+        faults: All there are, in the order of the rows. Rows of other faults are dropped.
+    """
+
+    def __init__(self, path: Path, faults: Sequence[Fault]) -> None:
+        self.path, self.faults = path, faults
+        known: dict[str, Any] = {}
+        if path.exists():
+            stored = json.loads(path.read_text())
+            known = {row["fault"]: row for row in stored["rows"]}
+        self.rows: dict[str, dict[str, Any]] = {}
+        for fault in faults:
+            row = known.get(fault.name)
+            self.rows[fault.name] = (
+                row
+                if row is not None and row["edit"] == _edit(fault)
+                else {
+                    "fault": fault.name,
+                    "file": fault.file,
+                    "kind": fault.kind,
+                    "told": fault.told,
+                    "edit": _edit(fault),
+                }
+            )
+
+    def judged(self, fault: Fault, verdict: Verdict, stage: str) -> None:
+        """Notes what the tests made of a fault."""
+        self.rows[fault.name]["suite"] = {
+            "caught": verdict.caught,
+            "by": verdict.first_failure,
+            "stage": stage,
+            "seconds": verdict.seconds,
+        }
+        self.store()
+
+    def witnessed(self, fault: Fault, found: dict[str, Any]) -> None:
+        """Notes what verification made of a fault."""
+        self.rows[fault.name]["witness"] = found
+        self.store()
+
+    def is_witnessed(self, fault: Fault) -> bool:
+        """Whether verification has been tried on it."""
+        return "witness" in self.rows[fault.name]
+
+    def waits(self, fault: Fault, stage: str, again: bool) -> bool:
+        """Whether the tests of a stage are to be run; `again`: also where they missed it.
+
+        Later stages are for what the earlier ones missed.
+        """
+        suite = self.rows[fault.name].get("suite")
+        if suite is None:
+            return stage == "quick"
+        return not suite["caught"] and (again or suite["stage"] != stage)
+
+    def store(self) -> None:
+        """Writes everything, whole or not at all."""
+        document = {"provenance": provenance(), "rows": list(self.rows.values())}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        os.replace(partial, self.path)
+
+
+def _edit(fault: Fault) -> str:
+    return hashlib.sha256(f"{fault.old}\0{fault.new}".encode()).hexdigest()[:12]
