@@ -14,6 +14,7 @@ from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._options import Options, takes_options
 from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import provenance
 from fastgradnorm._pool.run import Run, score_one
 from fastgradnorm._pool.shared_run import SharedRun
@@ -43,7 +44,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
     Args:
         model: Classifier, inputs to logits `[B, C]`; scored in eval mode.
         loader: Batches of inputs `[B, ...]`; of tuples the first element, of mappings all but the
-            labels. Labels are never read.
+            labels. Labels are never read. Scores in another order than the dataset's are warned of.
         options: Keyword arguments: `scheme`, `params`, `reduction` and the rest of `Options`.
 
     Returns:
@@ -85,7 +86,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
     """
     options.refuse_subset("score_pool")
     scorer = GradNormScorer(model, **_as_keywords(options))
-    scores = scorer.score(loader)
+    scores = scorer._scores(loader, "score_pool")
     if isinstance(scores, PoolScores):
         return scores.values
     return {scheme: each.values for scheme, each in scores.items()}
@@ -126,7 +127,8 @@ class GradNormScorer:
         options = self.options
         with OwnRandomState(), autograd_ready():
             engine = self._engine()
-            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            subject = engine.subject
+            parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
             scored = score_one(engine, parsed)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return options.pick(scored.scores)
@@ -136,7 +138,7 @@ class GradNormScorer:
 
         Memory does not grow with the pool. NaN and infinite scores are passed on as they are. With
         a `checkpoint` the scores of an earlier run come first, at once. Where ranks share the pool,
-        each must read on to the end.
+        each must read on to the end. Another order than the dataset's is warned of.
 
         Raises:
             ValueError: If there is a `subset`, and as told at `score_pool`.
@@ -145,27 +147,39 @@ class GradNormScorer:
         return self._streamed(loader)
 
     def _streamed(self, loader: Iterable[Any]) -> Iterator[Any]:
-        random_state = OwnRandomState()
-        parts = self._run(loader).parts()
+        random_state, placement = OwnRandomState(), Placement(loader, "stream")
+        run = self._run(loader)
+        parts = run.parts()
         while True:
             with random_state:
                 part = next(parts, None)
             if part is None:
+                placement.judge(run.pool.size, run.lost)
                 return
+            placement.add(part.indices, len(part))
             yield self.options.pick(part.scored.scores)
 
     def score(self, loader: Iterable[Any]) -> Any:
         """`PoolScores` of a whole pool, with standard errors and provenance; a dict of several.
 
-        With a `subset` the result's `indices` tell which samples of the pool were scored. With a
-        `checkpoint` a run that was stopped goes on where it was; batch sizes must be the same, and
-        samples must be the same each time they are loaded.
+        The result's `indices` tell which sample of `loader.dataset` each score is of, also of a
+        `subset` and for samplers that shuffle, choose or repeat; they are None where the scores are
+        in the dataset's order. With a `checkpoint` a run that was stopped goes on where it was;
+        batch sizes must be the same, and samples must be the same each time they are loaded.
 
         Raises:
             ValueError: If `loader` yields no sample, `checkpoint` is of another run, and as told at
                 `score_pool`.
+
+        Warns:
+            UserWarning: If samples of the dataset were left out (but by a sampler that is given
+                indices) or came more than once, or cannot be told.
         """
-        columns = Columns()
+        return self._scores(loader)
+
+    def _scores(self, loader: Iterable[Any], function: str | None = None) -> Any:
+        """`PoolScores`; `function`, if its result is bare scores, whose order is then judged."""
+        columns, placement = Columns(), Placement(loader, function)
         with OwnRandomState():
             run = self._run(loader)
             for part in run.parts():
@@ -173,9 +187,11 @@ class GradNormScorer:
                     columns.add(f"score {scheme}", values)
                 for scheme, values in part.scored.errors.items():
                     columns.add(f"error {scheme}", values)
-                if part.indices is not None:
-                    columns.add("indices", part.indices)
-        facts = provenance(run)
+                placement.add(part.indices, len(part))
+        part_of_it = self.options.subset is not None
+        size = None if part_of_it else run.pool.size
+        facts = {**provenance(run), "samples": placement.judge(size, run.lost)}
+        indices = placement.indices(always=part_of_it)
         found: dict[str, PoolScores] = {}
         for scheme in self.options.schemes:
             scores = columns.get(f"score {scheme}")
@@ -185,7 +201,7 @@ class GradNormScorer:
                 scores,
                 columns.get(f"error {scheme}"),
                 {"scheme": scheme, **facts},
-                columns.get("indices"),
+                indices,
             )
         self._judge(found)
         return self.options.pick(found)
@@ -204,7 +220,8 @@ class GradNormScorer:
         with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
             engine = make_engine(self.model, options, clock=clock if measure else None)
-            parsed = as_batch(batch, engine.subject.device, options.forward, options.mask)
+            subject = engine.subject
+            parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
             plan = engine.plan(parsed)
             for _ in range(1 if measure else 2):  # the second pass of a kind is to be captured
                 engine.score(parsed if measure else parsed.take(slice(0, 2)))

@@ -37,6 +37,7 @@ from fastgradnorm._model.watch import Watch
 from fastgradnorm._operations.numbers import count, numbers
 from fastgradnorm._operations.single_level import current_level
 from fastgradnorm._options import Options, make_options
+from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
 from fastgradnorm._results.nonfinite import tell_nonfinite
@@ -108,9 +109,13 @@ def gradient_sketch(
     def make(model: nn.Module, options: Options) -> Engine:
         return make_engine(model, options, partial(Sketches, dim=dim, scheme=scheme))
 
+    parts, placement = [], Placement(loader, "gradient_sketch")
     with OwnRandomState():
         run = start(model, loader, chosen, make)
-        parts = [part.scored.scores[_NAME] for part in run.parts() if len(part)]
+        for part in run.parts():
+            placement.add(part.indices, len(part))
+            parts += [part.scored.scores[_NAME]] if len(part) else []
+    placement.judge(run.pool.size, run.lost)
     if not parts:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     sketches = torch.cat(parts)

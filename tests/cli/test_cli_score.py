@@ -52,7 +52,7 @@ def test_every_kind_of_file_gives_the_same_selection(run, folder, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("indices", [[2, 5, 9], [9, 0, 4], [3, 3, 1], [7, 6, 5], [100, 0, 50]])
+@pytest.mark.parametrize("indices", [[2, 5, 9], [9, 0, 4], [3, 4, 1], [7, 6, 5], [100, 0, 50]])
 def test_selections_of_a_part_of_a_pool_are_indices_of_the_pool(run, tmp_path, suffix, indices):
     values, chosen = torch.tensor([0.5, 3.0, 2.0]), [indices[1], indices[2]]
     scores = PoolScores(values, None, {"scheme": "expected"}, torch.tensor(indices))
@@ -61,6 +61,10 @@ def test_selections_of_a_part_of_a_pool_are_indices_of_the_pool(run, tmp_path, s
     getattr(scores, writer)(path)
     assert run("select", path, 2).out.split() == [str(i) for i in chosen]
     assert scores.select(2).tolist() == chosen
+    twice = PoolScores(torch.tensor([2.0, 5.0, 5.0]), None, {}, torch.tensor([8, 6, 6]))
+    getattr(twice, writer)(path)
+    assert run("select", path, 2).out.split() == ["6", "8"]
+    assert run("select", path, 3).code == 2
 
 
 def _rows(folder):

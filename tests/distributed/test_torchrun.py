@@ -81,6 +81,22 @@ def test_a_rank_may_score_alone(found, rank):
     assert_close_relative(found[rank]["alone"], alone()[rank::2], 1e-6)
 
 
+@pytest.mark.parametrize("case", [
+    "backwards", "repeats", "chosen", "batches", "share", "workers", "part", "part of a choice",
+])  # fmt: skip
+@pytest.mark.parametrize("rank", RANKS)
+def test_indices_are_those_of_the_dataset(found, rank, case):
+    values, indices = found[rank]["orders"][case]
+    if case == "share":  # undone: the whole dataset, in order
+        assert indices is None
+        indices = torch.arange(pools.N)
+    assert_close_relative(values, alone()[indices], 1e-6)
+    fixed = {"backwards": range(30, 3, -2), "repeats": [5, 4, 3, 2, 7, 7]}
+    assert case not in fixed or indices.tolist() == [*fixed[case]]
+    assert case != "chosen" or sorted(indices.tolist()) == [*range(3, 29)]
+    assert "part" not in case or len(indices.unique()) == 9
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_nan_is_told_on_every_rank(found, rank):
     assert found[rank]["nan"]["type"] == "NonFiniteScoreError"

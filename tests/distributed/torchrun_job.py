@@ -10,10 +10,28 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SubsetRandomSampler
 
 from fastgradnorm import GradNormScorer, score_pool
 from tests.support import pools
+
+
+def orders():
+    chosen = torch.Generator().manual_seed(7)  # the same on every rank
+    loaders = {
+        "backwards": pools.loader(sampler=list(range(30, 3, -2))),
+        "repeats": pools.loader(batch_sampler=[[5, 4, 3], [2], [7, 7]], batch_size=1),
+        "chosen": pools.loader(sampler=SubsetRandomSampler(range(3, 29), generator=chosen)),
+        "batches": pools.loader(batch_sampler=[[i, i - 1] for i in range(36, 0, -2)], batch_size=1),
+        "share": pools.loader(sampler=DistributedSampler(pools.Rows())),
+        "workers": pools.loader(sampler=list(range(36, 0, -1)), num_workers=1),
+    }
+    scorer = GradNormScorer(pools.mlp())
+    found = {name: scorer.score(loader) for name, loader in loaders.items()}
+    part = GradNormScorer(pools.mlp(), subset=9)
+    found["part"] = part.score(pools.loader())
+    found["part of a choice"] = part.score(pools.loader(sampler=list(range(30, 3, -2))))
+    return {name: (each.values, each.indices) for name, each in found.items()}
 
 
 def whole_pools():
@@ -68,7 +86,7 @@ def whole_pools():
 
     return [
         *(every_scheme, workers, inference_mode, sampler, standard_errors),
-        *(one_batch, first_buffers, progress, alone, again),
+        *(one_batch, first_buffers, progress, alone, again, orders),
     ]
 
 

@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from fastgradnorm import PoolScores, score_pool, select
 from tests.support.asserts import assert_close_relative
@@ -128,3 +128,19 @@ def test_nan_is_kept_and_several_loaders_are_refused(data):
 class SeveralLoaders(Classifier):
     def predict_step(self, batch, batch_idx, dataloader_idx=0):
         return self(batch[0])
+
+
+@pytest.mark.parametrize("options", [
+    {"sampler": [3, 9, 20, 4]}, {"sampler": range(20, 4, -1)}, {"sampler": [20]},
+    {"batch_sampler": [[5, 2], [11]]}, {"sampler": SubsetRandomSampler([1, 2, 7, 12])},
+])  # fmt: skip
+def test_indices_of_a_part_are_those_of_the_dataset(data, options):
+    model, writer = Classifier(), GradNormWriter()
+    trainer(writer).predict(model, DataLoader(data, **options))
+    scores = writer.scores
+    drawn = options.get("sampler", [5, 2, 11])
+    drawn = drawn.indices if isinstance(drawn, SubsetRandomSampler) else drawn
+    assert scores.indices.tolist() == sorted(drawn)
+    expected = score_pool(model.net, [data.tensors[0][scores.indices]], progress=False)
+    assert_close_relative(scores.values, expected, 1e-5)
+    assert set(scores.select(1).tolist()) <= set(drawn)

@@ -2,7 +2,9 @@
 
 import pytest
 
+from tests.support import oracle
 from tests.support.cases import CASES
+from tests.support.drawing import N
 from tests.support.stopping import Stop, scorer, stopped_after
 
 
@@ -10,6 +12,14 @@ from tests.support.stopping import Stop, scorer, stopped_after
 def pool():
     model, inputs = CASES["mlp"].random()
     return model, inputs[:22]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """A model, the inputs of a dataset, and their exact scores."""
+    model, inputs = CASES["mlp"].random()
+    inputs = inputs[:N]
+    return model, inputs, oracle.scores(model, oracle.ones(inputs))
 
 
 @pytest.fixture

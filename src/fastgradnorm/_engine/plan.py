@@ -177,7 +177,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         given = ", ".join(type_name(x) for x in inputs)
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
-            f"on {given}: {type(error).__name__}: {error}"
+            f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
         ) from error
     for name in leaves:
         if changed[name]():

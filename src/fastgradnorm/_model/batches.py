@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastgradnorm._model.opened import opened
+from fastgradnorm._model.places import warn_of_dropped
+from fastgradnorm._model.sizes import batch_size, is_shared_graph, list_of_samples
 from fastgradnorm._validate import fail, fail_type
 
 _LABELS = ("labels", "label")
@@ -24,6 +28,7 @@ class Batch:
         mask: Valid positions of the logits, bool `[N, *positions]`, or None.
         attention_mask: The mapping's own, `[N, T]`, for logits of that length; or None.
         constants: What else the model is given, by name, if all of it is plain values; else None.
+        withheld: What the model is not given, in words, or empty.
     """
 
     leaves: tuple[Tensor, ...]
@@ -31,6 +36,7 @@ class Batch:
     mask: Tensor | None = None
     attention_mask: Tensor | None = None
     constants: tuple[tuple[str, Any], ...] | None = None
+    withheld: str = ""
 
     def __len__(self) -> int:
         return len(self.leaves[0])
@@ -74,6 +80,8 @@ class Reader:
         device: Where the tensors go.
         forward: `(model, batch) -> logits` for batches of other types.
         mask: `(batch) -> bool [N, *positions]`.
+        model: What is scored, to tell inputs that it is not given from labels; None: that is not
+            looked at.
     """
 
     def __init__(
@@ -81,35 +89,49 @@ class Reader:
         device: torch.device,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         mask: Callable[[Any], Tensor] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        self._device, self._forward, self._mask = device, forward, mask
+        self._device, self._forward, self._mask, self._model = device, forward, mask, model
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
 
-    def read(self, raw: Any) -> Batch:
+    def read(self, raw: Any, drawn: int | None = None) -> Batch:
         """One item as a batch.
+
+        Args:
+            raw: What the loader yields.
+            drawn: How many samples its sampler drew for it, if known.
 
         Raises:
             TypeError: If it is of no known type, and there is no `forward`.
-            ValueError: If a tensor was per-sample in one batch and is constant in another.
+            ValueError: If a tensor was per-sample in one batch and is constant in another, or if it
+                is ambiguous what a sample is.
         """
-        inputs, call = (raw, self._forward) if self._forward is not None else _plain(raw)
-        named, spec = pytree.tree_flatten_with_path(inputs)
+        plain = self._forward is None
+        inputs, call, rest = _plain(raw) if self._forward is None else (raw, self._forward, ())
+        found = opened(inputs)
+        size = batch_size(found.named, raw, drawn)
+        if size is None:
+            raise _refusal(raw, plain)
+        if self._model is not None and rest:
+            warn_of_dropped(self._model, inputs, rest)
+        self._model = None  # one batch tells
         flat = [
-            _usable(leaf, self._device) if isinstance(leaf, Tensor) else leaf for _, leaf in named
+            _usable(leaf, self._device) if isinstance(leaf, Tensor) else leaf
+            for _, leaf in found.named
         ]
-        size = _batch_size(flat, raw)
+        first = next(leaf for leaf in flat if isinstance(leaf, Tensor))
         places = [
             i
-            for i, (path, leaf) in enumerate(named)
-            if isinstance(leaf, Tensor) and self._holds_samples(pytree.keystr(path), leaf, size)
+            for i, (name, _) in enumerate(found.named)
+            if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
 
         def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
             filled = list(flat)
             for place, leaf in zip(places, leaves, strict=True):
                 filled[place] = leaf
-            return call(model, pytree.tree_unflatten(filled, spec))
+            return call(model, found.close(filled))
 
         mask = self._mask
         valid = None if mask is None else _usable(_check_mask(mask(raw), size), self._device)
@@ -118,11 +140,16 @@ class Reader:
             attention = _usable(attention, self._device).bool()
         else:
             attention = None
-        constants = _constants([path_leaf for i, path_leaf in enumerate(named) if i not in places])
-        return Batch(tuple(flat[i] for i in places), run, valid, attention, constants)
+        others = [pair for i, pair in enumerate(found.named) if i not in places]
+        withheld = _withheld(raw, rest) if plain else ""
+        return Batch(
+            tuple(flat[i] for i in places), run, valid, attention, _constants(others), withheld
+        )
 
-    def _holds_samples(self, name: str, leaf: Tensor, size: int) -> bool:
+    def _holds_samples(self, name: str, leaf: Tensor, size: int, first: Tensor) -> bool:
         length = len(leaf) if leaf.dim() else -1
+        if is_shared_graph(name, leaf, first):
+            return False
         if self._constant.get(name) == length:
             return False
         if length == size and name not in self._constant:
@@ -144,17 +171,25 @@ def as_batch(
     device: torch.device,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     mask: Callable[[Any], Tensor] | None = None,
+    model: nn.Module | None = None,
 ) -> Batch:
     """A single item of a loader, see `Reader`."""
-    return Reader(device, forward, mask).read(raw)
+    return Reader(device, forward, mask, model).read(raw)
 
 
-def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:
-    """The inputs of a tensor, sequence or mapping, and how the model takes them."""
+def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:
+    """The inputs of a tensor, sequence or mapping, how the model takes them, and what is left."""
     if isinstance(raw, (tuple, list)) and raw:
-        if isinstance(raw[0], (Tensor, Mapping)):
-            return _plain(raw[0])
-        raise _refusal(raw)
+        if not isinstance(raw[0], (Tensor, Mapping)):
+            raise _refusal(raw, True)
+        mappings = [item for item in raw if isinstance(item, Mapping)]
+        like_samples = isinstance(raw, list) or all(
+            m.keys() == mappings[0].keys() for m in mappings
+        )
+        if len(mappings) == len(raw) > 1 and like_samples:
+            raise list_of_samples(raw)
+        inputs, call, _ = _plain(raw[0])
+        return inputs, call, raw[1:]
     if isinstance(raw, Mapping):
         inputs = {key: value for key, value in raw.items() if key not in _LABELS}
         for key, value in inputs.items():
@@ -165,25 +200,49 @@ def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any]]:
                     value,
                     "Tokenise and collate in the loader, or pass `forward=`.",
                 )
-        return inputs, lambda model, given: model(**given)
+        return inputs, lambda model, given: model(**given), ()
     if isinstance(raw, Tensor):
-        return raw, lambda model, given: model(given)
-    raise _refusal(raw)
+        return raw, lambda model, given: model(given), ()
+    raise _refusal(raw, True)
 
 
-def _constants(named: Sequence[tuple[Any, Any]]) -> tuple[tuple[str, Any], ...] | None:
-    if any(type(leaf) not in _PLAIN for _, leaf in named):
-        return None
-    return tuple((pytree.keystr(path), leaf) for path, leaf in named)
-
-
-def _refusal(raw: Any) -> TypeError:
-    return fail_type(
-        "loader",
-        "an iterable of tensors, tuples or lists of tensors, or mappings of them",
-        raw,
-        "Pass `forward=lambda model, batch: ...` for other batches.",
+def _withheld(raw: Any, rest: Sequence[Any]) -> str:
+    """What the model is not given, for the error of one that fails without it."""
+    mapping = raw[0] if isinstance(raw, (list, tuple)) else raw
+    keys = [key for key in mapping if key in _LABELS] if isinstance(mapping, Mapping) else []
+    if keys:
+        what = f"The batch's {keys[0]!r} is not given to the model"
+    elif rest:
+        what = (
+            f"Of the batch, a {type(raw).__name__} of {len(rest) + 1}, only the first is given to "
+            "the model"
+        )
+    else:
+        return ""
+    return (
+        f"{what}: labels are never read. If it needs it, pass `forward=lambda model, batch: ...`."
     )
+
+
+def _constants(named: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...] | None:
+    return None if any(type(leaf) not in _PLAIN for _, leaf in named) else tuple(named)
+
+
+def _refusal(raw: Any, plain: bool) -> TypeError:
+    """For batches without a tensor to cut samples from, or whose inputs are not told."""
+    if isinstance(raw, (list, tuple)) and len(raw) > 1 and isinstance(raw[0], (list, tuple)):
+        return TypeError(str(list_of_samples(raw)) + " Or pass `forward=lambda model, batch: ...`.")
+    arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(raw))
+    if arrays:
+        advice = "Make its arrays tensors in the loader's collate_fn, `torch.from_numpy(x)`."
+    elif plain:
+        advice = "Pass `forward=lambda model, batch: ...` for other batches."
+    else:
+        advice = "No tensor was found in it, of which `forward` could be given one sample."
+    wanted = "an iterable of tensors, tuples or lists of tensors, or mappings of them"
+    if not plain:
+        wanted = "an iterable of batches that hold tensors [N, ...]"
+    return fail_type("loader", wanted, raw, advice)
 
 
 def _usable(leaf: Tensor, device: torch.device) -> Tensor:
@@ -194,15 +253,6 @@ def _usable(leaf: Tensor, device: torch.device) -> Tensor:
 
 def _holds(leaf: Tensor, size: int) -> bool:
     return leaf.dim() > 0 and len(leaf) == size
-
-
-def _batch_size(flat: Sequence[Any], raw: Any) -> int:
-    for leaf in flat:
-        if isinstance(leaf, Tensor):
-            if leaf.dim() == 0:
-                raise fail("loader", "batches [N, ...]", leaf, "Add a batch dimension.")
-            return len(leaf)
-    raise _refusal(raw)
 
 
 def _check_mask(mask: Any, size: int) -> Tensor:

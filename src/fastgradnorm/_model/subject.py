@@ -154,6 +154,14 @@ def _extract(output: Any) -> Tensor:
             f"'logits', or an object with `.logits`. Got {type_name(output)}. "
             "Pass `forward=lambda model, batch: ...` that returns them."
         )
+    if output.dim() == 0:
+        raise fail(
+            "model",
+            "a classifier that returns logits [N, C, ...]",
+            output,
+            "One number is a loss, or a mean over samples. If logits stand elsewhere in what it "
+            "returns, pass `forward=lambda model, batch: ...` that returns them.",
+        )
     if not output.is_floating_point():
         raise fail("model", "a classifier that returns floating-point logits", output)
     return output

@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.samples import Pool
 from fastgradnorm._version import __version__
 
 
@@ -39,8 +38,17 @@ def model_hash(subject: Subject) -> str:
     return _of_lines([layers, *tensors, digest(tensors.values())])
 
 
-def facts(subject: Subject, pool: Pool, first: Batch | None) -> dict[str, Any]:
-    """Everything that has to be the same for a run to be continued."""
+def facts(
+    subject: Subject, total: int | None, first: Batch | None, drawn: Tensor | None = None
+) -> dict[str, Any]:
+    """Everything that has to be the same for a run to be continued.
+
+    Args:
+        subject: The model and the options.
+        total: How many samples the pool has, if known.
+        first: Its first batch, if there is one.
+        drawn: Which samples of the dataset are in that; None: unknown, or the first ones.
+    """
     options = subject.options
     held: list[Tensor] = []
     if first is not None:
@@ -53,8 +61,9 @@ def facts(subject: Subject, pool: Pool, first: Batch | None) -> dict[str, Any]:
         "model": model_hash(subject),
         "parameters": _of_lines(subject.chosen),
         **plain_options(options),
-        "pool's size": pool.total,
+        "pool's size": total,
         "first batch's size": 0 if first is None else len(first),
+        "first samples": None if drawn is None else drawn[:16].tolist(),
         "first batch": digest(held),
     }
 

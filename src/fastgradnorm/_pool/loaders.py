@@ -1,11 +1,24 @@
-"""A caller's loader made anew, over other samples or in other batches."""
+"""A caller's loader: what draws its samples, and made anew, over others or in other batches."""
 
-from typing import Any
+import gc
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
 
-from torch.utils.data import DataLoader, Dataset
+import numpy as np
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    SequentialSampler,
+)
+
+from fastgradnorm._validate import fail_type
 
 # What a loader is made with, but for its dataset, order and batches. Not `persistent_workers`: what
-# is made here is read once.
+# is made here is read once; nor `in_order`, without which nobody could tell what comes.
 _KEPT = (
     "num_workers",
     "collate_fn",
@@ -15,8 +28,37 @@ _KEPT = (
     "multiprocessing_context",
     "generator",
     "prefetch_factor",
-    "in_order",
 )
+# A sampler is looked for in wrappers of wrappers, such as `tqdm(map(function, loader))`.
+_DEPTH = 6
+_NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, np.ndarray)
+
+
+def check_loader(loader: Any) -> None:
+    """Raises `TypeError` unless it yields batches, as far as its type tells."""
+    wanted = "an iterable of batches"
+    wrapped = "DataLoader({}, batch_size=64)`"
+    root = type(loader).__module__.partition(".")[0]
+    if root == "datasets" and hasattr(loader, "column_names"):
+        raise fail_type(
+            "loader", wanted, loader, "A dataset yields samples. Wrap it: `"
+            + wrapped.format('dataset.with_format("torch")')
+            + ", with `collate_fn=DataCollatorWithPadding(tokenizer)` for texts.",
+        )  # fmt: skip
+    if isinstance(loader, Dataset):
+        whole = ", batch_size=None if it yields whole batches"
+        raise fail_type(
+            "loader", wanted, loader, "A dataset yields samples. Wrap it: `"
+            + wrapped.format("dataset") + (whole if isinstance(loader, IterableDataset) else "")
+            + ".",
+        )  # fmt: skip
+    if isinstance(loader, (Tensor, Mapping, np.ndarray)) and not hasattr(loader, "__next__"):
+        advice = "Wrap one batch in a list: `[batch]`."
+        if isinstance(loader, np.ndarray):
+            advice = "Wrap it: `[torch.from_numpy(array)]`, or its parts."
+        raise fail_type("loader", wanted, loader, advice)
+    if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
+        raise fail_type("loader", wanted, loader)
 
 
 def made_anew(loader: DataLoader[Any], dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:
@@ -28,3 +70,69 @@ def made_anew(loader: DataLoader[Any], dataset: Dataset[Any], **batches: Any) ->
         batches: Keyword arguments of `DataLoader` that say which samples make a batch.
     """
     return DataLoader(dataset, **{name: getattr(loader, name) for name in _KEPT}, **batches)
+
+
+def can_be_indexed(loader: object) -> TypeGuard[DataLoader[Any]]:
+    """Whether it is a DataLoader that reads what its sampler draws, and nothing else."""
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and type(loader).__iter__ is DataLoader.__iter__
+    )
+
+
+def without_adapter(loader: Any) -> Any:
+    """The DataLoader before which accelerate has put one of its own, if that reads all of it."""
+    return (
+        loader if getattr(loader, "skip_batches", 0) else getattr(loader, "base_dataloader", loader)
+    )
+
+
+def draws_of(loader: DataLoader[Any]) -> Any:
+    """What yields the keys of each batch: lists, or what the dataset makes a batch of itself."""
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def with_draws(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
+    """The same loader of other batches."""
+    if loader.batch_sampler is None:
+        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws)
+    return made_anew(loader, loader.dataset, batch_sampler=draws)
+
+
+def sampler_of(draws: Any) -> Any:
+    """What draws the samples, below what makes batches of them."""
+    while type(draws).__name__ == "BatchSamplerShard":  # accelerate's
+        draws = draws.batch_sampler
+    return getattr(draws, "sampler", draws)
+
+
+def in_sequence(draws: Any) -> bool:
+    """Whether samples are drawn as they lie in the dataset, by PyTorch's own samplers."""
+    if type(draws) is BatchSampler:
+        draws = draws.sampler
+    return type(draws) is SequentialSampler
+
+
+def hidden_draws(loader: Iterable[Any]) -> Any:
+    """What draws the samples for a generator, iterator or wrapper of a DataLoader, if it is found.
+
+    None for lists of batches, and where nothing is found.
+    """
+    return None if isinstance(loader, (list, tuple)) else _search(loader, _DEPTH)
+
+
+def _search(item: Any, depth: int) -> Any:
+    if isinstance(item, Sampler):
+        return item
+    if isinstance(item, DataLoader):
+        return None if isinstance(item.dataset, IterableDataset) else draws_of(item)
+    for held in gc.get_referents(item) if depth else ():
+        # The state of iterators, the attributes of objects, and what can itself be iterated: not
+        # the batches of a list, nor what a class or a function holds.
+        iterable = hasattr(type(held), "__iter__") and not isinstance(held, _NOT_LOADERS)
+        if type(held) is dict or iterable:
+            found = _search(held, depth - 1)
+            if found is not None:
+                return found
+    return None

@@ -57,12 +57,12 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def together(
-        self, score: Callable[[nn.Module, Any], Iterator[T]], model: nn.Module, loader: Any
+        self, score: Callable[[nn.Module, Share], Iterator[T]], model: nn.Module, loader: Any
     ) -> Iterator[T]:
         """Yields what `score` finds for each batch of the whole pool, in order, on every rank.
 
         Args:
-            score: From a model and some batches to one finding a batch, which can be pickled.
+            score: From a model and a share to one finding a batch, which can be pickled.
             model: Must have the same parameters on every rank. Buffers are rank 0's, as
                 `DistributedDataParallel` has it: each rank's running statistics are its own.
             loader: Yields the whole pool, or is a `DataLoader` whose distributed sampler can be
@@ -74,7 +74,7 @@ class Ranks:
         """
         with _on_device_of(model):
             model, mine = self._open(model, loader)
-        findings = score(model, mine.batches)
+        findings = score(model, mine)
         rounds, ended, counts = 1, False, [0] * self.world
         while True:
             start, failure = time.perf_counter(), None

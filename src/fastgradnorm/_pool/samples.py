@@ -1,11 +1,12 @@
 """Which samples of the pool are scored, in which order, and where in the pool they are."""
 
 import contextlib
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,37 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
 )
 
-from fastgradnorm._pool.loaders import made_anew
-from fastgradnorm._validate import fail_type
+from fastgradnorm._pool.identity import likeness
+from fastgradnorm._pool.loaders import (
+    can_be_indexed,
+    check_loader,
+    draws_of,
+    hidden_draws,
+    in_sequence,
+    made_anew,
+    sampler_of,
+    with_draws,
+    without_adapter,
+)
+from fastgradnorm._pool.order import Draws, EqualWorkers, as_indices
 
 # Draws of their own, apart from those of label maps, which the same seed makes.
 _SUBSET_STREAM = 1
+
+
+class Reading(NamedTuple):
+    """A pool that is being read.
+
+    Attributes:
+        batches: What is left of it.
+        draws: Tells the samples of each, where that can be told.
+    """
+
+    batches: Iterator[Any]
+    draws: Draws | None
 
 
 @dataclass(frozen=True)
@@ -36,9 +61,12 @@ class Pool:
     Attributes:
         loader: The caller's, or one built in its place.
         order: Where in the loader's dataset each sample it yields is, int64 `[N]`; or None.
-        indices: Where in the caller's pool each is, int64 `[N]`; None: in the places they come.
+        indices: Where in the caller's dataset is each sample of the loader's, int64 `[N]`; None:
+            it is the same dataset.
         total: How many samples `loader` yields, if known.
         sieve: Which of a stream are scored; None: all that `loader` yields.
+        size: How many samples the caller's dataset has, if known.
+        draws: Tells the samples of a loader that is read already; None: it is not.
     """
 
     loader: Iterable[Any]
@@ -46,6 +74,8 @@ class Pool:
     indices: Tensor | None = None
     total: int | None = None
     sieve: "Sieve | None" = None
+    size: int | None = None
+    draws: Draws | None = None
 
     def at(self, places: Tensor) -> "Pool":
         """The samples at `places` of what this pool yields, as a pool of their own.
@@ -58,12 +88,18 @@ class Pool:
                 "`loader` must be a DataLoader over a dataset with a length and indices. Got one "
                 "that can only be read from its beginning."
             )
-        loader = _over(self.loader, self.order[places].tolist())
-        indices = places if self.indices is None else self.indices[places]
-        order = torch.arange(len(places))
+        chosen = self.order[places]
+        indices = chosen if self.indices is None else self.indices[chosen]
+        order, loader = torch.arange(len(places)), _over(self.loader, chosen)
         return replace(self, loader=loader, order=order, indices=indices, total=len(places))
 
-    def after(self, sizes: Sequence[int]) -> Iterator[Any] | None:
+    def open(self) -> Reading:
+        """Begins to read."""
+        if self.draws is not None or not can_be_indexed(self.loader):
+            return Reading(iter(self.loader), self.draws)
+        return _traced(self.loader, self.indices)
+
+    def after(self, sizes: Sequence[int]) -> Reading | None:
         """What follows batches of these sizes, without loading them; None if they must be read."""
         if self.order is None or self.total is None or not isinstance(self.loader, DataLoader):
             return None
@@ -72,19 +108,21 @@ class Pool:
             return None
         if not sizes or (sizes[-1] != whole and sum(sizes) < self.total):
             return None
-        return iter(_over(self.loader, self.order[sum(sizes) :].tolist()))
+        left = self.order[sum(sizes) :]
+        indices = left if self.indices is None else self.indices[left]
+        return _traced(_over(self.loader, left), indices)
 
-    def places(self, start: int, size: int) -> tuple[Tensor | None, Tensor | None]:
+    def sieved(self, size: int, places: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are.
 
         Args:
-            start: Samples read before it.
             size: Of the batch.
+            places: Where in the pool its samples are; None: unknown.
         """
-        if self.sieve is not None:
-            keep = self.sieve.next(size)
-            return keep, keep + start
-        return None, None if self.indices is None else self.indices[start : start + size]
+        if self.sieve is None:
+            return None, places
+        keep = self.sieve.next(size)
+        return keep, None if places is None else places[keep]
 
 
 class Sieve:
@@ -108,17 +146,17 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
         ValueError: If `subset` asks for more than there is, or for a number of samples of a loader
             that must be read to its end to know how many there are.
     """
-    if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
-        raise fail_type("loader", "an iterable of batches", loader)
-    if isinstance(loader, Tensor):
-        raise fail_type(
-            "loader", "an iterable of batches", loader, "Wrap one batch in a list: `[batch]`."
-        )
-    order = _order(loader)
+    check_loader(loader)
+    loader = without_adapter(loader)
+    _warn_if_hidden(loader)
+    size = _length(loader)
+    if _has_equal_workers(loader):
+        loader = EqualWorkers(loader, likeness)
     if subset is None:
-        shuffled = _warn_if_shuffled(loader)
-        order = None if shuffled else order
-        return Pool(loader, order, total=_length(loader) if order is None else len(order))
+        ordered = can_be_indexed(loader) and in_sequence(draws_of(loader))
+        order = _order(loader) if ordered else None
+        return Pool(loader, order, total=_yielded(loader), size=size)
+    order = _order(loader)
     if order is None:
         if isinstance(subset, int):
             raise ValueError(
@@ -126,7 +164,7 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
                 f"beginning. Got {subset}. Pass a DataLoader over a dataset with a length and "
                 "indices, or a float in (0, 1]: each sample is then drawn with that probability."
             )
-        return Pool(loader, total=_length(loader), sieve=Sieve(subset, seed))
+        return Pool(loader, total=_yielded(loader), sieve=Sieve(subset, seed), size=size)
     count = subset if isinstance(subset, int) else max(1, math.floor(subset * len(order) + 0.5))
     if count > len(order):
         raise ValueError(
@@ -134,7 +172,7 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
             "Leave it at None to score all."
         )
     drawn = _generator(seed).choice(len(order), count, replace=False)
-    return Pool(loader, order).at(torch.from_numpy(np.sort(drawn)))
+    return Pool(loader, order, size=size).at(torch.from_numpy(np.sort(drawn)))
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -144,39 +182,89 @@ def _generator(seed: int) -> np.random.Generator:
 def _order(loader: object) -> Tensor | None:
     """Dataset positions of a loader's samples, in pool order, if each can be loaded by itself.
 
-    For a shuffled loader, which has no order that lasts, that of its dataset.
+    For a sampler that only shuffles, which has no order that lasts, that of what it shuffles.
     """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not can_be_indexed(loader) or not isinstance(loader.dataset, Sized):
         return None
-    if not isinstance(loader.dataset, Sized) or loader.batch_size is None:
+    if loader.batch_sampler is None:  # the dataset makes the batches
         return None
-    if type(loader.batch_sampler) is not BatchSampler:
-        return None
-    if type(loader.sampler) not in (SequentialSampler, RandomSampler):
-        return None  # one of the caller's own may yield anything
-    order = torch.arange(len(loader.dataset))
-    if loader.drop_last:
-        order = order[: len(order) // loader.batch_size * loader.batch_size]
-    return order
+    draws, size = draws_of(loader), len(loader.dataset)
+    sampler: Any = getattr(draws, "sampler", None)
+    if type(draws) is not BatchSampler:
+        return _listed(draws)
+    shuffles = type(sampler) is RandomSampler and not sampler.replacement
+    if type(sampler) is SequentialSampler or (shuffles and len(sampler) == size):
+        order = torch.arange(size)
+    elif type(sampler) is SubsetRandomSampler:
+        order = torch.tensor([int(index) for index in sampler.indices], dtype=torch.int64)
+    else:
+        return _listed(draws)
+    return order[: len(order) // draws.batch_size * draws.batch_size] if draws.drop_last else order
 
 
-def _over(loader: DataLoader[Any], order: Sequence[int]) -> DataLoader[Any]:
+def _listed(draws: Any) -> Tensor | None:
+    """Indices that a sampler of batches draws to its end, if it says that it has one."""
+    try:
+        batches = list(itertools.islice(draws, len(draws)))
+    except (TypeError, NotImplementedError):
+        return None
+    found = [as_indices(batch) for batch in batches]
+    if not found or any(indices is None for indices in found):
+        return None
+    return torch.cat([indices for indices in found if indices is not None])
+
+
+def _over(loader: DataLoader[Any], order: Tensor) -> DataLoader[Any]:
     """The same loader over other samples of its dataset, in batches as large."""
-    return made_anew(loader, Subset(loader.dataset, order), batch_size=loader.batch_size)
+    size = loader.batch_size
+    if size is None:  # of a batch sampler of its own
+        draws = draws_of(loader)
+        size = getattr(draws, "batch_size", None) or max(map(len, itertools.islice(draws, 1)))
+    return made_anew(loader, Subset(loader.dataset, order.tolist()), batch_size=size)
+
+
+def _traced(loader: DataLoader[Any], places: Tensor | None) -> Reading:
+    draws = Draws(draws_of(loader), places)
+    return Reading(iter(with_draws(loader, draws)), draws)
 
 
 def _length(loader: Any) -> int | None:
+    """Samples of the dataset, if it knows. One of whole batches does not."""
+    if isinstance(loader, DataLoader) and loader.batch_sampler is None:
+        keys = draws_of(loader)
+        if not (type(keys) is BatchSampler or isinstance(keys, BatchSampler)):
+            return None
     with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
         return len(loader.dataset)
     return None
 
 
-def _warn_if_shuffled(loader: object) -> bool:
-    shuffled = isinstance(getattr(loader, "sampler", None), RandomSampler)
-    if shuffled:
+def _yielded(loader: Any) -> int | None:
+    """Samples that a loader yields, if it knows."""
+    if can_be_indexed(loader) and type(draws := draws_of(loader)) is BatchSampler:
+        with contextlib.suppress(TypeError, NotImplementedError):
+            count = len(draws.sampler)  # type: ignore[arg-type]
+            return count // draws.batch_size * draws.batch_size if draws.drop_last else count
+    return _length(loader)
+
+
+def _has_equal_workers(loader: Any) -> bool:
+    """Whether workers may each read the whole of an iterable dataset."""
+    stream = isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    return stream and loader.num_workers > 1
+
+
+def _warn_if_hidden(loader: Any) -> None:
+    """Of a loader within another iterable, whose order cannot be told."""
+    if can_be_indexed(loader):
+        return
+    draws = hidden_draws(loader)
+    if draws is not None and not in_sequence(draws):
+        sampler = type(sampler_of(draws)).__name__
+        how = "which shuffles" if sampler == "RandomSampler" else f"which draws by a {sampler}"
         warnings.warn(
-            "`loader` shuffles, so that scores come in an order that cannot be traced back to the "
-            "dataset. Use shuffle=False.",
+            f"`loader` (a {type(loader).__name__}) reads a DataLoader {how}, so that scores come "
+            "in an order that cannot be traced back to the dataset. Pass the DataLoader itself, "
+            "for `PoolScores.indices`, or use shuffle=False.",
             stacklevel=4,
         )
-    return shuffled

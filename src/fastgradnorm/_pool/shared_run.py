@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.subject import Subject
@@ -14,7 +14,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Part, Run, progress_bar, union
 from fastgradnorm._pool.samples import Pool, make_pool
-from fastgradnorm._pool.shares import whole_pool
+from fastgradnorm._pool.shares import Share, whole_pool
 from fastgradnorm._schemes.objective import Scored
 
 
@@ -24,6 +24,8 @@ class _Finding(NamedTuple):
     scored: Scored
     counted: tuple[str, ...]
     pulled: int
+    drawn: Tensor | None
+    lost: str | None
 
 
 class SharedRun:
@@ -39,6 +41,7 @@ class SharedRun:
     Attributes:
         counted: Names of the parameters counted so far, on any rank.
         pulled: Pull-backs so far where their number depends on the sample, on all ranks.
+        lost: Why scores cannot be traced to samples, if so.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class SharedRun:
         self.ranks, self.model, self.options, self.make_engine = ranks, model, options, make_engine
         self.subject = Subject(model, options)
         self.counted: tuple[str, ...] = ()
-        self.pulled = 0
+        self.pulled, self.lost = 0, cast(str | None, None)
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
         if self.pool.sieve is not None:
@@ -70,25 +73,26 @@ class SharedRun:
     def parts(self) -> Iterator[Part]:
         """The scores of each batch of the whole pool, in order, on every rank."""
         shown = self.options.progress if self.ranks.rank == 0 else False
-        read = 0
         with progress_bar(self.pool.total, shown) as bar:
             for found in self.ranks.together(self._score, self.model, self.pool.loader):
                 self.counted = union(self.counted, found.counted)
                 self.pulled += found.pulled
-                size = len(Part(found.scored, None))
-                _, indices = self.pool.places(read, size)
-                read += size
-                bar.update(size)
-                yield Part(found.scored, indices)
+                self.lost = self.lost or found.lost
+                drawn, places = found.drawn, self.pool.indices
+                part = Part(
+                    found.scored, drawn if drawn is None or places is None else places[drawn]
+                )
+                bar.update(len(part))
+                yield part
 
-    def _score(self, model: nn.Module, batches: Iterable[Any]) -> Iterator[_Finding]:
+    def _score(self, model: nn.Module, share: Share) -> Iterator[_Finding]:
         """This rank's share."""
         options = replace(self.options, progress=False, subset=None, checkpoint=self._checkpoint())
-        run = Run(self.make_engine(model, options), Pool(batches))
+        run = Run(self.make_engine(model, options), Pool(share.batches, draws=share.draws))
         told = 0
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
-            yield _Finding(part.scored, counted, run.pulled - told)
+            yield _Finding(part.scored, counted, run.pulled - told, part.indices, run.lost)
             told = run.pulled
 
     def _checkpoint(self) -> Path | None:

@@ -10,17 +10,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, TypeGuard
+from typing import Any
 
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset
 
-from fastgradnorm._pool.loaders import made_anew
+from fastgradnorm._pool.loaders import can_be_indexed, draws_of, made_anew, with_draws
+from fastgradnorm._pool.order import Draws
 
 
 @dataclass(frozen=True)
@@ -31,11 +26,13 @@ class Share:
         batches: This rank's batches, in pool order.
         order: Describes the order of the whole pool; the same on every rank.
         first: The first sample or batch of the whole pool; the same on every rank. None: no batch.
+        draws: Tells the samples of this rank's batches, where that can be told.
     """
 
     batches: Iterator[Any]
     order: str
     first: Any
+    draws: Draws | None = None
 
 
 def share(loader: Iterable[Any], rank: int, world: int) -> Share:
@@ -48,7 +45,7 @@ def share(loader: Iterable[Any], rank: int, world: int) -> Share:
         ValueError: If `loader` shuffles.
     """
     loader = whole_pool(loader)
-    if _can_be_indexed(loader):
+    if can_be_indexed(loader):
         return _of_dataset(loader, rank, world)
     items = iter(loader)
     head = list(islice(items, 1))
@@ -67,9 +64,9 @@ def whole_pool(loader: Iterable[Any]) -> Iterable[Any]:
         shard: Any = loader.dataset
         how = {"batch_size": shard.batch_size, "drop_last": shard.drop_last}
         return made_anew(loader, shard.dataset, **how)
-    if not _can_be_indexed(loader):
+    if not can_be_indexed(loader):
         return loader
-    given = draws = _draws(loader)
+    given = draws = draws_of(loader)
     if type(draws).__name__ == "BatchSamplerShard":  # accelerate's: every W-th batch, and padding
         draws = draws.batch_sampler
     sampler = getattr(draws, "sampler", None)
@@ -78,27 +75,7 @@ def whole_pool(loader: Iterable[Any]) -> Iterable[Any]:
     elif hasattr(sampler, "num_replicas"):
         draws = copy.copy(draws)
         draws.sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    return loader if draws is given else _with_draws(loader, draws)
-
-
-def _can_be_indexed(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
-    return (
-        isinstance(loader, DataLoader)
-        and not isinstance(loader.dataset, IterableDataset)
-        and type(loader).__iter__ is DataLoader.__iter__
-    )
-
-
-def _draws(loader: DataLoader[Any]) -> Any:
-    """What yields the keys of each batch: lists, or what the dataset makes a batch of itself."""
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-
-
-def _with_draws(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
-    """The same loader of other batches."""
-    if loader.batch_sampler is None:
-        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws)
-    return made_anew(loader, loader.dataset, batch_sampler=draws)
+    return loader if draws is given else with_draws(loader, draws)
 
 
 def _of_dataset(loader: DataLoader[Any], rank: int, world: int) -> Share:
@@ -107,8 +84,11 @@ def _of_dataset(loader: DataLoader[Any], rank: int, world: int) -> Share:
     if loader.batch_sampler is not None:
         head = [batch[:1] for batch in head]
     # One sample of the pool's first batch goes ahead, through the same workers, for comparison.
-    items = iter(_with_draws(loader, _Dealt(head, draws, rank, world)))
-    return Share(items, order, next(items, None))
+    dealt = Draws(_Dealt(head, draws, rank, world))
+    items = iter(with_draws(loader, dealt))
+    first = next(items, None)
+    dealt.skip()
+    return Share(items, order, first, dealt)
 
 
 class _Dealt:
@@ -123,15 +103,22 @@ class _Dealt:
 
 def _in_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
     """Keys of every batch of the pool, and a description of their order."""
-    draws = _draws(loader)
+    draws = draws_of(loader)
     sampler = getattr(draws, "sampler", draws)
     if isinstance(sampler, RandomSampler):
         raise ValueError(
-            "`loader` must not shuffle where several ranks share it: scores could not be traced "
-            f"back to samples. Got a {type(sampler).__name__}. Use shuffle=False."
+            "`loader` must not shuffle where several ranks share it: each would have another "
+            f"order. Got a {type(sampler).__name__}. Use shuffle=False."
         )
     if type(draws) is BatchSampler and type(sampler) is SequentialSampler:
         # Told without listing the samples of a large pool.
-        return draws, f"{len(sampler)} in order, by {draws.batch_size}, {draws.drop_last}"
+        told = f"{len(sampler)} in order, by {draws.batch_size}, {draws.drop_last}"
+        if isinstance(loader.dataset, Subset):
+            told += f", of {_digest(list(loader.dataset.indices))}"
+        return draws, told
     keys = list(draws) if loader.batch_sampler is None else [list(batch) for batch in draws]
-    return keys, hashlib.sha256(repr(keys).encode()).hexdigest()
+    return keys, _digest(keys)
+
+
+def _digest(keys: Any) -> str:
+    return hashlib.sha256(repr(keys).encode()).hexdigest()

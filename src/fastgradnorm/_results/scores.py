@@ -19,7 +19,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PoolScores:
-    """Scores of a pool, in loader order.
+    """Scores of a pool, in the order in which the loader draws its samples.
 
     Attributes:
         values: `[N]`, float32 (float64 for a float64 model), on the CPU; higher is labelled first.
@@ -27,8 +27,9 @@ class PoolScores:
             that are exact.
         provenance: Scheme, parameters counted, versions, device, seed, seconds and the options; for
             `rtol > 0` also the number of pull-backs, over all samples.
-        indices: `[N]`, int64: which sample of the pool each is, ascending, where a `subset` was
-            scored; else None.
+        indices: `[N]`, int64: score i is of `loader.dataset[indices[i]]`, whatever its sampler
+            draws; of a `subset` of a pool without a dataset, places in the pool. None where they
+            are 0 to N - 1, and where they cannot be told.
     """
 
     values: Tensor
@@ -42,7 +43,9 @@ class PoolScores:
     def __repr__(self) -> str:
         scheme = self.provenance.get("scheme", "scores")
         bad = int((~self.values.isfinite()).sum())
-        lines = [f"PoolScores({scheme}, {len(self)} samples{f', {bad} not finite' if bad else ''})"]
+        whole = self.provenance.get("samples", {}).get("dataset")
+        count = f"{len(self)} of {whole}" if whole not in (None, len(self)) else str(len(self))
+        lines = [f"PoolScores({scheme}, {count} samples{f', {bad} not finite' if bad else ''})"]
         finite = self.values[self.values.isfinite()].double()
         if len(finite):
             levels = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
@@ -63,11 +66,17 @@ class PoolScores:
         return "\n".join(lines)
 
     def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
-        """Pool indices of the `k` samples to label, best first; see `fastgradnorm.select`.
+        """Dataset indices of the `k` samples to label, best first; see `fastgradnorm.select`.
 
-        Of a `subset` its samples' places in the whole pool.
+        `fastgradnorm.select(scores.values, k)` gives their places in the scores instead. A sample
+        that was scored more than once is a candidate once, with its first score.
         """
-        chosen = select(self.values, k, strategy=strategy, seed=seed)
+        values = self.values
+        if self.indices is not None:
+            _, first = np.unique(self.indices.numpy(), return_index=True)
+            values = torch.full_like(values, torch.nan)
+            values[first] = self.values[first]
+        chosen = select(values, k, strategy=strategy, seed=seed)
         return chosen if self.indices is None else self.indices[chosen]
 
     def to_numpy(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """``fastgradnorm select``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,10 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Name the samples to label, best first, one a line."""
         values, names = read_scores(scores)
+        seen: set[Any] = set()
+        for place, name in enumerate(names):  # scored twice, labelled once
+            values[place] = float("nan") if name in seen else values[place]
+            seen.add(name)
         try:
             chosen = select_indices(values, k, strategy=strategy, seed=seed)  # type: ignore[arg-type]
         except ValueError as error:

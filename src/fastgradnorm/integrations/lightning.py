@@ -40,8 +40,8 @@ class GradNormWriter(BasePredictionWriter):
         options: Keyword arguments, see `fastgradnorm.Options`.
 
     Attributes:
-        scores: `PoolScores` of the last prediction, in the order of the dataset; NaN and infinite
-            ones are kept.
+        scores: `PoolScores` of the last prediction, in the order of the dataset, with `indices` if
+            not all of it was predicted; NaN and infinite ones are kept.
     """
 
     scores: PoolScores
@@ -97,6 +97,8 @@ class GradNormWriter(BasePredictionWriter):
         order = np.array(sorted(found), dtype=np.int64)
         values = torch.tensor([found[index] for index in order.tolist()], dtype=self._dtype)
         del self._stream  # a generator: callbacks are copied and pickled
-        self.scores = PoolScores(values, None, {"scheme": self.options.get("scheme", "expected")})
+        facts = {"scheme": self.options.get("scheme", "expected")}
+        whole = np.array_equal(order, np.arange(len(order)))
+        self.scores = PoolScores(values, None, facts, None if whole else torch.from_numpy(order))
         if self.path is not None and trainer.is_global_zero:
             self.scores.save(self.path)

@@ -1,0 +1,277 @@
+"""Which sample of its dataset each score is of: told by what the loader's sampler draws."""
+
+import operator
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler, SubsetRandomSampler
+
+from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.loaders import can_be_indexed, draws_of, sampler_of, without_adapter
+
+_CHOICES = (SubsetRandomSampler, list, tuple, range, np.ndarray, Tensor)
+
+
+class Draws:
+    """A sampler, of which is written down what a loader takes.
+
+    Workers are handed keys by the process that iterates, ahead of their batches and in order.
+
+    Args:
+        keys: The sampler: keys of a batch, or of samples that are a batch each.
+        places: Where in the caller's dataset is what a key tells; None: there.
+
+    Attributes:
+        lost: Why scores cannot be traced to samples any more, if so.
+    """
+
+    def __init__(self, keys: Iterable[Any], places: Tensor | None = None) -> None:
+        self._keys, self._places = keys, places
+        self._waiting: deque[Any] = deque()
+        self._batches = 0
+        self.lost: str | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        for key in self._keys:
+            # A sampler may yield one list again and again, with other numbers in it.
+            kept = list(key) if isinstance(key, list) else key
+            self._waiting.append(kept)
+            yield kept
+
+    def skip(self) -> None:
+        """Leaves a batch out."""
+        if self._waiting:
+            self._waiting.popleft()
+
+    def size(self) -> int | None:
+        """How many samples were drawn for the next batch, if it is known."""
+        key = self._waiting[0] if self._waiting and self.lost is None else None
+        return len(key) if isinstance(key, Sized) and not isinstance(key, (str, bytes)) else None
+
+    def next(self, size: int) -> Tensor | None:
+        """Where in the caller's dataset the samples of the next batch are, int64 `[size]`.
+
+        None where the dataset makes whole batches, or it is lost.
+        """
+        if self.lost is not None:
+            return None
+        if not self._waiting:
+            self.lose("it yields more batches than its sampler draws")
+            return None
+        key, number = self._waiting.popleft(), self._batches
+        self._batches += 1
+        if _is_index(key):  # a whole batch, of samples that have no index
+            if operator.index(key) != number:
+                self.lose("its dataset holds whole batches, which it draws in an order of its own")
+            return None
+        indices = as_indices(key)
+        if indices is None:
+            self.lose(f"its sampler draws {_shown(key)}, which are no indices")
+            return None
+        if len(indices) != size:
+            self.lose(f"its collation made a batch of {size} samples from {len(indices)} indices")
+            return None
+        return indices if self._places is None else self._places[indices]
+
+    def lose(self, why: str) -> None:
+        """Scores cannot be traced from here on."""
+        self.lost = self.lost or why
+
+
+def _is_index(key: Any) -> bool:
+    if isinstance(key, (Tensor, np.ndarray)) and key.ndim:
+        return False
+    return hasattr(type(key), "__index__") and not isinstance(key, bool)
+
+
+def as_indices(keys: Any) -> Tensor | None:
+    """A batch's keys as int64, or None if they are no indices."""
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+        return None
+    if isinstance(keys, (Tensor, np.ndarray)):
+        keys = keys.tolist()
+    found = list(keys)
+    if not all(map(_is_index, found)):
+        return None
+    return torch.tensor([operator.index(key) for key in found], dtype=torch.int64)
+
+
+def _shown(key: Any, most: int = 40) -> str:
+    text = repr(key)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+class Placement:
+    """Where the scores of a run belong, gathered batch by batch, and told at its end.
+
+    Args:
+        loader: The caller's.
+        function: Whose result is bare scores, without a place for indices; None: it has one.
+    """
+
+    def __init__(self, loader: Any, function: str | None = None) -> None:
+        self._loader, self._function = loader, function
+        self._columns, self._count, self._placed = Columns(), 0, 0
+        self._sequence = True
+
+    def add(self, indices: Tensor | None, count: int) -> None:
+        """Notes the next batch. Bare scores in another order are warned of at once."""
+        start, self._count = self._count, self._count + count
+        if indices is None:
+            return
+        self._placed += count
+        self._columns.add("indices", indices)
+        expected = torch.arange(start, self._count)
+        if self._sequence and not torch.equal(indices, expected):
+            self._sequence = False
+            if self._function is not None:
+                place = int((indices != expected).nonzero()[0])
+                self._warn_of_order(start + place, int(indices[place]))
+
+    def indices(self, *, always: bool = False) -> Tensor | None:
+        """`[N]`, or None: they are 0 to N - 1 (and not wanted `always`), or unknown."""
+        if (self._sequence and not always) or self._placed < self._count:
+            return None
+        return self._columns.get("indices")
+
+    def judge(self, size: int | None, lost: str | None) -> dict[str, int | None]:
+        """Warns of scores that cannot be traced, of samples left out and of such that came again.
+
+        Args:
+            size: Samples of the dataset, if it is known.
+            lost: Why scores cannot be traced, if so.
+
+        Returns:
+            What there is to tell of the count.
+        """
+        told = {"scored": self._count, "dataset": size}
+        if lost is not None:
+            warnings.warn(
+                f"`loader` gave scores that cannot be traced to samples of its dataset: {lost}. "
+                "scores[i] may be of another sample than dataset[i]. Draw batches of integer "
+                "indices, of which the collation keeps each sample.",
+                stacklevel=4,
+            )
+            return told
+        found = self._columns.get("indices") if self._placed == self._count else None
+        if size is None or (found is None and self._count == size):
+            return told
+        if found is None:
+            warnings.warn(
+                f"`loader` gave {self._count} scores, for a dataset that says it has {size} "
+                f"samples{_by_workers(self._loader)}. scores[i] may be of another sample than the "
+                "dataset's i-th.",
+                stacklevel=4,
+            )
+            return told
+        distinct = len(found.remainder(size).unique())
+        again, missing = self._count - distinct, size - distinct
+        told["repeated"] = again
+        if again or (missing and not _is_choice(self._loader)):
+            warnings.warn(
+                f"`loader` gave {self._count} scores for a dataset of {size} samples: {missing} "
+                f"were left out, {again} came again{_by_sampler(self._loader)}. "
+                "`PoolScores.indices` tells which sample each score is of.",
+                stacklevel=4,
+            )
+        return told
+
+    def _warn_of_order(self, place: int, index: int) -> None:
+        warnings.warn(
+            f"`loader` {_what_it_does(self._loader)}, so that scores come in another order than "
+            f"the dataset's: `{self._function}` gives them in that of the loader, in which number "
+            f"{place} is of dataset[{index}]. Use shuffle=False, or "
+            "`GradNormScorer(model).score(loader)`, whose `indices` tell which sample each score "
+            "is of.",
+            stacklevel=5,
+        )
+
+
+def _sampler(loader: Any) -> Any:
+    loader = without_adapter(loader)
+    return sampler_of(draws_of(loader)) if can_be_indexed(loader) else None
+
+
+def _what_it_does(loader: Any) -> str:
+    sampler = _sampler(loader)
+    if isinstance(sampler, RandomSampler):
+        return "shuffles"
+    return f"draws by a {type(sampler).__name__}"
+
+
+def _is_choice(loader: Any) -> bool:
+    """Whether the caller named the samples that are drawn, so that others are left out on purpose.
+
+    Not if a batch that is not whole is dropped.
+    """
+    loader = without_adapter(loader)
+    if not can_be_indexed(loader):
+        return False
+    draws, sampler = draws_of(loader), _sampler(loader)
+    if getattr(draws, "drop_last", False) and isinstance(sampler, Sized):
+        return len(sampler) % draws.batch_size == 0 and isinstance(sampler, _CHOICES)
+    return isinstance(sampler, _CHOICES)
+
+
+def _by_sampler(loader: Any) -> str:
+    loader = without_adapter(loader)
+    if not can_be_indexed(loader):
+        return ""
+    draws, sampler = draws_of(loader), _sampler(loader)
+    if getattr(draws, "drop_last", False):
+        return ", by drop_last=True: a pool should be read to its end"
+    if hasattr(sampler, "num_replicas"):
+        return ", by a distributed sampler, which gives each process a share and fills it up"
+    return f", by a {type(sampler).__name__}"
+
+
+def _by_workers(loader: Any) -> str:
+    workers = getattr(loader, "num_workers", 0)
+    if workers < 2:
+        return ""
+    return (
+        f". It has {workers} workers, each of which reads all of an iterable dataset that does not "
+        "share itself out by torch.utils.data.get_worker_info()"
+    )
+
+
+class EqualWorkers:
+    """A loader of an iterable dataset, warning where two workers yield the same.
+
+    Args:
+        loader: With several workers, which yield batches in turn.
+        alike: What is equal where batches are.
+    """
+
+    def __init__(self, loader: Any, alike: Callable[[Any], Any]) -> None:
+        self._loader, self._alike = loader, alike
+        self.dataset = loader.dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        first: Any = None
+        for number, batch in enumerate(self._loader):
+            if number < 2:
+                this = self._alike(batch)
+                if number and this == first:
+                    self._warn()
+                first = this
+            yield batch
+            del batch  # before the next one is there
+
+    def _warn(self) -> None:
+        warnings.warn(
+            f"`loader` yields the same first batch from two of its {self._loader.num_workers} "
+            "workers, so that samples are scored more than once. An iterable dataset must share "
+            "itself out by torch.utils.data.get_worker_info(). Use num_workers=0 otherwise.",
+            stacklevel=3,
+        )
+
+
+def in_words(indices: Sequence[int], most: int = 8) -> str:
+    """The first of them."""
+    return ", ".join(map(str, indices[:most])) + (", ..." if len(indices) > most else "")
