@@ -89,3 +89,30 @@ def test_what_is_no_fitted_net_is_refused(X):
         score_skorch(MLP(), X)
     with pytest.raises(ValueError, match=r"`net` must be initialised"):
         score_skorch(skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss), X)
+
+
+@pytest.mark.parametrize("loading", [
+    {"iterator_valid__shuffle": True},
+    {"iterator_valid__sampler": [*range(22, -1, -1)]},
+    {"iterator_valid__shuffle": True, "iterator_valid__num_workers": 1},
+    {"iterator_valid__sampler": [*range(22, 11, -1), *range(12), 3]},
+    {"iterator_valid__sampler": torch.utils.data.SubsetRandomSampler(range(23))},
+])  # fmt: skip
+@pytest.mark.filterwarnings(
+    "ignore:`loader` gave 24 scores", "ignore:You set iterator_valid__shuffle"
+)
+def test_scores_are_in_the_order_of_the_samples_whatever_draws_them(X, options, loading):
+    net = fit(skorch.NeuralNet(MLP, nn.CrossEntropyLoss, **options, **loading), X)
+    found = score_skorch(net, X, progress=False, scheme=["expected", "entropy"])
+    expected = score_pool(net.module_, [torch.from_numpy(X)], progress=False)
+    assert_close_relative(found["expected"], expected, 1e-5)
+
+
+@pytest.mark.parametrize("loading", [
+    {"iterator_valid__drop_last": True}, {"iterator_valid__sampler": [3, 4]},
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:`loader` gave")
+def test_a_net_that_leaves_samples_out_is_refused(X, options, loading):
+    net = fit(skorch.NeuralNet(MLP, nn.CrossEntropyLoss, **options, **loading), X)
+    with pytest.raises(ValueError, match="must read all of its 23 samples"):
+        score_skorch(net, X, progress=False)

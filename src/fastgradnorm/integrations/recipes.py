@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fastgradnorm import score_pool, select
+from fastgradnorm.integrations._by_sample import scores_by_sample
 from fastgradnorm.integrations.skorch import score_skorch
 
 
@@ -70,7 +71,7 @@ class DeepALGradNorm:
             handler, shuffle=False, **params.get("loader_te_args", params.get("test_args", {}))
         )
         # Batches are (inputs, labels, indices); networks return (logits, embedding).
-        scores = score_pool(self.net.clf, loader, **self.options)
+        scores = scores_by_sample(self.net.clf, loader, **self.options)
         return np.asarray(np.asarray(unlabeled)[select(scores, n).numpy()])
 
 

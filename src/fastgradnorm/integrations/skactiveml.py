@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastgradnorm import score_pool, select
+from fastgradnorm import select
+from fastgradnorm.integrations._by_sample import scores_by_sample
 from fastgradnorm.integrations._extras import needs
 from fastgradnorm.integrations._one_scheme import check_one_scheme
 
@@ -123,7 +124,7 @@ class GradNormSampling(SingleAnnotatorPoolQueryStrategy):
             "params": self.params,
             **(self.options or {}),
         }
-        scores = score_pool(net.module_, loader, **options)
+        scores = scores_by_sample(net.module_, loader, **options)
         return scores.double().numpy()
 
 

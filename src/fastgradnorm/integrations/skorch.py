@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgradnorm import score_pool
+from fastgradnorm.integrations._by_sample import scores_by_sample
 from fastgradnorm.integrations._extras import needs
 
 
@@ -41,7 +41,7 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
     if probabilities and "forward" not in options:
         options["forward"] = _log_probabilities
     loader = net.get_iterator(net.get_dataset(X), training=False)
-    return score_pool(net.module_, loader, **options)
+    return scores_by_sample(net.module_, loader, **options)
 
 
 def _log_probabilities(model: nn.Module, batch: Any) -> torch.Tensor:
