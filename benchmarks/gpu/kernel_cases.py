@@ -92,9 +92,9 @@ def _heads(device: torch.device, dry: bool) -> Iterator[Case]:
                 dtype,
                 precision,
                 make_linear,
-                _at(linear_head.linear_head_scores, precision),
+                linear_head.linear_head_scores,
                 reference.linear_head_scores,
-                4.0 * n * d * c,
+                2.0 * n * d * c,
                 n * d + c * d + c,
             )
 

@@ -80,7 +80,7 @@ def one_case(
         "unit": unit,
         "floor_ms": 1e3 * max(memory, products),
         "bound": "memory" if memory > products else unit,
-        "auto": resolve_backend("auto", torch.device(device), case.dtype, _name(case.operation)),
+        "auto": resolve_backend("auto", torch.device(device), case.dtype),
     }
     row["kernel_ms"] = measure(lambda: case.kernel(*inputs), device, 0.05)
     row["of_floor"] = row["floor_ms"] / row["kernel_ms"]["median"]
@@ -90,11 +90,6 @@ def one_case(
     row["speedup"] = row["reference_ms"]["median"] / row["kernel_ms"]["median"]
     row["reference_peak"] = peak_bytes(lambda: case.reference(*inputs), device)
     return row
-
-
-def _name(operation: str) -> str:
-    """As the backend's choice knows the operation."""
-    return operation.replace("ghost", "weight").replace("direct", "weight")
 
 
 def _first(outputs: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import affine_norm, embedding_norm, linear_head, logit_head, tiles
+from fastgradnorm_kernels import affine_norm, embedding_norm, logit_head, tiles
 
 from benchmarks.gpu.kernel_cases import Case, cases
 from benchmarks.gpu.precision import IEEE, TF32
@@ -43,15 +43,12 @@ def candidates(case: Case, device: torch.device) -> list[Blocks]:
         return _grid(BLOCK_T=(8, 32, 128), BLOCK_D=(16, 64, 256), num_warps=(4,))
     if case.operation == "embedding_sq_norm":
         return _grid(BLOCK_S=(16, 32), BLOCK_T=(32, 64), BLOCK_O=(64, 128), num_warps=(4,))
-    if case.operation == "linear_head_scores":
-        return _grid(BLOCK_N=(64, 128), BLOCK_C=(64, 128), BLOCK_D=(32, 64), num_warps=(4, 8))
     return []
 
 
 OTHER = "embedding_sq_norm"
 MODULES: dict[str, ModuleType] = {
     "affine_sq_norm": affine_norm,
-    "linear_head_scores": linear_head,
     "head_scores": logit_head,
 }
 WHOLLY = ("head_scores",)  # their block sizes say which kernel takes them

@@ -11,7 +11,6 @@ from fastgradnorm_kernels import (
     direct_norm,
     embedding_norm,
     ghost_norm,
-    linear_head,
     logit_head,
     scaled,
 )
@@ -75,10 +74,6 @@ def _products(dtype: torch.dtype, precision: str) -> Iterator[tuple[str, Callabl
         x, g = _last(dtype, 32, channels, side, side), _last(dtype, 32, 10, outputs, side, side)
         call = conv_norm.conv_direct_sq_norm if side == 32 else conv_norm.conv_ghost_sq_norm
         yield "conv_sq_norm", partial(call, x, g, square, 1, **options)
-    if precision in ("tf32x3", "bf16x6"):  # of norms alone, see `norm_precision`
-        return
-    h, w, b = _meta(dtype, 4096, 4096), _meta(dtype, 128_256, 4096), _meta(dtype, 128_256)
-    yield "linear_head_scores", lambda: linear_head.linear_head_scores(h, w, b, **options)
 
 
 def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -107,7 +102,6 @@ def _odd(dtype: torch.dtype, size: int) -> Iterator[tuple[str, Callable[[], Any]
     yield "direct_sq_norm", lambda: direct_norm.direct_sq_norm(a, g, needed)
     yield "conv_sq_norm", lambda: conv_norm.conv_direct_sq_norm(x, gx, point, 1, needed)
     yield "conv_sq_norm", lambda: conv_norm.conv_ghost_sq_norm(x, gx, point, 1)
-    yield "linear_head_scores", lambda: linear_head.linear_head_scores(a[0], a[0])
     yield "head_scores", lambda: logit_head.head_scores(a[0], a[0, 0])
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(a, g)
     yield "scaled_channels", lambda: scaled.scaled_channels(a, _meta(torch.float32, size))

@@ -29,19 +29,12 @@ class Fault:
 _SCALED = "_scaled_kernel"
 _TILE, _THREAD = "_head_scores_kernel", "_head_scores_thread_kernel"
 _STREAM = "_head_scores_stream_kernel"
-_STATE, _SUMS = "_linear_head_state_kernel", "_linear_head_scores_kernel"
 _GHOST, _DIRECT = "_ghost_sq_norm_kernel", "_direct_sq_norm_kernel"
 _LAST = "_channels_last_kernel"
 _AFFINE, _EMBEDDING = "_affine_sq_norm_kernel", "_embedding_sq_norm_kernel"
 
 FAULTS = [
     Fault("_math", "exp", "drop term", "whole + whole * (lost * LN_2)", "whole * LN_2"),
-    Fault("_math", "merge", "drop term", "o_t * o_f + l_f", "o_t * o_f"),
-    Fault("_math", "merge", "drop shift", "(tv + t * d) * f", "tv * f"),
-    Fault("_math", "merge", "flip comparison", "o_top > top, o_index", "o_top < top, o_index"),
-    Fault("_math", "merge", "drop square", "t2 * f * f", "t2 * f"),
-    Fault("_math", "tile_state", "flip mask", "!= column[:, None]", "== column[:, None]"),
-    Fault("_math", "tile_state", "off by one", "+ tl.min(classes, 0)", "+ tl.min(classes, 0) + 1"),
     Fault("_math", "finite", "drop guard", 'tl.where(base == -float("inf"), 0.0, base)', "base"),
     Fault("_math", "above_floor", "lose NaN", "tl.maximum(x, FLOOR, propagate_nan=_NAN)", "tl.where(x > FLOOR, x, FLOOR)"),
     Fault("_math", "exp_other", "wrong base", "tl.exp2(v * LOG2_E)", "tl.exp2(v)"),
@@ -83,18 +76,6 @@ FAULTS = [
     Fault("head_stream", _STREAM, "drop guard", "tl.max(f, 0) > _SERIES", "tl.max(f, 0) > 1.0"),
     Fault("head_stream", _STREAM, "off by one", "range(0, C, W)", "range(0, C - W, W)"),
     Fault("head_stream", _STREAM, "32-bit address", "tl.program_id(0).to(tl.int64)", "tl.program_id(0)"),
-    Fault("linear_head", _STATE, "drop mask", '[None, :], z, -float("inf"))', "[None, :], z, 0.0)"),
-    Fault("linear_head", _STATE, "drop mask", "(columns < C - column)[None, :] & (depth < D)[:, None]", "(columns < C - column)[None, :]"),
-    Fault("linear_head", _STATE, "drop mask", "(rows < N - row)[:, None] & (depth", "(depth"),
-    Fault("linear_head", _STATE, "off by one", "split * SPLIT + SPLIT, C), BLOCK_C", "split * SPLIT + SPLIT, C - 1), BLOCK_C"),
-    Fault("linear_head", _STATE, "swap stride", "columns[None, :] * D", "columns[None, :] * C"),
-    Fault("linear_head", _STATE, "swap stride", "slots + 2 * plane, base, mask", "slots + 3 * plane, base, mask"),
-    Fault("linear_head", _STATE, "drop term", "        z += b.to(tl.float32)[None, :]\n", "        z += 0.0\n"),
-    Fault("linear_head", _SUMS, "count twice", "expected = tl.where(split == 0, expected, 0.0)", "expected = expected"),
-    Fault("linear_head", _SUMS, "flip mask", "!= index[:, None]", "== index[:, None]"),
-    Fault("linear_head", _SUMS, "off by one", "range(splits)", "range(splits - 1)"),
-    Fault("linear_head", _SUMS, "drop term", "squares += tl.sum(share_square, 1)", "squares = tl.sum(share_square, 1)"),
-    Fault("linear_head", _SUMS, "swap stride", "partial_ptr + tl.cast(split, tl.int64) * N", "partial_ptr + tl.cast(split, tl.int64)"),
     Fault("_addresses", "input_steps", "off by one", "% KERNEL[0], tap % KERNEL[1]", "% KERNEL[0], tap % (KERNEL[1] + 1)"),
     Fault("_addresses", "input_steps", "swap stride", "y * STEPS[1]", "y * STEPS[2]"),
     Fault("_addresses", "input_steps", "drop term", " + i % channels", ""),

@@ -15,11 +15,6 @@ _BACKENDS = ("auto", "torch", "triton")
 # What "auto" stands for within `computed_by`.
 _ASKED: ContextVar[str] = ContextVar("backend", default="auto")
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Operations that "auto" leaves to PyTorch on a GPU where products are IEEE float32, off the matrix
-# units. Of all others what PyTorch puts into memory costs more than cuBLAS gains. By counting, not
-# measured: `python -m benchmarks gpu` tells.
-_LEFT_TO_PYTORCH = frozenset({"linear_head_scores"})
-
 # How norms multiply float32 where TF32 is not asked for, on GPUs of compute capability 9 and more:
 # "ieee", by single multiplications, or "tf32x3" or "bf16x6", by the parts of each number on the
 # matrix units, whose sums are added up in float32. Of squared norms over up to 12288 inputs these
@@ -57,12 +52,6 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def _not_slower(operation: str | None, dtype: torch.dtype) -> bool:
-    if operation not in _LEFT_TO_PYTORCH or dtype != torch.float32:
-        return True
-    return input_precision(dtype) == "tf32"
-
-
 @contextlib.contextmanager
 def computed_by(backend: str) -> Iterator[None]:
     """Within it that `backend` computes what is not told otherwise, `backend="auto"` included."""
@@ -77,13 +66,12 @@ def resolve_backend(
     backend: str,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    operation: str | None = None,
 ) -> str:
     """`"torch"` or `"triton"`: what computes on `device` when `backend` is asked for.
 
     `"auto"` is what the surrounding `computed_by` says. Where that says nothing it takes Triton on
-    CUDA devices of compute capability 8 and more, for the dtypes that kernels read, where
-    `operation` is not expected to be slower; PyTorch everywhere else.
+    CUDA devices of compute capability 8 and more, for the dtypes that kernels read;
+    PyTorch everywhere else.
 
     Raises:
         ValueError: If `backend` is none of `"auto"`, `"torch"`, `"triton"`.
@@ -112,9 +100,9 @@ def resolve_backend(
         return "torch"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "torch"
-    return "triton" if _not_slower(operation, dtype) else "torch"
+    return "triton"
 
 
-def uses_triton(backend: str, tensor: Tensor, operation: str) -> bool:
-    """Whether Triton computes `operation` on `tensor`."""
-    return resolve_backend(backend, tensor.device, tensor.dtype, operation) == "triton"
+def uses_triton(backend: str, tensor: Tensor) -> bool:
+    """Whether Triton computes an operation on `tensor`."""
+    return resolve_backend(backend, tensor.device, tensor.dtype) == "triton"

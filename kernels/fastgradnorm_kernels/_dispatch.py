@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm_kernels import _device_norms, _torch_norms, reference
-from fastgradnorm_kernels._backends import input_precision, norm_precision, uses_triton
+from fastgradnorm_kernels._backends import norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_tiled_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
@@ -68,7 +68,7 @@ def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
 def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     r"""`‖Σ_t g_t a_tᵀ‖²` `[N, K]` of a linear weight, from `a [N, T, I]` and `g [N, K, T, O]`."""
     a, g = _alike(activations, grad_outputs)
-    if not uses_triton(backend, g, "weight_sq_norm"):
+    if not uses_triton(backend, g):
         sq_norm: Tensor = _torch_form(g).weight_sq_norm(a, g)
         return sq_norm
     with _on(g):
@@ -84,7 +84,7 @@ def ghost_sq_norm(
     Where the first is far below the second its terms cancelled and digits are lost.
     """
     a, g = _alike(activations, grad_outputs)
-    if not uses_triton(backend, g, "weight_sq_norm"):
+    if not uses_triton(backend, g):
         sq_norm, uncancelled = reference.ghost_sq_norm(a, g)
         return sq_norm, uncancelled
     from fastgradnorm_kernels import ghost_norm
@@ -100,7 +100,7 @@ def ghost_sq_norm(
 def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     r"""`‖Σ_t g_t a_tᵀ‖²` `[N, K]`, by forming the gradient; see `weight_sq_norm`."""
     a, g = _alike(activations, grad_outputs)
-    if not uses_triton(backend, g, "weight_sq_norm"):
+    if not uses_triton(backend, g):
         return reference.direct_sq_norm(a, g)
     from fastgradnorm_kernels import direct_norm
 
@@ -140,7 +140,7 @@ def conv_sq_norm(
     """
     x, grad_outputs = _alike(x, grad_outputs)
     geometry = Geometry(*map(tuple, (kernel_size, stride, padding, dilation)))
-    if uses_triton(backend, grad_outputs, "conv_sq_norm"):
+    if uses_triton(backend, grad_outputs):
         with _on(x):
             return _triton_conv_sq_norm(x, grad_outputs, geometry, groups)
     sq_norm: Tensor = _torch_form(x).conv_sq_norm(x, grad_outputs, geometry, groups)
@@ -152,7 +152,7 @@ def affine_sq_norm(
     normalized: Tensor, grad_outputs: Tensor, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     r"""Squared norms `[N, K]` of scale and shift, from `x̂ [N, T, D]` and `g [N, K, T, D]`."""
-    if not uses_triton(backend, grad_outputs, "affine_sq_norm"):
+    if not uses_triton(backend, grad_outputs):
         weight, bias = reference.affine_sq_norm(normalized, grad_outputs)
         return weight, bias
     from fastgradnorm_kernels import affine_norm
@@ -167,7 +167,7 @@ def embedding_sq_norm(
     ids: Tensor, grad_outputs: Tensor, padding_idx: int | None = None, backend: str = "auto"
 ) -> Tensor:
     r"""`Σ_v ‖Σ_{t: id_t = v} g_t‖²` `[N, K]`, from `ids [N, T]` and `g [N, K, T, O]`."""
-    if not uses_triton(backend, grad_outputs, "embedding_sq_norm"):
+    if not uses_triton(backend, grad_outputs):
         return reference.embedding_sq_norm(ids, grad_outputs, padding_idx)
     from fastgradnorm_kernels import embedding_norm
 
@@ -178,7 +178,7 @@ def embedding_sq_norm(
 @telling("scaled_channels")
 def scaled_channels(g: Tensor, scale: Tensor, backend: str = "auto") -> Tensor:
     r"""`g[n, c, *] scale[c]` in g's dtype, rounded once, from `g [N, C, *]` and `scale [C]`."""
-    backends = {uses_triton(backend, tensor, "scaled_channels") for tensor in (g, scale)}
+    backends = {uses_triton(backend, tensor) for tensor in (g, scale)}
     if backends != {True}:
         return reference.scaled_channels(g, scale)
     from fastgradnorm_kernels import scaled
@@ -209,7 +209,7 @@ def _triton_head_scores(logits: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def head_scores(logits: Tensor, q: Tensor, *, backend: str = "auto") -> reference.HeadScores:
     r"""The three scores of a linear last layer, from logits `[N, C]` and `q = ‖h‖² + 1` `[N]`."""
-    if uses_triton(backend, logits, "head_scores"):
+    if uses_triton(backend, logits):
         return reference.HeadScores(*_triton_head_scores(logits, q.float()))
     return reference.head_scores(logits, q)
 
@@ -221,12 +221,9 @@ def _triton_linear_head_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fastgradnorm_kernels import linear_head
 
-    precision = input_precision(features.dtype)
     with _on(features):
-        expected, expected_squared, entropy = linear_head.linear_head_scores(
-            features, weight, bias, input_precision=precision
-        )
-        return expected, expected_squared, entropy
+        scores = linear_head.linear_head_scores(features, weight, bias)
+        return scores.expected, scores.expected_squared, scores.entropy
 
 
 def linear_head_scores(
@@ -234,9 +231,10 @@ def linear_head_scores(
 ) -> reference.HeadScores:
     r"""`head_scores` of the logits `h Wᵀ + b`, from `h [N, D]`, `W [C, D]` and `b [C]` or none.
 
-    `q` is `‖h‖² + 1`, or `‖h‖²` without a bias. With Triton the logits never reach memory.
+    `q` is `‖h‖² + 1`, or `‖h‖²` without a bias. With Triton the logits of some rows
+    are in memory at a time.
     """
-    if uses_triton(backend, features, "linear_head_scores"):
+    if uses_triton(backend, features):
         return reference.HeadScores(*_triton_linear_head_scores(features, weight, bias))
     return reference.linear_head_scores(features, weight, bias)
 

@@ -1,9 +1,9 @@
-"""Device functions of the two head kernels: one row of logits, with its largest entry taken out.
+"""Device functions of the head kernels: one row of logits, with its largest entry taken out.
 
-A row's state is `(top, index, base, t, t2, tv)`: the largest logit and where it is, the largest of
-the others, and over those others, with `v_j = z_j - base`, the sums `t = Σ e^v`, `t2 = Σ e^2v`, `tv
-= Σ v e^v`. Relative to `base` nothing underflows however confident the row is: `1 - p_top` enters
-only at the end, as `e^(base - top) t`.
+A row's `top` is the largest logit, `base` the largest of the others, and over those others, with
+`v_j = z_j - base`, there are the sums `t = Σ e^v`, `t2 = Σ e^2v`, `tv = Σ v e^v`. Relative to
+`base` nothing underflows however confident the row is: `1 - p_top` enters only at the end, as
+`e^(base - top) t`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -32,7 +32,7 @@ def exp(x):
 def exp_other(v):
     """`e^v` of classes other than the top one.
 
-    Its error of `|v| 6e-8` weighs `e^v` in sums that have a term of 1: the rounding is left as it is.
+    Its error of `|v| 6e-8` weighs `e^v` in sums that have a term of 1: the rounding is left alone.
     """
     return tl.exp2(v * LOG2_E)
 
@@ -47,46 +47,6 @@ def above_floor(x):
 def finite(base):
     """`base`, or zero where there is no other class to stand on."""
     return tl.where(base == -float("inf"), 0.0, base)
-
-
-@triton.jit
-def empty_state(BLOCK_N: tl.constexpr):
-    """The state of `BLOCK_N` rows before any of their logits."""
-    nothing = tl.full([BLOCK_N], -float("inf"), tl.float32)
-    zero = tl.zeros([BLOCK_N], tl.float32)
-    return nothing, tl.zeros([BLOCK_N], tl.int32), nothing, zero, zero, zero
-
-
-@triton.jit
-def merge(state, other):
-    """The state of the union of two disjoint sets of classes; the first wins ties."""
-    top, index, base, t, t2, tv = state
-    o_top, o_index, o_base, o_t, o_t2, o_tv = other
-    loser = tl.minimum(top, o_top)  # joins the others
-    new_base = tl.maximum(tl.maximum(base, o_base), loser)
-    safe = finite(new_base)
-    d, o_d, l_d = above_floor(base - safe), above_floor(o_base - safe), above_floor(loser - safe)
-    f, o_f, l_f = exp(d), exp(o_d), exp(l_d)
-    new_t = t * f + o_t * o_f + l_f
-    new_t2 = t2 * f * f + o_t2 * o_f * o_f + l_f * l_f
-    new_tv = (tv + t * d) * f + (o_tv + o_t * o_d) * o_f + l_f * l_d
-    new_index = tl.where(o_top > top, o_index, index)
-    return tl.maximum(top, o_top), new_index, new_base, new_t, new_t2, new_tv
-
-
-@triton.jit
-def tile_state(z, classes):
-    """The state of rows `z` [BLOCK_N, BLOCK_C] with class numbers `classes` [BLOCK_C]."""
-    # NaN is no maximum, and always among the others, whose sums it makes NaN.
-    is_number = z == z
-    numbers = tl.where(is_number, z, -float("inf"))
-    top, column = tl.max(numbers, 1, return_indices=True)
-    others = (tl.arange(0, z.shape[1])[None, :] != column[:, None]) | ~is_number
-    base = tl.max(tl.where(others, numbers, -float("inf")), 1)
-    v = tl.where(others, above_floor(z - finite(base)[:, None]), FLOOR)
-    e = exp_other(v)
-    index = column.to(tl.int32) + tl.min(classes, 0)
-    return top, index, base, tl.sum(e, 1), tl.sum(e * e, 1), tl.sum(e * v, 1)
 
 
 @triton.jit
@@ -111,8 +71,8 @@ def other_sums(delta, om, p_top, inverse, rr, m):
 def other_shares(e, v, A, kappa, c):
     """`e √(A - 2 κ e)` and `(e (v + c))²`, with `e = e^v`, of classes other than the top one.
 
-    Their sums times κ and `1/t²` are those of `p_j ‖p - e_j‖`, where `‖p - e_j‖² = 1 - 2 p_j + ‖p‖²`
-    does not cancel as `p_j <= 1/2`, and of `(r_j (u_j - om m))²`.
+    Their sums times κ and `1/t²` are those of `p_j ‖p - e_j‖` and of `(r_j (u_j - om m))²`. There
+    `‖p - e_j‖² = 1 - 2 p_j + ‖p‖²` does not cancel, as `p_j <= 1/2`.
     """
     y = e * (v + c)
     return e * tl.sqrt(A - 2.0 * kappa * e), y * y

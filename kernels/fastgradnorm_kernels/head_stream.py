@@ -1,4 +1,4 @@
-"""One long row of logits to its three scores, in one read: the kernel of :mod:`logit_head` for many classes.
+"""Long rows of logits to their three scores, in one read: `logit_head` for many classes.
 
 A program owns a row, and each of its W lanes every W-th class. A lane keeps its largest logit apart
 and adds up the rest relative to the largest of these, so that no lane waits for another before the
@@ -10,7 +10,8 @@ Two sums need the totals of the row before they can be formed from the logits. `
 above `_SERIES`, the row is read again.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# ruff: noqa: RUF005 - Triton knows no starred expressions
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,assignment"
 
 import triton
 import triton.language as tl

@@ -58,23 +58,17 @@ def test_unknown_backend():
 
 
 @pytest.mark.parametrize(
-    "dtype, operation, precision, expected",
+    "dtype, expected",
     [
-        (torch.float16, "linear_head_scores", "ieee", "triton"),
-        (torch.float32, "linear_head_scores", "tf32", "triton"),
-        (torch.float32, "linear_head_scores", "ieee", "torch"),
-        (torch.float32, "weight_sq_norm", "ieee", "triton"),
-        (torch.float32, "conv_sq_norm", "ieee", "triton"),
-        (torch.float32, "head_scores", "ieee", "triton"),
-        (torch.float64, "head_scores", "ieee", "torch"),
-        (torch.float64, "weight_sq_norm", "ieee", "torch"),
+        (torch.float16, "triton"),
+        (torch.bfloat16, "triton"),
+        (torch.float32, "triton"),
+        (torch.float64, "torch"),
     ],
 )
-def test_auto_on_cuda(dtype, operation, precision, expected, monkeypatch):
+def test_auto_on_cuda(dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(_backends, "input_precision", lambda dtype: precision)
-    device = torch.device("cuda")
-    assert kernels.resolve_backend("auto", device, dtype, operation) == expected
+    assert kernels.resolve_backend("auto", torch.device("cuda"), dtype) == expected
 
 
 def test_auto_on_an_old_gpu(monkeypatch):

@@ -89,7 +89,8 @@ def test_strides():
         torch.testing.assert_close(ghost_norm.ghost_sq_norm(*strided), expected, rtol=0, atol=0)
     one = g[:, :1].expand(-1, 3, -1, -1)
     actual = ghost_norm.ghost_sq_norm(a, one).sq_norm
-    torch.testing.assert_close(actual, expected.sq_norm[:, :1].expand(-1, 3), rtol=0, atol=0)
+    # Vectors of numbers that lie side by side are added up in another order.
+    torch.testing.assert_close(actual, expected.sq_norm[:, :1].expand(-1, 3), rtol=1e-6, atol=0)
 
 
 def test_beyond_32_bits():

@@ -98,7 +98,7 @@ def test_a_copy_that_32_bits_do_not_reach_is_an_error():
         (torch.empty(2, 3, 8), 4),
         (torch.empty(2, 3, 8).half(), 8),
         (torch.empty(2, 3, 6), 2),
-        (torch.empty(2, 25)[:, 1:].view(2, 3, 8), 1),
+        (torch.empty(2, 25, device=DEVICE)[:, 1:].view(2, 3, 8), 1),  # a copy would lie together
     ],
     ids=["float32", "float16", "six", "odd samples"],
 )
