@@ -66,10 +66,10 @@ FAULTS = [
         "of a weight that is used several times only the last use counts",
     ),
     Fault(
-        _CONVOLUTIONS, "swapped sides",
-        "return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)",
-        "return tuple(t - t // 2 for t in total), tuple(t // 2 for t in total)",
-        "padding='same' with an even kernel pads one more on the wrong side",
+        _CONVOLUTIONS, "dropped term",
+        "return bare._replace(padding=padding), tuple(each % 2 for each in total)",
+        "return bare._replace(padding=padding), none",
+        "padding='same' with an even kernel lacks one more on the right",
     ),
     Fault(
         _CONVOLUTIONS, "dropped guard",
@@ -83,8 +83,8 @@ FAULTS = [
     ),
     Fault(
         _CONVOLUTIONS, "swapped options",
-        "options = (kernel, stride, padding, dilation, groups)",
-        "options = (kernel, dilation, padding, stride, groups)",
+        "return Geometry(kernel, stride, sizes(padding, dims), dilation), none",
+        "return Geometry(kernel, dilation, sizes(padding, dims), stride), none",
         "strides and dilations of convolutions change places",
     ),
     Fault(

@@ -168,20 +168,20 @@ FAULTS = [
     ),
     Fault(
         _ROUNDS, "stale index",
-        "passes.sq_norms(plan, batch.take(at[rows]), cotangents)",
-        "passes.sq_norms(plan, batch.take(rows), cotangents)",
+        "samples = torch.cat([at[rows], at[rows[:1]].expand(more)])",
+        "samples = torch.cat([rows, rows[:1].expand(more)])",
         "with rtol, samples of a second round get the gradients of others",
     ),
     Fault(
         _ROUNDS, "dropped factor",
-        "each = total_norms(sq_norms, reduction) * scales",
-        "each = total_norms(sq_norms, reduction)",
+        "each = total_norms(sq_norms[: len(rows)], reduction) * scales",
+        "each = total_norms(sq_norms[: len(rows)], reduction)",
         "with rtol, norms are of cotangents of size one",
     ),
     Fault(
         _ROUNDS, "option that does nothing",
-        "each = total_norms(sq_norms, reduction) * scales",
-        'each = total_norms(sq_norms, "global") * scales',
+        "each = total_norms(sq_norms[: len(rows)], reduction) * scales",
+        'each = total_norms(sq_norms[: len(rows)], "global") * scales',
         "with rtol, reduction='per_tensor' has no effect",
     ),
     Fault(

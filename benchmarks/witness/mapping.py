@@ -60,7 +60,11 @@ TESTS = {
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset",
     "_pool/samples": "pool/test_subset distributed/test_share pool/test_what_is_remembered",
     "_pool/shares": "distributed/test_share distributed/test_torchrun",
-    "_pool": "pool/test_what_is_remembered pool/test_subset results distributed/test_torchrun",
+    "_pool": "pool/test_what_is_remembered pool/test_shared_run pool/test_subset results "
+    "distributed/test_torchrun",
+    "_pool/loaders": "pool/test_shared_run pool/test_subset",
+    "_pool/shared_run": "pool/test_shared_run distributed/test_torchrun",
+    "_pool/ranks": "pool/test_shared_run distributed/test_torchrun",
     "_results": "results pool/test_subset",
     "_scorer": "pool/test_subset test_errors test_scoring",
     "_process/memory": "process engine/test_memory",

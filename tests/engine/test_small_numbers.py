@@ -71,3 +71,26 @@ def test_a_wrong_rule_is_noticed_however_small_its_parameter(share, factor):
     # Also where the first batch has one sample.
     with pytest.raises(VerificationError, match=r"`gain`"):
         score_pool(model, x.split([1, 3]), progress=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"rtol": 0.2}, {"reduction": "per_tensor"}], ids=str)
+def test_verification_under_autocast(options):
+    """Its tolerance is that of half precision, and no excuse for a rule that is wrong."""
+    model, x = Softened(1.0), torch.randn(4, 10)
+    options = {"autocast": torch.bfloat16, "progress": False, **options}
+    exact = oracle.scores(model, oracle.ones(x), reduction=options.get("reduction", "global"))
+    for factor in (1.0, 1.3):
+
+        def rule(call, factor=factor):
+            def sq_norms(saved, g):
+                return {"gain": (factor * (saved[0] * g).sum()).square()}
+
+            return Rule(slots=("gain",), saved=(call["x"],), sq_norms=sq_norms)
+
+        register_rule(softened, rule, names=["x", "gain"])
+        if factor == 1.0:
+            slack = 0.5 if "rtol" in options else 0.05
+            assert_close_relative(score_pool(model, [x], **options), exact, slack)
+            continue
+        with pytest.raises(VerificationError, match=r"`gain`"):
+            score_pool(model, [x], **options)
