@@ -10,10 +10,23 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command_line
-from benchmarks.gpu import command, engine, kernel_tests, launches, reference, syncs, throughput
+from benchmarks.engines import ENGINES, Engine
+from benchmarks.gpu import (
+    baselines,
+    command,
+    engine,
+    kernel_tests,
+    large_models,
+    launches,
+    precision,
+    reference,
+    syncs,
+    throughput,
+)
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.processes import LOST, Job, run_all
 from benchmarks.gpu.report import Report
+from benchmarks.setting import Setting
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +82,19 @@ def test_block_sizes_are_replaced_and_held_against_the_others(results):
     heads = [row for row in results["gpu_heads"]["rows"] if "times" in row]
     assert len(heads) == 2
     assert all(row["times"] and not row["failed"] for row in heads)
+
+
+def test_other_packages_are_timed_where_they_are_right():
+    setting = Setting(large_models.case("resnet18", dry=True), 4, 3)
+    facts, chunk, run = baselines.rival(ENGINES[0], setting, precision.IEEE)
+    assert facts["sq_norms_err"] < 1e-5
+    assert (chunk, run().shape) == (3, (3, 1))
+    half = {
+        "by halves": lambda model: lambda *args: ENGINES[0].ways["vmap(grad)"](model)(*args) / 2
+    }
+    wrong = Engine("half of it", "torch", "torch", half)
+    with pytest.raises(ArithmeticError, match=r"wrong: relative error 0\.5"):
+        baselines.rival(wrong, setting, precision.IEEE)
 
 
 def test_split_convolutions_are_exact(results):

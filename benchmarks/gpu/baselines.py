@@ -11,15 +11,18 @@ from torch import Tensor
 
 from benchmarks import floor, timing
 from benchmarks.cases import first, logits, move, pieces, size
-from benchmarks.engines import ENGINES
-from benchmarks.engines.contract import label_losses
+from benchmarks.engines import ENGINES, Engine
+from benchmarks.engines.contract import Loss, SqNorms, label_losses
 from benchmarks.gpu.precision import Mode
 from benchmarks.gpu.reference import expected
 from benchmarks.setting import Setting
+from benchmarks.twins import twins
 
 Run = Callable[[], Any]
 NAIVE_SAMPLES = 2
 VMAP_CHUNKS = (128, 32, 8, 2)
+RIVALS = ("backpack", "opacus")  # packages
+WRONG = 0.1  # relative error of squared norms in bfloat16; what is wrong errs by more
 
 
 def autocast(mode: Mode, device: str) -> AbstractContextManager[Any]:
@@ -85,7 +88,12 @@ def vmap_grad(setting: Setting, mode: Mode) -> tuple[int, Run]:
     """
     # Under `vmap`, autocast leaves operands of two types; so the model itself is narrow.
     model = copy.deepcopy(setting.model).to(dtype=mode.autocast)
-    sq_norms = ENGINES[0].ways["vmap(grad)"](model)
+    _, chunk, run = _fastest_chunk(ENGINES[0].ways["vmap(grad)"](model), setting, mode)
+    return chunk, run
+
+
+def _fastest_chunk(sq_norms: SqNorms, setting: Setting, mode: Mode) -> tuple[float, int, Run]:
+    """Seconds a sample, the chunk and the run of one class's norms in the fastest chunk."""
     losses = label_losses(setting.classes)[:1]
     best: tuple[float, int, Run] | None = None
     failure: Exception | None = None
@@ -103,7 +111,53 @@ def vmap_grad(setting: Setting, mode: Mode) -> tuple[int, Run]:
             break
     if best is None:
         raise failure or RuntimeError("no chunk was tried")
-    return best[1:]
+    return best
+
+
+def rivals() -> list[Engine]:
+    """The packages made for gradients or norms of samples, of those that are installed."""
+    return [e for e in ENGINES if e.module in RIVALS and e.version is not None]
+
+
+def rival(engine: Engine, setting: Setting, mode: Mode) -> tuple[dict[str, Any], int, Run]:
+    """What was changed of the model, chunk and run of one class's norms by another package.
+
+    In the least changed form of the model that it gets right.
+
+    Raises:
+        Exception: What the least changed form met, if none is right.
+    """
+    failure: Exception | None = None
+    few = move(first(setting.batch, 2), setting.device, mode.autocast)
+    losses = label_losses(setting.classes)[:1]
+    for form, twin in twins(setting.model).items():
+        for way, make in engine.ways.items():
+            try:
+                model = copy.deepcopy(twin).to(dtype=mode.autocast)
+                exact = _plain_sq_norms(setting, few, mode, losses)
+                sq_norms = make(model)
+                error = float((sq_norms(few, losses).to(exact) / exact - 1).abs().max())
+                if error > WRONG:
+                    raise ArithmeticError(f"wrong: relative error {error:.2g}")
+                _, chunk, run = _fastest_chunk(sq_norms, setting, mode)
+            except Exception as error:
+                failure = failure or error
+                continue
+            facts = {"way": ", ".join(filter(None, (form, way))), "chunk": chunk}
+            return facts | {"version": engine.version, "sq_norms_err": error}, chunk, run
+    raise failure or RuntimeError("no way to try")
+
+
+def _plain_sq_norms(setting: Setting, few: Any, mode: Mode, losses: list[Loss]) -> Tensor:
+    """Squared norms `[n, 1]` of one class, sample by sample, by plain autograd."""
+    model = copy.deepcopy(setting.model).to(dtype=mode.autocast)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for part in pieces(few, 1):
+        (loss,) = losses[0](logits(model, part))
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append(sum(g.double().square().sum() for g in grads if g is not None))
+    return torch.stack([torch.as_tensor(each) for each in found])[:, None]
 
 
 def naive(setting: Setting, mode: Mode) -> tuple[int, Run]:

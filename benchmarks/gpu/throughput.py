@@ -150,7 +150,7 @@ def _compare(
         if score not in columns:
             continue
         own, told = columns[score].each, row["columns"][score]
-        for name in ("naive", "vmap(grad)"):
+        for name in ("naive", "vmap(grad)", *(engine.name for engine in baselines.rivals())):
             if name in columns and score == "expected":
                 told[f"faster than {name}"] = columns[name].each / own
         for name in ("training step", "forward"):

@@ -2,9 +2,11 @@
 
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks import timing
+from benchmarks.engines import Engine
 from benchmarks.gpu import baselines
 from benchmarks.gpu.precision import Mode
 from benchmarks.setting import Setting
@@ -73,6 +75,11 @@ def makers(setting: Setting, mode: Mode) -> dict[str, Any]:
         few, run = baselines.naive(setting, mode)
         return Column(run, few)
 
+    def other(engine: Engine) -> Column:
+        facts, chunk, run = baselines.rival(engine, setting, mode)
+        return Column(run, chunk, setting.classes, facts | {"classes timed": 1})
+
+    rivals = {engine.name: partial(other, engine) for engine in baselines.rivals()}
     return {
         "expected": lambda: own(**OURS["expected"]),
         "forward": lambda: plain(baselines.forward),
@@ -83,4 +90,5 @@ def makers(setting: Setting, mode: Mode) -> dict[str, Any]:
         "last layer": lambda: own(**OURS["last layer"]),
         "vmap(grad)": vmapped,
         f"rtol={RTOL}": sampled,
+        **rivals,
     }
