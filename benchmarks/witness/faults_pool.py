@@ -92,25 +92,23 @@ FAULTS = [
     ),
     Fault(
         _RUN, "resumed state forgotten",
-        "_, indices = self.pool.places(self._read, entry.read)\n        self._read += entry.read",
-        "_, indices = self.pool.places(self._read, entry.read)",
-        "after a resumed run indices of a subset begin anew",
+        "_, indices = self._sieved(entry.read, self._drawn(entry, self._read))",
+        "_, indices = None, self._drawn(entry, self._read)",
+        "after a resumed run a stream's subset is drawn anew",
     ),
     Fault(
         _RUN, "lost order",
-        "        keep, indices = self.pool.places(self._read, len(batch))\n        self._read += len(batch)\n",
-        "        keep, indices = self.pool.places(self._read, len(batch))\n",
-        "indices of a subset are places in the batch",
+        "start, self._read = self._read, self._read + size", "start, self._read = 0, size",
+        "indices of a stream's subset are places in the batch",
     ),
     Fault(
         _RUN, "dropped guard",
-        "            if found != size:\n", "            if False:\n",
+        "            if found != entry.read:\n", "            if False:\n",
         "a run goes on with batches of another size: samples are scored twice or not at all",
     ),
     Fault(
         _RUN, "off by one",
-        "            batch = self._next(raws)\n        if batch is not None:\n            yield batch\n            del batch, first",
-        "            batch = self._next(raws)\n        if batch is not None:\n            del batch, first",
+        "            yield taken\n            del taken\n            yield from", "            yield from",
         "the first batch after a resumed run's is left out",
     ),
     Fault(
@@ -119,9 +117,24 @@ FAULTS = [
         "a subset is not in the pool's order",
     ),
     Fault(
-        _SAMPLES, "off by one",
-        "return keep, keep + start", "return keep, keep",
+        _SAMPLES, "stale index",
+        "return keep, None if places is None else places[keep]", "return keep, None if places is None else keep",
         "indices of a stream's subset are places in each batch",
+    ),
+    Fault(
+        "_pool/order.py", "off by one",
+        "            return None\n        key, number = self._waiting.popleft(), self._batches", "            return None\n        key, number = self._waiting[0], self._batches",
+        "every batch has the indices of the first",
+    ),
+    Fault(
+        "_pool/order.py", "dropped guard",
+        "        if len(indices) != size:\n", "        if False:\n",
+        "a collation that leaves samples out shifts all indices after them",
+    ),
+    Fault(
+        "_pool/order.py", "stale index",
+        "return indices if self._places is None else self._places[indices]", "return indices",
+        "indices of a subset that is loaded by itself are places in the subset",
     ),
     Fault(
         _SAMPLES, "option that does nothing",
@@ -130,7 +143,7 @@ FAULTS = [
     ),
     Fault(
         _SAMPLES, "stale index",
-        "indices = places if self.indices is None else self.indices[places]", "indices = places",
+        "indices = chosen if self.indices is None else self.indices[chosen]", "indices = chosen",
         "a rank's share of a subset names places in the subset",
     ),
     Fault(
@@ -160,9 +173,9 @@ FAULTS = [
         "a checkpoint begun by two ranks goes on with three, each with shares of another split",
     ),
     Fault(
-        "_pool/shared_run.py", "lost order",
-        "                read += size\n", "",
-        "indices of a subset that ranks share begin anew at each batch",
+        "_pool/shared_run.py", "stale index",
+        "found.scored, drawn if drawn is None or places is None else places[drawn]", "found.scored, drawn",
+        "indices of a subset that ranks share are places in the subset",
     ),
     Fault(
         "_pool/provenance.py", "wrong sum",

@@ -61,7 +61,7 @@ FAULTS = [
     ),
     Fault(
         _SCORES, "option that does nothing",
-        "chosen = select(self.values, k, strategy=strategy, seed=seed)", "chosen = select(self.values, k, strategy=strategy)",
+        "chosen = select(values, k, strategy=strategy, seed=seed)", "chosen = select(values, k, strategy=strategy)",
         "PoolScores.select ignores its seed",
     ),
     Fault(

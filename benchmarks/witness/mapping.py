@@ -59,6 +59,7 @@ TESTS = {
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset",
     "_pool/samples": "pool/test_subset distributed/test_share pool/test_what_is_remembered",
+    "_pool/order": "pool/test_order pool/test_order_told pool/test_subset",
     "_pool/shares": "distributed/test_share distributed/test_torchrun",
     "_pool": "pool/test_what_is_remembered pool/test_shared_run pool/test_subset results "
     "distributed/test_torchrun",
