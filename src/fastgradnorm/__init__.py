@@ -5,6 +5,7 @@ from fastgradnorm_kernels import KernelError
 from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
     CoverageError,
+    DoubtfulScoresWarning,
     NonFiniteScoreError,
     RankFailedError,
     SlowPathWarning,
@@ -26,6 +27,7 @@ from fastgradnorm._version import __version__
 __all__ = [
     "SCHEMES",
     "CoverageError",
+    "DoubtfulScoresWarning",
     "Explanation",
     "GradNormScorer",
     "KernelError",

@@ -51,6 +51,10 @@ class UntestedVersionWarning(UserWarning):
     """PyTorch or Triton is newer than the newest that this version is tested with."""
 
 
+class DoubtfulScoresWarning(UserWarning):
+    """Scores may not mean what they seem to; the message says what was seen, and where."""
+
+
 class RankFailedError(RuntimeError):
     """Another process of a distributed run failed or went away, so that no rank has all scores.
 

@@ -45,6 +45,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
     names: Sequence[str] | None = None
     with OwnRandomState(), autograd_ready():
         subject = Subject(model, options)
+        options = subject.options
         for raw in loader:
             batch = as_batch(raw, subject.device, options.forward, options.mask)
             for i in range(len(batch)):

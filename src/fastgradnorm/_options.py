@@ -49,7 +49,8 @@ class Options:
         reduction: `"global"`: one L2 norm over all parameters. `"per_tensor"`: the sum of the L2
             norms of the parameter tensors, as in the code published with Wang et al.
         likelihood: `"categorical"`: softmax over the classes. `"bernoulli"`: each logit is a label
-            of its own. `"auto"`: Bernoulli for a single logit, else categorical.
+            of its own. `"auto"`: what `config.problem_type` of a transformers model says; else
+            Bernoulli for a single logit, and categorical for several.
         class_dim: The dimension of the classes in the logits `[N, C, ...]`; -1 for `[N, T, C]`.
         temperature: Logits are divided by it first.
         forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping, or
@@ -81,7 +82,9 @@ class Options:
             combination of labels, all are used and the score is exact.
         seed: Of all draws, and of `subset`. The same numbers are used for each sample, so that a
             score depends on its sample alone.
-        verify: Compare the first two samples with plain autograd, and raise on disagreement.
+        verify: Compare the first two samples with plain autograd, and raise on disagreement. Also
+            look at a few samples' outputs and inputs, and warn where they are unlike what they are
+            taken for: probabilities instead of logits, or images without their normalisation.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Score a random part of the pool: so many samples (an int), or a fraction in (0, 1]

@@ -25,6 +25,8 @@ from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
+from fastgradnorm._witness.meaning import Meaning
+from fastgradnorm._witness.scores import ALIKE, judge_scores
 
 
 @takes_options(Options)
@@ -68,6 +70,8 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         VerificationError: If the first samples disagree with plain autograd. A `RuntimeError`.
 
     Warns:
+        DoubtfulScoresWarning: Where outputs, inputs or scores look unlike what they are taken for,
+            by name; with `verify=True`.
         SlowPathWarning: Where something makes exact scores slow; once, by name.
         UntestedVersionWarning: If PyTorch is newer than this version is tested with; once.
 
@@ -129,7 +133,7 @@ class GradNormScorer:
             engine = self._engine()
             subject = engine.subject
             parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
-            scored = score_one(engine, parsed)
+            scored = score_one(engine, parsed, Meaning(engine))
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return options.pick(scored.scores)
 
@@ -188,15 +192,18 @@ class GradNormScorer:
                 for scheme, values in part.scored.errors.items():
                     columns.add(f"error {scheme}", values)
                 placement.add(part.indices, len(part))
+        by_scheme = {scheme: columns.get(f"score {scheme}") for scheme in self.options.schemes}
+        known = {scheme: scores for scheme, scores in by_scheme.items() if scores is not None}
+        if not known:
+            raise ValueError(_nothing(self.options.subset))
+        if self.options.verify:
+            run.findings.add(judge_scores(known, run.findings.has(ALIKE)))
         part_of_it = self.options.subset is not None
         size = None if part_of_it else run.pool.size
         facts = {**provenance(run), "samples": placement.judge(size, run.lost)}
         indices = placement.indices(always=part_of_it)
         found: dict[str, PoolScores] = {}
-        for scheme in self.options.schemes:
-            scores = columns.get(f"score {scheme}")
-            if scores is None:
-                raise ValueError(_nothing(self.options.subset))
+        for scheme, scores in known.items():
             found[scheme] = PoolScores(
                 scores,
                 columns.get(f"error {scheme}"),
@@ -230,7 +237,7 @@ class GradNormScorer:
             if measure:
                 engine.score(parsed)
             seconds = now() - start
-            count = make_objective(options, plan.logits_shape).count(plan.logits_shape)
+            count = make_objective(engine.options, plan.logits_shape).count(plan.logits_shape)
             shares = {name: clock.seconds[name] / seconds for name in plan.names}
             measured = (shares, seconds) if measure else (None, None)
             slow = engine.loop_reason, engine.passes.replays.reason

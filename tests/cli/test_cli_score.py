@@ -163,3 +163,33 @@ def test_explain_and_bench(run):
     assert bench["largest_relative_difference"] < 1e-5
     assert bench["speed_up"] > 0
     assert "samples/s" in run("bench", "their_model:make", "pool", "--samples", 2).out
+
+
+class TestNoticed:
+    """What looks wrong stands in the summary and on the page."""
+
+    @pytest.fixture
+    def probabilities(self, folder):
+        with (folder / "their_model.py").open("a") as file:
+            file.write("\n\ndef make_ended():\n    return nn.Sequential(make(), nn.Softmax(1))\n")
+        return "their_model:make_ended"
+
+    @pytest.mark.filterwarnings("always::fastgradnorm.DoubtfulScoresWarning")
+    def test_told_and_kept(self, run, folder, probabilities):
+        ran = run("score", probabilities, "pool", "--report", "page", "--out", "found.npz")
+        assert ran.code == 0, ran.err
+        assert "Noticed (probabilities): `model` must return logits" in ran.out
+        assert "fastgradnorm: warning: `model` must return logits" in ran.err
+        page = (folder / "page/index.html").read_text()
+        assert "What was noticed" in page and "must return logits" in page
+        (found,) = PoolScores.load("found.npz").provenance["findings"]
+        assert found["kind"] == "probabilities" and found["level"] == "warn"
+        assert "in doubt: probabilities" in str(PoolScores.load("found.npz"))
+
+    def test_nothing_to_tell(self, run, folder):
+        ran = run("score", "their_model:make", "pool", "--report", "page", "--out", "found.npz")
+        assert ran.code == 0, ran.err
+        assert "Noticed" not in ran.out and "in doubt" not in ran.out
+        page = (folder / "page/index.html").read_text()
+        assert "What was noticed" not in page and "nothing unusual" in page
+        assert PoolScores.load("found.npz").provenance["findings"] == []

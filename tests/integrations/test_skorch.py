@@ -116,3 +116,92 @@ def test_a_net_that_leaves_samples_out_is_refused(X, options, loading):
     net = fit(skorch.NeuralNet(MLP, nn.CrossEntropyLoss, **options, **loading), X)
     with pytest.raises(ValueError, match="must read all of its 23 samples"):
         score_skorch(net, X, progress=False)
+
+
+class Squashed(nn.Module):
+    """Probabilities of labels, or of one in a vector."""
+
+    def __init__(self, labels=1, flat=False):
+        super().__init__()
+        self.logits, self.flat = MLP(10, 16, labels), flat
+
+    def forward(self, x):
+        p = self.logits(x).sigmoid()
+        return p[:, 0] if self.flat else p
+
+
+class Flat(MLP):
+    """One logit, as `NeuralNetBinaryClassifier` wants it."""
+
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+def initialised(module, criterion, options, kind=skorch.NeuralNet, **more):
+    given = {f"module__{name}": value for name, value in more.items()}
+    return kind(module, criterion=criterion, **given, **options).initialize()
+
+
+@pytest.mark.parametrize("scheme", ["expected", "entropy"])
+@pytest.mark.parametrize(
+    "more",
+    [{"labels": 1}, {"labels": 1, "flat": True}, {"labels": 2}, {"labels": 3}],
+    ids=["one", "one flat", "two", "three"],
+)
+def test_probabilities_of_labels(X, options, more, scheme):
+    net = initialised(Squashed, nn.BCELoss, options, **more)
+    expected = score_pool(
+        net.module_.logits, [torch.from_numpy(X)], scheme=scheme, likelihood="bernoulli",
+        progress=False,
+    )  # fmt: skip
+    assert_close_relative(score_skorch(net, X, scheme=scheme, progress=False), expected, 1e-4)
+    said = score_skorch(net, X, scheme=scheme, progress=False, likelihood="bernoulli")
+    assert_close_relative(said, expected, 1e-4)
+
+
+@pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss])
+@pytest.mark.parametrize("labels", [2, 5])
+def test_logits_of_labels(X, options, criterion, labels):
+    net = initialised(MLP, criterion, options, classes=labels)
+    outside = score_pool(
+        net.module_, [torch.from_numpy(X)], likelihood="bernoulli", scheme="entropy", progress=False
+    )
+    assert_close_relative(score_skorch(net, X, scheme="entropy", progress=False), outside, 1e-5)
+    classes = score_pool(net.module_, [torch.from_numpy(X)], scheme="entropy", progress=False)
+    said = score_skorch(net, X, scheme="entropy", progress=False, likelihood="categorical")
+    assert_close_relative(said, classes, 1e-5)
+
+
+def test_a_binary_classifier(X, options):
+    net = skorch.NeuralNetBinaryClassifier(Flat, module__classes=1, **options)
+    net.fit(X, (np.arange(len(X)) % 2).astype(np.float32))
+    samples = oracle.ones(torch.from_numpy(X))
+
+    def call(model, x):
+        return model(x)[:, None]
+
+    expected = oracle.scores(net.module_, samples, call=call, likelihood="bernoulli")
+    assert_close_relative(score_skorch(net, X, progress=False), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss],
+)
+@pytest.mark.parametrize("values", [1, 4])
+def test_regressions_are_refused(X, options, criterion, values):
+    net = initialised(MLP, criterion, options, skorch.NeuralNetRegressor, classes=values)
+    with pytest.raises(ValueError, match=rf"`net` must be a classifier.*{criterion.__name__}"):
+        score_skorch(net, X, progress=False)
+    likelihood = "bernoulli" if values == 1 else "categorical"
+    said = score_skorch(net, X, progress=False, likelihood=likelihood)
+    outside = score_pool(net.module_, [torch.from_numpy(X)], progress=False)
+    assert_close_relative(said, outside, 1e-5)
+
+
+def test_what_is_given_counts_instead_of_the_criterion(X, options):
+    net = initialised(MLP, nn.MSELoss, options)
+    given = score_skorch(net, X, progress=False, forward=lambda model, batch: model(batch[0]))
+    assert_close_relative(
+        given, score_pool(net.module_, [torch.from_numpy(X)], progress=False), 1e-5
+    )

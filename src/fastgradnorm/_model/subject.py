@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers
+from fastgradnorm._model.declared import Declared, declared
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
@@ -25,6 +27,9 @@ class Subject:
         options: Which parameters, device, class dimension, temperature and autocast.
 
     Attributes:
+        options: Those, with the likelihood that the model declares where none is asked for.
+        asked: The likelihood that is asked for.
+        declared: What the model says that its outputs are; None if nothing.
         chosen: The caller's parameters that count, by name. For `params="last_layer"` all trainable
             ones, until a plan narrows them down.
         blamed: Whether the model raised an error since this was set to False.
@@ -34,7 +39,8 @@ class Subject:
 
     def __init__(self, model: nn.Module, options: Options) -> None:
         self.model = check_model(model)
-        self.options = options
+        self.asked, self.declared = options.likelihood, declared(self.model)
+        self.options = options = _settled(options, self.declared)
         self.parameters = dict(self.model.named_parameters())
         trainable = {k: p for k, p in self.parameters.items() if p.requires_grad}
         if not trainable:
@@ -115,7 +121,7 @@ class Subject:
         """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`."""
         before = random_states()
         with self.responsible(), self.autocast():
-            logits = _extract(batch.run(view, leaves))
+            logits = extract(batch.run(view, leaves))
         self.drew = not same_random_states(before, random_states())
         return _one_sample(logits, self.options.class_dim)
 
@@ -140,9 +146,28 @@ def _choose(trainable: dict[str, nn.Parameter], options: Options) -> dict[str, n
     return chosen
 
 
-def _extract(output: Any) -> Tensor:
+def _settled(options: Options, declared: Declared | None) -> Options:
+    """With what a model leaves no doubt about.
+
+    Raises:
+        UnsupportedModelError: If it is no classifier.
+    """
+    if declared is None or not declared.sure or options.likelihood != "auto":
+        return options
+    if declared.meaning == "values":
+        raise UnsupportedModelError(
+            f"`model` must be a classifier. Got {declared.source}: its outputs are values, and a "
+            "softmax of values has no meaning. If they are logits all the same, say of what: "
+            "`likelihood='categorical'` or `likelihood='bernoulli'`."
+        )
+    return replace(options, likelihood="bernoulli") if declared.meaning == "labels" else options
+
+
+def extract(output: Any) -> Tensor:
     """The logits of what a model returns."""
-    if isinstance(output, (tuple, list)) and output:
+    if isinstance(output, tuple) and any(hasattr(output, name) for name in ("logits", "out")):
+        output = getattr(output, "logits" if hasattr(output, "logits") else "out")
+    elif isinstance(output, (tuple, list)) and output:
         output = output[0]
     elif isinstance(output, Mapping):
         output = next((output[key] for key in ("logits", "out") if key in output), output)

@@ -17,7 +17,8 @@ _ELSEWHERE = ("scheme", "params", "seed", "subset")
 
 def provenance(run: Run | SharedRun) -> dict[str, Any]:
     """Plain data about a finished run."""
-    subject, options, names = run.subject, run.options, run.counted
+    subject, names = run.subject, run.counted
+    options = subject.options
     selected = options.params
     told = {
         "parameters": {
@@ -38,6 +39,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         "seed": options.seed,
         "subset": options.subset,
         "seconds": run.seconds,
+        "findings": run.findings.plain(),
     }
     if run.pulled:
         told["pull_backs"] = run.pulled

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.engine import Engine
@@ -20,11 +19,14 @@ from fastgradnorm._model.passage import Settings
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.order import Draws, in_words
+from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._process import heap
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._witness.findings import Findings
+from fastgradnorm._witness.meaning import Meaning
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,17 @@ class _Taken(NamedTuple):
     drawn: Tensor | None
 
 
-def score_one(engine: Engine, batch: Batch) -> Scored:
-    """Scores of one batch, on the CPU; the first samples are verified if the options say so."""
+def score_one(engine: Engine, batch: Batch, meaning: Meaning) -> Scored:
+    """Scores of one batch, on the CPU; the first samples are verified if the options say so.
+
+    So is what they mean.
+    """
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     if len(batch) == 0:
         return engine.outcome.nothing(dtype)
     if engine.options.verify:
         _verify(engine, batch)
+        meaning.look(batch)
     scored = engine.score(batch)
     return Scored(
         {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
@@ -74,6 +80,7 @@ class Run:
 
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
+        self.meaning, self._told = Meaning(engine), 0
         self.subject = engine.subject
         self.counted: tuple[str, ...] = ()
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
@@ -92,6 +99,11 @@ class Run:
     def pulled(self) -> int:
         """Pull-backs so far where their number depends on the sample."""
         return self._earlier_pulled + self.engine.outcome.pulled
+
+    @property
+    def findings(self) -> Findings:
+        """What was noticed so far, earlier processes included."""
+        return self.meaning.findings
 
     @property
     def lost(self) -> str | None:
@@ -128,6 +140,7 @@ class Run:
                 bar.update(size)
                 yield part
             self.counted = union(self.counted, self.engine.counted)
+            self.meaning.conclude()
             if checkpoint is not None:
                 checkpoint.finish()
 
@@ -136,7 +149,7 @@ class Run:
         keep, indices = self._sieved(len(batch), taken.drawn)
         with autograd_ready():
             chosen = batch if keep is None else batch.take(keep.to(self.engine.subject.device))
-            return Part(score_one(self.engine, chosen), indices)
+            return Part(score_one(self.engine, chosen, self.meaning), indices)
 
     def _sieved(self, size: int, drawn: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are."""
@@ -193,12 +206,16 @@ class Run:
         if counted != self.counted:
             state["counted"] = list(counted)
             self.counted = counted
+        if len(found := self.findings.plain()) > self._told:
+            state["findings"], self._told = found, len(found)
         return Entry(read, columns, state)
 
     def _again(self, entry: Entry) -> Part:
         """What an earlier process scored."""
         _, indices = self._sieved(entry.read, self._drawn(entry, self._read))
         self.counted = union(self.counted, entry.state.get("counted", ()))
+        self.findings.remember(entry.state.get("findings", ()))
+        self._told = len(self.findings.plain())
         by_kind: dict[str, dict[str, Tensor]] = {"score": {}, "error": {}, "indices": {}}
         for key, values in entry.columns.items():
             kind, _, name = key.partition(" ")
@@ -280,12 +297,3 @@ def _verify(engine: Engine, batch: Batch) -> None:
 def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:
     """Names of both, each once, in order."""
     return tuple(dict.fromkeys([*first, *second]))
-
-
-@contextlib.contextmanager
-def progress_bar(total: int | None, wanted: bool | None) -> Iterator[Any]:
-    """A bar over so many samples, if it is wanted."""
-    # disable=None: shown where standard error is a terminal
-    disable = None if wanted is None else not wanted
-    with tqdm(total=total, desc="scoring", unit=" samples", disable=disable) as bar:
-        yield bar

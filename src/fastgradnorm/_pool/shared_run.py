@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
+from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.ranks import Ranks
-from fastgradnorm._pool.run import Part, Run, progress_bar, union
+from fastgradnorm._pool.run import Part, Run, union
 from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import Share, whole_pool
 from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._witness.findings import Findings
 
 
-class _Finding(NamedTuple):
+class _Told(NamedTuple):
     """Of one batch, as ranks tell each other."""
 
     scored: Scored
@@ -26,6 +28,7 @@ class _Finding(NamedTuple):
     pulled: int
     drawn: Tensor | None
     lost: str | None
+    findings: list[dict[str, str]]
 
 
 class SharedRun:
@@ -42,6 +45,7 @@ class SharedRun:
         counted: Names of the parameters counted so far, on any rank.
         pulled: Pull-backs so far where their number depends on the sample, on all ranks.
         lost: Why scores cannot be traced to samples, if so.
+        findings: What was noticed so far, on any rank.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class SharedRun:
         self.subject = Subject(model, options)
         self.counted: tuple[str, ...] = ()
         self.pulled, self.lost = 0, cast(str | None, None)
+        self.findings = Findings()
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
         if self.pool.sieve is not None:
@@ -78,6 +83,7 @@ class SharedRun:
                 self.counted = union(self.counted, found.counted)
                 self.pulled += found.pulled
                 self.lost = self.lost or found.lost
+                self.findings.remember(found.findings)
                 drawn, places = found.drawn, self.pool.indices
                 part = Part(
                     found.scored, drawn if drawn is None or places is None else places[drawn]
@@ -85,15 +91,16 @@ class SharedRun:
                 bar.update(len(part))
                 yield part
 
-    def _score(self, model: nn.Module, share: Share) -> Iterator[_Finding]:
+    def _score(self, model: nn.Module, share: Share) -> Iterator[_Told]:
         """This rank's share."""
         options = replace(self.options, progress=False, subset=None, checkpoint=self._checkpoint())
         run = Run(self.make_engine(model, options), Pool(share.batches, draws=share.draws))
         told = 0
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
-            yield _Finding(part.scored, counted, run.pulled - told, part.indices, run.lost)
-            told = run.pulled
+            pulled, told = run.pulled - told, run.pulled
+            found = run.findings.plain()
+            yield _Told(part.scored, counted, pulled, part.indices, run.lost, found)
 
     def _checkpoint(self) -> Path | None:
         if self.options.checkpoint is None:

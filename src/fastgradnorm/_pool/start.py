@@ -28,6 +28,7 @@ def make_engine(
     with autograd_ready():
         subject = Subject(model, options)
         resolve_backend(options.backend, subject.device)
+        options = subject.options
         made = None if outcome is None else outcome(subject, options)
         return Engine(subject, options, made, clock)
 

@@ -26,7 +26,8 @@ class PoolScores:
         standard_error: `[N]` where scores were estimated from drawn labels, else None; 0 for those
             that are exact.
         provenance: Scheme, parameters counted, versions, device, seed, seconds and the options; for
-            `rtol > 0` also the number of pull-backs, over all samples.
+            `rtol > 0` also the number of pull-backs, over all samples. `"findings"`: what was
+            noticed about outputs, inputs and scores, each with `kind`, `message` and `level`.
         indices: `[N]`, int64: score i is of `loader.dataset[indices[i]]`, whatever its sampler
             draws; of a `subset` of a pool without a dataset, places in the pool. None where they
             are 0 to N - 1, and where they cannot be told.
@@ -61,6 +62,10 @@ class PoolScores:
                 f"({counted['selected']}), {self.provenance.get('seconds', 0):.2f} s on "
                 f"{self.provenance.get('device')}"
             )
+        findings = self.provenance.get("findings", ())
+        doubts = [each["kind"] for each in findings if each["level"] == "warn"]
+        if doubts:
+            lines.append(f"  in doubt: {', '.join(doubts)}; see provenance['findings']")
         if self.standard_error is not None:
             lines.append(f"  standard error: mean {float(self.standard_error.mean()):.3g}")
         return "\n".join(lines)

@@ -40,6 +40,7 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
         f"{escape(SCHEMES[scores.provenance['scheme']])}.",
         facts=_facts(scores, order),
         sections={
+            **_noticed(scores),
             what: _samples(scores, pool, order[:shown]),
             "The least valuable" if pool.picture else "The lowest scores": _samples(
                 scores, pool, order[::-1][:shown]
@@ -57,6 +58,12 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
     path = out / "index.html"
     write_text(path, html)
     return path
+
+
+def _noticed(scores: PoolScores) -> dict[str, str]:
+    """A section, where there is something to tell."""
+    found = {each["kind"].capitalize(): each["message"] for each in scores.provenance["findings"]}
+    return {"What was noticed": definitions(found)} if found else {}
 
 
 def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
@@ -125,6 +132,7 @@ def _provenance(scores: PoolScores, origin: str) -> dict[str, str]:
         "Parameters": f"{counted['elements']:,} elements of {counted['tensors']} tensors",
         "Device": f"{facts['device']}, {facts['dtype']}",
         "Seed": str(facts["seed"]),
+        "Noticed": ", ".join(each["kind"] for each in facts["findings"]) or "nothing unusual",
         "Time": f"{facts['seconds']:.1f} s",
         "Versions": versions,
     }

@@ -54,6 +54,8 @@ def add(app: typer.Typer) -> None:
         typer.echo(f"Model: {given.origin}")
         scores = _score(scorer, given.loader(workers), checkpoint)
         typer.echo(str(scores))
+        for finding in scores.provenance["findings"]:
+            typer.echo(f"Noticed ({finding['kind']}): {finding['message']}")
         _keep(scores, given.pool, out)
         ranked = int((~scores.values.isnan()).sum())
         if ranked and report is not None:

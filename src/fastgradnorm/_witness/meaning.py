@@ -1,0 +1,114 @@
+"""What the numbers say: whether a model's outputs, inputs and scores are what they are taken for.
+
+All of it is read from plain calls on some samples of the first batch and of a few later ones. What
+is found is told, and changes no score.
+"""
+
+import contextlib
+
+from torch import Tensor
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._witness.declaration import declaration
+from fastgradnorm._witness.dimensions import class_dimension
+from fastgradnorm._witness.findings import Finding, Findings
+from fastgradnorm._witness.graph import last_operations
+from fastgradnorm._witness.inputs import FirstNorm
+from fastgradnorm._witness.numbers import probabilities
+from fastgradnorm._witness.outputs import parameters_left_out, which_output
+from fastgradnorm._witness.probe import Seen, probe, rows
+from fastgradnorm._witness.scores import ALIKE, Predictions
+
+_SAMPLES, _LATER = 32, 16  # of the first batch and of a later one, at most
+_LOOKS = 10  # batches: the first, and those after as many again each time
+
+
+class Meaning:
+    """Looks at one run.
+
+    Args:
+        engine: What scores it.
+
+    Attributes:
+        findings: What was found so far.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.findings = engine, Findings()
+        self._predictions = Predictions()
+        self._batches, self._looks, self._next = 0, 0, 0
+
+    def look(self, batch: Batch) -> None:
+        """Looks at the first batch, and for its predictions at a few later ones.
+
+        Raises:
+            UnsupportedModelError: If what is scored has no meaning, by name.
+        """
+        number, self._batches = self._batches, self._batches + 1
+        if len(batch) == 0 or number < self._next or self._looks == _LOOKS:
+            return
+        first = self._looks == 0
+        self._looks, self._next = self._looks + 1, 2 * number + 1
+        if not first:
+            with contextlib.suppress(Exception):  # a call of several, which is judged elsewhere
+                self._count(rows(self.engine.subject, batch.take(slice(0, _LATER))))
+            return
+        try:
+            self.findings.add(self._found(batch))
+        except (UnsupportedModelError, *NOT_THE_MODELS):
+            raise
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            message = f"Outputs and inputs were not looked at: {type(error).__name__}: {reason}"
+            self.findings.add([Finding("not looked at", message, "note")])
+
+    def conclude(self) -> None:
+        """Looks at the predictions of a whole pool."""
+        self.findings.add(self._predictions.judge())
+
+    def _found(self, batch: Batch) -> list[Finding]:
+        engine = self.engine
+        subject, options = engine.subject, engine.options
+        plan = engine.plan(batch)
+        # As many as are scored at a time: where one is too much, the error is the same.
+        outcome, most = engine.outcome, min(_SAMPLES, len(batch))
+        room, _ = engine.chunks.sizes(outcome.planned(plan), most, outcome.count(plan))
+        norm = FirstNorm()
+        seen = probe(subject, batch.take(slice(0, room)), norm.watch)
+        logits = self._count(seen.logits)
+        if logits is None:
+            return []
+        likelihood = make_objective(options, logits.shape[1:]).likelihood
+        other = which_output(seen)
+        return [
+            *_alike(seen),
+            *other,
+            *declaration(subject, logits.shape[-1]),
+            *class_dimension(seen.logits, seen.samples, plan, options.class_dim),
+            *probabilities(logits, last_operations(seen.scored), likelihood),
+            *parameters_left_out(seen, subject, bool(other)),
+            *([] if norm.finding is None else [norm.finding]),
+        ]
+
+    def _count(self, z: Tensor) -> Tensor | None:
+        """Counts predictions; logits `[n, *positions, C]`, or None where they have no such form."""
+        options = self.engine.options
+        if z.dim() == 1:
+            z = z[:, None]
+        if not -z.dim() < options.class_dim < z.dim():
+            return None
+        logits = z.movedim(options.class_dim, -1)
+        self._predictions.add(logits / options.temperature)
+        return logits
+
+
+def _alike(seen: Seen) -> list[Finding]:
+    """Whether all samples are one and the same, and so are their scores."""
+    leaves, count = seen.samples.leaves, len(seen.samples)
+    if count == 1 or not all(bool((leaf == leaf[:1]).all()) for leaf in leaves):
+        return []
+    message = f"The {count} samples looked at are all the same, so that scores cannot differ."
+    return [Finding(ALIKE, message, "note")]

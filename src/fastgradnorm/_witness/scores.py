@@ -1,0 +1,85 @@
+"""Predictions and scores of a whole pool that tell samples apart by nothing."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fastgradnorm._schemes.table import Scheme
+from fastgradnorm._witness.findings import Finding
+
+# One class for nearly all is ordinary for models that are not trained yet, unsure, or asked for
+# something rare; so only where it is certain of one of three classes or more, over many samples.
+_NEARLY_ALL, _CERTAIN, _MANY, _CLASSES = 0.99, 0.9, 64, 3
+# Of scores, from the 5th to the 95th percentile, over the median.
+_FLAT, _FEW = 1e-4, 16
+ALIKE = "samples alike"  # the kind of finding with which flat scores are as they should be
+_NEARLY_ZERO = 0.9  # of all samples: exact scores are above 0 far beyond any useful certainty
+
+
+class Predictions:
+    """The classes predicted for the samples looked at."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._certainty, self._classes = 0.0, 0
+
+    def add(self, logits: Tensor) -> None:
+        """Logits `[n, C]` of some more; dense ones are not counted."""
+        if logits.dim() != 2 or not bool(logits.isfinite().all()):
+            return
+        p, classes = logits.detach().double().softmax(-1).max(-1)
+        self._counts.update(classes.tolist())
+        self._certainty += float(p.sum())
+        self._classes = logits.shape[-1]
+
+    def judge(self) -> list[Finding]:
+        """Whether one class is predicted for nearly all."""
+        total = sum(self._counts.values())
+        if total < _MANY or self._classes < _CLASSES:
+            return []
+        (top, count), *_ = self._counts.most_common(1)
+        certainty = self._certainty / total
+        if count < _NEARLY_ALL * total or certainty < _CERTAIN:
+            return []
+        return [
+            Finding(
+                "one class",
+                f"`model` predicts class {top} for {count} of the {total} samples looked at, with "
+                f"a mean probability of {certainty:.4g}: scores then tell little. Check that "
+                "inputs are prepared as in training, and that the model is the trained one.",
+            )
+        ]
+
+
+def judge_scores(by_scheme: Mapping[Scheme, Tensor], alike: bool) -> list[Finding]:
+    """Looks at the scores `[N]` of a whole pool, by scheme; `alike`: its samples are the same."""
+    for scheme, values in by_scheme.items():
+        finite = values[values.isfinite()].double()
+        if len(finite) < _FEW or len(finite) < len(values) / 2:
+            continue
+        zeros = int((finite == 0).sum())
+        if zeros > _NEARLY_ZERO * len(finite):
+            said = f"are 0 for {zeros} of {len(finite)} samples"
+            return [_finding("zero scores", scheme, said, _ZERO)]
+        low, middle, high = (float(_quantile(finite, q)) for q in (0.05, 0.5, 0.95))
+        if not alike and middle > 0 and high - low < _FLAT * middle:
+            said = f"are all within {(high - low) / middle:.1g} of {middle:.4g}, but for a tenth"
+            return [_finding("flat scores", scheme, said, _SAME)]
+    return []
+
+
+_ZERO = "a class probability of 1 to all digits, or logits that no parameter that counts moves"
+_SAME = "the model gives different samples the same logits"
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    return values.kthvalue(1 + round(q * (len(values) - 1))).values
+
+
+def _finding(kind: str, scheme: str, said: str, why: str) -> Finding:
+    return Finding(
+        kind,
+        f"Scores ({scheme}) {said}: {why}. Ranked by them, samples are in an order without "
+        "meaning. Check what the model returns, and that inputs are prepared as in training.",
+    )
