@@ -204,6 +204,30 @@ def test_parameters_of_the_head_alone(way, params, reduction, temperature, class
         assert_close_relative(actual[scheme], expected, RTOL, scheme)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 4])
+@pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
+def test_a_last_layer_without_a_bias(classes, reduction):
+    model, x = MLP(classes=classes), torch.randn(7, 10)
+    model.head = nn.Linear(16, classes, bias=False)
+    likelihood = "bernoulli" if classes == 1 else "categorical"
+    table = oracle.norms(model, oracle.ones(x), likelihood=likelihood)
+    options = {"params": "last_layer", "reduction": reduction, "progress": False}
+    actual = score_pool(model, [x], scheme=oracle.SCHEMES, **options)
+    for scheme in oracle.SCHEMES:
+        expected = table.scores(scheme, reduction, head_only)
+        assert_close_relative(actual[scheme], expected, RTOL, scheme)
+
+
+def test_dense_outputs_of_one_position():
+    """Which are made like those of none, and scored alike."""
+    model, x = MLP(classes=3), torch.randn(7, 10)
+    options = {"params": "last_layer", "scheme": oracle.SCHEMES, "progress": False}
+    dense = score_pool(model, [x[:, None]], class_dim=-1, **options)
+    plain = score_pool(model, [x], **options)
+    for scheme in oracle.SCHEMES:
+        assert_close_relative(dense[scheme], plain[scheme], RTOL, scheme)
+
+
 @slow_ways_warn
 @ways
 @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)

@@ -83,7 +83,11 @@ def test_layer_strategy_has_small_texts_own_scores(clf, dataset):
 
 def test_a_layer_whose_name_begins_like_another(clf, dataset):
     clf.model.fc2 = torch.nn.Linear(2, 2)
-    clf.model.register_forward_hook(lambda model, given, made: made + 0.1 * model.fc2.weight.sum())
+
+    def more(model):
+        return model.fc2.weight.sum() * torch.arange(CLASSES)
+
+    clf.model.register_forward_hook(lambda model, given, made: made + more(model))
     ours = ExpectedGradientLengthLayer(CLASSES, "fc", batch_size=7, pbar=None)
     query(ours, clf, dataset)
     batch = inputs(clf, dataset, range(6, 24))

@@ -70,12 +70,14 @@ def test_a_loader_made_anew_is_set_up_like_the_callers():
     given = {
         "num_workers": 1, "collate_fn": list, "pin_memory": False, "timeout": 3.0,
         "worker_init_fn": begin_worker, "multiprocessing_context": "fork",
-        "generator": torch.Generator(), "prefetch_factor": 5, "in_order": False,
+        "generator": torch.Generator(), "prefetch_factor": 5,
     }  # fmt: skip
     others = {"dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}
-    once = {"persistent_workers", "pin_memory_device"}  # read once; deprecated
-    assert not {*inspect.signature(DataLoader).parameters} - {*given} - others - once
-    made = made_anew(DataLoader(data, 2, **given), data, batch_size=4)
+    # Read once; deprecated; scores must be told in the order of what was drawn.
+    others |= {"persistent_workers", "pin_memory_device", "in_order"}
+    assert not {*inspect.signature(DataLoader).parameters} - {*given} - others
+    made = made_anew(DataLoader(data, 2, in_order=False, **given), data, batch_size=4)
+    assert made.in_order
     for name, value in given.items():
         found = getattr(made, name)
         assert found == value or name == "multiprocessing_context", name

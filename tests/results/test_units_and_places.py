@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgradnorm import PoolScores, select
+from fastgradnorm import GradNormScorer, NonFiniteScoreError, PoolScores, select
 from fastgradnorm._results.nonfinite import tell_nonfinite
 from tests.results.test_export import WRITERS, read
 
@@ -69,6 +69,23 @@ def test_ten_samples_that_are_not_finite_are_named(bad, more):
         tell_nonfinite("scores", range(bad), 20, None, "warn")
     names = str(told[0].message).partition("samples ")[2].partition(". Check")[0]
     assert names == ", ".join(map(str, range(min(bad, 10)))) + ", ..." * more
+
+
+@pytest.mark.parametrize("scheme", ["expected", ["expected", "entropy"]])
+def test_a_batch_with_scores_that_are_not_finite(scheme):
+    model, x = torch.nn.Linear(4, 3), torch.randn(5, 4)
+    x[2] = torch.nan
+
+    def scored(how):
+        return GradNormScorer(model, scheme=scheme, on_nonfinite=how).score_batch(x)
+
+    with pytest.raises(NonFiniteScoreError, match=r"1 of 5 scores.*samples 2"):
+        scored("raise")
+    with pytest.warns(UserWarning, match=r"1 of 5 scores.*samples 2"):
+        scored("warn")
+    kept = scored("keep")
+    for values in [kept] if isinstance(scheme, str) else kept.values():
+        assert values.isnan().tolist() == [False, False, True, False, False]
 
 
 def test_all_of_it_is_saved(part, tmp_path):
