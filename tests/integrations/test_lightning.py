@@ -132,13 +132,13 @@ class SeveralLoaders(Classifier):
 
 @pytest.mark.parametrize("options", [
     {"sampler": [3, 9, 20, 4]}, {"sampler": range(20, 4, -1)}, {"sampler": [20]},
-    {"batch_sampler": [[5, 2], [11]]}, {"sampler": SubsetRandomSampler([1, 2, 7, 12])},
+    {"sampler": [5, 2, 11], "batch_size": 2}, {"sampler": SubsetRandomSampler([1, 2, 7, 12])},
 ])  # fmt: skip
 def test_indices_of_a_part_are_those_of_the_dataset(data, options):
     model, writer = Classifier(), GradNormWriter()
     trainer(writer).predict(model, DataLoader(data, **options))
     scores = writer.scores
-    drawn = options.get("sampler", [5, 2, 11])
+    drawn = options["sampler"]
     drawn = drawn.indices if isinstance(drawn, SubsetRandomSampler) else drawn
     assert scores.indices.tolist() == sorted(drawn)
     expected = score_pool(model.net, [data.tensors[0][scores.indices]], progress=False)
