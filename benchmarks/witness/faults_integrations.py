@@ -64,7 +64,7 @@ FAULTS = [
     ),
     Fault(
         "integrations/skorch.py", "dropped guard",
-        'if probabilities and "forward" not in options:', "if False:",
+        'if "forward" not in options:', "if False:",
         "probabilities of a skorch net are scored as logits",
     ),
     Fault(

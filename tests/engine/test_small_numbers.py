@@ -94,3 +94,18 @@ def test_verification_under_autocast(options):
             continue
         with pytest.raises(VerificationError, match=r"`gain`"):
             score_pool(model, [x], **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, None])
+def test_every_pass_has_the_dtype_of_autocast(dtype):
+    seen = set()
+
+    class Noting(MLP):
+        def forward(self, x):
+            z = super().forward(x)
+            seen.add(z.dtype)
+            return z
+
+    score_pool(Noting(), [torch.randn(4, 10)], autocast=dtype, progress=False)
+    # The second look at what differs, in float64, has none.
+    assert seen - {torch.float64} == {dtype or torch.float32}
