@@ -19,7 +19,8 @@ TESTS = {
     "_engine/tapped": "engine/test_combinations any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
-    "_engine/plan": "engine/test_combinations process/test_side_effects test_errors",
+    "_engine/plan": "engine/test_combinations process/test_side_effects test_errors "
+    "any_model/test_weight_standardisation",
     "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
     "any_model/test_control_flow any_model/test_reached operations/test_frozen "
     "any_model/test_raw_parameters",
@@ -34,8 +35,8 @@ TESTS = {
     "_model/chance": "test_randomness",
     "_model/shadow": "process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers process/test_side_effects",
-    "_model/subject": "engine/test_combinations schemes/test_outputs engine/test_parameters "
-    "test_scoring",
+    "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
+    "engine/test_parameters test_scoring",
     "_model/views": "any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
     "_model/record": "engine/test_last_layer_output engine/test_parameters",

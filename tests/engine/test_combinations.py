@@ -17,7 +17,6 @@ from tests.support.asserts import assert_close_relative
 from tests.support.cases import MLP
 
 RTOL = 1e-5
-slow_ways_warn = pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 
 
 def together(x):
@@ -35,7 +34,8 @@ def branching(x):
     return 1.5 if bool(x.flatten()[0] > 0) else 0.75
 
 
-WAYS = [together, alone, branching]
+slow = pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")  # elsewhere an error
+WAYS = [together, pytest.param(alone, marks=slow), branching]
 ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 
@@ -98,7 +98,6 @@ def masked():
 SETTINGS = [(1, 1.0, "global"), (-1, 2.5, "per_tensor"), (2, 0.4, "global")]
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("class_dim, temperature, reduction", SETTINGS)
@@ -119,7 +118,6 @@ def test_mean_entropy_over_valid_positions(
     assert_close_relative(naive_score_pool(model, batches, **options), expected, RTOL)
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 def test_what_is_masked_out_has_no_part_in_a_score(masked, way, likelihood):
@@ -153,7 +151,6 @@ def test_sketches_take_the_same_options(masked, likelihood, temperature):
     assert rows[1].eq(0).all()
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("order", [(4, 6), (6, 4)])
 def test_attention_masks_of_batches_of_different_lengths(way, order):
@@ -186,7 +183,6 @@ def head_only(name):
     return name.startswith("head")
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("params", ["last_layer", lambda name, p: head_only(name)])
 @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
@@ -228,7 +224,6 @@ def test_dense_outputs_of_one_position():
         assert_close_relative(dense[scheme], plain[scheme], RTOL, scheme)
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -255,7 +250,6 @@ OPTIONS_IN_PLACE = {
 }
 
 
-@slow_ways_warn
 @ways
 @pytest.mark.parametrize("case", OPTIONS_IN_PLACE)
 def test_models_that_work_in_place_on_their_input(way, case):
