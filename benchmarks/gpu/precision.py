@@ -1,7 +1,7 @@
 """How exactly products are made: the modes that a user may score in."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -30,22 +30,24 @@ class Mode:
 
     @contextmanager
     def set(self) -> Iterator[None]:
-        """PyTorch's own switches as the mode has them, put back at the end.
-
-        The newer interface is not put back by PyTorch's older one: it comes last in a process.
-        """
+        """PyTorch's own switches as the mode has them, put back at the end."""
         if self.tf32 is None:
             yield
             return
-        if self.tf32 == "new":
-            torch.backends.cuda.matmul.fp32_precision = "tf32"
-            torch.backends.cudnn.conv.fp32_precision = "tf32"
-            try:
+        parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+        asked = [part.fp32_precision for part in parts]  # "none" until somebody asks
+        try:
+            with self._older() if self.tf32 != "new" else nullcontext():
+                if self.tf32 == "new":
+                    parts[0].fp32_precision = parts[1].fp32_precision = "tf32"
                 yield
-            finally:
-                torch.backends.cuda.matmul.fp32_precision = "ieee"
-                torch.backends.cudnn.conv.fp32_precision = "tf32"  # as it was
-            return
+        finally:
+            for part, precision in zip(parts, asked, strict=True):
+                part.fp32_precision = precision
+
+    @contextmanager
+    def _older(self) -> Iterator[None]:
+        """By the older interface."""
         try:
             before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         except RuntimeError:  # somebody has used the newer interface, beside which these are mute
