@@ -16,7 +16,7 @@ TESTS = {
     "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
     "engine/test_known_reasons any_model/test_control_flow",
     "_engine/passes": "engine/test_combinations engine/test_rtol",
-    "_engine/tapped": "engine/test_combinations any_model/test_reached "
+    "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
     "_engine/plan": "engine/test_combinations process/test_side_effects test_errors "
@@ -68,7 +68,7 @@ TESTS = {
     "_pool/shared_run": "pool/test_shared_run distributed/test_torchrun",
     "_pool/ranks": "pool/test_shared_run distributed/test_torchrun",
     "_results": "results pool/test_subset",
-    "_scorer": "pool/test_subset test_errors test_scoring",
+    "_scorer": "results/test_units_and_places pool/test_subset test_errors test_scoring",
     "_process/memory": "process engine/test_memory",
     "_process/precision": "test_float32 test_threads",
     "_process": "process/test_process_state test_threads test_randomness",

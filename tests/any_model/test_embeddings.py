@@ -92,6 +92,15 @@ class TestEmbeddings:
         nn.init.normal_(model.embed.weight)
         assert_exact(model, torch.randint(0, 6, (5, 4)))
 
+    @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+    def test_bags_by_the_function_with_padding_from_the_end(self, mode):
+        def forward(m, ids):
+            return m.head(F.embedding_bag(ids, m.words, mode=mode, padding_idx=-2).tanh())
+
+        model = Custom(forward, head=linear(4, 3))
+        model.words = nn.Parameter(torch.randn(6, 4))
+        assert_exact(model, torch.tensor([[4, 4, 1, 2], [5, 4, 4, 4], [0, 1, 2, 3]]))
+
     def test_bags_with_weights(self):
         model = Custom(
             lambda m, ids: m.head(m.embed(ids, None, (0.5 + ids / 6).to(m.head.weight)).tanh()),

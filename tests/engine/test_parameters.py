@@ -197,3 +197,25 @@ def test_verification_catches_a_model_that_differs_under_the_engine(empty_first)
 
 def test_coverage_error_is_a_value_error():
     assert issubclass(CoverageError, ValueError)
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+@pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
+def test_a_parameter_used_in_pieces_counts_once_and_whole(pieces, reduction):
+    """Each piece by a rule of its own; as one tensor where norms of tensors are added up."""
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.packed, self.head = nn.Parameter(torch.randn(6, 8)), nn.Linear(8 // pieces, 3)
+
+        def forward(self, x):
+            parts = self.packed.chunk(pieces, 1)
+            return self.head(torch.tanh(sum((i + 1) * (x @ part) for i, part in enumerate(parts))))
+
+    model, x = Packed(), torch.randn(5, 6)
+    table = oracle.norms(model, oracle.ones(x))
+    options = {"reduction": reduction, "verify": False, "progress": False}
+    actual = score_pool(model, [x], scheme=oracle.SCHEMES, **options)
+    for scheme in oracle.SCHEMES:
+        assert_close_relative(actual[scheme], table.scores(scheme, reduction), 1e-5, scheme)
