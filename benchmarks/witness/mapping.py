@@ -53,6 +53,14 @@ TESTS = {
     "_operations/table": "test_complex operations",
     "_operations/recurrent": "any_model/test_recurrent operations/test_layers",
     "_operations/pooling": "operations/test_max_pool operations",
+    "_operations/rules": "any_model/test_embeddings engine/test_parameters "
+    "any_model/test_raw_parameters operations/test_layers",
+    "_operations/norms": "any_model/test_norm_layers operations/test_layers",
+    "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
+    "operations/test_layers",
+    "_operations/linear": "operations/test_linear any_model/test_raw_parameters",
+    "_operations/products": "any_model/test_raw_parameters operations/test_linear "
+    "operations/test_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
     "_options": "pool/test_checkpoint_options",

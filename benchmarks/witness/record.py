@@ -47,6 +47,7 @@ class Record:
             "caught": verdict.caught,
             "by": verdict.first_failure,
             "stage": stage,
+            "commit": provenance()["commit"],
             "seconds": verdict.seconds,
         }
         self.store()

@@ -74,6 +74,23 @@ class TestDense:
         actual = scores(model, [x], scheme="entropy", verify=False)
         assert_close_relative(actual, table.scores("entropy"), 1e-4)
 
+    @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+    def test_confident_positions_whose_label_maps_are_listed(self, likelihood):
+        """The inputs are the logits, hence exactly known; doubts are far below float32's digits."""
+        model = nn.Linear(3, 3, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.eye(3))
+        x = torch.tensor(
+            [[[20.0, 0, 1], [0, 25, 3]], [[30, 2, 0], [0, 0, 1]], [[0, 1, 9], [40, 0, 5]]]
+        )
+        if likelihood == "bernoulli":
+            x = 2 * x[:, 0] - 25
+        table = oracle.norms(model, oracle.ones(x), class_dim=-1, likelihood=likelihood)
+        options = {"class_dim": -1, "num_samples": 9, "likelihood": likelihood}
+        actual = scores(model, [x], scheme=oracle.SCHEMES, **options)
+        for scheme in oracle.SCHEMES:
+            assert_close_relative(actual[scheme], table.scores(scheme), RTOL, scheme)
+
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     @pytest.mark.parametrize("num_samples", [9, 20])
     def test_few_label_maps_are_enumerated_and_exact(self, reduction, num_samples):
