@@ -24,7 +24,6 @@ from tests.support.drawing import (
     assert_traced,
     batches,
     indices_of,
-    leaving_out,
     of,
     scored,
     told,
@@ -190,10 +189,16 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"batch 1 has the samples 18, 17, 16, 15 of the data"):
             scored(model, of(Rows(inputs), later), **options)
 
-    def test_remembers_that_order_was_lost(self, drawn, tmp_path):
+    @pytest.mark.parametrize("missing", [0, 5, 10, 21, 22])
+    def test_remembers_that_order_was_lost(self, drawn, missing, tmp_path):
+        """Also where a later batch lost it, which is not read again."""
         model, inputs, _ = drawn
+
+        def but_one(items):
+            return torch.stack([x for x, i in items if i != missing])
+
         options = {"checkpoint": tmp_path / "scores.jsonl"}
-        loader = of(Rows(inputs), collate_fn=leaving_out)
+        loader = of(Rows(inputs), collate_fn=but_one)
         _, first = scored(model, loader, **options)
         result, again = scored(model, loader, **options)
         assert first == again != []

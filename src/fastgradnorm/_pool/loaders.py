@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -31,7 +31,7 @@ _KEPT = (
 )
 # A sampler is looked for in wrappers of wrappers, such as `tqdm(map(function, loader))`.
 _DEPTH = 6
-_NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, np.ndarray)
+_NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, nn.Module, np.ndarray)
 
 
 def check_loader(loader: Any) -> None:
@@ -119,20 +119,21 @@ def hidden_draws(loader: Iterable[Any]) -> Any:
 
     None for lists of batches, and where nothing is found.
     """
-    return None if isinstance(loader, (list, tuple)) else _search(loader, _DEPTH)
+    return None if isinstance(loader, (list, tuple)) else _search(loader, _DEPTH, set())
 
 
-def _search(item: Any, depth: int) -> Any:
+def _search(item: Any, depth: int, seen: set[int]) -> Any:
     if isinstance(item, Sampler):
         return item
     if isinstance(item, DataLoader):
         return None if isinstance(item.dataset, IterableDataset) else draws_of(item)
+    seen.add(id(item))
     for held in gc.get_referents(item) if depth else ():
         # The state of iterators, the attributes of objects, and what can itself be iterated: not
         # the batches of a list, nor what a class or a function holds.
         iterable = hasattr(type(held), "__iter__") and not isinstance(held, _NOT_LOADERS)
-        if type(held) is dict or iterable:
-            found = _search(held, depth - 1)
+        if (type(held) is dict or iterable) and id(held) not in seen:
+            found = _search(held, depth - 1, seen)
             if found is not None:
                 return found
     return None
