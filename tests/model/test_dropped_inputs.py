@@ -127,8 +127,10 @@ class TestDroppedInputs:
                 return self.head(x)
 
         x, y = rows(6, 10), torch.zeros(6).long()
-        for rest in ([rows(6, 4), y], [rows(6, 10), y], [rows(6, 10)], [rows(6, 3, 2)],
-                     [{"lengths": torch.ones(6)}, y]):  # fmt: skip
+        categories = torch.arange(24).view(6, 4) % 5
+        lengths = {"lengths": torch.ones(6)}
+        ends = [categories], [rows(6, 10)], [rows(6, 3, 2)]
+        for rest in (*ends, [categories, y], [rows(6, 4), y], [rows(6, 10), y], [lengths, y]):
             _, (told,) = messages(Two(), [(x, *rest)])
             assert "looks like an input" in told
 

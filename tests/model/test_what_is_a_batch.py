@@ -124,6 +124,8 @@ JOINED = {
     "lengths": {"lengths": torch.tensor([5, 7])},
     "num_points": {"num_points": torch.tensor([5, 7])},
     "edge_index": {"edge_index": EDGES},
+    "splits": {"splits": torch.tensor([5, 7])},
+    "n": {"n": torch.tensor([4, 4, 4])},
 }
 
 
@@ -134,6 +136,24 @@ class TestConcatenated:
         with pytest.raises(ValueError, match=rf"Got Tensor int.*batch\['{name}'\].*12 would") as e:
             scored(Pooled(), [{"x": rows(12, 10), **JOINED[name]}], forward=forward)
         assert "pad the samples" in str(e.value)
+
+    @pytest.mark.parametrize("second", [
+        torch.tensor([5, 7]), torch.tensor([0, 5, 12]), torch.tensor([0, 5]),
+        torch.tensor([0, 3, 7, 9]), torch.tensor([4, 4, 4]),
+    ])  # fmt: skip
+    def test_lengths_and_beginnings_need_no_name(self, second):
+        with pytest.raises(ValueError, match=r"batch\[1\]`, which looks like .*12 would be read"):
+            scored(Pooled(), [(rows(12, 10), second)], forward=lambda m, b: m(b[0]))
+
+    @pytest.mark.parametrize("forward", [None, lambda m, b: m(b.data)])
+    @pytest.mark.parametrize("wrap", [
+        lambda p: p, lambda p: {"x": p}, lambda p: (p, torch.ones(3)), lambda p: [p],
+        lambda p: {"y": torch.ones(12), "x": p},
+    ])  # fmt: skip
+    def test_packed_sequences(self, wrap, forward):
+        packed = nn.utils.rnn.pack_sequence(CLOUDS, enforce_sorted=False)
+        with pytest.raises((ValueError, TypeError), match="`loader` must"):
+            scored(Pooled(), [wrap(packed)], forward=forward)
 
     @pytest.mark.parametrize("collate", [
         joined, lambda items: torch.cat(items), lambda items: (torch.cat(items), torch.zeros(2)),

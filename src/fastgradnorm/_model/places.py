@@ -80,8 +80,10 @@ def _may_be_input(inputs: Tensor, item: Tensor, place: str, *, last: bool) -> bo
     if _fits(inputs, item):
         # A mask, types of tokens; or other numbers, of which the last may be labels of tokens.
         return binary or not last or item.is_floating_point()
-    # Features, unless they can be one-hot, soft or several labels.
-    return item.is_floating_point() and not bool(((item >= 0) & (item <= 1)).all())
+    # Features or categories, unless they can be one-hot, soft or several labels, or dense ones.
+    if item.is_floating_point():
+        return not bool(((item >= 0) & (item <= 1)).all())
+    return not binary and (item.dim() == 2 or not last)
 
 
 def _fits(inputs: Tensor, item: Tensor) -> bool:

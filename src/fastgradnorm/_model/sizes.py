@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from fastgradnorm._model.opened import opened
 from fastgradnorm._validate import fail, type_name
@@ -13,7 +14,8 @@ from fastgradnorm._validate import fail, type_name
 # Names under which samples of several sizes are put end to end, and what tells them apart.
 _JOINTS = frozenset({"ptr", "offset", "offsets", "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k"})
 _MEMBERS = frozenset({"batch", "batch_idx", "batch_index", "segment_ids"})
-_LENGTHS = re.compile(r"len|size|num|count")
+# What holds lengths, by its name, or in a tuple without one.
+_LENGTHS = re.compile(r"len|size|num|count|split|points|nodes|atoms|^n$|^n_|^\d+$")
 _PADDED = (
     "Make each tensor hold one entry a sample: pad the samples in the loader's collate_fn, give a "
     "mask for what is padding, and pass `forward=lambda model, batch: ...` if the model wants them "
@@ -32,6 +34,8 @@ def batch_size(named: Sequence[tuple[str, Any]], raw: Any, drawn: int | None) ->
     Raises:
         ValueError: If it is ambiguous.
     """
+    if isinstance(raw, PackedSequence):
+        _refuse_joined(".batch_sizes", raw.batch_sizes, len(raw.data), "a packed sequence")
     tensors = [(name, leaf) for name, leaf in named if isinstance(leaf, Tensor)]
     for name, leaf in tensors:
         if leaf.is_nested:
@@ -127,10 +131,9 @@ def _check_joined(tensors: Sequence[tuple[str, Tensor]], size: int) -> None:
             continue
         steps = leaf.long().diff()
         rising = bool((steps >= 0).all())
-        if key in _JOINTS or (
-            len(leaf) != size and rising and int(leaf[0]) == 0 and int(leaf[-1]) == size
-            and bool((steps != 1).any())
-        ):  # fmt: skip
+        begins = rising and int(leaf[0]) == 0 and bool((steps > 1).any()) and len(leaf) != size
+        end = int(leaf[-1])
+        if key in _JOINTS or (begins and (end == size or (key.isdigit() and end < size))):
             _refuse_joined(name, leaf, size, "where in the others each sample begins")
         if key in _MEMBERS and len(leaf) == size and rising and int(leaf[0]) == 0:
             _refuse_joined(name, leaf, size, "the sample that each entry of the others belongs to")
