@@ -85,6 +85,14 @@ def _zoo(arguments: Arguments) -> int:
     )
 
 
+def _fuzz(arguments: Arguments) -> int:
+    from benchmarks import fuzz
+
+    if arguments.threads is None:
+        torch.set_num_threads(1)  # its models are tiny
+    return fuzz.main(_folder(arguments), count=10 if arguments.tiny else arguments.count)
+
+
 def _small_text(arguments: Arguments) -> int:
     from benchmarks import small_text
 
@@ -179,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--libraries", nargs="+", choices=libraries, default=libraries)
     found.add_argument("--only", nargs="+", default=(), help="families, by name, judged again")
     found.add_argument("--again", nargs="+", default=(), help="outcomes that are judged again")
+    found = command("fuzz", _fuzz, "models drawn at random, beside the float64 loop")
+    found.add_argument("--count", type=int, default=2000, help="of models; default: 2000")
     found = command("small-text", _small_text, "the drop-in for small-text's own strategy")
     found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")

@@ -55,6 +55,7 @@ class Drawn(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(spec.seed)
             self.steps = nn.Sequential()
+            self.taken: list[tuple[torch.Size, bool]] = []  # by each step: what came in
             self.first = spec.start not in ("vector", "tokens", "ids")  # channels come first
             if spec.start == "ids":
                 x = self.add(nn.Embedding(WORDS, 6, padding_idx=0), x)
@@ -77,6 +78,7 @@ class Drawn(nn.Module):
         self.eval()
 
     def add(self, step: nn.Module, x: Tensor) -> Tensor:
+        self.taken.append((x.shape, self.first))
         self.steps.append(step.double())
         return step.eval()(x)
 
@@ -97,6 +99,9 @@ class Drawn(nn.Module):
         """The module of a layer for inputs like `x`; None where it does not fit."""
         if layer.kind in ("residual", "twice"):
             return self.nested(layer, x)
+        if layer.kind == "again":
+            fits = [i for i, taken in enumerate(self.taken) if taken == (x.shape, self.first)]
+            return self.steps[fits[0]] if fits else None
         if layer.kind == "tokens":
             if not self.first:
                 return None

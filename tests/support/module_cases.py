@@ -136,6 +136,8 @@ def judge(cls: type[nn.Module], made: Any, rows: bool) -> dict[str, Any] | None:
     size = len(next(iter(batch.values())))
     samples = [{key: x[n : n + 1] for key, x in batch.items()} for n in range(size)]
     table = oracle.norms(model, samples, call=lambda model, batch: model(**batch))
+    if not table.logits.isfinite().all():
+        return None  # powers of negative numbers, empty averages: there is nothing to compare
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

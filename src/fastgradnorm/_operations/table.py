@@ -64,8 +64,10 @@ def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
 def make_rule(func: Callable[..., Any], call: Call, tracked: Collection[str]) -> Rule | None:
     """The rule of a bound call, or None where it does not apply to these arguments."""
     make = TABLE[func].rule
-    if make is None or any(isinstance(v, Tensor) and v.is_complex() for v in call.values()):
-        return None  # rules are of real numbers
+    tensors = [value for value in call.values() if isinstance(value, Tensor)]
+    # Rules are of real numbers, and of some: without any there is nothing to gain.
+    if make is None or any(t.is_complex() or t.numel() == 0 for t in tensors):
+        return None
     return make(call, tracked)
 
 
