@@ -8,6 +8,7 @@ average and a linear layer.
 import inspect
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def families() -> Iterator[Family]:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    import_module("transformers.models.bert.modeling_bert")  # once, for all children of the process
     with_head = {kind for task in _TASKS for kind in getattr(auto, _mapping(task))}
     for kind in [*sorted(with_head), *sorted(auto.MODEL_MAPPING_NAMES.keys() - with_head)]:
         yield Family("transformers", kind, lambda kind=kind: _build(kind))  # type: ignore[misc]
