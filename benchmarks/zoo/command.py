@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.provenance import installed, load, provenance, store
+from benchmarks.provenance import RESULTS, installed, load, provenance, store
 from benchmarks.zoo import table, timm_models, transformers_models
 from benchmarks.zoo.judge import CLASSES, EXACT, SAMPLES, Family, Outcome, judge
 
 NAME = "zoo"
+_PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 _SECONDS = 300  # of a processor, a family
 _EVERY = 5  # families between two writings
 
@@ -77,6 +78,8 @@ def _write(rows: dict[str, Outcome], facts: dict[str, Any], folder: Path) -> Non
         "rows": dict(sorted(rows.items())),
     }
     path = store(NAME, results, folder)
+    if folder == RESULTS:
+        _PAGE.write_text(table.page(results))
     print(f"written: {path}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Models of the wider grammar score as the float64 loop scores them; `benchmarks fuzz` draws more."""
+"""Models of the wider grammar score as the float64 loop does; `benchmarks fuzz` draws more."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
