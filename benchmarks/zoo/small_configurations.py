@@ -95,6 +95,8 @@ def smaller(cls: Any, **given: Any) -> Any:
             options[name] = _SIZES[name]
         elif name == "layer_types" and value:
             options[name] = _few(value)
+    if options.get("layer_types") is not None and "num_hidden_layers" in options:
+        options["num_hidden_layers"] = len(options["layer_types"])
     if "kv_lora_rank" in options and "num_key_value_heads" in options:
         options["num_key_value_heads"] = _HEADS  # latent attention has one of each
     options |= SPECIAL.get(plain.model_type, {}) | given
