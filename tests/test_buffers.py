@@ -191,6 +191,7 @@ def test_fused_observers_of_quantisation_aware_training():
 
 
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
+@pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 def test_streams_explanations_and_sketches():
     model, x = perturb(Model(WRITES["data-average"])), torch.randn(6, 4)
     before = snapshot(model)

@@ -5,14 +5,15 @@ import torch
 from torch import nn
 
 from fastgradnorm import (
-    GradNormScorer,
+    Options,
     gradient_sketch,
     naive_score_pool,
     register_rule,
     score_pool,
 )
-from fastgradnorm._engine.verify import _agrees_in_double
 from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._witness.rounding import doubled
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
@@ -119,8 +120,19 @@ def test_complex_inputs():
     x = torch.randn(5, 4, dtype=torch.cfloat)
     expected = oracle.scores(model, oracle.ones(x))
     assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
-    engine = GradNormScorer(model, progress=False)._engine()
-    assert _agrees_in_double(engine, as_batch(x, torch.device("cpu")))
+
+
+def test_complex_numbers_are_looked_at_in_double_too():
+    model = model_of(lambda m, x: x @ m.w)
+    model.body = nn.Identity()
+    options, x = Options(), torch.randn(5, 4, dtype=torch.cfloat)
+    subject = Subject(model, options)
+    engine, batch = doubled(subject, as_batch(x, torch.device("cpu")), options)
+    assert batch.leaves[0].dtype == torch.complex128
+    assert {p.dtype for p in engine.subject.model.parameters()} <= {
+        torch.complex128, torch.float64
+    }  # fmt: skip
+    assert engine.score(batch).scores["expected"].dtype == torch.float64
 
 
 def test_a_rule_of_ones_own_is_not_asked_about_complex_numbers():

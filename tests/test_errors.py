@@ -58,7 +58,8 @@ WRONG = [
     ("num_samples", 2.5, TypeError),
     ("seed", -1, ValueError),
     ("seed", "today", TypeError),
-    ("verify", "yes", TypeError),
+    ("verify", 3, TypeError),
+    ("verify", "yes", ValueError),
     ("on_nonfinite", "ignore", ValueError),
     ("progress", "bar", TypeError),
 ]

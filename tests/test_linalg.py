@@ -85,9 +85,12 @@ WRONG_BEFORE = ["solve", "lu_solve", "tensorsolve", "ridge", "slogdet", "logdet"
 
 
 def model_of(operation):
-    def forward(m, x):
+    def one(m, x):
         made = operation(m, m.body(x).view(1, 3, 3)).reshape(1, -1)
         return m.head(torch.tanh(m.widen(made)))
+
+    def forward(m, x):
+        return torch.cat([one(m, row) for row in x.split(1)])
 
     body, square = linear(4, 9), linear(3, 3)
     with torch.no_grad():
@@ -205,11 +208,16 @@ class TestVerification:
 
     @pytest.fixture
     def model(self, monkeypatch):
-        from fastgradnorm._engine import engine
+        from fastgradnorm._engine.passes import Passes
 
-        exact = engine.Engine.sq_norms
-        wrong = lambda engine, batch, z: exact(engine, batch, z) * (1.5 if len(batch) > 1 else 1)  # noqa: E731
-        monkeypatch.setattr(engine.Engine, "sq_norms", wrong)
+        exact = Passes.each
+
+        def wrong(passes, name, plan, batch, function, *given):
+            found = exact(passes, name, plan, batch, function, *given)
+            made = lambda t: 1.5 * t if len(batch) > 1 else t  # noqa: E731
+            return torch.utils._pytree.tree_map_only(torch.Tensor, made, found)
+
+        monkeypatch.setattr(Passes, "each", wrong)
         return perturb(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)))
 
     @pytest.mark.parametrize("sizes", [[4, 4], [1, 7], [1, 1, 2, 4], [1, 0, 3, 4]], ids=str)
@@ -217,25 +225,6 @@ class TestVerification:
         with pytest.raises(VerificationError, match="disagrees"):
             score_pool(model, torch.randn(8, 4).split(sizes), progress=False)
 
-    def test_batches_of_one_are_verified_once(self, model):
-        score_pool(model, torch.randn(8, 4).split(1), progress=False)
-
-    def test_samples_that_part_ways_are_verified_alone_and_the_next_together(self, monkeypatch):
-        from fastgradnorm._engine import engine
-
-        seen, exact = [], engine.Engine.sq_norms
-
-        def noted(engine, batch, cotangents):
-            found = exact(engine, batch, cotangents)
-            seen.append(len(batch))
-            return found
-
-        monkeypatch.setattr(engine.Engine, "sq_norms", noted)
-        model = Custom(
-            lambda m, x: m.head(torch.tanh(m.body(x)) if (x[:, 0] > 0).all() else m.body(x)),
-            body=linear(4, 4), head=linear(4, 3),
-        )  # fmt: skip
-        x = torch.randn(6, 4).abs()
-        x[1] *= -1
-        score_pool(model, x.split([2, 4]), progress=False)
-        assert seen == [1, 1, 2]
+    def test_batches_of_one_are_verified_with_a_second_sample(self, model):
+        with pytest.raises(VerificationError, match="disagrees"):
+            score_pool(model, torch.randn(8, 4).split(1), progress=False)

@@ -4,6 +4,7 @@ from fastgradnorm_kernels import KernelError
 
 from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
+    BatchDependenceWarning,
     CoverageError,
     DoubtfulScoresWarning,
     NonFiniteScoreError,
@@ -26,6 +27,7 @@ from fastgradnorm._version import __version__
 
 __all__ = [
     "SCHEMES",
+    "BatchDependenceWarning",
     "CoverageError",
     "DoubtfulScoresWarning",
     "Explanation",

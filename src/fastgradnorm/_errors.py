@@ -47,6 +47,10 @@ class VerificationError(RuntimeError):
     missing = False
 
 
+class BatchDependenceWarning(UserWarning):
+    """A model decides by values of its whole batch, so that company changes a sample's logits."""
+
+
 class UntestedVersionWarning(UserWarning):
     """PyTorch or Triton is newer than the newest that this version is tested with."""
 

@@ -82,9 +82,16 @@ class Options:
             combination of labels, all are used and the score is exact.
         seed: Of all draws, and of `subset`. The same numbers are used for each sample, so that a
             score depends on its sample alone.
-        verify: Compare the first two samples with plain autograd, and raise on disagreement. Also
-            look at a few samples' outputs and inputs, and warn where they are unlike what they are
-            taken for: probabilities instead of logits, or images without their normalisation.
+        verify: Call the model itself, as it is and on the loader's batches, and raise if its
+            logits, the gradients of plain autograd or the scores made of them by the definition are
+            others than those of the engine. `"sampled"` (or True): the first batch, each further
+            way in which the model uses its parameters, and a few later batches drawn by the seed;
+            of each the logits of a chunk, and the gradients of two samples. `"first"`: the first
+            batch alone. `"all"`: every sample, as slow as `naive_score_pool`. False: nothing. What
+            was compared, and how closely it agreed, stands in the provenance of `PoolScores`.
+            Hooks on the caller's modules run in these calls. Also a
+            few samples' outputs and inputs are looked at, and told where they are unlike what they
+            are taken for: probabilities instead of logits, or images without their normalisation.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Score a random part of the pool: so many samples (an int), or a fraction in (0, 1]
@@ -118,7 +125,7 @@ class Options:
     rtol: float = field(default=0.0, metadata=_SCORES)
     num_samples: int = field(default=8, metadata=_SCORES)
     seed: int = field(default=0, metadata=_SCORES)
-    verify: bool = field(default=True, metadata=_RUNNING)
+    verify: bool | Literal["sampled", "first", "all"] = field(default=True, metadata=_RUNNING)
     on_nonfinite: Literal["raise", "warn", "keep"] = field(default="raise", metadata=_RUNNING)
     subset: int | float | None = field(default=None, metadata=_SCORES)
     checkpoint: str | Path | None = field(default=None, metadata=_RUNNING)
@@ -142,7 +149,7 @@ class Options:
         _validate.check_number("temperature", self.temperature, above=0)
         _validate.check_integer("num_samples", self.num_samples, at_least=1)
         _validate.check_integer("seed", self.seed, at_least=0)
-        _validate.check_bool("verify", self.verify)
+        _validate.check_flag("verify", self.verify, ("sampled", "first", "all"))
         for name in ("distributed", "progress"):
             if getattr(self, name) is not None:
                 _validate.check_bool(name, getattr(self, name))

@@ -25,8 +25,8 @@ from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
-from fastgradnorm._witness.meaning import Meaning
 from fastgradnorm._witness.scores import ALIKE, judge_scores
+from fastgradnorm._witness.witness import Witness
 
 
 @takes_options(Options)
@@ -133,7 +133,7 @@ class GradNormScorer:
             engine = self._engine()
             subject = engine.subject
             parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
-            scored = score_one(engine, parsed, Meaning(engine))
+            scored = score_one(engine, Witness(engine), parsed)
         self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
         return options.pick(scored.scores)
 

@@ -77,6 +77,16 @@ def check_bool(name: str, value: object) -> None:
         raise fail_type(name, "True or False", value)
 
 
+def check_flag(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises unless `value` is True, False or one of `choices`."""
+    known = tuple(choices)
+    wanted = "True, False, " + " or ".join(map(repr, known))
+    if not isinstance(value, (bool, str)):
+        raise fail_type(name, wanted, value)
+    if isinstance(value, str) and value not in known:
+        raise fail(name, wanted, value)
+
+
 def check_callable(name: str, value: object, signature: str) -> None:
     """Raises unless `value` is None or can be called."""
     if value is not None and not callable(value):

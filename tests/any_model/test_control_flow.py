@@ -11,6 +11,9 @@ from tests.support.asserts import assert_close_relative, assert_exact
 from tests.support.cases import Custom, linear
 from tests.support.shared_models import Branching
 
+# Samples that decide by values of their own decide for the whole batch in it: that is told.
+pytestmark = pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
+
 
 def contains(x):
     return 1.0 in x.sign()

@@ -196,7 +196,8 @@ class TestExecution:
             elif fill == "scatter":
                 table.scatter_(1, place[:, None], 1.0)
             elif fill == "index_fill":
-                table.index_fill_(1, place[:1], 1.0)
+                for row, at in zip(table.split(1), place.split(1), strict=True):
+                    row.index_fill_(1, at, 1.0)
             else:
                 table[x > 0] = 1.0
             return m.head(torch.tanh(m.body(x)) * (0.5 + table))

@@ -5,11 +5,14 @@ import warnings
 import pytest
 import torch
 
-from fastgradnorm import SlowPathWarning, score_pool
+from fastgradnorm import BatchDependenceWarning, SlowPathWarning, score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
-from tests.support.cases import Custom, linear
+from tests.support.cases import Custom, by_sample, linear
 from tests.support.shared_models import Branching
+
+# Samples that decide by values of their own decide for the whole batch in it: that is told.
+pytestmark = pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 
 
 class TestContinuousValues:
@@ -28,7 +31,9 @@ class TestContinuousValues:
         expected = oracle.norms(model, oracle.ones(x))
         with pytest.warns(SlowPathWarning, match="branch") as caught:
             scores = score_pool(model, x.split(size), scheme=oracle.SCHEMES, progress=False)
-        assert [w.category for w in caught] == [SlowPathWarning]
+        told = {w.category for w in caught}
+        assert told == {SlowPathWarning, BatchDependenceWarning}
+        assert len(caught) == 2
         for scheme in oracle.SCHEMES:
             assert_close_relative(scores[scheme], expected.scores(scheme), 1e-5, scheme)
 
@@ -102,7 +107,7 @@ class TestWhatCannotBeBatched:
                 chosen = x.sign().unique()
             return m.head(torch.tanh(m.body(x)) * (1 + chosen.sum()))
 
-        model = Custom(forward, body=linear(4, 4), head=linear(4, 3))
+        model = Custom(by_sample(forward), body=linear(4, 4), head=linear(4, 3))
         x = torch.randn(6, 4)
         expected = oracle.scores(model, oracle.ones(x))
         with warnings.catch_warnings():

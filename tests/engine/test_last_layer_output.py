@@ -14,7 +14,7 @@ def left_alone(z):
 
 
 def viewed(z):
-    return z.view(1, -1).unsqueeze(0)[0]
+    return z.view(len(z), -1).unsqueeze(0)[0]
 
 
 def copied(z):
@@ -31,7 +31,7 @@ def changed_through_a_view(z):
 
 
 def changed_through_another_name(z):
-    z.view(-1)[1:].zero_()
+    z.view(len(z), -1)[:, 1:].zero_()
     return z
 
 

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from fastgradnorm import GradNormScorer
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.verify import verify
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
+from fastgradnorm._witness.witness import Witness
 from tests.support import oracle
 
 
@@ -127,7 +127,9 @@ def test_verification_is_not_skipped_for_a_model_that_counts_on_it():
     model = _Net(COUNT_ON_IT["view"], 384).eval()
     engine = Engine(Subject(model, options), options)
     batch = as_batch(torch.randn(2, 3, 16, 16), engine.subject.device)
-    verify(engine, batch)
+    witness = Witness(engine)
+    witness.score(batch)
+    assert witness.record.samples == 2
     assert not engine.passes.settings.channels_last
 
 

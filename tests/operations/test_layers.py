@@ -8,7 +8,7 @@ from torch import nn
 from fastgradnorm import naive_score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative, assert_exact
-from tests.support.cases import CASES, ChannelsLastGradient, Custom, linear, perturb
+from tests.support.cases import CASES, ChannelsLastGradient, Custom, by_sample, linear, perturb
 
 
 class TestModelsThatKeepTensors:
@@ -181,14 +181,14 @@ class TestParametersThatBroadcast:
     def test_in_a_body(self, function, weight, bias):
         width = 3 * (5 if len(weight) > 1 else 1)
         model = Custom(
-            lambda m, x: m.head(torch.tanh(function(x, m.w, m.b)).reshape(1, -1)),
+            by_sample(lambda m, x: m.head(torch.tanh(function(x, m.w, m.b)).reshape(1, -1))),
             w=parameter(*weight), b=parameter(*bias), head=linear(width, 3),
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 3, 4))
 
     def test_in_a_head(self, function, weight, bias):
         model = Custom(
-            lambda m, x: function(torch.tanh(m.body(x)), m.w, m.b).reshape(1, -1),
+            by_sample(lambda m, x: function(torch.tanh(m.body(x)), m.w, m.b).reshape(1, -1)),
             body=linear(4, 4), w=parameter(*weight), b=parameter(*bias),
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 3, 4))

@@ -1,13 +1,14 @@
 """Scores of a batch: planned, passed over in chunks, split where its samples part ways."""
 
 import contextlib
+import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.outcome import Norms, Outcome
@@ -42,7 +43,7 @@ class Engine:
 
     Attributes:
         loop_reason: Why samples are run one by one, if they are.
-        verified: For each verification so far, how many samples it looked at together.
+        noticed: Is told of each plan that is made, with the samples it was made for.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Engine:
         self.chunks = Chunks(options.max_memory, subject.device)
         self.passes = Passes(subject, Settings(options.backend), self.chunks, clock)
         self.loop_reason: str | None = None
-        self.verified: list[int] = []
+        self.noticed: Callable[[Plan, Batch], None] | None = None
         self._spread_tried = False
         self._plans: dict[Any, list[Plan]] = {}
 
@@ -69,8 +70,14 @@ class Engine:
         """Plans for samples of this shape: one for each way of using the parameters seen so far."""
         key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)
         if key not in self._plans:
-            self._plans[key] = [make_plan(self.subject, batch)]
+            self._plans[key] = [self._planned(batch)]
         return self._plans[key]
+
+    def _planned(self, batch: Batch) -> Plan:
+        plan = make_plan(self.subject, batch)
+        if self.noticed is not None:
+            self.noticed(plan, batch)
+        return plan
 
     @property
     def counted(self) -> tuple[str, ...]:
@@ -85,9 +92,11 @@ class Engine:
         with heap.kept(self.options.max_memory is None):
             return Scored.join(self.chunks.run(self._split, batch, planned, count))
 
-    def sq_norms(self, batch: Batch, cotangents: Tensor) -> Tensor:
-        """Squared norms `[N, K, P]`, by `plan.names`, of pulled-back cotangents `[N, K, *z]`."""
-        return self.passes.sq_norms(self.plan(batch), batch, cotangents)
+    def making(self, outcome: Outcome) -> "Engine":
+        """One that makes something else of the same passes, by the same plans."""
+        other = copy.copy(self)
+        other.outcome = outcome
+        return other
 
     def _split(self, batch: Batch) -> Scored:
         """All at once; samples that take different branches are split by branch first."""
@@ -95,6 +104,7 @@ class Engine:
         try:
             return self._run(batch)
         except DivergentControlFlowError as branch:
+            self.passes.branched = True
             values, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
@@ -135,7 +145,7 @@ class Engine:
         for plan in known:
             with contextlib.suppress(PlanChangedError), collection_paused():
                 return self.outcome.make(self.passes, plan, batch)
-        plan = make_plan(self.subject, batch)
+        plan = self._planned(batch)
         known.append(plan)
         try:
             return self.outcome.make(self.passes, plan, batch)

@@ -42,6 +42,7 @@ class Passes:
     Attributes:
         settings: How the model is run. What a pass finds out about it changes them for good.
         replays: Runs the passes, on a GPU from captured ones.
+        branched: Whether the model has read values of its samples to decide what to do.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Passes:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
         self.replays = Replays(subject.device)
         self._latest = Passage(settings)
+        self.branched = False
 
     def run(
         self,
@@ -88,6 +90,7 @@ class Passes:
             return self.replays.run(key, passed, (*args, *batch.leaves))
 
         found = self._laid_out(replayed)
+        self.branched = self.branched or bool(self._latest.branches.noted)
         check_repeatable(self.subject, batch.take(slice(0, 1)))
         return found
 

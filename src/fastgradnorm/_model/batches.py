@@ -29,6 +29,7 @@ class Batch:
         attention_mask: The mapping's own, `[N, T]`, for logits of that length; or None.
         constants: What else the model is given, by name, if all of it is plain values; else None.
         withheld: What the model is not given, in words, or empty.
+        beside: What is known of each sample `[N, ...]` and not given to the model; or None.
     """
 
     leaves: tuple[Tensor, ...]
@@ -37,6 +38,7 @@ class Batch:
     attention_mask: Tensor | None = None
     constants: tuple[tuple[str, Any], ...] | None = None
     withheld: str = ""
+    beside: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.leaves[0])
@@ -48,6 +50,7 @@ class Batch:
             leaves=tuple(leaf[index] for leaf in self.leaves),
             mask=None if self.mask is None else self.mask[index],
             attention_mask=None if self.attention_mask is None else self.attention_mask[index],
+            beside=None if self.beside is None else self.beside[index],
         )
 
     def valid(self, logits_shape: Sequence[int]) -> Tensor | None:

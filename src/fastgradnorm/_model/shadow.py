@@ -7,7 +7,7 @@ never copied.
 """
 
 import functools
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MethodType
@@ -117,6 +117,8 @@ class _Copier:
         kind = type(value)
         if kind in (list, tuple, set):
             return kind(self.value(v, depth) for v in value)
+        if kind is deque:  # of what was seen last, mostly
+            return deque((self.value(v, depth) for v in value), value.maxlen)
         if kind in (dict, OrderedDict, defaultdict):
             copy = value.copy()
             for key, v in value.items():
@@ -142,7 +144,7 @@ def tensor_attributes(model: nn.Module) -> dict[int, Tensor]:
         elif depth > 0 and isinstance(value, Mapping):
             for v in value.values():
                 visit(v, depth - 1)
-        elif depth > 0 and type(value) in (list, tuple, set):
+        elif depth > 0 and type(value) in (list, tuple, set, deque):
             for v in value:
                 visit(v, depth - 1)
 

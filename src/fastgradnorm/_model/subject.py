@@ -15,7 +15,7 @@ from fastgradnorm._model.declared import Declared, declared
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
-from fastgradnorm._process.states import random_states, same_random_states
+from fastgradnorm._process.states import models_in_use, random_states, same_random_states
 from fastgradnorm._validate import check_model, fail, type_name
 
 
@@ -56,8 +56,9 @@ class Subject:
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
         self.drew = self.draws_idly = False
         self._holdings = Holdings(self.parameters, self._moved)
-        self._mold = Mold(self.model)
-        self._buffers = Buffers(tensor_attributes(self.model), self._usable)
+        with models_in_use:
+            self._mold = Mold(self.model)
+            self._buffers = Buffers(tensor_attributes(self.model), self._usable)
         self.blamed = False
 
     def _usable(self, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The mode of the referee's plain passes, which keeps them from harm."""
+"""The modes of plain passes, which keep them from harm."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +27,8 @@ def _without_cudnn() -> Iterator[None]:
         cudnn.enabled = before
 
 
-class Swapping(TorchFunctionMode):
-    """Uses what stands for the caller's tensors, and keeps clear of three faults of PyTorch.
+class Unharmed(TorchFunctionMode):
+    """Keeps clear of three faults of PyTorch's backward passes.
 
     On a CPU, in PyTorch 2.13, the backward pass of a group norm crashes the process if its input
     has the channels last in memory and needs no gradient; and that of an instance norm, or of a
@@ -36,6 +36,27 @@ class Swapping(TorchFunctionMode):
     has the channels last. All are given contiguous tensors. On a GPU, recurrent layers of
     cuDNN cannot be pulled back from in eval mode; those of PyTorch can.
     """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.group_norm and args:
+            args = [args[0].contiguous(), *args[1:]]
+        recurrent = func in _RECURRENT and any(t.is_cuda for t in tensors_in(args, kwargs))
+        with _without_cudnn() if recurrent else contextlib.nullcontext():
+            out = func(*args, **kwargs)
+        if func in _MISREAD and out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out
+
+
+class Swapping(Unharmed):
+    """Uses what stands for the caller's tensors, and keeps clear of those faults."""
 
     def __init__(self, stand_ins: StandIns) -> None:
         super().__init__()
@@ -52,11 +73,4 @@ class Swapping(TorchFunctionMode):
         if done is not None:
             return done[0]
         args, kwargs, _ = self.stand_ins.swap(args, kwargs or {})
-        if func is F.group_norm and args:
-            args = [args[0].contiguous(), *args[1:]]
-        recurrent = func in _RECURRENT and any(t.is_cuda for t in tensors_in(args, kwargs))
-        with _without_cudnn() if recurrent else contextlib.nullcontext():
-            out = func(*args, **kwargs)
-        if func in _MISREAD and out.requires_grad:
-            out.register_hook(Tensor.contiguous)
-        return out
+        return super().__torch_function__(func, types, args, kwargs)

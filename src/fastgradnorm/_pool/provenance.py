@@ -40,6 +40,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         "subset": options.subset,
         "seconds": run.seconds,
         "findings": run.findings.plain(),
+        "verified": run.verified,
     }
     if run.pulled:
         told["pull_backs"] = run.pulled

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.verify import verify
-from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model.batches import Batch, Reader
 from fastgradnorm._model.passage import Settings
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
@@ -22,11 +19,10 @@ from fastgradnorm._pool.order import Draws, in_words
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._process import heap
-from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._schemes.objective import Scored
 from fastgradnorm._witness.findings import Findings
-from fastgradnorm._witness.meaning import Meaning
+from fastgradnorm._witness.witness import Witness
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,12 @@ class _Taken(NamedTuple):
     drawn: Tensor | None
 
 
-def score_one(engine: Engine, batch: Batch, meaning: Meaning) -> Scored:
-    """Scores of one batch, on the CPU; the first samples are verified if the options say so.
-
-    So is what they mean.
-    """
+def score_one(engine: Engine, witness: Witness, batch: Batch) -> Scored:
+    """Scores of one batch, on the CPU, verified if the options say so."""
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     if len(batch) == 0:
         return engine.outcome.nothing(dtype)
-    if engine.options.verify:
-        _verify(engine, batch)
-        meaning.look(batch)
-    scored = engine.score(batch)
+    scored = witness.score(batch)
     return Scored(
         {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
         {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
@@ -74,14 +64,15 @@ class Run:
 
     Attributes:
         counted: Names of the parameters counted so far.
+        witness: Verifies the scores.
         seconds: Spent so far, earlier processes included.
         pulled: Pull-backs so far where their number depends on the sample, likewise.
     """
 
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
-        self.meaning, self._told = Meaning(engine), 0
-        self.subject = engine.subject
+        self.subject, self.witness = engine.subject, Witness(engine)
+        self.meaning, self._told = self.witness.meaning, 0
         self.counted: tuple[str, ...] = ()
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options = self.options
@@ -109,6 +100,12 @@ class Run:
     def lost(self) -> str | None:
         """Why scores cannot be traced to samples, if so."""
         return None if self._draws is None else self._draws.lost
+
+    @property
+    def verified(self) -> dict[str, Any] | None:
+        """What was compared with the model's own calls, earlier processes included."""
+        record = self.witness.record
+        return None if record is None else record.plain()
 
     def parts(self) -> Iterator[Part]:
         """The scores of each batch, in order. Nothing of a batch is kept."""
@@ -149,7 +146,7 @@ class Run:
         keep, indices = self._sieved(len(batch), taken.drawn)
         with autograd_ready():
             chosen = batch if keep is None else batch.take(keep.to(self.engine.subject.device))
-            return Part(score_one(self.engine, chosen, self.meaning), indices)
+            return Part(score_one(self.engine, self.witness, chosen), indices)
 
     def _sieved(self, size: int, drawn: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are."""
@@ -184,6 +181,8 @@ class Run:
                 self.engine.chunks.resume(Limits(*state["limits"]))
                 self.engine.passes.settings = Settings(**state["settings"])
                 self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
+                if self.witness.record is not None and state.get("verified"):
+                    self.witness.record.add(state["verified"])
                 if not checkpoint.finished and len(first):
                     with autograd_ready():
                         self.engine.plan(first)  # by the same sample as then
@@ -195,6 +194,7 @@ class Run:
         columns = {f"score {name}": values for name, values in scored.scores.items()}
         columns |= {f"error {name}": values for name, values in scored.errors.items()}
         state: dict[str, Any] = {"seconds": self.seconds, "pulled": self.pulled}
+        state["verified"] = self.verified
         # What bits depend on: how batches are cut, and how the model is run.
         state["limits"] = list(self.engine.chunks.limits)
         state["settings"] = asdict(self.engine.passes.settings)
@@ -277,21 +277,6 @@ def _out_of_sequence(drawn: Tensor | None, start: int) -> Tensor | None:
     if drawn is None or torch.equal(drawn, torch.arange(start, start + len(drawn))):
         return None
     return drawn
-
-
-def _verify(engine: Engine, batch: Batch) -> None:
-    try:
-        verify(engine, batch)
-        return
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    warnings.warn(
-        "The first samples could not be verified: there is no memory for the plain gradients that "
-        "are compared with. verify=False leaves that out.",
-        SlowPathWarning,
-        stacklevel=2,
-    )
 
 
 def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import Share, whole_pool
 from fastgradnorm._schemes.objective import Scored
 from fastgradnorm._witness.findings import Findings
+from fastgradnorm._witness.record import Record
 
 
 class _Told(NamedTuple):
@@ -29,6 +30,8 @@ class _Told(NamedTuple):
     drawn: Tensor | None
     lost: str | None
     findings: list[dict[str, str]]
+    rank: int
+    verified: dict[str, Any] | None  # so far
 
 
 class SharedRun:
@@ -61,6 +64,7 @@ class SharedRun:
         self.counted: tuple[str, ...] = ()
         self.pulled, self.lost = 0, cast(str | None, None)
         self.findings = Findings()
+        self._verified: dict[int, dict[str, Any]] = {}
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
         if self.pool.sieve is not None:
@@ -75,6 +79,17 @@ class SharedRun:
         """Since it began, on this rank."""
         return time.perf_counter() - self._start
 
+    @property
+    def verified(self) -> dict[str, Any] | None:
+        """What was compared with the model's own calls, on all ranks."""
+        if not self._verified:
+            return None
+        each = list(self._verified.values())
+        record = Record(each[0]["mode"])
+        for found in each:
+            record.add(found)
+        return record.plain()
+
     def parts(self) -> Iterator[Part]:
         """The scores of each batch of the whole pool, in order, on every rank."""
         shown = self.options.progress if self.ranks.rank == 0 else False
@@ -82,6 +97,8 @@ class SharedRun:
             for found in self.ranks.together(self._score, self.model, self.pool.loader):
                 self.counted = union(self.counted, found.counted)
                 self.pulled += found.pulled
+                if found.verified is not None:
+                    self._verified[found.rank] = found.verified
                 self.lost = self.lost or found.lost
                 self.findings.remember(found.findings)
                 drawn, places = found.drawn, self.pool.indices
@@ -99,8 +116,8 @@ class SharedRun:
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
             pulled, told = run.pulled - told, run.pulled
-            found = run.findings.plain()
-            yield _Told(part.scored, counted, pulled, part.indices, run.lost, found)
+            more = part.indices, run.lost, run.findings.plain(), self.ranks.rank, run.verified
+            yield _Told(part.scored, counted, pulled, *more)
 
     def _checkpoint(self) -> Path | None:
         if self.options.checkpoint is None:

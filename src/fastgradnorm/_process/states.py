@@ -29,6 +29,10 @@ def autograd_ready() -> Iterator[None]:
         yield
 
 
+# Modes and buffers of a model are its own, not a thread's: what calls it, and what looks at all of
+# it, take turns.
+models_in_use = threading.RLock()
+
 _running = 0  # blocks entered and not left, in all threads: what they change is the process's
 _lock = threading.Lock()
 _changes = contextlib.ExitStack()
@@ -110,6 +114,17 @@ def _set_random_states(states: tuple[Any, ...]) -> None:
     torch.set_rng_state(cpu)
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
+
+
+@contextlib.contextmanager
+def put_back_random_states() -> Iterator[None]:
+    """What is drawn inside leaves all random states as they were."""
+    before = random_states()
+    try:
+        yield
+    finally:
+        if not same_random_states(before, random_states()):
+            _set_random_states(before)
 
 
 class OwnRandomState:

@@ -1,0 +1,126 @@
+r"""Scores from the definition, in float64: written anew, and kept apart from the engine's formulas.
+
+With `u_j = z_j - max z` and `p = softmax(z)`: the cross-entropy of label c has the gradient
+`p - e_c`, whose component c is minus the sum of the others, so that nothing cancels for confident
+samples; the entropy has `-p_j (u_j - Σ_i p_i u_i)`. Dense and multi-label losses are means over
+the valid positions. Label maps too many to count are drawn with the numbers of the seed.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._options import Options
+from fastgradnorm._schemes.objective import uniform_numbers
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be pulled back from one sample's logits, and what the norms are to be made of.
+
+    Attributes:
+        logits: `[positions, C]`, of independent choices.
+        share: `[positions]`, of each in the mean.
+        labels: Label maps, `[positions]` each.
+        weights: `[L]`, of the labels.
+        drawn: Whether the labels were drawn, each with the same weight.
+        shape: Of the model's logits.
+        entropy: Whether the entropy's cotangent follows those of the labels.
+    """
+
+    logits: Tensor
+    share: Tensor
+    labels: Sequence[Tensor]
+    weights: Tensor
+    drawn: bool
+    shape: torch.Size
+    entropy: bool
+
+    def __len__(self) -> int:
+        return len(self.labels) + self.entropy
+
+    def cotangent(self, k: int) -> Tensor:
+        """The k-th, of the shape of the logits, float64."""
+        p = torch.softmax(self.logits, -1)
+        if k == len(self.labels):
+            found = _entropy_cotangent(self.logits, p)
+        else:
+            found = _label_cotangent(p, self.labels[k])
+        found = found * self.share[:, None]
+        # A single logit is that of class 1, against 0.
+        paired = found.numel() > self.shape.numel()
+        return (found[:, 1] if paired else found).reshape(self.shape)
+
+    def scores(self, sq_norms: Tensor, options: Options) -> dict[str, tuple[float, float | None]]:
+        """Score and standard error (None if exact) by scheme, of squared norms `[K, P]`."""
+        sizes = sq_norms.sqrt()
+        norms = sq_norms.sum(-1).sqrt() if options.reduction == "global" else sizes.sum(-1)
+        labels = norms[: len(self.labels)]
+        found: dict[str, tuple[float, float | None]] = {}
+        for scheme in options.schemes:
+            if scheme == "entropy":
+                found[scheme] = float(norms[-1]), None
+                continue
+            terms = labels if scheme == "expected" else labels * labels
+            error = None
+            if self.drawn:
+                error = float(terms.std()) / len(terms) ** 0.5 if len(terms) > 1 else math.nan
+            found[scheme] = float((self.weights * terms).sum()), error
+        return found
+
+
+def asked(logits: Tensor, valid: Tensor | None, options: Options) -> Asked:
+    """Of one sample's logits `[*positions, C]`; positions `valid`, or all.
+
+    A single logit is a choice between two classes, whose logits are 0 and it.
+    """
+    z = logits.detach().double()
+    single, is_label = z.dim() == 1, options.likelihood == "bernoulli"
+    if is_label or (options.likelihood == "auto" and z.shape[-1] == 1):
+        single = z.numel() == 1 and valid is None
+        valid = None if valid is None else valid[..., None].expand(z.shape)
+        choices = torch.stack([torch.zeros_like(z), z], -1)
+    else:
+        choices = z
+    flat = choices.reshape(-1, choices.shape[-1])
+    counted = flat.new_ones(len(flat)) if valid is None else valid.reshape(-1).double()
+    share = counted / counted.sum().clamp_min(1)
+    labels, weights, drawn = _labels(torch.softmax(flat, -1), single, valid is None, options)
+    entropy = "entropy" in options.schemes
+    return Asked(flat, share, labels, weights, drawn, z.shape, entropy)
+
+
+def _labels(
+    p: Tensor, single: bool, countable: bool, options: Options
+) -> tuple[Sequence[Tensor], Tensor, bool]:
+    """Label maps `[positions]`, their weights, and whether they are drawn."""
+    count, classes = p.shape
+    if not {"expected", "expected_squared"} & set(options.schemes):
+        return [], p.new_zeros(0), False
+    log_maps, most = count * math.log(classes), math.log(options.num_samples) + 1e-9
+    if single or (countable and log_maps <= most):
+        every = list(itertools.product(range(classes), repeat=count))
+        maps = torch.tensor(every, device=p.device)
+        chosen = p[torch.arange(count, device=p.device), maps]
+        return list(maps), chosen.prod(-1), False
+    numbers = torch.as_tensor(uniform_numbers(options.seed, count, options.num_samples))
+    drawn = torch.searchsorted(
+        p.cumsum(-1)[:, :-1].contiguous(), numbers.to(p.device).T.contiguous()
+    )
+    weights = p.new_full((options.num_samples,), 1 / options.num_samples)
+    return list(drawn.T), weights, True
+
+
+def _label_cotangent(p: Tensor, label: Tensor) -> Tensor:
+    is_label = torch.arange(p.shape[-1], device=p.device) == label[:, None]
+    others = torch.where(is_label, 0.0, p)
+    return torch.where(is_label, -others.sum(-1, keepdim=True), p)
+
+
+def _entropy_cotangent(z: Tensor, p: Tensor) -> Tensor:
+    gap = torch.where(p > 0, z - z.amax(-1, keepdim=True), 0.0)
+    return -p * (gap - (p * gap).sum(-1, keepdim=True))

@@ -1,0 +1,242 @@
+"""Gradients and scores of a few samples, by plain autograd from the model's own call."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._errors import VerificationError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._witness.company import differ
+from fastgradnorm._witness.formulas import Asked, asked
+from fastgradnorm._witness.logits import check_rows, seen_logits
+from fastgradnorm._witness.own_call import Gradients, OwnModel
+from fastgradnorm._witness.record import Record
+from fastgradnorm._witness.rounding import Tolerance, doubled, movement, tolerance
+from fastgradnorm._witness.seen import Seen
+
+_NORMS = 8  # cotangents of each sample whose norms are compared: a wrong rule is wrong for all
+# Most cotangents of a sample of which scores are made: a pull-back each, to the last layer alone,
+# or to the whole model. With verify="all" there is no bound.
+_HEAD, _WHOLE = 1024, 16
+# A parameter whose gradient is zero but for rounding (a bias before a norm layer) has no digits to
+# compare; below this share of the whole gradient, times the tolerance, it is not looked at.
+_NOISE, _NOISE_HALF = 1e-2, 1e-1
+_DIGITS = 8  # units in the last place of what adds up to a gradient
+_ERRORS = 6.0  # standard errors by which an estimate may be off
+
+
+class Comparison:
+    """Of an engine with plain autograd, on samples of one batch.
+
+    Args:
+        engine: The engine.
+        own: The caller's model.
+        batch: The samples.
+        record: Takes note.
+        apart: Whether the model is called on each of them alone: company is known to change them.
+    """
+
+    def __init__(
+        self, engine: Engine, own: OwnModel, batch: Batch, record: Record, apart: bool = False
+    ) -> None:
+        self.engine, self.own, self.batch, self.record = engine, own, batch, record
+        self._apart = apart
+        self._head = engine.options.params == "last_layer"
+        chosen = tuple(engine.subject.chosen)
+        self.names = engine.plan(batch).names if self._head else chosen
+
+    @property
+    def _limits(self) -> Tolerance:
+        return tolerance(self.engine.subject, self.own.narrow)
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self._limits.rounding > 1e-2
+
+    def check(self, scored: Scored, first: int) -> None:
+        """Compares norms of each parameter's gradient, and scores.
+
+        Args:
+            scored: What the engine made of the samples.
+            first: The place of the first one in its batch, to be told.
+
+        Raises:
+            VerificationError: Naming the sample, and the parameter or the scheme.
+        """
+        seen = seen_logits(self.engine, self.batch)
+        runs = self._runs(seen)
+        valid = self.batch.valid(seen.shape[1:])
+        options = self.engine.options
+        asks = [
+            asked(row, None if valid is None else valid[i], options) for i, row in enumerate(seen)
+        ]
+        places = self._places(len(asks[0]))
+        few = _spread(places, _NORMS)
+        units, scales = zip(*(_units(ask, few) for ask in asks), strict=True)
+        actual = self._norms(torch.stack(units))
+        for i, ask in enumerate(asks):
+            if not bool(units[i].isfinite().all()):
+                continue  # a NaN input has no gradient to compare
+            exact = {k: _own_sq_norms(*runs[i], ask, k) for k in places}
+            self.record.samples += 1
+            compared = torch.stack([exact[k] for k in few])
+            seen_norms = actual[i].double() * scales[i].square()[:, None]
+            if self._is_noise(compared, scales[i]):
+                continue  # nothing but rounding is there to compare
+            self._compare_norms(i, first + i, ask, few, seen_norms, compared)
+            if len(places) == len(ask) and options.schemes[0] in scored.scores:
+                sq_norms = torch.stack([exact[k] for k in places])
+                self._compare_scores(i, first + i, ask, scored, ask.scores(sq_norms, options))
+
+    def _runs(self, seen: Tensor) -> list[tuple[Gradients, int]]:
+        """For each sample a call of the model, and its row; NaN in one would reach the others."""
+        samples = range(len(self.batch))
+        if not self._apart and bool(seen.isfinite().all()):
+            run = self.own.gradients(self.batch, self.names)
+            alike = differ(seen, run.logits) <= self._limits.rounding
+            given = self.engine, self.own, self.batch, run.logits.detach(), self.record
+            self._apart = not alike and check_rows(*given)
+            if not self._apart:
+                return [(run, i) for i in samples]
+        return [(self._alone(i), 0) for i in samples]
+
+    def _alone(self, row: int) -> Gradients:
+        return self.own.gradients(self.batch.take(slice(row, row + 1)), self.names)
+
+    def _places(self, count: int) -> list[int]:
+        """Cotangents that are pulled back: all that scores take, or some."""
+        most = _HEAD if self._head else _WHOLE
+        everything = self.record.mode == "all" or count <= most
+        return list(range(count)) if everything else _spread(range(count), _NORMS)
+
+    def _norms(self, cotangents: Tensor) -> Tensor:
+        engine = self.engine.making(Seen(self.names, cotangents.shape[1]))
+        return engine.score(replace(self.batch, beside=cotangents)).scores["sq_norms"]
+
+    def _is_noise(self, exact: Tensor, scales: Tensor) -> bool:
+        """Whether float64 has no digits of any gradient: they cancel."""
+        if self.engine.subject.dtype != torch.float64:
+            return False
+        whole = exact.sum(-1).sqrt() / scales
+        return bool((whole <= _DIGITS * torch.finfo(torch.float64).eps).all())
+
+    def _compare_norms(
+        self, row: int, sample: int, ask: Asked, few: Sequence[int], actual: Tensor, exact: Tensor
+    ) -> None:
+        """For squared norms `[K, P]`."""
+        actual, exact = actual.clamp_min(0).sqrt(), exact.sqrt()
+        self.record.gradients += exact.numel()
+        whole = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        noise = _NOISE_HALF if self._is_narrow else _NOISE
+        size = torch.maximum(exact, noise * whole).clamp_min(torch.finfo(exact.dtype).tiny)
+        difference = torch.where(actual == exact, 0.0, (actual - exact).abs() / size)
+        difference = difference.nan_to_num(torch.inf)
+        missing = (actual == 0) & (difference > self._limits.rounding)
+        worst = torch.where(missing, torch.inf, difference) if bool(missing.any()) else difference
+        k, p = divmod(int(worst.argmax()), exact.shape[1])
+        relative = float(difference[k, p])
+        if relative > self._limits.rounding:
+            moves = not bool(missing.any()) and self._is_rounding()
+            if moves and relative > self._limits.double:
+                room = self._movement(row, ask.cotangent(few[k]))[p]
+                moves = bool((actual[k, p] - exact[k, p]).abs() <= room)
+            if not moves:
+                raise _disagreement(
+                    sample,
+                    f"the gradient of `{self.names[p]}` has norm {float(exact[k, p]):.6g}, the "
+                    f"engine computed {float(actual[k, p]):.6g}",
+                    bool(missing.any()),
+                )
+            return
+        self.record.differ(relative)
+
+    def _compare_scores(
+        self,
+        row: int,
+        sample: int,
+        ask: Asked,
+        scored: Scored,
+        exact: dict[str, tuple[float, float | None]],
+    ) -> None:
+        for scheme, (score, error) in exact.items():
+            pairs = [("score", float(scored.scores[scheme][row]), score)]
+            found = scored.errors.get(scheme)
+            if found is not None and error is not None and error == error:
+                pairs.append(("standard error", float(found[row]), error))
+            # Where some classes stand for all, the score is an estimate.
+            slack = 0.0 if found is None or error is not None else _ERRORS * float(found[row])
+            if slack > 0:
+                slack += self.engine.options.rtol * score
+            for what, actual, wanted in pairs:
+                size = max(abs(wanted), torch.finfo(torch.float32).tiny)
+                relative = max(0.0, abs(actual - wanted) - slack) / size
+                relative = relative if relative == relative else float("inf")
+                if relative <= self._limits.rounding:
+                    self.record.differ(relative)
+                elif not self._is_excused(row, ask, scheme, relative):
+                    told = f"the {what} by `{scheme}` is {wanted:.6g}, the engine computed "
+                    raise _disagreement(sample, f"{told}{actual:.6g}", actual == 0)
+        self.record.scores += 1
+
+    def _is_excused(self, row: int, ask: Asked, scheme: str, relative: float) -> bool:
+        if not self._is_rounding():
+            return False
+        if relative <= self._limits.double:
+            return True
+        heaviest = len(ask) - 1 if scheme == "entropy" else int(ask.weights.argmax())
+        cotangent = ask.cotangent(heaviest)
+        whole = _own_sq_norms(self._alone(row), 0, ask, heaviest).sum().sqrt()
+        room = torch.linalg.vector_norm(self._movement(row, cotangent)) / whole
+        return relative <= float(room) * (2 if scheme == "expected_squared" else 1)
+
+    def _movement(self, row: int, cotangent: Tensor) -> Tensor:
+        sample = self.batch.take(slice(row, row + 1))
+        unit = cotangent.abs().amax()
+        given = self.engine.subject, sample, self.names, cotangent / unit, self._is_narrow
+        return movement(*given) * unit
+
+    def _is_rounding(self) -> bool:
+        """Whether all agrees in float64; False also for models that do not run there."""
+        wide = doubled(self.engine.subject, self.batch, replace(self.engine.options, verify=False))
+        if wide is None:
+            return False
+        self.record.in_float64 += 1
+        try:
+            engine, batch = wide
+            own, record = OwnModel(engine.subject), Record(self.record.mode)
+            precise = Comparison(engine, own, batch, record, self._apart)
+            precise.check(engine.score(batch), 0)
+        except Exception:  # of the caller's model too: the disagreement stands
+            return False
+        return True
+
+
+def _spread(places: Sequence[int], most: int) -> list[int]:
+    """So many of them, the first and the last included."""
+    index = torch.linspace(0, len(places) - 1, min(most, len(places))).long()
+    return [places[i] for i in index.tolist()]
+
+
+def _units(ask: Asked, few: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Cotangents with a largest entry of 1, and what each was divided by: nothing underflows."""
+    cotangents = torch.stack([ask.cotangent(k) for k in few])
+    scales = cotangents.flatten(1).abs().amax(-1).clamp_min(torch.finfo(cotangents.dtype).tiny)
+    return cotangents / scales.view(-1, *[1] * (cotangents.dim() - 1)), scales
+
+
+def _own_sq_norms(run: Gradients, row: int, ask: Asked, k: int) -> Tensor:
+    (unit,), scales = _units(ask, [k])
+    return run.sq_norms(row, unit) * scales.square()
+
+
+def _disagreement(sample: int, told: str, missing: bool) -> VerificationError:
+    error = VerificationError(
+        f"The engine disagrees with plain autograd on sample {sample}: {told}. Please report this "
+        "with the layer's definition; `naive_score_pool` gives correct scores meanwhile."
+    )
+    error.missing = missing
+    return error

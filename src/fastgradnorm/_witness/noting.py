@@ -1,0 +1,66 @@
+"""What the caller's model does while it is called: seen, and stopped before it changes itself."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastgradnorm._model.substitution import Unharmed
+
+_SETTERS = frozenset({"__set__", "__delete__", "__setitem__"})
+
+
+class ChangesItself(BaseException):
+    """The model is about to change a parameter; no error of its own, which it might catch."""
+
+
+class Noting(Unharmed):
+    """Watches the calls of a model.
+
+    Args:
+        parameters: What it must not change, nor their gradients.
+        narrow: Called where it makes numbers of 16 bits or fewer.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], narrow: Callable[[], None]) -> None:
+        super().__init__()
+        self._narrow = narrow
+        kept = [t for p in parameters for t in (p, p.grad) if t is not None and _has_memory(t)]
+        self._memory = {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if self._memory and (_writes(name) or kwargs.get("out") is not None):
+            written = kwargs.get("out") if kwargs.get("out") is not None else args[:1]
+            if any(self._is_kept(t) for t in pytree.tree_leaves(written)):
+                raise ChangesItself
+        out = super().__torch_function__(func, types, args, kwargs)
+        if type(out) is Tensor and out.is_floating_point() and out.element_size() <= 2:
+            self._narrow()
+        return out
+
+    def _is_kept(self, value: Any) -> bool:
+        if not isinstance(value, Tensor) or not _has_memory(value):
+            return False
+        return value.untyped_storage().data_ptr() in self._memory
+
+
+def _writes(name: str) -> bool:
+    if name in _SETTERS or (name.startswith("__i") and name.endswith("__")):
+        return True
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    try:
+        return tensor.untyped_storage().data_ptr() != 0
+    except (RuntimeError, NotImplementedError):  # of a subclass, or sparse
+        return False

@@ -1,0 +1,299 @@
+"""The caller's own model, called as the caller calls it, and left as it was."""
+
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.shadow import tensor_attributes
+from fastgradnorm._model.standins import same
+from fastgradnorm._model.subject import Subject, extract
+from fastgradnorm._model.substitution import Swapping
+from fastgradnorm._process.states import models_in_use, put_back_random_states
+from fastgradnorm._validate import fail
+from fastgradnorm._witness.noting import ChangesItself, Noting
+
+R = TypeVar("R")
+
+
+class OwnModel:
+    """The caller's model in eval mode, with its own parameters, buffers and hooks.
+
+    Where it is on another device than is asked for, its parameters are of inference mode, or it
+    changes them while it runs, a copy of its module tree with usable ones is called instead.
+
+    Args:
+        subject: The model.
+
+    Attributes:
+        written: Names of the buffers that the last call has written, to copies.
+        narrow: Whether a call has made numbers of 16 bits or fewer.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        tensors = list(subject.parameters.values())
+        self.written: list[str] = []
+        self.narrow = False
+        self._borrowed = all(t.device == subject.device and not t.is_inference() for t in tensors)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[n, *positions, C]` over the temperature, by one call without gradients.
+
+        Raises:
+            UnsupportedModelError: If there is no row of them for each sample.
+        """
+
+        def call() -> Tensor:
+            with self._ready({}) as model, torch.no_grad():
+                return self._called(model, batch)
+
+        return self._harmless(call)
+
+    def gradients(self, batch: Batch, names: Sequence[str]) -> "Gradients":
+        """The same by a call that is to be pulled back from, to the parameters of these names."""
+
+        def call() -> Gradients:
+            if self._borrowed:
+                leaves: dict[str, Tensor] = {n: self.subject.parameters[n] for n in names}
+            else:
+                values = self.subject.values(names)
+                leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
+            with self._ready(leaves) as model, torch.enable_grad():
+                return Gradients(self._called(model, batch), leaves)
+
+        return self._harmless(call)
+
+    def _harmless(self, call: Callable[[], R]) -> R:
+        """The call; again on a copy if the model would change its own parameters."""
+        try:
+            return call()
+        except ChangesItself:
+            self._borrowed = False
+            return call()
+
+    def _noting(self) -> Noting:
+        def narrow() -> None:
+            self.narrow = True
+
+        parameters = self.subject.parameters.values() if self._borrowed else ()
+        return Noting(parameters, narrow)
+
+    def _called(self, model: nn.Module, batch: Batch) -> Tensor:
+        subject = self.subject
+        with subject.autocast():
+            output = batch.run(model, [leaf.clone() for leaf in batch.leaves])
+        found = _rows(extract(output), len(batch), subject.options.class_dim)
+        temperature = subject.options.temperature
+        return found if temperature == 1 else found / temperature
+
+    @contextlib.contextmanager
+    def _ready(self, leaves: dict[str, Tensor]) -> Iterator[nn.Module]:
+        if self._borrowed:
+            model = self.subject.model
+            with (
+                models_in_use,
+                _as_it_was(model) as self.written,
+                put_back_random_states(),
+                self._noting(),
+            ):
+                yield model
+            return
+        view, stand_ins = self.subject.view(leaves)
+        with put_back_random_states(), Swapping(stand_ins), self._noting():
+            yield view
+
+
+class Gradients:
+    """Logits with their graph, and the gradients of their rows.
+
+    Attributes:
+        logits: `[n, *positions, C]`.
+    """
+
+    def __init__(self, logits: Tensor, leaves: dict[str, Tensor]) -> None:
+        self.logits, self._leaves = logits, leaves
+
+    def sq_norms(self, row: int, cotangent: Tensor) -> Tensor:
+        """Squared norm of each parameter's gradient `[P]`, float64, of one sample's cotangent."""
+        pulled = torch.zeros_like(self.logits)
+        pulled[row] = cotangent.to(self.logits.dtype)
+        leaves = list(self._leaves.values())
+        with _without_hooks(leaves):
+            found = torch.autograd.grad(
+                self.logits, leaves, pulled, retain_graph=True, allow_unused=True
+            )
+        return torch.stack([_sq_norm(gradient, pulled.device) for gradient in found])
+
+
+def _sq_norm(gradient: Tensor | None, device: torch.device) -> Tensor:
+    if gradient is None:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    size: Tensor = torch.linalg.vector_norm(gradient.to_dense(), dtype=_wide(gradient.dtype))
+    return size.double().square()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def _rows(logits: Tensor, count: int, class_dim: int) -> Tensor:
+    """Logits of `count` samples, the classes last."""
+    if logits.dim() == 1 and len(logits) == count:
+        return logits[:, None]  # single logits, squeezed
+    if logits.dim() < 2 or len(logits) != count:
+        raise UnsupportedModelError(
+            f"`model` must return logits [N, C, ...], a row for each sample. Got "
+            f"{list(logits.shape)} from its own call on {count} samples of a batch, though it "
+            "takes each of them alone. Keep the batch dimension first in the model's output, or "
+            "pass `forward=lambda model, batch: ...` that does."
+        )
+    if not 1 - logits.dim() <= class_dim < logits.dim():
+        raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
+    return logits.movedim(class_dim, -1)
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[list[str]]:
+    """In eval mode inside, on buffers of its own; afterwards with all attributes of before.
+
+    Yields a list of the buffers that were written, filled at the end.
+    """
+    modules = list(model.modules())
+    attributes = [(module.__dict__, _contents(module)) for module in modules]
+    written: list[str] = []
+    parameters = [(p, p.data, _sum(p)) for p in model.parameters()]
+    names = {id(p): name for name, p in model.named_parameters()}
+    kept = _lent(modules)
+    for module in modules:
+        module.training = False
+    try:
+        yield written
+    finally:
+        written += _replaced(model, kept)
+        for now, before in attributes:
+            _restore(now, before)
+        changed = [names[id(p)] for p, data, total in parameters if _is_changed(p, data, total)]
+        written += _written(model, kept)
+    if changed:
+        raise UnsupportedModelError(
+            "`model` must leave its parameters as they are while it runs. Got "
+            f"`{changed[0]}`, which its own call on a batch has changed. Change a copy of it."
+        )
+
+
+def _lent(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor, bool]]:
+    """Puts copies in the place of buffers and other tensors that modules hold.
+
+    Those in containers stay, for they cannot be replaced; they are given their values back.
+    Returns each of the caller's tensors, its copy, and whether the copy is what the model uses.
+    """
+    copies: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in modules:
+        # Copies of the tree in other threads read the dictionary that was there.
+        module.__dict__["_buffers"] = type(module._buffers)(module._buffers)
+        for held in (module.__dict__, module._buffers):
+            for name, value in held.items():
+                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                    copies.setdefault(id(value), (value, value.detach().clone()))
+                    held[name] = copies[id(value)][1]
+    nested = {
+        key: tensor
+        for module in modules
+        for key, tensor in tensor_attributes(module).items()
+        if key not in copies and all(tensor is not copy for _, copy in copies.values())
+    }
+    lent = [(tensor, copy, True) for tensor, copy in copies.values()]
+    return lent + [(tensor, tensor.detach().clone(), False) for tensor in nested.values()]
+
+
+def _replaced(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> list[str]:
+    """Names of buffers in whose place the model has put other tensors."""
+    lent = {id(copy) for _, copy, _ in kept}
+    return [name for name, buffer in model.named_buffers() if id(buffer) not in lent]
+
+
+def _written(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> list[str]:
+    """Names of what was written; what is the caller's own has its values back."""
+    names = {id(buffer): name for name, buffer in model.named_buffers()}
+    found = []
+    for tensor, copy, lent in kept:
+        if not same(tensor, copy):
+            found.append(names.get(id(tensor), "a tensor"))
+            if not lent:
+                with torch.no_grad():
+                    tensor.copy_(copy)
+    return found
+
+
+def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and what is in it if it is a container."""
+    return {
+        name: (value, value.copy() if type(value) in _CONTAINERS else None)
+        for name, value in module.__dict__.items()
+    }
+
+
+_CONTAINERS = frozenset({list, dict, OrderedDict, set, deque})
+
+
+def _restore(attributes: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
+    for name in attributes.keys() - before.keys():
+        del attributes[name]
+    for name, (value, contents) in before.items():
+        attributes[name] = value
+        if contents is not None and not _alike(value, contents):
+            value.clear()
+            value.extend(contents) if isinstance(value, (list, deque)) else value.update(contents)
+
+
+def _alike(now: Any, before: Any) -> bool:
+    """Whether two containers hold the same objects in the same order."""
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        pairs = zip(now.items(), before.items(), strict=True)
+        return all(k is j and v is w for (k, v), (j, w) in pairs)
+    return all(a is b for a, b in zip(now, before, strict=True))
+
+
+def _sum(parameter: Tensor) -> Tensor:
+    """Of all bits: no copy of a model is kept to see whether it has changed."""
+    with torch.no_grad():
+        data = parameter.detach()
+        if type(data) is not Tensor or data.layout != torch.strided:
+            return torch.zeros((), dtype=torch.int64)  # a subclass: of quantised weights, say
+        if data.is_complex():
+            data = torch.view_as_real(data.resolve_conj())
+        data = data.contiguous()
+        width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        return data.view(width[data.element_size()]).sum(dtype=torch.int64)
+
+
+def _is_changed(parameter: Tensor, data: Tensor, total: Tensor) -> bool:
+    """Puts back other memory that was assigned; whether values were changed in place."""
+    there = parameter.data
+    if there.data_ptr() != data.data_ptr() or there.dtype != data.dtype:
+        parameter.data = data
+    return not torch.equal(_sum(parameter), total)
+
+
+@contextlib.contextmanager
+def _without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks on parameters are for training; they may change gradients."""
+    hooks = [leaf._backward_hooks for leaf in leaves]
+    kept = [None if found is None else OrderedDict(found) for found in hooks]
+    for found in hooks:
+        if found is not None:
+            found.clear()
+    try:
+        yield
+    finally:
+        for found, before in zip(hooks, kept, strict=True):
+            if found is not None and before is not None:
+                found.update(before)

@@ -1,0 +1,90 @@
+"""Verification at kinks, where rounding decides which of two gradients counts."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastgradnorm import GradNormScorer, VerificationError, score_pool
+from fastgradnorm._engine.tapped import TappedPass
+
+
+@pytest.fixture
+def at_a_kink():
+    """Inputs whose every activation before the ReLU is zero but for rounding.
+
+    The linear layer is large enough for the engine to have a library of its own for it.
+    """
+    model = nn.Sequential(nn.Linear(1200, 1100), nn.ReLU(), nn.Linear(1100, 3)).eval()
+    inputs = torch.randn(1, 1200).expand(2, -1).clone()
+    with torch.no_grad():
+        exact = inputs[0].double() @ model[0].weight.double().T
+        model[0].bias.copy_(-exact)
+    return model, inputs
+
+
+@pytest.mark.parametrize("mode", [True, "sampled", "first", "all"])
+def test_rounding_at_a_kink_is_no_disagreement(at_a_kink, mode):
+    model, inputs = at_a_kink
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scores = GradNormScorer(model, verify=mode, progress=False).score([inputs])
+    assert scores.values.isfinite().all()
+    assert scores.provenance["verified"]["in_float64"] > 0  # else the test does not reach it
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_what_is_wrong_in_float64_too_stays_wrong(at_a_kink, monkeypatch):
+    model, inputs = at_a_kink
+    exact = TappedPass.pull
+    monkeypatch.setattr(TappedPass, "pull", lambda run, given: 1.1 * exact(run, given))
+    with pytest.raises(VerificationError, match="disagrees with plain autograd on sample 0"):
+        score_pool(model, [inputs], progress=False)
+
+
+@pytest.mark.parametrize("error", [2e-4, 2e-3, 0.05, 3.0])
+def test_what_is_wrong_in_float32_alone_is_not_excused_unless_rounding_can_do_it(
+    monkeypatch, error
+):
+    """Far from a kink: float64 is right, and the plain gradient does not move."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    exact = TappedPass.pull
+
+    def pull(run, given):
+        found = exact(run, given)
+        return found if run.logits.dtype == torch.float64 else found * (1 + error)
+
+    monkeypatch.setattr(TappedPass, "pull", pull)
+    if error < 5e-3:  # as far as rounding goes in deep models: float64 decides
+        assert score_pool(model, [torch.randn(4, 6)], progress=False).isfinite().all()
+        return
+    with pytest.raises(VerificationError, match="disagrees"):
+        score_pool(model, [torch.randn(4, 6)], progress=False)
+
+
+def test_a_gradient_that_is_missing_is_never_excused(at_a_kink, monkeypatch):
+    model, inputs = at_a_kink
+    exact = TappedPass.pull
+
+    def pull(run, given):
+        found = exact(run, given)
+        return found if run.logits.dtype == torch.float64 else found * torch.tensor([0, 1, 1, 1])
+
+    monkeypatch.setattr(TappedPass, "pull", pull)
+    with pytest.raises(VerificationError, match="the engine computed 0"):
+        score_pool(model, [inputs], progress=False)
+
+
+def test_a_model_that_does_not_run_in_float64_is_not_excused(at_a_kink):
+    model, inputs = at_a_kink
+
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            assert x.dtype == torch.float32
+            return self.inner(x)
+
+    with pytest.raises(VerificationError, match="disagrees"):
+        score_pool(Single(), [inputs], progress=False)
