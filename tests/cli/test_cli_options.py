@@ -155,6 +155,8 @@ def test_a_relative_error(scored, made, pool):
     assert not torch.equal(exact.values, estimated.values)
 
 
+# Of the other dimension scores mean little, as they then say.
+@pytest.mark.filterwarnings("ignore::fastgradnorm.DoubtfulScoresWarning")
 def test_a_class_dimension(scored, made, pool):
     for class_dim in (1, 2):
         options = {"class_dim": class_dim}
