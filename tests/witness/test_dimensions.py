@@ -65,7 +65,7 @@ LAST = {
     "words, raw weight": lambda: (Raw(), words()),
     "features with a mask, raw weight": lambda: (Raw(words=False), features()),
     "words, linear": lambda: (Tagger(), words()),
-    "words, after something": lambda: (Tagger(end=lambda z: z - z.mean()), words()),
+    "words, after something": lambda: (Tagger(end=lambda z: z - z.mean((1, 2), True)), words()),
     "mask": lambda: (Tagger(), masked()),
     "mask, after something": lambda: (Tagger(end=lambda z: 2 * z), masked()),
     "recurrent": lambda: (recurrent(), torch.randn(3, 5, 4)),

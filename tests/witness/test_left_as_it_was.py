@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm._witness.meaning import Meaning
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
@@ -93,10 +94,11 @@ def test_hooks_fire_in_its_own_calls_and_those_on_parameters_do_not():
     model[1].register_forward_hook(lambda module, args, out: rows.append(out))
     model[0].weight.register_hook(lambda g: gradients.append(g) or 0 * g)
     model[2].bias.register_post_accumulate_grad_hook(lambda p: gradients.append(p))
-    scores = score_pool(model, torch.randn(8, 4).split(4), verify="first", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Meaning, "look", lambda *_: None)  # which calls copies of the model
+        scores = score_pool(model, torch.randn(8, 4).split(4), verify="first", progress=False)
     own = [out for out in rows if type(out) is torch.Tensor and len(out) > 1]
     assert [len(out) for out in own] == [4, 2]  # the logits of a chunk, the gradients of two
-    assert not any(hasattr(out, "grad_fn") and out.grad_fn is None for out in own[1:])
     assert not gradients
     assert scores.isfinite().all()
     assert all(p.grad is None for p in model.parameters())

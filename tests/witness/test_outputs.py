@@ -109,7 +109,7 @@ NO_HEAD = {
         lambda m, x: m.body(x[..., None]).transpose(1, 2), body=linear(1, 8), head=linear(8, 3)
     ),
     "called and thrown away": model(lambda m, x, h: (m.head(h), h)[1]),
-    "detached": model(lambda m, x, h: h + m.head(h).detach().sum()),
+    "detached": model(lambda m, x, h: h + m.head(h).detach().sum(-1, True)),
 }
 
 
