@@ -47,6 +47,7 @@ NAMES = {
         "_C": "the module that has `DisableTorchFunction`, with which no mode looks on",
         "_weight_norm": "weight normalisation is opened for its parameters' sake",
         "_orig_mod": "a compiled model is scored as what it was compiled from",
+        "_backward_hooks": "those of the caller's parameters do not run in verification",
         "_version": "parameters that a model changes in place are noticed",
         "CheckpointFunction": "checkpointed blocks run once",
         "_checkpoint_without_reentrant_generator": "likewise",

@@ -7,7 +7,7 @@ has a public form that takes its place where it does not.
 import contextlib
 import gc
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -240,3 +240,22 @@ def _other_properties() -> Iterator[None]:
 
 def _maker(name: str) -> Callable[[Any], Any]:
     return lambda module: module.parametrizations[name]()
+
+
+@contextlib.contextmanager
+def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks on tensors do not run inside: those of parameters are for training, and may change it.
+
+    There is no public list of them. Goes when PyTorch has one, or a mode without hooks.
+    """
+    hooks = [getattr(tensor, "_backward_hooks", None) for tensor in tensors]
+    kept = [None if found is None else dict(found) for found in hooks]
+    for found in hooks:
+        if found is not None:
+            found.clear()
+    try:
+        yield
+    finally:
+        for found, before in zip(hooks, kept, strict=True):
+            if found is not None and before is not None:
+                found.update(before)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from fastgradnorm_kernels.switches import without_hooks
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
@@ -124,7 +125,7 @@ class Gradients:
         pulled = torch.zeros_like(self.logits)
         pulled[row] = cotangent.to(self.logits.dtype)
         leaves = list(self._leaves.values())
-        with _without_hooks(leaves):
+        with without_hooks(leaves):
             found = torch.autograd.grad(
                 self.logits, leaves, pulled, retain_graph=True, allow_unused=True
             )
@@ -281,19 +282,3 @@ def _is_changed(parameter: Tensor, data: Tensor, total: Tensor) -> bool:
     if there.data_ptr() != data.data_ptr() or there.dtype != data.dtype:
         parameter.data = data
     return not torch.equal(_sum(parameter), total)
-
-
-@contextlib.contextmanager
-def _without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
-    """Hooks on parameters are for training; they may change gradients."""
-    hooks = [leaf._backward_hooks for leaf in leaves]
-    kept = [None if found is None else OrderedDict(found) for found in hooks]
-    for found in hooks:
-        if found is not None:
-            found.clear()
-    try:
-        yield
-    finally:
-        for found, before in zip(hooks, kept, strict=True):
-            if found is not None and before is not None:
-                found.update(before)
