@@ -22,6 +22,8 @@ CLASSES = 3
 # scores in float64 have to agree with it, or, of models that do not run so, the loops in float32.
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-3}
 
+_MOST = 1e12  # of a logit
+
 Batch = Tensor | Mapping[str, Tensor]
 Outcome = dict[str, Any]
 
@@ -142,6 +144,8 @@ def judge(family: Family) -> Outcome:
             logits = _logits(model, batch)
         if logits.dim() != 2 or not bool(logits.isfinite().all()):
             raise NotMade(f"logits {list(logits.shape)}, or not finite")
+        if float(logits.abs().max()) > _MOST:  # squares of activations leave float32's range
+            raise NotMade(f"random weights give logits of {float(logits.abs().max()):.0e}")
         # So that no posterior is nearly certain, where float32 logits decide all digits.
         temperature = max(1.0, float(logits.std()))
         # Some keep what they make of parameters, without a gradient in `no_grad`: till they train.
