@@ -1,10 +1,8 @@
 """Which of Triton and PyTorch computes an operation, and at which precision."""
 
-import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
@@ -52,14 +50,23 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-@contextlib.contextmanager
-def computed_by(backend: str) -> Iterator[None]:
-    """Within it that `backend` computes what is not told otherwise, `backend="auto"` included."""
-    token = _ASKED.set(backend)
-    try:
-        yield
-    finally:
-        _ASKED.reset(token)
+class computed_by:
+    """Within it that `backend` computes what is not told otherwise, `backend="auto"` included.
+
+    Example:
+        >>> with computed_by("torch"):
+        ...     resolve_backend("auto", torch.device("cuda"))
+        'torch'
+    """
+
+    def __init__(self, backend: str) -> None:  # no generator: every norm of a pass enters one
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        self._before = _ASKED.set(self._backend)
+
+    def __exit__(self, *_: object) -> None:
+        _ASKED.reset(self._before)
 
 
 def resolve_backend(

@@ -5,6 +5,8 @@ PyTorch gives them to MKL, which reaches half of oneDNN's rate on processors tha
 same. The operator is private, so that it proves itself before it is relied on.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,13 +21,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` of `x [..., I]`, `weight [O, I]` and `bias [O]`, without a graph."""
     large = x.numel() * len(weight) >= _WORTH
     plain = x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu"
-    if large and plain and _has_onednn() and operators.has_onednn_linear():
+    enabled = large and plain and torch.backends.mkldnn.enabled
+    if enabled and _has_onednn() and operators.has_onednn_linear():
         return operators.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
+@functools.cache
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return bool(torch.backends.mkldnn.is_available())
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -89,6 +89,19 @@ def inside(tensor: Tensor) -> Tensor:
     return inner
 
 
+def unbatched(tensor: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+    """What is inside of wrappers of `vmap`, and the level and dimension of each, from outside.
+
+    All of the above in one call, as nearly every tensor of a pass is asked for. Can go with them.
+    """
+    dims: list[tuple[int, int]] = []
+    tensor = _functorch.unwrap_if_dead(tensor)
+    while _functorch.is_batchedtensor(tensor):
+        dims.append((_functorch.maybe_get_level(tensor), _functorch.maybe_get_bdim(tensor)))
+        tensor = _functorch.unwrap_if_dead(_functorch.get_unwrapped(tensor))
+    return tensor, dims
+
+
 def alive(tensor: Tensor) -> Tensor:
     """The tensor without wrappers of transforms that have ended. Can go with `is_wrapped`."""
     living: Tensor = _functorch.unwrap_if_dead(tensor)

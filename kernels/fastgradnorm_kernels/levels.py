@@ -41,11 +41,7 @@ def bare(tensor: Tensor) -> Bare | None:
     """
     if not functorch.works():
         return None
-    dims: list[tuple[int, int]] = []
-    tensor = functorch.alive(tensor)
-    while functorch.is_batched(tensor):
-        dims.append((functorch.level_of(tensor), functorch.batch_dim(tensor)))
-        tensor = functorch.alive(functorch.inside(tensor))
+    tensor, dims = functorch.unbatched(tensor)
     if functorch.is_wrapped(tensor):
         return None
     if tensor.requires_grad and torch.is_grad_enabled():

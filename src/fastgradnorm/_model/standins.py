@@ -79,9 +79,11 @@ class StandIns:
         return frozenset(id(tensor) for tensor in self._first.values())
 
     def swap(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Sequence[Any], Mapping[str, Any], bool]:
-        """The arguments of a call with what stands in, and whether anything does."""
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
+        """The arguments of a call with what stands in for its `tensors`; None if nothing does."""
+        if not any(id(t) in self._for for t in tensors):
+            return None
         return _swap(args, kwargs, self._for)
 
     def answer(
@@ -103,10 +105,13 @@ class StandIns:
             UnsupportedModelError: If it changes a parameter.
         """
         name = getattr(func, "__name__", "")
+        if not _is_looked_at(name) and kwargs.get("out") is None:  # as nearly all
+            return None
         if name == "__set__":
             return self._set(_attribute(func), args[0], args[1], mode)
-        if name == "__get__" and _attribute(func) == "grad" and id(args[0]) in self._names:
-            return (None,)  # PyTorch warns of those that are no leaves
+        if name == "__get__":  # PyTorch warns of gradients of those that are no leaves
+            gradient = _attribute(func) == "grad" and id(args[0]) in self._names
+            return (None,) if gradient else None
         if name == "share_memory_":  # which moves what it is called on
             return (args[0],)
         written = _written(name, args, kwargs)
@@ -179,7 +184,7 @@ class StandIns:
         with outside(), torch.no_grad():
             now = {id(t): in_memory(self._for.get(id(t), t)) for t in held}
             copies = {id(t): now[id(t)].clone() for t in held}
-            args, kwargs, _ = _swap(args, kwargs, {**self._for, **copies})
+            args, kwargs = _swap(args, kwargs, {**self._for, **copies})
             given = pytree.tree_map_only(Tensor, in_memory, (tuple(args), dict(kwargs)))
             output = func(*given[0], **given[1])
             altered = [t for t in held if not same(copies[id(t)], now[id(t)])]
@@ -204,11 +209,9 @@ def _attribute(func: Callable[..., Any]) -> str:
 
 def _swap(
     args: Sequence[Any], kwargs: Mapping[str, Any], swaps: Mapping[int, Tensor]
-) -> tuple[Sequence[Any], Mapping[str, Any], bool]:
-    if not any(id(t) in swaps for t in tensors_in(args, kwargs)):
-        return args, kwargs, False
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
     replaced = {key: _replaced(value, swaps) for key, value in kwargs.items()}
-    return [_replaced(value, swaps) for value in args], replaced, True
+    return [_replaced(value, swaps) for value in args], replaced
 
 
 def _replaced(value: Any, swaps: Mapping[int, Tensor]) -> Any:
@@ -219,11 +222,23 @@ def _replaced(value: Any, swaps: Mapping[int, Tensor]) -> Any:
     return value
 
 
+@functools.cache
+def _is_in_place(name: str) -> bool:
+    """Whether a call of that name writes to its first argument, by PyTorch's conventions."""
+    return name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
+@functools.cache
+def _is_looked_at(name: str) -> bool:
+    """Whether a call of that name may be one that is not carried out on a stand-in."""
+    return name in ("__get__", "__set__") or _is_in_place(name)
+
+
 def _written(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """What a call writes to, by PyTorch's conventions."""
+    """What a call writes to."""
     if kwargs.get("out") is not None:
         return tensors_in([kwargs["out"]], {})
-    if name in IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+    if _is_in_place(name):
         first = args[0] if args else next(iter(kwargs.values()), None)
         return tensors_in([first], {})
     return []

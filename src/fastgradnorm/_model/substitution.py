@@ -69,8 +69,10 @@ class Swapping(Unharmed):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        done = self.stand_ins.answer(func, args, kwargs or {}, self)
+        kwargs = kwargs or {}
+        done = self.stand_ins.answer(func, args, kwargs, self)
         if done is not None:
             return done[0]
-        args, kwargs, _ = self.stand_ins.swap(args, kwargs or {})
+        tensors = tensors_in(args, kwargs)
+        args, kwargs = self.stand_ins.swap(args, kwargs, tensors) or (args, kwargs)
         return super().__torch_function__(func, types, args, kwargs)

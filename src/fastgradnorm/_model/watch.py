@@ -86,15 +86,16 @@ class Watch(TorchFunctionMode):
         done = self.stand_ins.answer(func, args, kwargs, self)
         if done is not None:
             return done[0]
-        args, kwargs, found = self.stand_ins.swap(args, kwargs)
-        if found:
+        swapped = self.stand_ins.swap(args, kwargs, tensors)
+        if swapped is not None:
+            args, kwargs = swapped
             tensors = tensors_in(args, kwargs)
         if name == "__get__" and self.pieces.of(args[0]) is None:
             return func(*args, **kwargs)
-        opened = table.known(func).opened
-        if opened is not None:
+        operation = table.known(func)
+        if operation.opened is not None:
             with self:
-                output = opened(*args, **kwargs)
+                output = operation.opened(*args, **kwargs)
             if output is not None:
                 return output
         tracked = bool(self.pieces.among(tensors))
@@ -102,13 +103,13 @@ class Watch(TorchFunctionMode):
             same = same_object(func, args, kwargs)
             if same is not None:
                 return same
-        call = table.bind(func, args, kwargs)
+        call = None if operation.rule is None else operation.bind(args, kwargs)
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
                 call = {**call, "sparse": False}
                 args, kwargs = table.unbind(func, call), {}
             self.check(func, call)
-            narrowed = self._narrowed(call) if table.known(func).narrow else None
+            narrowed = self._narrowed(call) if operation.narrow else None
             if narrowed:
                 call = {**call, **narrowed}
                 args, kwargs = table.unbind(func, call), {}

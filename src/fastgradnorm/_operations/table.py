@@ -5,7 +5,7 @@ batch dimension is 1, or counts more positions where the model folded some into 
 frames).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,12 +48,6 @@ _UNKNOWN = Operation()
 def known(func: Callable[..., Any]) -> Operation:
     """What the table has of `func`, an entry of nothing for one that is not there."""
     return TABLE.get(func, _UNKNOWN)
-
-
-def bind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
-    """The arguments of a call by name, or None for an operation without a rule."""
-    operation = known(func)
-    return None if operation.rule is None else operation.bind(args, kwargs)
 
 
 def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
