@@ -12,22 +12,14 @@ from benchmarks import floor, timing
 from benchmarks.cases import first, logits, size
 from benchmarks.engines import ENGINES
 from benchmarks.engines.contract import expected, first_line, label_losses
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, RTOL, Setting
 
 TOLERANCE = 1e-4  # largest relative error in float32 that lets a column be timed
 CHECKED = 2  # samples compared with the float64 loop
 NAIVE_SAMPLES = 4
-RTOL = 0.02
 # Largest error of a single estimated score, in standard errors of RTOL, that lets it be timed.
 MOST_ERRORS = 6
 VMAP_BYTES = 1 << 30  # of per-sample gradients at a time
-
-# Our columns.
-OURS: dict[str, dict[str, Any]] = {
-    "expected": {"scheme": "expected"},
-    "entropy": {"scheme": "entropy"},
-    "last layer": {"params": "last_layer"},
-}
 
 
 @dataclass

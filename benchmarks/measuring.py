@@ -3,10 +3,10 @@
 from typing import Any
 
 from benchmarks import floor, timing
-from benchmarks.columns import OURS, Columns
+from benchmarks.columns import Columns
 from benchmarks.footprint import peak_bytes
 from benchmarks.provenance import provenance
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, Setting
 
 Row = dict[str, Any]
 MOST_PROFILED = 3.0  # seconds a run whose memory is measured too

@@ -22,7 +22,6 @@ from benchmarks import tables, timing
 from benchmarks.cases import CASES, TINY, Case, first, logits, pieces
 from benchmarks.columns import (
     CHECKED,
-    OURS,
     Column,
     Columns,
     floor_columns,
@@ -39,7 +38,7 @@ from benchmarks.engines.contract import (
 )
 from benchmarks.measuring import Row, measure
 from benchmarks.provenance import RESULTS
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, Setting
 from benchmarks.throughput import LEAST, Effort, write
 from benchmarks.twins import twins
 from benchmarks.usual_memory import usual_memory

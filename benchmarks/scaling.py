@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks import alone, footprint, plots, timing
 from benchmarks.cases import SMALL, TINY, Case
-from benchmarks.columns import OURS
 from benchmarks.provenance import RESULTS, provenance, store
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, Setting
 from fastgradnorm import GradNormScorer
 
 BATCH = 256  # of a pool

@@ -14,6 +14,13 @@ from benchmarks.cases import Case, first, logits, move
 from fastgradnorm import GradNormScorer, naive_score_pool
 
 SHARP = 0.9  # mean probability of the predicted class of a sharpened model
+RTOL = 0.02  # of the columns that estimate
+# Our columns.
+OURS: dict[str, dict[str, Any]] = {
+    "expected": {"scheme": "expected"},
+    "entropy": {"scheme": "entropy"},
+    "last layer": {"params": "last_layer"},
+}
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.columns import RTOL
+from benchmarks.setting import RTOL
 
 Row = dict[str, Any]
 Results = dict[str, Any]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.cases import CASES
-from benchmarks.columns import OURS, TOLERANCE, relative_error
+from benchmarks.columns import TOLERANCE, relative_error
 from benchmarks.floor import frozen_run
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, Setting
 
 CLASSES = 10
 OTHERS = {

@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks import plots, tables
 from benchmarks.cases import CASES, TINY, Case
-from benchmarks.columns import OURS, own_columns
+from benchmarks.columns import own_columns
 from benchmarks.measuring import Row, measure
 from benchmarks.provenance import RESULTS, load, provenance, store
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, Setting
 
 SWEPT = ("cnn6", "resnet18", "bert")  # over numbers of classes
 CLASSES = (2, 100, 1000)

@@ -20,8 +20,8 @@ from benchmarks.gpu.precision import BF16, IEEE, TF32, Mode
 from benchmarks.gpu.rates import ceilings
 from benchmarks.gpu.reference import compared, scores
 from benchmarks.gpu.report import Report
-from benchmarks.gpu.timed import FEW, LONGEST, OURS, Column, makers
-from benchmarks.setting import Setting
+from benchmarks.gpu.timed import FEW, LONGEST, Column, makers
+from benchmarks.setting import OURS, Setting
 
 CLASSES = 10
 ROUNDS = 7

@@ -9,18 +9,12 @@ from benchmarks import timing
 from benchmarks.engines import Engine
 from benchmarks.gpu import baselines
 from benchmarks.gpu.precision import Mode
-from benchmarks.setting import Setting
+from benchmarks.setting import OURS, RTOL, Setting
 from fastgradnorm import SlowPathWarning
 
-RTOL = 0.02
 # What is tried first. Kernels are compiled anew for sizes that 16 does not divide.
 FEW = 16
 LONGEST = 2.0  # seconds of a run that is timed more than once
-OURS: dict[str, dict[str, Any]] = {
-    "expected": {"scheme": "expected"},
-    "entropy": {"scheme": "entropy"},
-    "last layer": {"params": "last_layer"},
-}
 
 
 @dataclass

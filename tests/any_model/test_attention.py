@@ -11,7 +11,7 @@ from fastgradnorm import score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative, assert_exact
 from tests.support.cases import Custom, linear, perturb
-from tests.support.shared_models import Attention, tokens
+from tests.support.shared_models import CALLS, Attention, calling, tokens
 
 
 class TestAttention:
@@ -112,27 +112,9 @@ class TestAttention:
 
         assert_exact(Relative(), tokens(samples))
 
-    @pytest.mark.parametrize("kind", ["mask", "float", "causal", "grouped", "scale", "none"])
+    @pytest.mark.parametrize("kind", CALLS)
     def test_scaled_dot_product(self, kind):
-        def forward(m, x):
-            q = m.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
-            k = m.k(x).unflatten(-1, (2 if kind == "grouped" else 4, 2)).transpose(1, 2)
-            keep = (x != 0).any(-1)[:, None, None, :]
-            options = {
-                "mask": {"attn_mask": keep},
-                "float": {"attn_mask": torch.where(keep, 0.0, -9.0).to(x.dtype)},
-                "causal": {"is_causal": True},
-                "grouped": {"enable_gqa": True},
-                "scale": {"scale": 2.0},
-                "none": {},
-            }[kind]  # fmt: skip
-            x = F.scaled_dot_product_attention(q, k, torch.tanh(k), **options)
-            return m.head(x.transpose(1, 2).flatten(2).mean(1))
-
-        model = Custom(
-            forward, q=linear(8, 8), k=linear(8, 4 if kind == "grouped" else 8), head=linear(8, 3)
-        )
-        assert_exact(model, tokens(padded=True))
+        assert_exact(calling(kind), tokens(padded=True))
 
     def test_windows(self):
         """Positions folded into the batch, shifted and put back."""

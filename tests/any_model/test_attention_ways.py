@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from fastgradnorm import SlowPathWarning
 from fastgradnorm._operations.attention_choice import _works, choose
-from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Way
+from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Given, Way
 from tests.support.asserts import assert_exact
 from tests.support.cases import Custom, linear, perturb
-from tests.support.shared_models import Attention, tokens
+from tests.support.shared_models import CALLS, Attention, calling, tokens
 
 CPU = torch.device("cpu")
 ways = pytest.mark.parametrize("way", [FORMULA, ON_CPU], ids=["formula", "fused"])
@@ -41,10 +41,11 @@ def test_output_and_gradients(dtype, kind, way):
         *wide, None if mask is None else mask.double(), is_causal=causal, scale=scale
     )
     exact = exact, *torch.autograd.grad(exact, wide, g.double())
-    output, rows, kept = way.forward(*inputs, mask, causal, scale)
-    grads = way.backward(g, *inputs, mask, output, rows, kept, causal, scale)
+    given = Given(*inputs, mask, causal, scale)
+    made = way.forward(given)
+    grads = way.backward(g, given, made)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
-    for actual, expected in zip((output, *grads), exact, strict=True):
+    for actual, expected in zip((made.output, *grads), exact, strict=True):
         assert actual.dtype == dtype
         assert actual.shape == expected.shape
         assert (actual.double() - expected).norm() <= tolerance * expected.norm()
@@ -54,9 +55,10 @@ def test_a_row_that_sees_nothing_gives_zeros_by_the_formula():
     g, q, k, v = (torch.randn(1, 1, 3, 4) for _ in range(4))
     mask = torch.zeros(1, 1, 3, 3)
     mask[0, 0, 1] = -torch.inf
-    output, rows, kept = FORMULA.forward(q, k, v, mask, False, 0.5)
-    grads = FORMULA.backward(g, q, k, v, mask, output, rows, kept, False, 0.5)
-    assert output[0, 0, 1].eq(0).all()
+    given = Given(q, k, v, mask, False, 0.5)
+    made = FORMULA.forward(given)
+    grads = FORMULA.backward(g, given, made)
+    assert made.output[0, 0, 1].eq(0).all()
     assert grads[0][0, 0, 1].eq(0).all()
     assert all(grad.isfinite().all() for grad in grads)
 
@@ -81,25 +83,9 @@ def by_the_formula(monkeypatch):
     assert used
 
 
-@pytest.mark.parametrize("kind", ["mask", "float", "causal", "grouped", "scale", "none"])
+@pytest.mark.parametrize("kind", CALLS)
 def test_models_by_the_formula(kind, by_the_formula):
-    def forward(m, x):
-        q = m.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
-        k = m.k(x).unflatten(-1, (2 if kind == "grouped" else 4, 2)).transpose(1, 2)
-        keep = (x != 0).any(-1)[:, None, None, :]
-        options = {
-            "mask": {"attn_mask": keep},
-            "float": {"attn_mask": torch.where(keep, 0.0, -9.0).to(x.dtype)},
-            "causal": {"is_causal": True},
-            "grouped": {"enable_gqa": True},
-            "scale": {"scale": 2.0},
-            "none": {},
-        }[kind]
-        x = F.scaled_dot_product_attention(q, k, torch.tanh(k), **options)
-        return m.head(x.transpose(1, 2).flatten(2).mean(1))
-
-    keys = linear(8, 4 if kind == "grouped" else 8)
-    assert_exact(Custom(forward, q=linear(8, 8), k=keys, head=linear(8, 3)), tokens(padded=True))
+    assert_exact(calling(kind), tokens(padded=True))
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -128,17 +114,20 @@ def _rounded(*tensors):
 def _wrong(at):
     """The formula, but for one thing."""
 
-    def forward(q, k, v, mask, is_causal, scale):
+    def forward(given):
         if at == "missing":
             raise NotImplementedError("no kernel")
         if at == "layout":
             raise RuntimeError("the last dimension")
         if at == "TF32":
-            q, k, v = _rounded(q, k, v)
-        return FORMULA.forward(q, k, v, mask, is_causal and at != "mask", scale)
+            q, k, v = _rounded(*given[:3])
+            given = given._replace(q=q, k=k, v=v)
+        if at == "mask":
+            given = given._replace(is_causal=False)
+        return FORMULA.forward(given)
 
-    def backward(g, *args):
-        grads = FORMULA.backward(g, *args)
+    def backward(g, given, made):
+        grads = FORMULA.backward(g, given, made)
         return (grads[0], grads[2], grads[1]) if at == "backward" else grads
 
     return Way(forward, backward)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tests.support.cases import Custom, linear, perturb
 
@@ -45,6 +46,31 @@ class Attention(nn.Module):
             x, keys, values, key_padding_mask=padding, attn_mask=mask, need_weights=self.weights
         )
         return self.head(torch.tanh(out).mean(1 if self.mha.batch_first else 0))
+
+
+CALLS = ("mask", "float", "causal", "grouped", "scale", "none")
+
+
+def calling(kind):
+    """A model that calls `F.scaled_dot_product_attention` in one of the ways of `CALLS`."""
+
+    def forward(m, x):
+        q = m.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        k = m.k(x).unflatten(-1, (2 if kind == "grouped" else 4, 2)).transpose(1, 2)
+        keep = (x != 0).any(-1)[:, None, None, :]
+        options = {
+            "mask": {"attn_mask": keep},
+            "float": {"attn_mask": torch.where(keep, 0.0, -9.0).to(x.dtype)},
+            "causal": {"is_causal": True},
+            "grouped": {"enable_gqa": True},
+            "scale": {"scale": 2.0},
+            "none": {},
+        }[kind]
+        x = F.scaled_dot_product_attention(q, k, torch.tanh(k), **options)
+        return m.head(x.transpose(1, 2).flatten(2).mean(1))
+
+    keys = linear(8, 4 if kind == "grouped" else 8)
+    return Custom(forward, q=linear(8, 8), k=keys, head=linear(8, 3))
 
 
 def tokens(samples=4, length=5, width=8, padded=False):

@@ -7,7 +7,7 @@ kernel makes of them, memory linear in length. Which kernel that is: see `_atten
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastgradnorm_kernels import functorch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._operations import attention_choice
+from fastgradnorm._operations.attention_kernels import Given, Made
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -123,7 +124,7 @@ def _attended(
     assert q_ is not None and k_ is not None and v_ is not None
     with outside(), _as_given(q_):
         way = attention_choice.choose(q_, k_, v_, mask, is_causal)
-        output, rows, kept = way.forward(q_, k_, v_, mask, is_causal, scale)
+        output, rows, kept = way.forward(Given(q_, k_, v_, mask, is_causal, scale))
         return unfold(output), unfold(rows), kept, way
 
 
@@ -149,10 +150,11 @@ class _Attention(SingleLevel):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (g_, *saved), unfold = _folded(g, *ctx.saved_tensors)
-        assert g_ is not None
+        tensors, unfold = _folded(g, *ctx.saved_tensors)
+        g_, q, k, v, mask, output, rows = cast("list[Any]", tensors)  # the mask alone may be None
         with outside(), _as_given(g_):
-            grads = ctx.way.backward(g_, *saved, ctx.kept, ctx.is_causal, ctx.scale)
+            given = Given(q, k, v, mask, ctx.is_causal, ctx.scale)
+            grads = ctx.way.backward(g_, given, Made(output, rows, ctx.kept))
             return (*(unfold(grad) for grad in grads), None, None, None)
 
 

@@ -15,7 +15,7 @@ from fastgradnorm_kernels.operators import has_flash_attention
 from torch import Tensor
 
 from fastgradnorm._errors import SlowPathWarning
-from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Way
+from fastgradnorm._operations.attention_kernels import EFFICIENT, FLASH, FORMULA, ON_CPU, Given, Way
 
 _TOLERANCE = {torch.float32: 1e-5}
 _TOLERANCE_HALF = 2e-2
@@ -107,7 +107,7 @@ def _few_numbers(
 
 def _both(way: Way, is_causal: bool, *tensors: Any) -> tuple[Tensor, ...]:
     """Output and gradients."""
-    g, *inputs = tensors
-    scale = inputs[0].shape[-1] ** -0.5
-    output, rows, kept = way.forward(*inputs, is_causal, scale)
-    return output, *way.backward(g, *inputs, output, rows, kept, is_causal, scale)
+    g, q, k, v, mask = tensors
+    given = Given(q, k, v, mask, is_causal, q.shape[-1] ** -0.5)
+    made = way.forward(given)
+    return made.output, *way.backward(g, given, made)

@@ -16,48 +16,68 @@ from fastgradnorm_kernels import operators
 from torch import Tensor
 from torch.nn import functional as F
 
-_Kept = tuple[Any, ...]  # what a kernel's backward pass asks for besides tensors of the batch
 _BYTES = 16  # what kernels load at a time, and rows must begin at multiples of
 _MASK = 16  # the same for masks, in elements
 
 
-class Way(NamedTuple):
-    """How attention is computed.
+class Given(NamedTuple):
+    """One call.
 
     Attributes:
-        forward: `(q, k, v, mask, is_causal, scale) -> (output, rows, kept)`.
-        backward: `(g, q, k, v, mask, output, rows, kept, is_causal, scale) -> grads of q, k, v`.
+        q: Queries `[B, H, T, D]`.
+        k: Keys `[B, H, S, D]`.
+        v: Values `[B, H, S, E]`.
+        mask: Added to the scores, `[B or 1, H or 1, T, S]`, or None.
+        is_causal: Whether a position sees those up to itself alone.
+        scale: Of the scores.
     """
 
-    forward: Callable[..., tuple[Tensor, Tensor, _Kept]]
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    is_causal: bool
+    scale: float
 
 
-def _formula_forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor, _Kept]:
-    scores = _scores(q, k, mask, is_causal, scale)
+class Made(NamedTuple):
+    """What a forward pass leaves for its backward pass.
+
+    Attributes:
+        output: `[B, H, T, E]`.
+        rows: The log-sum-exp of each row, `[B, H, T]`.
+        kept: What a kernel's backward pass asks for besides.
+    """
+
+    output: Tensor
+    rows: Tensor
+    kept: tuple[Any, ...] = ()
+
+
+Gradients = tuple[Tensor, Tensor, Tensor]  # by q, k and v
+
+
+class Way(NamedTuple):
+    """How attention is computed."""
+
+    forward: Callable[[Given], Made]
+    backward: Callable[[Tensor, Given, Made], Gradients]
+
+
+def _formula_forward(given: Given) -> Made:
+    scores = _scores(given)
     top = scores.amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)  # a row that sees nothing gives zeros
     e = (scores - top).exp_()
     total = e.sum(-1, keepdim=True)
-    output = (e @ v.to(e.dtype)) / total.clamp_min(torch.finfo(e.dtype).tiny)
-    return output.to(q.dtype), (top + total.log())[..., 0], ()
+    output = (e @ given.v.to(e.dtype)) / total.clamp_min(torch.finfo(e.dtype).tiny)
+    return Made(output.to(given.q.dtype), (top + total.log())[..., 0])
 
 
-def _formula_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    rows: Tensor,
-    kept: _Kept,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    scores = _scores(q, k, mask, is_causal, scale)
+def _formula_backward(g: Tensor, given: Given, made: Made) -> Gradients:
+    q, k, v, _, _, scale = given
+    output, rows, _ = made
+    scores = _scores(given)
     p = (scores - torch.where(rows == -torch.inf, 0.0, rows)[..., None]).exp_()
     wide_g, wide_v = g.to(p.dtype), v.to(p.dtype)
     grad_v = p.mT @ wide_g
@@ -67,8 +87,9 @@ def _formula_backward(
     return (p @ k.to(p.dtype)).to(q.dtype), (p.mT @ q.to(p.dtype)).to(k.dtype), grad_v.to(v.dtype)
 
 
-def _scores(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float) -> Tensor:
+def _scores(given: Given) -> Tensor:
     """`[B, H, T, S]`, in float32 at least."""
+    q, k, _, mask, is_causal, scale = given
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q.to(wide) * scale) @ k.to(wide).mT
     if is_causal:
@@ -77,94 +98,63 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: f
     return scores if mask is None else scores + mask
 
 
-def _cpu_forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor, _Kept]:
-    q, k, v = (_contiguous_last(t) for t in (q, k, v))
-    mask = None if mask is None else _contiguous_last(mask)
-    output, rows = operators.flash_attention(q, k, v, mask, is_causal, scale)
-    return output, rows, ()
+def _cpu_forward(given: Given) -> Made:
+    return Made(*operators.flash_attention(*_contiguous_last(given)))
 
 
-def _cpu_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    rows: Tensor,
-    kept: _Kept,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (_contiguous_last(t) for t in (q, k, v))
-    mask = None if mask is None else _contiguous_last(mask)
-    options = mask, (output, rows), is_causal, scale
+def _cpu_backward(g: Tensor, given: Given, made: Made) -> Gradients:
+    q, k, v, mask, is_causal, scale = _contiguous_last(given)
+    options = mask, (made.output, made.rows), is_causal, scale
     grad_q, grad_k, grad_v = operators.flash_attention_backward(g.contiguous(), q, k, v, *options)
     return grad_q, grad_k, grad_v
 
 
-def _contiguous_last(tensor: Tensor) -> Tensor:
-    """With the last dimension contiguous: the kernels read it so, and do not ask."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+def _contiguous_last(given: Given) -> Given:
+    """With the last dimensions contiguous: the kernels read them so, and do not ask."""
+
+    def laid(tensor: Tensor) -> Tensor:
+        return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+    q, k, v, mask, is_causal, scale = given
+    mask = None if mask is None else laid(mask)
+    return Given(laid(q), laid(k), laid(v), mask, is_causal, scale)
 
 
-def _efficient_forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor, _Kept]:
+def _efficient_forward(given: Given) -> Made:
+    q, k, v, mask, is_causal, scale = given
     kernel = operators.efficient_attention
     args = (_aligned(q), _aligned(k), _aligned(v), _aligned_mask(mask, q))
     output, rows, *kept = kernel(*args, True, 0.0, is_causal, scale=scale)
-    return output[..., : v.shape[-1]], rows, tuple(kept)
+    return Made(output[..., : v.shape[-1]], rows, tuple(kept))
 
 
-def _efficient_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    rows: Tensor,
-    kept: _Kept,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _efficient_backward(g: Tensor, given: Given, made: Made) -> Gradients:
+    q, k, v, mask, is_causal, scale = given
+    output, rows, kept = made
     kernel = operators.efficient_attention_backward
     args = (_aligned(g), _aligned(q), _aligned(k), _aligned(v), _aligned_mask(mask, q))
     wanted = [True, True, True, False]
     args = (*args, _aligned(output), rows.contiguous(), *kept, 0.0, wanted, is_causal)
     grads = kernel(*args, scale=scale)[:3]
-    return _without_padding(grads, q, k, v)
+    return _without_padding(grads, given)
 
 
-def _flash_forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor, _Kept]:
+def _flash_forward(given: Given) -> Made:
+    q, k, v, _, is_causal, scale = given
     kernel = operators.cuda_flash_attention
     found = kernel(_aligned(q), _aligned(k), _aligned(v), 0.0, is_causal, False, scale=scale)
     output, rows, *kept, _ = found
-    return output[..., : v.shape[-1]], rows, tuple(kept)
+    return Made(output[..., : v.shape[-1]], rows, tuple(kept))
 
 
-def _flash_backward(
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    output: Tensor,
-    rows: Tensor,
-    kept: _Kept,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _flash_backward(g: Tensor, given: Given, made: Made) -> Gradients:
+    q, k, v, _, is_causal, scale = given
+    output, rows, kept = made
     kernel = operators.cuda_flash_attention_backward
     *lengths, seed, offset = kept
     args = (*map(_aligned, (g, q, k, v, output)), rows.contiguous(), *lengths, 0.0, is_causal)
     grads = kernel(*args, seed, offset, scale=scale)
-    return _without_padding(grads, q, k, v)
+    return _without_padding(grads, given)
 
 
 def _aligned(tensor: Tensor) -> Tensor:
@@ -193,11 +183,9 @@ def _aligned_mask(mask: Tensor | None, q: Tensor) -> Tensor | None:
     return mask.expand(*q.shape[:3], length)
 
 
-def _without_padding(
-    grads: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _without_padding(grads: tuple[Tensor, ...], given: Given) -> Gradients:
     grad_q, grad_k, grad_v = (
-        grad[..., : of.shape[-1]] for grad, of in zip(grads, (q, k, v), strict=True)
+        grad[..., : of.shape[-1]] for grad, of in zip(grads, given[:3], strict=True)
     )
     return grad_q, grad_k, grad_v
 
