@@ -20,6 +20,8 @@ class SlowPathWarning(UserWarning):
 
 # What tells of each path, by name: with `cache_clear()` it is proved anew.
 PATHS: dict[str, Any] = {}
+# In the thread of a proof, which path that is.
+_proving = threading.local()
 
 
 def proves(path: str, instead: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
@@ -40,7 +42,9 @@ def proves(path: str, instead: str) -> Callable[[Callable[[], bool]], Callable[[
     def decorate(comparison: Callable[[], bool]) -> Callable[[], bool]:
         @functools.cache
         def is_proved() -> bool:
-            proved, reason = _elsewhere(comparison)
+            if getattr(_proving, "path", None) == path:
+                return False  # asked for by its own proof: not yet
+            proved, reason = _elsewhere(path, comparison)
             if not proved:
                 warnings.warn(
                     f"PyTorch {torch.__version__} does not do what `{path}` did in the versions "
@@ -57,11 +61,12 @@ def proves(path: str, instead: str) -> Callable[[Callable[[], bool]], Callable[[
     return decorate
 
 
-def _elsewhere(comparison: Callable[[], bool]) -> tuple[bool, str]:
+def _elsewhere(path: str, comparison: Callable[[], bool]) -> tuple[bool, str]:
     """Whether a comparison holds, in a thread without the caller's state; if not, why."""
     found = [(False, "it ended its thread")]
 
     def compare() -> None:
+        _proving.path = path
         try:
             found[0] = bool(comparison()), "it gives something else"
         except Exception as error:  # whatever a changed path may raise
