@@ -261,8 +261,8 @@ FAULTS = [
     ),
     Fault(
         "_operations/table.py", "dropped guard",
-        "if make is None or any(isinstance(v, Tensor) and v.is_complex() for v in call.values()):",
-        "if make is None:",
+        "if make is None or any(t.is_complex() or t.numel() == 0 for t in tensors):",
+        "if make is None or any(t.numel() == 0 for t in tensors):",
         "complex layers are counted by the rules of real ones",
     ),
 ]  # fmt: skip
