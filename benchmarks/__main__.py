@@ -135,6 +135,13 @@ def _witness(arguments: Arguments) -> int:
     return command.main(_folder(arguments), *chosen, tiny=arguments.tiny)
 
 
+def _launches(arguments: Arguments) -> int:
+    from benchmarks import launches
+
+    models = ["resnet18"] if arguments.tiny else [*launches.MODELS]
+    return launches.main(_folder(arguments), models)
+
+
 def _parts(text: str) -> list[str]:
     """Names of parts, by commas."""
     from benchmarks.gpu.parts import PARTS
@@ -206,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tests to run, each for what those before have missed; default: quick slow",
     )  # fmt: skip
     found.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
+    command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the README's tables from results/")

@@ -31,6 +31,7 @@ NAMES = {
     },
     f"{KERNELS}/operators.py": {
         "mkldnn._linear_pointwise": "oneDNN's product, where PyTorch takes MKL's",
+        "_foreach_mul": "a model's buffers copied by one launch",
         "aten._scaled_dot_product_flash_attention_for_cpu": "attention of samples and cotangents",
         "aten._scaled_dot_product_flash_attention_for_cpu_backward": "its pull-back",
         "aten._scaled_dot_product_efficient_attention": "the same on CUDA",

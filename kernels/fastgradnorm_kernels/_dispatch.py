@@ -147,19 +147,22 @@ def conv_sq_norm(
     return sq_norm
 
 
-@foldable("fastgradnorm::affine_sq_norm")
+@foldable("fastgradnorm::affine_sq_norm", columns=2)
+def _affine_sq_norms(normalized: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
+    if not uses_triton(backend, grad_outputs):
+        return torch.stack(reference.affine_sq_norm(normalized, grad_outputs), -1)
+    from fastgradnorm_kernels import affine_norm
+
+    with _on(grad_outputs):
+        return affine_norm.affine_sq_norms(normalized, grad_outputs)
+
+
 def affine_sq_norm(
     normalized: Tensor, grad_outputs: Tensor, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     r"""Squared norms `[N, K]` of scale and shift, from `x̂ [N, T, D]` and `g [N, K, T, D]`."""
-    if not uses_triton(backend, grad_outputs):
-        weight, bias = reference.affine_sq_norm(normalized, grad_outputs)
-        return weight, bias
-    from fastgradnorm_kernels import affine_norm
-
-    with _on(grad_outputs):
-        weight, bias = affine_norm.affine_sq_norm(normalized, grad_outputs)
-        return weight, bias
+    weight, bias = _affine_sq_norms(normalized, grad_outputs, backend).unbind(-1)
+    return weight, bias
 
 
 @foldable("fastgradnorm::embedding_sq_norm")

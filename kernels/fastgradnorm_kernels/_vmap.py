@@ -15,8 +15,10 @@ from fastgradnorm_kernels.reference import accumulation_dtype
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def foldable(name: str) -> Callable[[F], F]:
+def foldable(name: str, columns: int | None = None) -> Callable[[F], F]:
     """Makes an operator of a function `(a, g, *options)` with one or two outputs, all `[N, K]`.
+
+    Or, where `columns` are given, with one `[N, K, columns]`.
 
     A batch dimension of `a` is folded into N, one of `g` alone into K. Where the wrappers are those
     of samples and cotangents this is done at once, without the operator.
@@ -25,7 +27,7 @@ def foldable(name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         function = telling(name.rpartition(":")[2])(function)
         op: Any = torch.library.custom_op(name, function, mutates_args=())
-        _register(op, function)
+        _register(op, function, columns)
 
         @functools.wraps(function)
         def call(a: Tensor, g: Tensor, *options: Any, **named: Any) -> Any:
@@ -36,12 +38,14 @@ def foldable(name: str) -> Callable[[F], F]:
                     a, g, (s, n, _, k), levels = folded
                     with outside():
                         outputs = function(a, g, *options, **named)
-                    if len(levels) == 1:
-                        return _each(outputs, lambda o: wrapped(o.view(s, n, k), levels))
                     # [samples, N, cotangents, K], of which the second is inside the first.
-                    return _each(
-                        outputs, lambda o: wrapped(o.view(s, n, -1, k).movedim(2, 1), levels)
-                    )
+                    inside = (s, n, k) if len(levels) == 1 else (s, n, -1, k)
+
+                    def split(o: Tensor) -> Tensor:
+                        o = o.view(*inside, *o.shape[2:])
+                        return wrapped(o if len(levels) == 1 else o.movedim(2, 1), levels)
+
+                    return _each(outputs, split)
             return op(a, g, *options, **named)
 
         return call  # type: ignore[return-value]
@@ -75,7 +79,7 @@ def _each(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return tuple(function(o) for o in outputs)
 
 
-def _register(op: Any, function: Callable[..., Any]) -> None:
+def _register(op: Any, function: Callable[..., Any], columns: int | None) -> None:
     def rule(info: Any, in_dims: Sequence[int | None], a: Tensor, g: Tensor, *options: Any) -> Any:
         a_dim, g_dim = in_dims[:2]
         size = info.batch_size
@@ -92,15 +96,16 @@ def _register(op: Any, function: Callable[..., Any]) -> None:
             outputs = op(a.flatten(0, 1), g.flatten(0, 1), *options)
             shape, dim = (size, n, k), 0
         if isinstance(outputs, Tensor):
-            return outputs.view(shape), dim
+            return outputs.view(*shape, *outputs.shape[2:]), dim
         return tuple(o.view(shape) for o in outputs), (dim,) * len(outputs)
 
     def fake(a: Tensor, g: Tensor, *options: Any, **named: Any) -> Any:
         outputs = tuple(
-            g.new_empty(g.shape[:2], dtype=accumulation_dtype(g.dtype)) for _ in range(count)
+            g.new_empty(*g.shape[:2], *own, dtype=accumulation_dtype(g.dtype)) for _ in range(count)
         )
         return outputs if count > 1 else outputs[0]
 
+    own = () if columns is None else (columns,)
     returned = torch.library.infer_schema(function, mutates_args=()).rpartition("->")[2]
     count = returned.count("Tensor")
     op.register_vmap(rule)

@@ -83,15 +83,21 @@ def affine_sq_norm(
     normalized: Float[Tensor, "N T D"], grad_outputs: Float[Tensor, "N K T D"]
 ) -> AffineNorm:
     """Triton form of :func:`fastgradnorm_kernels.reference.affine_sq_norm`."""
+    return AffineNorm(*affine_sq_norms(normalized, grad_outputs).unbind(-1))
+
+
+def affine_sq_norms(
+    normalized: Float[Tensor, "N T D"], grad_outputs: Float[Tensor, "N K T D"]
+) -> Float[Tensor, "N K 2"]:
+    """Both in one tensor, added up by one launch."""
     check_affine(normalized, grad_outputs)
     n, k, t, d = grad_outputs.shape
     options = blocks(t, d, grad_outputs.stride(2), grad_outputs.element_size())
     tiles = triton.cdiv(d, options["BLOCK_D"])
-    shape, device = (n, k, tiles), grad_outputs.device
-    partial = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
-    if partial[0].numel():
+    partial = torch.empty(2, n, k, tiles, dtype=torch.float32, device=grad_outputs.device)
+    if partial.numel():
         strides = (*normalized.stride(), *grad_outputs.stride())
         _affine_sq_norm_kernel[(n * k * tiles,)](
             normalized, grad_outputs, *partial, k, t, d, tiles, *strides, **options, **LAUNCH
         )
-    return AffineNorm(*(each[..., 0] if tiles == 1 else each.sum(-1) for each in partial))
+    return (partial[..., 0] if tiles == 1 else partial.sum(-1)).movedim(0, -1)

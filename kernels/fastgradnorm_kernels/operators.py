@@ -49,6 +49,26 @@ def has_onednn_linear() -> bool:
     return _close(ours, [x @ weight.mT + bias, x @ weight.mT])
 
 
+def copied_together(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Copies of numbers of one dtype, by one launch for many.
+
+    One times a number is that number, minus zero and NaN included. Can go when PyTorch copies
+    several tensors at once.
+    """
+    copies: Sequence[Tensor] = torch._foreach_mul([*tensors], 1)
+    return copies
+
+
+@proves("torch._foreach_mul", "buffers are copied one by one")
+def has_copied_together() -> bool:
+    """Whether `copied_together` copies, and into memory of its own."""
+    ours = [torch.tensor([-0.0, torch.inf, -3.5]), _ramp(2, 3).mT]
+    copies = copied_together(ours)
+    same = all(torch.equal(a, b) for a, b in zip(ours, copies, strict=True))
+    own = {t.untyped_storage().data_ptr() for t in (*ours, *copies)}
+    return same and len(own) == 4 and bool(copies[0].signbit()[0])
+
+
 def flash_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:

@@ -202,3 +202,15 @@ def test_a_proof_is_not_disturbed_by_what_the_caller_does():
         is_proved.cache_clear()
     with torch.inference_mode():
         assert all(is_proved() for is_proved in proof.PATHS.values())
+
+
+@pytest.mark.parametrize(
+    "how", [missing, lambda tensors, by: tensors, lambda tensors, by: [t + 1 for t in tensors]]
+)
+def test_copies_made_together_are_proved_first(how, monkeypatch):
+    assert operators.has_copied_together()
+    operators.has_copied_together.cache_clear()
+    with monkeypatch.context() as patch, pytest.warns(SlowPathWarning, match="_foreach_mul"):
+        patch.setattr(torch, "_foreach_mul", how)
+        assert not operators.has_copied_together()
+    operators.has_copied_together.cache_clear()

@@ -260,9 +260,11 @@ def _widened(args):
         tensor.copy_(wide)
 
 
-def _interpreted(launch):
+def _interpreted(launch, launched):
     def run(self, *args, grid, warmup, **kwargs):
         COUNTS.launches[self.fn.__name__] += 1
+        if not launched:
+            return None
         kinds = {type(t) for t in args if isinstance(t, torch.Tensor)}
         if len(kinds) != 1 or not issubclass(*kinds, OnDevice):
             raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
@@ -275,14 +277,14 @@ def _interpreted(launch):
 
 
 @contextlib.contextmanager
-def device():
-    """Within, tensors can be on "cuda"."""
+def device(launched=True):
+    """Within, tensors can be on "cuda"; kernels that are not launched leave what there was."""
     import torch.cuda.amp.common as amp
 
     patches = [(torch.cuda, name, answer) for name, answer in _ANSWERS.items()]
     patches.append((amp, "amp_definitely_not_available", lambda: False))
     launch = interpreter.InterpretedFunction.run
-    patches.append((interpreter.InterpretedFunction, "run", _interpreted(launch)))
+    patches.append((interpreter.InterpretedFunction, "run", _interpreted(launch, launched)))
     before = [getattr(owner, name) for owner, name, _ in patches]
     lifts = torch._C._only_lift_cpu_tensors()
     try:

@@ -26,6 +26,17 @@ from fastgradnorm import (
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._pool.run import score_one
 from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._witness.witness import Witness
+
+# Operations that start nothing on the device: they look at memory otherwise, or ask for some.
+FREE = frozenset(
+    f"aten::{name}"
+    for name in (
+        "view", "_unsafe_view", "permute", "select", "unsqueeze", "squeeze", "slice", "detach",
+        "transpose", "t", "expand", "split", "split_with_sizes", "unbind", "alias", "as_strided",
+        "empty", "empty_like", "empty_strided", "new_empty", "reshape", "_reshape_alias", "unfold",
+    )
+)  # fmt: skip
 
 
 def moved(inputs):
@@ -88,7 +99,7 @@ def _on_device(model, inputs, options):
     with autograd_ready():
         engine = scorer._engine()
         batch = as_batch(inputs, engine.subject.device)
-        score_one(engine, batch)  # plans, and tries kernels
+        score_one(engine, Witness(engine), batch)  # plans, and tries kernels
         emulator.COUNTS.clear()
         out = engine.score(batch)
         counts = emulator.COUNTS
@@ -111,6 +122,34 @@ def sketched(case):
     return {"error": float((there - here).norm() / here.norm())}
 
 
+def counted(name):
+    """Operations and launches of a pass over large models, by name; the numbers are of no kernel.
+
+    They hardly depend on the size of the batch, which is small here.
+    """
+    from benchmarks.gpu.large_models import LARGE
+
+    case = LARGE[name]
+    model, inputs = case.make(10, 2)
+    with emulator.device(launched=False):
+        scorer = GradNormScorer(
+            converted(model, "cuda"), verify=False, progress=False, backend="triton"
+        )
+        with autograd_ready():
+            engine = scorer._engine()
+            batch = as_batch(moved(inputs), engine.subject.device)
+            score_one(engine, Witness(engine), batch)
+            emulator.COUNTS.clear()
+            engine.score(batch)
+    counts = emulator.COUNTS
+    started = {k: n for k, n in counts.operations.most_common() if k not in FREE}
+    return {
+        "operations": sum(started.values()) + sum(counts.launches.values()),
+        "waits": dict(counts.waits),
+        "by name": started | dict(counts.launches.most_common()),
+    }
+
+
 def main(names):
     torch.set_num_threads(1)
     for name in names:
@@ -118,6 +157,8 @@ def main(names):
         try:
             if kind == "planted":
                 found = scored(CASES[PLANTED[rest].case], PLANTED[rest].fault)
+            elif kind == "count":
+                found = counted(rest)
             elif kind == "sketch":
                 found = sketched(CASES[rest])
             else:

@@ -31,6 +31,7 @@ def _load(name):
 
 CASES = _load("contract").CASES
 BUILD = _load("build")
+COUNTED = {"resnet18": 450}  # operators and launches of a pass over ten classes, at most
 SKETCHES = ["mlp", "attention none", "convolutions"]
 PLANTED = {
     "a value read": "waits",
@@ -53,6 +54,7 @@ def found():
         pytest.skip("the emulated device needs a C++ compiler")
     paths = [BUILD.built(), HERE, ROOT, ROOT / "src", ROOT / "kernels"]
     names = [*PRESENT, *(f"sketch: {n}" for n in SKETCHES), *(f"planted: {n}" for n in PLANTED)]
+    names += [f"count: {name}" for name in COUNTED]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
         [sys.executable, str(HERE / "inside.py"), *names],
@@ -98,6 +100,13 @@ def test_kernels_are_the_default(name, found):
 def test_and_are_not_used_where_they_are_not_wanted(found):
     for name in ("torch", "convolutions, torch", "float64"):
         assert found[name]["launches"] == 0
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_few_operators_are_started(name, found):
+    row = found[f"count: {name}"]
+    assert row["operations"] <= COUNTED[name], row["by name"]
+    assert not row["waits"]
 
 
 @pytest.mark.parametrize("name", SKETCHES)

@@ -8,6 +8,7 @@ are never handed out, and what is handed out is held against them.
 from collections.abc import Callable, Mapping
 
 import torch
+from fastgradnorm_kernels import operators
 from fastgradnorm_kernels.functorch import outside, works
 from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor
@@ -17,6 +18,7 @@ from fastgradnorm._model.standins import same
 # Larger ones are copied once, and again where the model has changed the copy: to compare costs no
 # memory.
 _LARGE = 1 << 20  # bytes
+_COUNTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
 
 class Buffers:
@@ -40,7 +42,25 @@ class Buffers:
         if self._first and self._kept is None:
             small = {k: t for k, t in self._usable.items() if not _is_large(t)}
             self._kept = {key: tensor.clone() for key, tensor in small.items()}
-        return {key: self._copy(key, tensor) for key, tensor in self._usable.items()}
+        made = {} if self._first else self._together()
+        return {
+            key: made[key] if key in made else self._copy(key, tensor)
+            for key, tensor in self._usable.items()
+        }
+
+    def _together(self) -> dict[int, Tensor]:
+        """Of a GPU's, copies by one launch for many: a batch norm has three."""
+        groups: dict[torch.dtype, list[int]] = {}
+        for key, tensor in self._usable.items():
+            if tensor.is_cuda and tensor.layout == torch.strided and tensor.dtype in _COUNTED:
+                groups.setdefault(tensor.dtype, []).append(key)
+        made: dict[int, Tensor] = {}
+        if groups and works() and operators.has_copied_together():
+            with outside(), torch.no_grad():
+                for keys in groups.values():
+                    copies = operators.copied_together([self._usable[key] for key in keys])
+                    made |= zip(keys, copies, strict=True)
+        return made
 
     def _copy(self, key: int, usable: Tensor) -> Tensor:
         if self._first:
