@@ -10,11 +10,13 @@ from benchmarks.witness import (
     faults_pool,
     faults_results,
     faults_schemes,
+    faults_witness,
 )
 from benchmarks.witness.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *faults_schemes.FAULTS,
+    *faults_witness.FAULTS,
     *faults_engine.FAULTS,
     *faults_model.FAULTS,
     *faults_operations.FAULTS,

@@ -4,7 +4,7 @@
 from benchmarks.witness.fault import Fault
 
 _OUTCOME, _PASSES, _TAPS = "_engine/outcome.py", "_engine/passes.py", "_engine/taps.py"
-_ENGINE, _COVERAGE, _VERIFY = "_engine/engine.py", "_engine/coverage.py", "_engine/verify.py"
+_ENGINE, _COVERAGE = "_engine/engine.py", "_engine/coverage.py"
 
 FAULTS = [
     Fault(
@@ -185,33 +185,6 @@ FAULTS = [
         _COVERAGE, "dropped guard",
         "        if not found >= self.reached:\n", "        if False:\n",
         "a tap that no pull-back reaches counts as zero",
-    ),
-    Fault(
-        _VERIFY, "wrong unit",
-        "floor = _NOISE * torch.linalg.vector_norm(exact, dim=-1, keepdim=True)",
-        "floor = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)",
-        "verify=True sees no wrong rule of a parameter whose norm is below 0.5 % of the whole gradient",
-    ),
-    Fault(
-        _VERIFY, "dropped guard",
-        "missing = wrong & (actual == 0)", "missing = wrong & False",
-        "a parameter that is left out is excused as rounding, where float64 has it",
-    ),
-    Fault(
-        _VERIFY, "off by one",
-        "batch = batch.take(slice(0, _SAMPLES))", "batch = batch.take(slice(0, 1))",
-        "verification looks at one sample alone, for which wrong rules of batches are right",
-    ),
-    Fault(
-        _VERIFY, "wrong tolerance",
-        "tolerance = _RELATIVE.get(dtype, _RELATIVE_HALF)", "tolerance = _RELATIVE_HALF",
-        "verify=True passes scores that are off by 5 %",
-    ),
-    Fault(
-        _VERIFY, "dropped guard",
-        "if done and (len(done) == _CHECKS or max(done) == _SAMPLES or len(batch) == 1):",
-        "if done:",
-        "where the first batch has one sample, none is verified together with another",
     ),
     Fault(
         "_engine/chunks.py", "off by one at chunk borders",

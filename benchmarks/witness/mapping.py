@@ -26,8 +26,6 @@ TESTS = {
     "any_model/test_raw_parameters",
     "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
     "any_model/test_control_flow engine/test_parameters any_model/test_execution",
-    "_engine/verify": "engine/test_small_numbers engine/test_verify any_model/test_reached "
-    "test_linalg",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
     "_model/batches": "test_batch_errors model/test_constants engine/test_combinations "
     "test_errors integrations/test_huggingface",
@@ -63,6 +61,8 @@ TESTS = {
     "operations/test_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
+    "_witness": "engine/test_small_numbers witness/test_rounding witness/test_company "
+    "witness/test_left_as_it_was witness/test_formulas any_model/test_reached test_linalg",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",

@@ -152,6 +152,7 @@ def test_weights_tell_beyond_the_first(flat):
         assert sorted(chosen.tolist()) == [0, 1, 5]
 
 
+@pytest.mark.filterwarnings("ignore::fastgradnorm.DoubtfulScoresWarning")
 @pytest.mark.parametrize("name", BY_MODEL)
 def test_zero_scores_do_not_end_a_run(name):
     """A model that is certain of everything: any choice will do."""

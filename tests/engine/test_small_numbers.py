@@ -106,6 +106,7 @@ def test_every_pass_has_the_dtype_of_autocast(dtype):
             seen.add(z.dtype)
             return z
 
-    score_pool(Noting(), [torch.randn(4, 10)], autocast=dtype, progress=False)
-    # The second look at what differs, in float64, has none.
-    assert seen - {torch.float64} == {dtype or torch.float32}
+    # A forward pass alone, as verification makes one too, may be wider: on a CPU, PyTorch's linear
+    # layer is, under vmap and where nothing is differentiated.
+    score_pool(Noting(), [torch.randn(4, 10)], autocast=dtype, verify=False, progress=False)
+    assert seen == {dtype or torch.float32}

@@ -120,7 +120,8 @@ class StandIns:
         names, memory = self._holdings.names, self._holdings.memory
         held = [t for t in written if id(t) in names or _address(t) in memory]
         if not held:
-            return (args[0],) if name == "requires_grad_" and is_transforming() else None
+            asks = name == "requires_grad_" and is_transforming()
+            return (_as_allowed(func, *args, **kwargs),) if asks else None
         if name in _FLAGS:
             if not _turns_on(name, args, kwargs):
                 self._freeze(held[0])
@@ -140,6 +141,7 @@ class StandIns:
                 self._freeze(target)
             return (None,)
         if attribute == "requires_grad" and is_transforming():
+            _as_allowed(target.requires_grad_, value)
             return (None,)
         if attribute != "data":
             return None
@@ -267,6 +269,17 @@ def same(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _as_allowed(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Asks for a gradient, as a transform does that the model itself uses.
+
+    To anybody else transforms forbid it, and it is not needed: inputs have gradients there.
+    """
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError:
+        return args[0]
 
 
 def _same_but_cast(now: Tensor, value: Tensor) -> bool:

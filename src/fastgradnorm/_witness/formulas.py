@@ -16,6 +16,10 @@ from torch import Tensor
 
 from fastgradnorm._options import Options
 from fastgradnorm._schemes.objective import uniform_numbers
+from fastgradnorm._schemes.table import TABLE
+
+# Of the norms, by the definition; those of schemes that were added are the table's.
+_POWERS = {"expected": 1, "expected_squared": 2}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class Asked:
             if scheme == "entropy":
                 found[scheme] = float(norms[-1]), None
                 continue
-            terms = labels if scheme == "expected" else labels * labels
+            if not TABLE[scheme].averaged:
+                continue  # of a loss that is not known here
+            terms = labels ** _POWERS.get(scheme, TABLE[scheme].power)
             error = None
             if self.drawn:
                 error = float(terms.std()) / len(terms) ** 0.5 if len(terms) > 1 else math.nan
@@ -99,7 +105,7 @@ def _labels(
 ) -> tuple[Sequence[Tensor], Tensor, bool]:
     """Label maps `[positions]`, their weights, and whether they are drawn."""
     count, classes = p.shape
-    if not {"expected", "expected_squared"} & set(options.schemes):
+    if not any(TABLE[scheme].averaged for scheme in options.schemes):
         return [], p.new_zeros(0), False
     log_maps, most = count * math.log(classes), math.log(options.num_samples) + 1e-9
     if single or (countable and log_maps <= most):
