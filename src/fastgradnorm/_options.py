@@ -55,7 +55,7 @@ class Options:
         temperature: Logits are divided by it first.
         forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping, or
             of which the model takes more than the first; it is given the model to call and a batch
-            of a single sample, in the container that the loader yields.
+            of one sample, or for `verify` of several, in the container that the loader yields.
         mask: `(batch) -> bool [N, *positions]`: the valid positions of dense outputs. By default
             all of them, or a mapping's `attention_mask` where it has the logits' length.
         device: Where to compute; by default where the model is.
