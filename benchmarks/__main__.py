@@ -135,6 +135,13 @@ def _witness(arguments: Arguments) -> int:
     return command.main(_folder(arguments), *chosen, tiny=arguments.tiny)
 
 
+def _verification(arguments: Arguments) -> int:
+    from benchmarks import verification
+
+    sizes = (130,) if arguments.tiny else verification.SIZES
+    return verification.main(_folder(arguments), sizes, "cnn6" if arguments.tiny else "resnet18")
+
+
 def _launches(arguments: Arguments) -> int:
     from benchmarks import launches
 
@@ -213,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tests to run, each for what those before have missed; default: quick slow",
     )  # fmt: skip
     found.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
+    command("verification", _verification, "what verification costs of scoring a pool")
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)

@@ -81,6 +81,13 @@ def test_a_rank_may_score_alone(found, rank):
     assert_close_relative(found[rank]["alone"], alone()[rank::2], 1e-6)
 
 
+@pytest.mark.parametrize("rank", RANKS)
+def test_wrapped_models_with_unequal_data_are_verified_apart(found, rank):
+    values, verified = found[rank]["unequal"]
+    assert len(values) == verified == (24, 3)[rank]
+    assert_close_relative(values, alone()[: len(values)], 1e-6)
+
+
 @pytest.mark.parametrize("case", [
     "backwards", "repeats", "chosen", "batches", "share", "workers", "part", "part of a choice",
 ])  # fmt: skip

@@ -76,6 +76,14 @@ def whole_pools():
         mine = pools.inputs()[dist.get_rank() :: 2]
         return score_pool(pools.mlp(), [mine], distributed=False)
 
+    def unequal():
+        """Verification calls the model without its wrapper: no rank waits for another's batches."""
+        rank, model = dist.get_rank(), nn.parallel.DistributedDataParallel(pools.mlp())
+        mine = pools.inputs()[: 24 if rank == 0 else 3]
+        scorer = GradNormScorer(model, distributed=False, verify="all")
+        found = scorer.score(mine.split(4))
+        return found.values, found.provenance["verified"]["scores"]
+
     def again():
         return {
             "iterated": score_pool(pools.mlp(), pools.streamed()),
@@ -86,7 +94,7 @@ def whole_pools():
 
     return [
         *(every_scheme, workers, inference_mode, sampler, standard_errors),
-        *(one_batch, first_buffers, progress, alone, again, orders),
+        *(one_batch, first_buffers, progress, alone, unequal, again, orders),
     ]
 
 

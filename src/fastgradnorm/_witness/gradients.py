@@ -1,5 +1,6 @@
 """Gradients and scores of a few samples, by plain autograd from the model's own call."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -165,7 +166,7 @@ class Comparison:
         for scheme, (score, error) in exact.items():
             pairs = [("score", float(scored.scores[scheme][row]), score)]
             found = scored.errors.get(scheme)
-            if found is not None and error is not None and error == error:
+            if found is not None and error is not None and not math.isnan(error):
                 pairs.append(("standard error", float(found[row]), error))
             # Where some classes stand for all, the score is an estimate.
             slack = 0.0 if found is None or error is not None else _ERRORS * float(found[row])
@@ -173,8 +174,8 @@ class Comparison:
                 slack += self.engine.options.rtol * score
             for what, actual, wanted in pairs:
                 size = max(abs(wanted), torch.finfo(torch.float32).tiny)
-                relative = max(0.0, abs(actual - wanted) - slack) / size
-                relative = relative if relative == relative else float("inf")
+                gap = abs(actual - wanted)
+                relative = max(0.0, gap - slack) / size if math.isfinite(gap) else math.inf
                 if relative <= self._limits.rounding:
                     self.record.differ(relative)
                 elif not self._is_excused(row, ask, scheme, relative):

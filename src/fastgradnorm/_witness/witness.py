@@ -72,9 +72,9 @@ class Witness:
         """
         if self.record is None:
             return self.engine.score(batch)
-        self.meaning.look(batch)
         looks: list[_Look] = []
         with self._timed():
+            self.meaning.look(batch)
             looks = self._looked(batch) if self._turn(batch) else []
         self._scoring = True
         try:
