@@ -182,3 +182,10 @@ class TestRecord:
         assert found["in_float64"] == 0
         assert found["gradients"] == samples * 5 * 5
         assert found["seconds"] > 0
+
+    def test_in_words(self):
+        scores = GradNormScorer(MLP(), progress=False).score(torch.randn(24, 10).split(4))
+        assert scores.verified.startswith("logits of 4 samples, gradients of 2, scores of 2, to ")
+        assert f"verified: {scores.verified}" in repr(scores)
+        unverified = GradNormScorer(MLP(), verify=False, progress=False).score([torch.ones(2, 10)])
+        assert unverified.verified == "" and "verified" not in repr(unverified)

@@ -28,6 +28,8 @@ class PoolScores:
         provenance: Scheme, parameters counted, versions, device, seed, seconds and the options; for
             `rtol > 0` also the number of pull-backs, over all samples. `"findings"`: what was
             noticed about outputs, inputs and scores, each with `kind`, `message` and `level`.
+            `"verified"`: what was compared with the model's own calls, and how closely it agreed;
+            None with `verify=False`.
         indices: `[N]`, int64: score i is of `loader.dataset[indices[i]]`, whatever its sampler
             draws; of a `subset` of a pool without a dataset, places in the pool. None where they
             are 0 to N - 1, and where they cannot be told.
@@ -66,9 +68,22 @@ class PoolScores:
         doubts = [each["kind"] for each in findings if each["level"] == "warn"]
         if doubts:
             lines.append(f"  in doubt: {', '.join(doubts)}; see provenance['findings']")
+        if self.verified:
+            lines.append(f"  verified: {self.verified}")
         if self.standard_error is not None:
             lines.append(f"  standard error: mean {float(self.standard_error.mean()):.3g}")
         return "\n".join(lines)
+
+    @property
+    def verified(self) -> str:
+        """What was compared with the model's own calls, in words; empty if that is not known."""
+        facts = self.provenance.get("verified")
+        if not facts:
+            return ""
+        return (
+            f"logits of {facts['rows']:,} samples, gradients of {facts['samples']:,}, scores of "
+            f"{facts['scores']:,}, to {facts['largest_difference']:.1g} ({facts['mode']!r})"
+        )
 
     def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
         """Dataset indices of the `k` samples to label, best first; see `fastgradnorm.select`.

@@ -133,6 +133,7 @@ def _provenance(scores: PoolScores, origin: str) -> dict[str, str]:
         "Device": f"{facts['device']}, {facts['dtype']}",
         "Seed": str(facts["seed"]),
         "Noticed": ", ".join(each["kind"] for each in facts["findings"]) or "nothing unusual",
+        "Verified": scores.verified or "nothing",
         "Time": f"{facts['seconds']:.1f} s",
         "Versions": versions,
     }
