@@ -2,6 +2,7 @@
 
 import importlib
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,3 +34,27 @@ def nothing_leaks():
     yield
     leaked = changed(before)
     assert not leaked, f"a test left global state behind (before, after): {leaked}"
+
+
+# Files whose tests take longest; a worker that begins one last keeps the others waiting.
+_FIRST = (
+    "kernels/test_proof.py", "test_gpu_command.py", "cuda/test_emulated_device.py",
+    "distributed/test_ray_data.py", "test_scoring.py", "any_model/test_random_models.py",
+    "any_model/test_wider_models.py", "cli/test_cli_failures.py", "distributed/test_torchrun.py",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist: by the number of tests, else
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, wherever tests are shared out by file."""
+    folder = Path(__file__).parent
+
+    def place(item):
+        name = item.path.relative_to(folder).as_posix() if folder in item.path.parents else ""
+        return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+    items.sort(key=place)

@@ -81,16 +81,12 @@ def test_several_input_columns_are_keywords():
 
 
 def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
-    from fastgradnorm._pool import run
+    from fastgradnorm._witness.witness import Witness
 
-    verify, verified = run.verify, []
-
-    def counted(engine, batch):
-        before = len(engine.verified)
-        verify(engine, batch)
-        verified.extend(engine.verified[before:])
-
-    monkeypatch.setattr(run, "verify", counted)
+    examine, verified = Witness._examine, []
+    monkeypatch.setattr(
+        Witness, "_examine", lambda *given: (verified.append(len(given[1].batch)), examine(*given))
+    )
     scorer = actor()
     for rows in pools.inputs().split(5):
         scorer(table(rows))
