@@ -27,6 +27,8 @@ from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.samples import Choice, joined, moved
 
+_ROWS = 16  # samples of one own call, at most: each costs two forward passes
+
 
 @dataclass(frozen=True)
 class _Look:
@@ -123,7 +125,7 @@ class Witness:
             self._single = None
             planned, count = engine.outcome.planned(plan), engine.outcome.count(plan)
             size = max(2, engine.chunks.sizes(planned, len(batch), count)[0])
-            blocks = self._choice.blocks(len(batch), min(size, len(batch)))
+            blocks = self._choice.blocks(len(batch), min(size, len(batch), _ROWS))
             return [self._look(batch.take(block), block.start, alone=False) for block in blocks]
         pairs = [joined(self._single, batch)] if self._single is not None else []
         self._single = None if self._single is not None else batch
