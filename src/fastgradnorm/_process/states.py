@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,7 @@ def _shared() -> Iterator[None]:
             _changes.enter_context(switches.plain_checkpoints())
             _changes.enter_context(switches.no_parametrize_cache())
             _changes.enter_context(_no_fast_path())
+            _changes.enter_context(_uncompiled())
             _changes.enter_context(opened_functions())
         _running += 1
     try:
@@ -56,6 +58,19 @@ def _shared() -> Iterator[None]:
             _running -= 1
             if _running == 0:
                 _changes.close()
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What is compiled within a model runs as it was written: transforms cannot look into it.
+
+    Only where something has been compiled: PyTorch's compiler takes long to import.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextlib.contextmanager
