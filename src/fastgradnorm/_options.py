@@ -86,7 +86,7 @@ class Options:
             logits, the gradients of plain autograd or the scores made of them by the definition are
             others than those of the engine. `"sampled"` (or True): the first batch, each further
             way in which the model uses its parameters, and a few later batches drawn by the seed;
-            of each the logits of a chunk, and the gradients of two samples. `"first"`: the first
+            of each the logits of 16 samples, and the gradients of two. `"first"`: the first
             batch alone. `"all"`: every sample, as slow as `naive_score_pool`. False: nothing. What
             was compared, and how closely it agreed, stands in the provenance of `PoolScores`.
             Hooks on the caller's modules run in these calls. Also a

@@ -48,7 +48,11 @@ def test_blocks_and_pairs_lie_within_the_batch():
         seen.add((block.start, first, second))
     assert len(seen) > 20
     assert choice.pair(1) == [0]
-    assert Choice("all", 0).blocks(10, 4) == [slice(0, 4), slice(4, 8), slice(6, 10)]
+    for samples, size in ((10, 4), (9, 4), (8, 4), (3, 2), (2, 2), (40, 16)):
+        blocks = Choice("all", 0).blocks(samples, size)
+        each = [i for block in blocks for i in range(samples)[block]]
+        assert each == [*range(samples)]  # once, in order
+        assert all(2 <= block.stop - block.start <= size + 1 for block in blocks)
 
 
 @torch.overrides.wrap_torch_function(lambda x, gain: (x, gain))
@@ -182,6 +186,17 @@ class TestRecord:
         assert found["in_float64"] == 0
         assert found["gradients"] == samples * 5 * 5
         assert found["seconds"] > 0
+
+    @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
+    @pytest.mark.parametrize("size", [5, 17, 33])
+    def test_all_is_each_sample_once(self, size):
+        model = Custom(
+            lambda m, x: m.head(torch.tanh(m.body(x)) if bool(x[0, 0] > 0) else m.body(x)),
+            body=linear(4, 4), head=linear(4, 3),
+        )  # fmt: skip
+        scorer = GradNormScorer(model, verify="all", progress=False)
+        found = scorer.score(torch.randn(33, 4).split(size)).provenance["verified"]
+        assert (found["rows"], found["samples"], found["scores"]) == (33, 33, 33)
 
     def test_in_words(self):
         scores = GradNormScorer(MLP(), progress=False).score(torch.randn(24, 10).split(4))

@@ -48,19 +48,19 @@ class Choice:
         new = way not in self._known
         first = not self._known
         self._known.add(way)
-        return new and not first and self.mode != "first" and self._is_left()
+        return new and not first and self.mode == "sampled" and self._is_left()
 
     def _is_left(self) -> bool:
         self._more += 1
-        return self.mode == "all" or self._more <= _MOST
+        return self._more <= _MOST
 
     def blocks(self, samples: int, size: int) -> list[slice]:
-        """So many samples of a batch in a row; with `"all"` as many times as it takes."""
+        """So many samples of a batch in a row; with `"all"` each once, and none without another."""
         if self.mode == "all":
-            starts = [*range(0, samples - size, size), samples - size]
-        else:
-            starts = [0 if self._number <= 1 else self._random.randrange(samples - size + 1)]
-        return [slice(start, start + size) for start in starts]
+            starts = [*range(0, samples - 1, size)]
+            return [slice(a, b) for a, b in zip(starts, [*starts[1:], samples], strict=True)]
+        start = 0 if self._number <= 1 else self._random.randrange(samples - size + 1)
+        return [slice(start, start + size)]
 
     def pair(self, samples: int) -> list[int]:
         """Two of them in order, or the only one; the first batch's first one always."""

@@ -2,7 +2,7 @@
 
 What the engine sees of a model, a batch or an output, it sees with its own eyes; so the model is
 called as its owner calls it, plain autograd pulls back to its owner's parameters, and scores are
-made from the definition. Logits of a whole chunk, gradients and scores of two samples are compared.
+made from the definition. Logits of up to `_ROWS` samples, gradients and scores of two are compared.
 """
 
 import time
@@ -32,7 +32,7 @@ _ROWS = 16  # samples of one own call, at most: each costs two forward passes
 
 @dataclass(frozen=True)
 class _Look:
-    """A chunk that is verified: which samples of its batch, and what their own call gave."""
+    """Samples that are verified: which samples of its batch, and what their own call gave."""
 
     batch: Batch
     start: int
