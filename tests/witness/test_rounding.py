@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import GradNormScorer, VerificationError, score_pool
+from fastgradnorm import GradNormScorer, KernelError, VerificationError, score_pool
+from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.tapped import TappedPass
+from fastgradnorm._witness import meaning, probe
+from fastgradnorm._witness.own_call import OwnModel
 
 
 @pytest.fixture
@@ -88,3 +91,38 @@ def test_a_model_that_does_not_run_in_float64_is_not_excused(at_a_kink):
 
     with pytest.raises(VerificationError, match="disagrees"):
         score_pool(Single(), [inputs], progress=False)
+
+
+def failing(*_, **__):
+    raise KernelError("a kernel that failed", "a norm")
+
+
+@pytest.mark.parametrize("place", ["logits", "gradients"])
+def test_an_error_of_a_kernel_in_the_second_look_is_no_disagreement(at_a_kink, monkeypatch, place):
+    """It surfaces as what it is."""
+    model, inputs = at_a_kink
+    exact, double = Passes.logits, torch.float64
+
+    def logits(passes, batch):
+        if passes.subject.dtype == double:
+            failing()
+        found = exact(passes, batch)
+        return found * 1.01 if place == "logits" else found
+
+    monkeypatch.setattr(Passes, "logits", logits)
+    with pytest.raises(KernelError, match="a kernel that failed"):
+        score_pool(model, [inputs], progress=False)
+
+
+@pytest.mark.parametrize("looked", ["own call", "first batch", "later batch"])
+def test_errors_of_kernels_are_not_taken_for_the_models(monkeypatch, looked):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    batches = torch.randn(6, 6).split(1)
+    if looked == "own call":
+        monkeypatch.setattr(OwnModel, "logits", failing)
+    elif looked == "first batch":
+        monkeypatch.setattr(probe, "rows", failing)
+    else:
+        monkeypatch.setattr(meaning, "rows", failing)  # the first is looked at by `probe`
+    with pytest.raises(KernelError, match="a kernel that failed"):
+        score_pool(model, batches, progress=False)

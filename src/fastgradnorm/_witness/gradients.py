@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._errors import VerificationError
+from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._schemes.objective import Scored
 from fastgradnorm._witness.company import differ
@@ -211,6 +211,8 @@ class Comparison:
             own, record = OwnModel(engine.subject), Record(self.record.mode)
             precise = Comparison(engine, own, batch, record, self._apart)
             precise.check(engine.score(batch), 0)
+        except NOT_THE_MODELS:
+            raise
         except Exception:  # of the caller's model too: the disagreement stands
             return False
         return True

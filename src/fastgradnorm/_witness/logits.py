@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._errors import (
+    NOT_THE_MODELS,
     BatchDependenceWarning,
     UnsupportedModelError,
     VerificationError,
@@ -131,6 +132,8 @@ def _is_rounding(engine: Engine, batch: Batch, record: Record) -> bool:
     try:
         exact = OwnModel(precise.subject).logits(given)
         return _furthest(seen_logits(precise, given), exact)[1] <= _DOUBLE
+    except NOT_THE_MODELS:
+        raise
     except Exception:  # of the caller's model: the disagreement stands
         return False
 

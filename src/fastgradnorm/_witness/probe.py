@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject, extract
 from fastgradnorm._model.substitution import Swapping
@@ -63,6 +64,8 @@ def probe(subject: Subject, batch: Batch, hook: Callable[[nn.Module], Any] | Non
         logits = rows(subject, batch, hook)
         if _agree(alone, logits, len(batch)):
             return Seen(output, leaves, logits, batch)
+    except NOT_THE_MODELS:
+        raise
     except Exception:  # what models do with several samples is judged elsewhere
         pass
     few = batch.take(slice(0, _ALONE))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._errors import NOT_THE_MODELS, SlowPathWarning
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._schemes.objective import Scored
@@ -134,6 +134,8 @@ class Witness:
             if pair is not None:
                 try:
                     return [self._look(pair, 0, alone=True)]
+                except NOT_THE_MODELS:
+                    raise
                 except Exception as error:  # a model that takes single samples alone
                     if is_out_of_memory(error):
                         raise
