@@ -75,7 +75,8 @@ class _Linear(SingleLevel):
         return _product(g, weight.mT, None), None, None
 
 
-def _rule(call: Call, tracked: Collection[str]) -> Rule | None:
+def make_rule(call: Call, tracked: Collection[str]) -> Rule | None:
+    """Of a call with arguments `input`, `weight` and `bias`."""
     x: Tensor = call["input"]
     if call["weight"].dim() != 2:
         return None
@@ -95,5 +96,5 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule | None:
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
-    F.linear: ruled(_rule, "input weight", form=linear, narrow=True, bias=None)
+    F.linear: ruled(make_rule, "input weight", form=linear, narrow=True, bias=None)
 }

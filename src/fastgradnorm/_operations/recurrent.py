@@ -1,4 +1,4 @@
-"""Recurrent layers and cells unrolled into linear layers, which have rules."""
+"""Recurrent layers and cells as linear layers, which have rules, and what is between them."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations.operation import Operation
+from fastgradnorm._operations import linear
+from fastgradnorm._operations.folded_recurrences import (
+    recurrence,
+    recurrent_linear,
+    unread_linear,
+    without_derivative,
+)
+from fastgradnorm._operations.operation import Operation, ruled
+from fastgradnorm._operations.recurrences import Weights
 
 
 def lstm_cell(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -37,14 +45,17 @@ _STEPS: dict[str, Step] = {
 
 
 def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
-    """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu` unrolled; None for packed sequences.
+    """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu`; None for packed sequences.
 
-    The input's share of the gates is one linear layer over all positions, the hidden state's one
-    linear layer reused at each: both have rules.
+    The input's share of the gates is one linear layer over all positions, and so is the hidden
+    state's, once the states are known: both have rules.
     """
     x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
     if not isinstance(has_biases, bool) or len(args) != 9:
         return None  # packed: the second argument is a tensor of batch sizes
+    whole = without_derivative(getattr(torch, kind), *args)
+    if whole is not None:
+        return whole
     states = start if isinstance(start, (tuple, list)) else (start,)
     x = x.transpose(0, 1) if rest[0] else x  # [T, B, I]
     directions = 2 if bidirectional else 1
@@ -56,7 +67,7 @@ def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
             index = layer * directions + direction
             weights = flat[index * per_layer : (index + 1) * per_layer]
             state = tuple(s[index] for s in states)
-            rows, state = _direction(_STEPS[kind], x, state, weights, has_biases, direction == 1)
+            rows, state = _direction(kind, x, state, weights, has_biases, direction == 1)
             outputs.append(rows)
             final.append(state)
         x = torch.cat(outputs, -1)
@@ -65,26 +76,35 @@ def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
 
 
 def _direction(
-    step: Step,
+    kind: str,
     x: Tensor,
     state: tuple[Tensor, ...],
-    weights: Sequence[Tensor],
+    flat: Sequence[Tensor],
     has_biases: bool,
     backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer in one direction: outputs `[T, B, H]` and the last state."""
-    w_input, w_hidden = weights[:2]
-    b_input, b_hidden = weights[2:4] if has_biases else (None, None)
-    projection = weights[-1] if len(weights) in (3, 5) else None
+    """One layer in one direction: outputs `[T, B, P]` and the last state."""
+    w_input, w_hidden = flat[:2]
+    b_input, b_hidden = flat[2:4] if has_biases else (None, None)
+    projection = flat[-1] if len(flat) in (3, 5) else None
     gates = F.linear(x, w_input, b_input)
-    order = range(len(x) - 1, -1, -1) if backwards else range(len(x))
+    weights = Weights(w_hidden, b_hidden, projection)
+    found = recurrence(kind, gates, state, weights, backwards)
+    return found or _written_out(_STEPS[kind], gates, state, weights, backwards)
+
+
+def _written_out(
+    step: Step, gates: Tensor, state: tuple[Tensor, ...], weights: Weights, backwards: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same step by step: linear layers that are reused, and what makes states of them."""
+    order = range(len(gates) - 1, -1, -1) if backwards else range(len(gates))
     outputs: dict[int, Tensor] = {}
     for t in order:
-        state = step(gates[t], F.linear(state[0], w_hidden, b_hidden), state)
-        if projection is not None:
-            state = (F.linear(state[0], projection), *state[1:])
+        state = step(gates[t], F.linear(state[0], weights.hidden, weights.bias), state)
+        if weights.projection is not None:
+            state = (F.linear(state[0], weights.projection), *state[1:])
         outputs[t] = state[0]
-    return torch.stack([outputs[t] for t in range(len(x))]), state
+    return torch.stack([outputs[t] for t in range(len(gates))]), state
 
 
 def recurrent_cell(kind: str, *args: Any) -> Any:
@@ -101,4 +121,8 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     getattr(torch, name): Operation(opened=partial(opened, kind))
     for kind in _STEPS
     for name, opened in ((kind, recurrent), (f"{kind}_cell", recurrent_cell))
+} | {
+    recurrent_linear: ruled(
+        linear.make_rule, "input weight bias output", form=unread_linear, narrow=True
+    )
 }

@@ -1,0 +1,129 @@
+"""Back through all steps of a recurrence: one matrix product a step for samples and cotangents."""
+
+import fastgradnorm_kernels as kernels
+import torch
+from torch import Tensor
+
+from fastgradnorm._operations.recurrences import GRU, LSTM, RNN, ReluRNN, Scan
+
+
+def pull(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
+    """Pulls gradients back, of L samples and K cotangents.
+
+    Args:
+        scan: The steps, once `prepare` was called.
+        g: At their outputs, `[L, K, T, B, P]`.
+        g_cell: At the last cell state `[L, K, B, H]`, if it was used.
+
+    Returns:
+        Gradients at the input's share of the gates `[L, K, T, B, gates * H]`, at the hidden
+        state's, at what a projection gave `[L, K, T, B, P]` (or None), and at the first states
+        `[L, K, B, H]`.
+    """
+    pulling = _PULLS[type(scan)](scan, g, g_cell)
+    for t in reversed(scan.order):
+        pulling.step(t, g[:, :, t])
+    return pulling.pulled()
+
+
+class _Pull:
+    """Back through a scan's steps, from the last to the first.
+
+    Factors are of `[L, 1, B, ...]` samples, gradients of `[L, K, B, ...]`.
+    """
+
+    def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
+        samples, cotangents, steps, self._batch, _ = g.shape
+        self._lead = samples, cotangents, self._batch
+        weights, self._narrow = scan.weights, scan.narrow
+        self._back = weights.hidden.mT
+        self._factors = [
+            factor.unflatten(1, (samples, self._batch)).unsqueeze(2) for factor in scan.factors
+        ]
+        width = len(weights.hidden)
+        like = {"dtype": self._narrow, "device": g.device}
+        self.hidden = torch.empty(samples, cotangents, steps, self._batch, width, **like)
+        # Of one step: small enough to stay in the cache between what writes and what reads it.
+        units = width // scan.gates
+        self._gates = scan.outputs.new_empty(*self._lead, scan.gates, units)
+        self._carried: Tensor | None = None
+
+    def _arriving(self, g: Tensor) -> Tensor:
+        """The gradient at a step's output: its own, and what the step after it has left."""
+        return g.to(self._gates.dtype) if self._carried is None else self._carried.add_(g)
+
+    def _leave(self, t: int) -> Tensor:
+        """What the gates' gradients are at the hidden state before the step."""
+        gates = self._gates.flatten(-2)
+        self.hidden[:, :, t] = gates
+        return self._by(gates, self._back)
+
+    def _by(self, rows: Tensor, weight: Tensor) -> Tensor:
+        found = kernels.linear(rows.flatten(0, 2).to(self._narrow), weight)
+        return found.view(*self._lead, -1).to(self._gates.dtype)
+
+    def step(self, t: int, g: Tensor) -> None:
+        """Step `t`, at whose output there is `g` from elsewhere."""
+        raise NotImplementedError
+
+    def pulled(self) -> list[Tensor | None]:
+        """What `pull` returns, when all steps are done."""
+        return [self.hidden, self.hidden, None, self._carried]
+
+
+class _PullLSTM(_Pull):
+    def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
+        super().__init__(scan, g, g_cell)
+        units = self._gates.shape[-1]
+        zeros = self._gates.new_zeros(*self._lead, units)
+        self._cell = zeros if g_cell is None else zeros.add_(g_cell)
+        self._projection, self.projected = scan.weights.projection, None
+        if self._projection is not None:
+            self.projected = torch.empty(g.shape, dtype=self._narrow, device=g.device)
+
+    def step(self, t: int, g: Tensor) -> None:
+        by_cell, by_hidden, through, kept = (factor[t] for factor in self._factors)
+        hidden = self._arriving(g)
+        if self._projection is not None and self.projected is not None:
+            self.projected[:, :, t] = hidden
+            hidden = self._by(hidden, self._projection.mT)
+        self._cell.addcmul_(hidden, through)
+        torch.mul(self._cell.unsqueeze(-2), by_cell, out=self._gates[..., :3, :])
+        torch.mul(hidden, by_hidden, out=self._gates[..., 3, :])
+        self._cell.mul_(kept)
+        self._carried = self._leave(t)
+
+    def pulled(self) -> list[Tensor | None]:
+        return [self.hidden, self.hidden, self.projected, self._carried, self._cell]
+
+
+class _PullGRU(_Pull):
+    def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
+        super().__init__(scan, g, g_cell)
+        self.inputs = torch.empty_like(self.hidden)
+
+    def step(self, t: int, g: Tensor) -> None:
+        by_hidden, by_n, kept = (factor[t] for factor in self._factors)
+        hidden, units = self._arriving(g), self._gates.shape[-1]
+        torch.mul(hidden.unsqueeze(-2), by_hidden, out=self._gates)
+        inputs = self.inputs[:, :, t]
+        inputs[..., : 2 * units] = self._gates[..., :2, :].flatten(-2)
+        inputs[..., 2 * units :] = hidden * by_n
+        self._carried = self._leave(t).addcmul_(hidden, kept)
+
+    def pulled(self) -> list[Tensor | None]:
+        return [self.inputs, self.hidden, None, self._carried]
+
+
+class _PullRNN(_Pull):
+    def step(self, t: int, g: Tensor) -> None:
+        torch.mul(self._arriving(g).unsqueeze(-2), self._factors[0][t].unsqueeze(-2), out=self._gates)
+        self._carried = self._leave(t)
+
+
+_PULLS: dict[type[Scan], type[_Pull]] = {
+    LSTM: _PullLSTM,
+    GRU: _PullGRU,
+    RNN: _PullRNN,
+    ReluRNN: _PullRNN,
+}
