@@ -88,7 +88,7 @@ def test_other_packages_are_timed_where_they_are_right():
     setting = Setting(large_models.case("resnet18", dry=True), 4, 3)
     facts, chunk, run = baselines.rival(ENGINES[0], setting, precision.IEEE)
     assert facts["sq_norms_err"] < 1e-5
-    # Which chunk is the fastest is the machine's business: three samples are run in twos or at once.
+    # Which chunk is fastest is the machine's business: three samples run in twos or at once.
     assert chunk in (2, 3)
     assert run().shape == (chunk, 1)
     half = {

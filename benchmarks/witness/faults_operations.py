@@ -196,16 +196,16 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrent.py", "dropped term",
-        "projection = weights[-1] if len(weights) in (3, 5) else None", "projection = weights[-1] if len(weights) == 5 else None",
+        "projection = flat[-1] if len(flat) in (3, 5) else None", "projection = flat[-1] if len(flat) == 5 else None",
         "LSTMs with a projection and no biases fail, or leave it out",
     ),
     Fault(
-        "_operations/recurrent.py", "lost order",
-        "order = range(len(x) - 1, -1, -1) if backwards else range(len(x))", "order = range(len(x))",
+        "_operations/recurrences.py", "lost order",
+        "self.order = range(len(x) - 1, -1, -1) if backwards else range(len(x))", "self.order = range(len(x))",
         "both directions of a bidirectional layer read forwards",
     ),
     Fault(
-        "_operations/recurrent.py", "swapped gates",
+        "_operations/recurrences.py", "swapped gates",
         "i, f, g, o = gates.chunk(4, -1)", "i, g, f, o = gates.chunk(4, -1)",
         "the gates of LSTMs change places",
     ),
@@ -213,6 +213,26 @@ FAULTS = [
         "_operations/recurrent.py", "wrong term",
         "n = (n_x + (r_x + r_h).sigmoid() * n_h).tanh()", "n = ((r_x + r_h).sigmoid() * (n_x + n_h)).tanh()",
         "the gate of GRUs acts on the input too",
+    ),
+    Fault(
+        "_operations/recurrences.py", "lost order",
+        "parts = [states[1:], first[None]] if self.backwards else [first[None], states[:-1]]", "parts = [first[None], states[:-1]]",
+        "steps that run backwards are taken to begin with the states of those that run forwards",
+    ),
+    Fault(
+        "_operations/recurrence_pulls.py", "dropped term",
+        "        self._cell.mul_(kept)\n", "",
+        "LSTMs forget nothing on the way back",
+    ),
+    Fault(
+        "_operations/recurrence_pulls.py", "dropped term",
+        "zeros if g_cell is None else zeros.add_(g_cell)", "zeros",
+        "the last cell state has no gradient of its own",
+    ),
+    Fault(
+        "_operations/folded_recurrences.py", "dropped guard",
+        "return output if is_frozen(weight, bias) else F.linear(input, weight, bias)", "return output",
+        "normalised weights of recurrent layers have no gradient",
     ),
     Fault(
         "_operations/attention.py", "option that does nothing",

@@ -50,6 +50,9 @@ TESTS = {
     "_operations/numbers": "test_complex",
     "_operations/table": "test_complex operations",
     "_operations/recurrent": "any_model/test_recurrent operations/test_layers",
+    "_operations/recurrences": "any_model/test_recurrent any_model/test_folded_recurrences",
+    "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
+    "_operations/folded_recurrences": "any_model/test_folded_recurrences",
     "_operations/pooling": "operations/test_max_pool operations",
     "_operations/rules": "any_model/test_embeddings engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",

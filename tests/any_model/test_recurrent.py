@@ -39,8 +39,9 @@ class TestRecurrent:
         self.check(layer, lambda m, x: m.head(m.layer(x)[0].mean(1)), tokens(4, 3, 4), 5)
 
     @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-    def test_projection(self):
-        layer = nn.LSTM(4, 5, proj_size=3, batch_first=True)
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_projection(self, bias):
+        layer = nn.LSTM(4, 5, proj_size=3, batch_first=True, bias=bias)
         self.check(layer, lambda m, x: m.head(m.layer(x)[0].mean(1)), tokens(4, 3, 4), 3)
 
     @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])

@@ -54,7 +54,7 @@ def recurrence(
     """
     if not (functorch.works() and has_unwatched()) or gates.numel() == 0:
         return None
-    with unwatched(), torch.no_grad():
+    with unwatched():
         steps = _steps(kind, gates, states, weights, backwards)
     if steps is None:
         return None
@@ -81,12 +81,14 @@ def _steps(
     """None where a derivative is taken elsewhere than right here, or each sample has weights."""
     if functorch.is_transforming() and is_differentiated(gates, *states, *weights) is None:
         return None
-    shared = [None if weight is None else bare(_within(weight)) for weight in weights]
-    found = aligned(*map(_within, (gates, *states)))
+    with torch.no_grad():
+        shared = [None if weight is None else bare(_within(weight)) for weight in weights]
+        found = aligned(*map(_within, (gates, *states)))
     if found is None or any(weight is not None and weight.places for weight in shared):
         return None
     own = [None if weight is None else weight.tensor for weight in shared]
-    return _Steps(kind, found, Weights(*cast(Any, own)), backwards)
+    with torch.no_grad():
+        return _Steps(kind, found, Weights(*cast(Any, own)), backwards)
 
 
 def _as_given(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -141,7 +143,8 @@ class _Steps:
     def tied(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         """What was made, with a derivative by the shares it was made of, and by the states."""
         if not functorch.is_transforming():
-            return cast("tuple[Tensor, ...]", _Plain.apply(self, *inputs))
+            plain: Any = _Plain
+            return cast("tuple[Tensor, ...]", plain.apply(self, *inputs))
         if not is_differentiated(*inputs):
             return self.made()
         return cast("tuple[Tensor, ...]", _Light.within(self, *inputs))
@@ -155,7 +158,7 @@ class _Steps:
     def pulled(self, g: Tensor | None, g_cell: Tensor | None) -> list[Tensor | None]:
         """Gradients by the inputs of `tied`, from those of what was made."""
         with outside():
-            samples = torch.zeros(self._sizes, device=self._scan.outputs.device)
+            samples = torch.zeros(*self._sizes, 1, device=self._scan.outputs.device)
         found = aligned(g, g_cell, wrapped(samples, self._levels))
         assert found is not None
         (g, g_cell, _), levels, sizes = found
@@ -228,12 +231,17 @@ def without_derivative(function: Callable[..., Any], *args: Any) -> tuple[Tensor
     None where a derivative may be taken, where each sample has weights of its own, and in plain
     passes.
     """
+    if torch.is_grad_enabled() or not (functorch.works() and has_unwatched()):
+        return None  # uses of parameters are to be seen
+    with unwatched():
+        return _at_once(function, *args)
+
+
+def _at_once(function: Callable[..., Any], *args: Any) -> tuple[Tensor, ...] | None:
     x, start, flat, *options, batch_first = args
     several = isinstance(start, (tuple, list))
     states: tuple[Tensor, ...] = tuple(start) if several else (start,)
-    if torch.is_grad_enabled() or not (functorch.works() and has_unwatched()):
-        return None  # parameters are tracked whose uses are to be seen
-    if is_differentiated(x, *states, *flat) is not False:
+    if x.is_cuda or is_differentiated(x, *states, *flat) is not False:
         return None
     weights, found = [bare(weight) for weight in flat], aligned(x, *states)
     if found is None or any(weight is None or weight.places for weight in weights):
@@ -242,19 +250,17 @@ def without_derivative(function: Callable[..., Any], *args: Any) -> tuple[Tensor
     count = len(levels)
     front = tuple(range(count))
 
-    def beside(dim: int) -> tuple[int, ...]:
-        return tuple(range(dim, dim + count))
-
     def fold(tensor: Tensor, dim: int) -> Tensor:
         """Levels beside the batch, which is the dimension `dim`."""
-        return tensor.movedim(front, beside(dim)).flatten(dim, dim + count)
+        beside = tuple(range(dim, dim + count))
+        return tensor.movedim(front, beside).flatten(dim, dim + count)
 
     def unfold(tensor: Tensor, dim: int) -> Tensor:
-        rows = tensor.unflatten(dim, (*sizes, -1))
-        return wrapped(rows.movedim(beside(dim), front), levels)
+        beside = tuple(range(dim, dim + count))
+        return wrapped(tensor.unflatten(dim, (*sizes, -1)).movedim(beside, front), levels)
 
     batch = 0 if batch_first else 1
-    with unwatched(), outside():
+    with outside():
         rows, *begin = cast("list[Tensor]", tensors)
         folded = tuple(fold(state, 1) for state in begin)
         own = [weight.tensor for weight in weights if weight is not None]

@@ -41,8 +41,9 @@ class _Pull:
             factor.unflatten(1, (samples, self._batch)).unsqueeze(2) for factor in scan.factors
         ]
         width = len(weights.hidden)
-        like = {"dtype": self._narrow, "device": g.device}
-        self.hidden = torch.empty(samples, cotangents, steps, self._batch, width, **like)
+        self.hidden = g.new_empty(
+            samples, cotangents, steps, self._batch, width, dtype=self._narrow
+        )
         # Of one step: small enough to stay in the cache between what writes and what reads it.
         units = width // scan.gates
         self._gates = scan.outputs.new_empty(*self._lead, scan.gates, units)
@@ -117,7 +118,9 @@ class _PullGRU(_Pull):
 
 class _PullRNN(_Pull):
     def step(self, t: int, g: Tensor) -> None:
-        torch.mul(self._arriving(g).unsqueeze(-2), self._factors[0][t].unsqueeze(-2), out=self._gates)
+        torch.mul(
+            self._arriving(g).unsqueeze(-2), self._factors[0][t].unsqueeze(-2), out=self._gates
+        )
         self._carried = self._leave(t)
 
 
