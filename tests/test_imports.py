@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = [ROOT / "src", ROOT / "kernels"]
 # What stands on the face; beside their own packages and `SHARED`, they import what is named here.
 HOSTS = {
-    "fastgradnorm.active": set(),
+    "fastgradnorm.active": {"fastgradnorm._selection"},  # `acquire` and the learner share them
     "fastgradnorm.integrations": set(),
     "fastgradnorm.demo": set(),
     "fastgradnorm.cli": {"fastgradnorm.demo"},

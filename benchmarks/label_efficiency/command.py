@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing stored")
+    parser.add_argument(
+        "--regimes",
+        action="store_true",
+        help="all strategies, 20 seeds of digits and 8 of others, kept apart in results/regimes",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a command was stopped")
 
 
@@ -40,6 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         runs=runner.RUNS,
     )
+    if arguments.regimes:
+        settings = runner.of_regimes(settings, arguments.task)
     failed = False
     for name in GROUPS.get(arguments.task, (arguments.task,)):
         try:
@@ -54,5 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(report.terminal(outcome.results), flush=True)
         if not (arguments.quick or arguments.no_store):
             print(f"written: {runner.store_results(outcome.results, settings)}")
+            if arguments.regimes:
+                continue
             print(f"written: {report.write()}", flush=True)
     return int(failed)

@@ -91,7 +91,7 @@ class Results:
 
 def store(results: Results, folder: Path = RESULTS) -> Path:
     """Writes `<task>.json`, a line a curve."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{results.task}.json"
     lines = ",\n".join("  " + json.dumps(asdict(curve)) for curve in results.curves)
     facts = json.dumps({"task": results.task, "facts": results.facts}, ensure_ascii=False)

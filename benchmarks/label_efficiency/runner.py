@@ -4,7 +4,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from benchmarks.label_efficiency.arrays import ArrayTask
 from benchmarks.label_efficiency.curves import RESULTS, Results, from_run, load, store
-from benchmarks.label_efficiency.tasks import EXTENTS, make
+from benchmarks.label_efficiency.tasks import EXTENTS, REGIMES, make
+from benchmarks.provenance import RESULTS as ALL_RESULTS
 from benchmarks.provenance import provenance
 from fastgradnorm.active import ActiveLearner, Run, load_runs
 
@@ -47,6 +48,17 @@ class Settings:
     runs: Path = RUNS
     results: Path = RESULTS
     progress: bool = True
+
+
+def of_regimes(settings: Settings, task: str) -> Settings:
+    """The same for the comparison of regimes: all strategies, kept apart."""
+    return replace(
+        settings,
+        seeds=settings.seeds or (20 if task.startswith("digits") else 8),
+        strategies=settings.strategies or REGIMES,
+        runs=settings.runs / "regimes",
+        results=ALL_RESULTS / "regimes",
+    )
 
 
 @dataclass

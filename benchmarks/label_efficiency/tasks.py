@@ -12,7 +12,9 @@ SNRS = (0.5, 0.1, 0.05)
 
 _LOADERS: dict[str, Callable[..., ArrayTask]] = {
     "digits": digits.load,
+    "digits_paper": digits.load_paper,
     "fashion": fashion.load,
+    "fashion_paper": fashion.load_paper,
     "cifar": cifar.load,
     "nuclei": nuclei.load,
     **{f"cryoet_{snr:g}": partial(cryoet.load, snr=snr) for snr in SNRS},
@@ -34,18 +36,30 @@ _ALL = (
     *_MAIN, "coreset", "expected/last_layer/top", "expected/all/top", "published",
     "expected/all/gumbel", "expected_squared/all/diverse", "sketch/predicted/all/kmeans++",
 )  # fmt: skip
+# For both regimes, few labels and many: those that matter first.
+REGIMES = (
+    "random", "margin", "badge", "expected/last_layer/herding", "expected/last_layer/adaptive",
+    "maxherding", "uherding", "entropy", "expected/last_layer/diverse", "expected/last_layer/top",
+    "coreset", "typiclust", "probcover", "lcmd", "bait", "expected/all/herding",
+    "sketch/predicted/all/maxherding", "sketch/predicted/all/lcmd", "expected/all/top",
+    "sketch/predicted/all/kmeans++", "entropy_gradnorm/last_layer/herding",
+    "entropy_gradnorm/all/top", "published",
+)  # fmt: skip
 # About an hour in all on two cores: everything where training is quick, the main strategies
 # elsewhere, and fewer still for the noisier subtomograms.
 EXTENTS = {
     "digits": Extent(10, _ALL),
     "fashion": Extent(5, _ALL),
     "cifar": Extent(5, _MAIN),
+    "digits_paper": Extent(20, REGIMES),
+    "fashion_paper": Extent(8, REGIMES),
     "nuclei": Extent(7, _MAIN),
     "cryoet_0.5": Extent(7, _MAIN),
     "cryoet_0.1": Extent(5, _SOME),
     "cryoet_0.05": Extent(5, _SOME),
 }
-GROUPS = {"all": TASKS, "cryoet": tuple(name for name in TASKS if name.startswith("cryoet"))}
+_PAGE = tuple(name for name in TASKS if not name.endswith("_paper"))
+GROUPS = {"all": _PAGE, "cryoet": tuple(name for name in TASKS if name.startswith("cryoet"))}
 
 
 def make(name: str, root: Path, device: str = "cpu", quick: bool = False) -> ArrayTask:

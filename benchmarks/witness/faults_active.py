@@ -4,7 +4,8 @@
 from benchmarks.witness.fault import Fault
 
 _STRATEGIES, _OUTPUTS = "active/_strategies.py", "active/_outputs.py"
-_LEARNER, _DIVERSITY, _RECORDS = "active/_learner.py", "active/_diversity.py", "active/_records.py"
+_LEARNER, _RECORDS = "active/_learner.py", "active/_records.py"
+_KMEANS, _EMBEDDING = "_selection/kmeans_pp.py", "_selection/embedding.py"
 
 FAULTS = [
     Fault(
@@ -109,12 +110,12 @@ FAULTS = [
         "entropy, margin and least_confidence ignore class_dim",
     ),
     Fault(
-        _DIVERSITY, "option that does nothing",
+        _KMEANS, "option that does nothing",
         "chances = nearest if weights is None else nearest * weights", "chances = nearest",
         "diverse strategies choose by distance alone after the first",
     ),
     Fault(
-        _DIVERSITY, "wrong power",
+        _EMBEDDING, "wrong power",
         "torch.cdist(part, others).amin(1).square()", "torch.cdist(part, others).amin(1)",
         "coreset compares distances with squared ones",
     ),

@@ -3,7 +3,7 @@
 
 from benchmarks.witness.fault import Fault
 
-_EXPORT, _SCORES, _SELECTION = "_results/export.py", "_results/scores.py", "_results/selection.py"
+_EXPORT, _SCORES, _SELECTION = "_results/export.py", "_results/scores.py", "_selection/by_score.py"
 _STATES, _SKETCH = "_process/states.py", "_sketch.py"
 
 FAULTS = [

@@ -2,6 +2,7 @@
 
 from fastgradnorm_kernels import KernelError
 
+from fastgradnorm._acquire import acquire
 from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
     BatchDependenceWarning,
@@ -19,9 +20,10 @@ from fastgradnorm._operations.rules import Rule
 from fastgradnorm._operations.table import register_rule
 from fastgradnorm._options import Options
 from fastgradnorm._results.scores import PoolScores
-from fastgradnorm._results.selection import select
+from fastgradnorm._results.selection import Selection
 from fastgradnorm._schemes.table import SCHEMES, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
+from fastgradnorm._selection.by_score import select
 from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 
@@ -39,11 +41,13 @@ __all__ = [
     "RankFailedError",
     "Rule",
     "Scheme",
+    "Selection",
     "SlowPathWarning",
     "UnsupportedModelError",
     "UntestedVersionWarning",
     "VerificationError",
     "__version__",
+    "acquire",
     "gradient_sketch",
     "naive_score_pool",
     "register_rule",

@@ -16,7 +16,7 @@ from fastgradnorm._options import Options, takes_options
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import provenance
-from fastgradnorm._pool.run import Run, score_one
+from fastgradnorm._pool.run import Part, Run, score_one
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
@@ -187,11 +187,12 @@ class GradNormScorer:
         with OwnRandomState():
             run = self._run(loader)
             for part in run.parts():
-                for scheme, values in part.scored.scores.items():
-                    columns.add(f"score {scheme}", values)
+                for name in self.options.schemes:
+                    columns.add(f"score {name}", part.scored.scores[name])
                 for scheme, values in part.scored.errors.items():
                     columns.add(f"error {scheme}", values)
                 placement.add(part.indices, len(part))
+                self._see(part)
         by_scheme = {scheme: columns.get(f"score {scheme}") for scheme in self.options.schemes}
         known = {scheme: scores for scheme, scores in by_scheme.items() if scores is not None}
         if not known:
@@ -242,6 +243,9 @@ class GradNormScorer:
             measured = (shares, seconds) if measure else (None, None)
             slow = engine.loop_reason, engine.passes.replays.reason
             return explain(engine.subject, plan, count, *slow, *measured)
+
+    def _see(self, part: Part) -> None:
+        """Is shown each part of a whole pool, for those who want more than its scores."""
 
     def _engine(self) -> Engine:
         return make_engine(self.model, self.options)

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgradnorm
+from fastgradnorm._selection.embedding import Rows
+from fastgradnorm._selection.kmeans_pp import kmeans_pp
 from fastgradnorm.active import ActiveLearner, Context, strategies, strategy
-from fastgradnorm.active._diversity import Rows, kmeans_pp
 from tests.support.small_task import OPTIONS, SmallTask
 
 BY_MODEL = [name for name in strategies() if name != "random"]

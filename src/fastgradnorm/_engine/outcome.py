@@ -74,7 +74,7 @@ class Norms:
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
         objective = self._objective(plan)
-        if _has_closed_form(plan, objective):
+        if self.has_closed_form(plan):
             return 0
         if objective.can_draw(plan.logits_shape):
             return 1  # a round groups its samples by how many they need, and cuts the groups
@@ -87,8 +87,8 @@ class Norms:
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Scores and standard errors."""
         objective = self._objective(plan)
-        if _has_closed_form(plan, objective):
-            return Scored(self._closed_form(passes, plan, batch), {})
+        if self.has_closed_form(plan):
+            return Scored(self.of_head(plan, passes, *self.head(plan, passes, batch)), {})
         if objective.can_draw(plan.logits_shape):
             scored, pulled = score_in_rounds(passes, plan, objective, batch, self.options.reduction)
             self.pulled += pulled
@@ -122,13 +122,28 @@ class Norms:
         valid = batch.valid(plan.logits_shape)
         return Scored(*passes.each("scores", plan, batch, of_sample, valid))
 
-    def _closed_form(self, passes: Passes, plan: Plan, batch: Batch) -> dict[str, Tensor]:
+    def has_closed_form(self, plan: Plan) -> bool:
+        """Whether a forward pass alone gives the scores."""
+        objective = self._objective(plan)
+        single = objective.likelihood == "categorical" or plan.logits_shape == (1,)
+        return plan.exact_head and single and objective.has_closed_form
+
+    def head(self, plan: Plan, passes: Passes, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits `[N, C]` and features `[N, D]` of a last layer that made the logits alone."""
         logits, features, *made = passes.head(plan, batch)
         with torch.no_grad():
             if made and not _agree(logits, made[0]):
                 raise PlanChangedError  # these logits come from more than the last layer
-            temperature, backend = self.options.temperature, passes.settings.backend
+            temperature = self.options.temperature
             logits = logits if temperature == 1 else logits / temperature
+            return logits, features
+
+    def of_head(
+        self, plan: Plan, passes: Passes, logits: Tensor, features: Tensor
+    ) -> dict[str, Tensor]:
+        """Scores in closed form."""
+        with torch.no_grad():
+            temperature, backend = self.options.temperature, passes.settings.backend
             q = features.to(accumulation_dtype(logits.dtype)).square().sum(-1)
             if "bias" in plan.coverage.taps[0].single:
                 q = (q.sqrt() + 1).square() if self.options.reduction == "per_tensor" else q + 1
@@ -143,11 +158,6 @@ class Norms:
         if shape not in self._objectives:
             self._objectives[shape] = make_objective(self.options, shape)
         return self._objectives[shape]
-
-
-def _has_closed_form(plan: Plan, objective: Objective) -> bool:
-    single = objective.likelihood == "categorical" or plan.logits_shape == (1,)
-    return plan.exact_head and single and objective.has_closed_form
 
 
 def _agree(logits: Tensor, made: Tensor) -> bool:

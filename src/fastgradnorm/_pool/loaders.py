@@ -34,21 +34,21 @@ _DEPTH = 6
 _NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, nn.Module, np.ndarray)
 
 
-def check_loader(loader: Any) -> None:
+def check_loader(loader: Any, name: str = "loader") -> None:
     """Raises `TypeError` unless it yields batches, as far as its type tells."""
     wanted = "an iterable of batches"
     wrapped = "DataLoader({}, batch_size=64)`"
     root = type(loader).__module__.partition(".")[0]
     if root == "datasets" and hasattr(loader, "column_names"):
         raise fail_type(
-            "loader", wanted, loader, "A dataset yields samples. Wrap it: `"
+            name, wanted, loader, "A dataset yields samples. Wrap it: `"
             + wrapped.format('dataset.with_format("torch")')
             + ", with `collate_fn=DataCollatorWithPadding(tokenizer)` for texts.",
         )  # fmt: skip
     if isinstance(loader, Dataset):
         whole = ", batch_size=None if it yields whole batches"
         raise fail_type(
-            "loader", wanted, loader, "A dataset yields samples. Wrap it: `"
+            name, wanted, loader, "A dataset yields samples. Wrap it: `"
             + wrapped.format("dataset") + (whole if isinstance(loader, IterableDataset) else "")
             + ".",
         )  # fmt: skip
@@ -56,9 +56,9 @@ def check_loader(loader: Any) -> None:
         advice = "Wrap one batch in a list: `[batch]`."
         if isinstance(loader, np.ndarray):
             advice = "Wrap it: `[torch.from_numpy(array)]`, or its parts."
-        raise fail_type("loader", wanted, loader, advice)
+        raise fail_type(name, wanted, loader, advice)
     if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
-        raise fail_type("loader", wanted, loader)
+        raise fail_type(name, wanted, loader)
 
 
 def made_anew(loader: DataLoader[Any], dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:

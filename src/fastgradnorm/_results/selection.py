@@ -1,72 +1,136 @@
-"""From scores to the samples to label."""
+"""What was chosen to be labelled, and why: indices, scores, a record each, and the pool."""
 
-from typing import Literal
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from fastgradnorm._validate import check_choice, check_integer, fail, fail_type
+from fastgradnorm._results import chosen
+from fastgradnorm._results.scores import PoolScores
 
-Strategy = Literal["top", "gumbel", "proportional"]
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection:
+    """Samples to label, best first.
 
-def select(
-    scores: "Tensor | np.ndarray", k: int, *, strategy: Strategy = "top", seed: int = 0
-) -> Tensor:
-    r"""Indices of the `k` samples to label, best first.
-
-    Args:
-        scores: `[N]`, higher is better. NaN is never selected.
-        k: How many.
-        strategy: `"top"`: the highest scores; ties go to the lower index. `"gumbel"`: without
-            replacement with probability ∝ :math:`e^{s / \sigma}`, :math:`\sigma` the standard
-            deviation of the scores: good ones, but not only near-duplicates of the best.
-            `"proportional"`: without replacement with probability ∝ score.
-        seed: Of the random strategies.
-
-    Returns:
-        Indices `[k]`, int64, on the CPU. For the random strategies in the order they were drawn.
-
-    Raises:
-        ValueError: If `k` exceeds the number of scores that are not NaN, or for `"proportional"`
-            the number of positive ones, or if one is negative.
-        TypeError: If `scores` is no tensor or array.
-
-    Example:
-        >>> select(torch.tensor([0.1, 0.7, float("nan"), 0.7]), 2)
-        tensor([1, 3])
+    Attributes:
+        indices: `[k]`, int64: indices in the dataset, or places in a pool without one.
+        scores: Of the whole pool.
+        records: A dict a chosen sample, best first: `index`, `rank` (1 is the first), `score`,
+            `predicted` and `runner_up` (classes), `confidence` and `runner_up_probability`, and
+            `coverage`: the share of the pool that it covers and nothing before it did; None where
+            the strategy looks at no features.
+        pool: What the model thinks of the pool: `samples`, `labelled`, `candidates`; `classes`, how
+            often each is predicted; `confidence`, the mean and the 5, 50 and 95 % quantiles;
+            `coverage`, of the pool before and after; `findings`, what was noticed.
+        provenance: Strategy, seed, what restricted the choice, seconds.
     """
-    if not isinstance(scores, (Tensor, np.ndarray)):
-        raise fail_type("scores", "a tensor or array [N]", scores)
-    values = torch.as_tensor(scores).detach().cpu().double()
-    if values.dim() != 1:
-        raise fail("scores", "one-dimensional", values)
-    check_integer("k", k, at_least=0)
-    check_choice("strategy", strategy, ("top", "gumbel", "proportional"))
-    check_integer("seed", seed, at_least=0)
-    keys = values if strategy == "top" else _random_keys(values, strategy, seed)
-    usable = int((~keys.isnan()).sum())
-    if k > usable:
-        kind = "positive scores" if strategy == "proportional" else "scores that are not NaN"
-        raise fail("k", f"at most {usable}, the number of {kind}", k)
-    # A stable sort keeps equal scores in pool order; NaN goes last.
-    return (
-        torch.sort(-keys.nan_to_num(nan=-torch.inf), stable=True).indices[:k]
-        if k
-        else (torch.empty(0, dtype=torch.int64))
-    )
 
+    indices: Tensor
+    scores: PoolScores
+    records: list[dict[str, Any]]
+    pool: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
-def _random_keys(values: Tensor, strategy: str, seed: int) -> Tensor:
-    """Log-weights plus Gumbel noise: the largest keys are a draw without replacement."""
-    noise = -np.log(np.random.default_rng(seed).standard_exponential(len(values)))
-    known = values[values.isfinite()]
-    if strategy == "gumbel":
-        spread = known.std(correction=0) if len(known) else torch.tensor(0.0)
-        weights = values / spread if spread > 0 else torch.where(values.isnan(), values, 0.0)
-    else:
-        if bool((known < 0).any()):
-            raise fail("scores", "non-negative for strategy='proportional'", float(known.min()))
-        weights = torch.where(values > 0, values.log(), torch.nan)
-    return weights + torch.from_numpy(noise)
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices.tolist())
+
+    def __repr__(self) -> str:
+        facts, pool = self.provenance, self.pool
+        lines = [
+            f"Selection({len(self)} of {pool['candidates']:,} samples by "
+            f"{facts.get('strategy')!r}, seed {facts.get('seed')})",
+            f"  first: {', '.join(map(str, self.indices[:8].tolist()))}"
+            + (", ..." if len(self) > 8 else ""),
+        ]
+        counts = sorted(pool["classes"].items(), key=lambda pair: -pair[1])[:5]
+        told = ", ".join(f"{name}: {count}" for name, count in counts)
+        lines.append(
+            f"  predicted in the pool: {told}{', ...' if len(pool['classes']) > 5 else ''}; mean "
+            f"confidence {pool['confidence']['mean']:.3g}"
+        )
+        if pool.get("coverage"):
+            before, after = pool["coverage"]["before"], pool["coverage"]["after"]
+            lines.append(f"  covered: {100 * before:.3g} % of the pool before, {100 * after:.3g} %")
+        doubts = [each["kind"] for each in pool["findings"] if each["level"] == "warn"]
+        if doubts:
+            lines.append(f"  in doubt: {', '.join(doubts)}; see pool['findings']")
+        return "\n".join(lines)
+
+    def to_records(self, ids: Any = None) -> list[dict[str, Any]]:
+        """The records with an `id` each.
+
+        Args:
+            ids: One for each sample of the dataset, or a mapping from indices; by default indices.
+        """
+        return chosen.with_ids(self.records, ids)
+
+    def to_csv(self, path: str | Path, ids: Any = None) -> Path:
+        """Writes a line a chosen sample, best first; returns the path."""
+        return chosen.write_csv(self.to_records(ids), path)
+
+    def to_jsonl(self, path: str | Path, ids: Any = None) -> Path:
+        """Writes a JSON object a line, best first; returns the path."""
+        return chosen.write_jsonl(self.to_records(ids), path)
+
+    def to_label_studio(
+        self,
+        path: str | Path,
+        data: Any,
+        *,
+        field: str = "image",
+        ids: Any = None,
+        names: Sequence[str] | None = None,
+    ) -> Path:
+        """Writes tasks that Label Studio imports, in the order to label; returns the path.
+
+        Each has `data` with the sample under `field`, `key` (its id), `score`, `rank`, `predicted`
+        and `confidence`. Label Studio shows tasks in the order in which they came.
+
+        Args:
+            path: A `.json` file.
+            data: Address or text of each sample of the dataset, or a mapping from indices.
+            field: The name that the labelling configuration has for it, as in `$image`.
+            ids: As in `to_records`.
+            names: Of the classes.
+        """
+        return chosen.write_tasks(self.to_records(ids), path, data, field, names)
+
+    def to_fiftyone(self, ids: Any) -> dict[Any, dict[str, Any]]:
+        """Fields for FiftyOne by sample id: `score`, `rank`, `predicted`, `confidence`.
+
+        `dataset.set_values(field, {id: fields[field]}, key_field="id")` sets them; a view sorted
+        by `rank` is the order to label.
+        """
+        kept = ("score", "rank", "predicted", "confidence")
+        return {row["id"]: {name: row[name] for name in kept} for row in self.to_records(ids)}
+
+    def report(
+        self,
+        folder: str | Path,
+        *,
+        ids: Any = None,
+        picture: Any = None,
+        names: Sequence[str] | None = None,
+    ) -> Path:
+        """Writes a page with the chosen, why they were, and the pool; returns its path.
+
+        Args:
+            folder: Made if it is not there; the page is its `index.html`.
+            ids: As in `to_records`.
+            picture: `index -> PIL image`, for pictures of the samples.
+            names: Of the classes.
+        """
+        from fastgradnorm._results.selection_page import write
+
+        return write(self, Path(folder), ids, picture, names)
+
+    def facts(self) -> str:
+        """Pool and provenance as JSON."""
+        return json.dumps({"pool": self.pool, "provenance": self.provenance}, default=str)

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from fastgradnorm import SCHEMES
+from fastgradnorm._selection.names import names
+from fastgradnorm._selection.table import TABLE
 from fastgradnorm.active import _strategies as s
 from fastgradnorm.active._context import Context
 
@@ -52,7 +54,18 @@ def _all() -> dict[str, s.Strategy[Any]]:
                 s.KCenter(f"{base}/kcenter", embed),
                 s.ByScore(f"{base}/proportional", norm, "proportional"),
             ]
-    return {each.name: each for each in found}
+    known = {each.name: each for each in found}
+    return known | {name: s.Acquired(name) for name in _acquired() if name not in known}
+
+
+def _acquired() -> tuple[str, ...]:
+    """Those that `fastgradnorm.acquire` has and nothing above, the main ones of them."""
+    covering = ("herding", "maxherding", "typiclust", "probcover", "lcmd")
+    over = [f"sketch/predicted/{params}/{how}" for params in _PARAMS for how in covering]
+    by = [
+        f"{_NAMES.get(scheme, scheme)}/{params}/herding" for scheme in SCHEMES for params in _PARAMS
+    ]
+    return (*TABLE, *by, *over)
 
 
 _STRATEGIES = _all()
@@ -75,13 +88,17 @@ def strategy(name: str) -> s.Strategy[Any]:
       `last_layer` or `all`, and `top`, `gumbel`, `proportional` (see `fastgradnorm.select`), or
       `diverse`: k-means++ over the directions of gradient sketches, weighted by the score;
     - `"sketch/<of>/<params>/<how>"`: over sketches of the gradient of the `predicted` class's loss
-      or of the `entropy`, `kmeans++`, `kcenter`, or `proportional` to its norm.
+      or of the `entropy`, `kmeans++`, `kcenter`, or `proportional` to its norm;
+    - every other name that `fastgradnorm.acquire` knows, such as `"herding"`, `"maxherding"`,
+      `"typiclust"`, `"expected/all/herding"`, `"sketch/predicted/all/lcmd"`: it is what chooses.
 
     Raises:
         ValueError: If there is none; the message has the closest names.
     """
     if name in _STRATEGIES:
         return _STRATEGIES[name]
+    if name in names():
+        return s.Acquired(name)
     near = difflib.get_close_matches(str(name), _STRATEGIES, n=3) or list(_STRATEGIES)[:7]
     raise ValueError(
         f"`name` must be one of `fastgradnorm.active.strategies()`. Got {name!r}. "

@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 
 import fastgradnorm
+from fastgradnorm._selection.embedding import Embedding, Outer, Rows, nearest_sq_distances
+from fastgradnorm._selection.k_center import k_center
+from fastgradnorm._selection.kmeans_pp import kmeans_pp
 from fastgradnorm.active._context import Context
-from fastgradnorm.active._diversity import (
-    Embedding,
-    Outer,
-    Rows,
-    k_center,
-    kmeans_pp,
-    nearest_sq_distances,
-)
 from fastgradnorm.active._outputs import Outputs, outputs
 
 Draw = Literal["top", "gumbel", "proportional"]
@@ -136,6 +131,39 @@ class CoreSet(Strategy[tuple[Tensor, Tensor]]):
         candidates, labelled = scored
         reach = nearest_sq_distances(candidates, labelled) if len(labelled) else None
         return k_center(Rows(candidates), context.budget, reach)
+
+
+# What a strategy's own name says, or its cycle.
+_SAID = ("scheme", "params", "reduction", "seed")
+
+
+@dataclass(frozen=True)
+class Acquired(Strategy[fastgradnorm.Selection]):
+    """A strategy of `fastgradnorm.acquire`, from what is labelled already."""
+
+    name: str
+
+    def score(self, context: Context) -> fastgradnorm.Selection:
+        """The whole choice: one pass over the candidates, and one over what is labelled."""
+        return fastgradnorm.acquire(
+            context.model,
+            context.candidates,
+            context.budget,
+            labelled=context.loader(context.labelled) if len(context.labelled) else None,
+            strategy=self.name,
+            seed=context.seed,
+            **{name: value for name, value in context.options.items() if name not in _SAID},
+        )
+
+    def pick(self, context: Context, scored: fastgradnorm.Selection) -> Tensor:
+        """What was chosen."""
+        return scored.indices
+
+    def select(self, context: Context) -> Tensor:
+        """As in `Strategy`; the seconds of scoring are those that `acquire` tells."""
+        made = self.score(context)
+        context.seconds["score"] += made.provenance["seconds"]["score"]
+        return context.indices[self.pick(context, made)]
 
 
 def features(context: Context, indices: Tensor) -> Tensor:

@@ -1,0 +1,309 @@
+"""The short path: a model and a pool in, the samples to label out."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from fastgradnorm._candidates import check_groups, check_indices, group_numbers, labelled_indices
+from fastgradnorm._gather import Gathered, Wants, gather
+from fastgradnorm._options import Options, make_options
+from fastgradnorm._pool.datasets import as_loader
+from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
+from fastgradnorm._results.described import pool_facts, records
+from fastgradnorm._results.selection import Selection
+from fastgradnorm._selection.covering import covering
+from fastgradnorm._selection.free import Free
+from fastgradnorm._selection.given import Given
+from fastgradnorm._selection.names import Named, in_space, named
+from fastgradnorm._validate import check_choice, check_integer, check_number, fail
+
+_POINTS = ("features", "sketch")
+
+
+def acquire(
+    model: nn.Module,
+    pool: Any,
+    k: int,
+    *,
+    labelled: Any = None,
+    strategy: str = "auto",
+    groups: Any = None,
+    max_per_group: int | None = None,
+    max_similarity: float | None = None,
+    space: Literal["last_layer", "sketch"] = "last_layer",
+    seed: int = 0,
+    batch_size: int = 64,
+    **options: Any,
+) -> Selection:
+    r"""Choose the `k` samples of an unlabelled pool to label next.
+
+    One pass over the pool gives scores, features and predictions; what is labelled already, if
+    anything is, is where the choice starts from. By default by *herding by gradient norm*: each
+    time the sample that most raises
+
+    .. math:: \sum_x w(x) \max_{s \in \text{labelled} \cup \text{chosen}} k(x, s)
+
+    with k a Gaussian kernel on unit-length features of the last layer and w the expected gradient
+    norm, after MaxHerding (Bae et al., 2024, https://arxiv.org/abs/2407.12212) and uncertainty
+    herding (Bae et al., 2025, https://arxiv.org/abs/2412.20644). Coverage is exact up to 20,000
+    candidates; of more, 20,000 drawn by the seed are what is to be covered.
+
+    Args:
+        model: As in `score_pool`; trained on what is labelled, or before there are labels any.
+        pool: A loader, as in `score_pool`, or a map-style dataset: of tuples the first is taken, of
+            mappings what the model takes; labels are never read.
+        k: How many to choose.
+        labelled: What has labels already: indices of the pool, which are not chosen again, or a
+            loader or dataset of other samples, of which the inputs are read. None: nothing.
+        strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
+            `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
+            `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,
+            `"least_confidence"`, `"random"`; or one that says its score or its points too, such as
+            `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see `docs/active.md`).
+        groups: Which group each sample of the pool is of (a patient, a video), in its order, or a
+            mapping from indices. Samples of None are in no group.
+        max_per_group: How many of a group may be chosen.
+        max_similarity: Of samples whose points have a larger cosine than this, such as 0.99, only
+            one is chosen, and none that is so near to a labelled one.
+        space: What strategies over points look at: what the `"last_layer"` is given (of dense
+            outputs the mean over positions), or a `"sketch"` of each sample's gradient over
+            `params`, of the loss of the predicted class, with 512 numbers.
+        seed: Of everything random.
+        batch_size: Of the batches of a dataset.
+        options: Keyword arguments of `Options`. By default `params="last_layer"`, which takes a
+            forward pass alone; `scheme` is what scores are. `seed` is that of the call.
+
+    Returns:
+        The chosen, best first, with a record of each; the scores of the pool, and what the model
+        thinks of it.
+
+    Raises:
+        ValueError: If more are asked for than may be chosen, `labelled` or `groups` do not fit the
+            pool, a strategy is unknown or has no meaning for the model's outputs, and as told at
+            `score_pool`.
+        TypeError: If an argument is of a wrong type, or no option has its name.
+
+    Guarantees:
+        - The pool is read once.
+        - What is labelled is not chosen, and no sample twice.
+        - The same seed gives the same choice.
+
+    Example:
+        >>> model = nn.Linear(2, 2).eval()
+        >>> pool = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> acquire(model, [pool], 2, labelled=[0], strategy="coreset").indices
+        tensor([2, 1])
+    """
+    check_integer("k", k, at_least=1)
+    check_integer("seed", seed, at_least=0)
+    check_integer("batch_size", batch_size, at_least=1)
+    check_choice("space", space, ("last_layer", "sketch"))
+    check_groups(groups, max_per_group)
+    if max_similarity is not None:
+        check_number("max_similarity", max_similarity, above=0)
+    known = labelled_indices(labelled)
+    what = in_space(named(strategy), space)
+    asked = _options(what, {**options, "seed": seed})
+    wants = _wants(what, max_similarity is not None)
+    start = time.perf_counter()
+    loader = as_loader(pool, model, asked.forward, batch_size, "pool")
+    check_loader(loader, "pool")
+    others = None
+    if known is None:
+        others = as_loader(labelled, model, asked.forward, batch_size, "labelled")
+        check_loader(others, "labelled")
+    read = _read(model, loader, others, known, asked, wants)
+    if k > len(read.candidates):
+        raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k)
+    numbers = None
+    if groups is not None:
+        numbers = group_numbers(groups, read.size, read.places[read.candidates])
+    given = _given(read, what, k, seed)
+    given = replace(given, free=_free(given, numbers, max_per_group, max_similarity))
+    scored = time.perf_counter()
+    chosen = what.entry.choose(given)
+    cover = None if given.points is None else covering(given, chosen.positions)
+    seconds = {"score": scored - start, "choose": time.perf_counter() - scored}
+    positions = read.candidates[chosen.positions]
+    columns, scores = read.gathered.columns, read.gathered.scores
+    return Selection(
+        indices=read.places[positions],
+        scores=scores,
+        records=records(columns, scores, read.places, positions, cover and cover[1]),
+        pool=pool_facts(columns, scores, read.labelled, len(read.candidates), cover),
+        provenance={
+            "strategy": what.name,
+            "words": what.entry.words,
+            "seed": seed,
+            "points": None if given.points is None else _space(wants),
+            "max_per_group": max_per_group,
+            "max_similarity": max_similarity,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What the pass over a pool gave.
+
+    Attributes:
+        gathered: Of the pool.
+        before: Of what is labelled, where a strategy starts from that.
+        places: Where in the dataset each sample of the pass is.
+        candidates: Positions in the pass that may be chosen.
+        size: Of the dataset.
+        labelled: How many are labelled; None: that is not known.
+    """
+
+    gathered: Gathered
+    before: dict[str, Tensor] | None
+    places: Tensor
+    candidates: Tensor
+    size: int
+    labelled: int | None
+
+
+def _read(
+    model: nn.Module,
+    loader: Any,
+    others: Any,
+    known: Tensor | None,
+    asked: Options,
+    wants: Wants,
+) -> _Read:
+    gathered = gather(model, loader, asked, wants)
+    places = gathered.scores.indices
+    places = torch.arange(len(gathered.scores)) if places is None else places
+    size = gathered.scores.provenance["samples"]["dataset"] or len(places)
+    candidates = _first_of_each(places)
+    before, count = None, None if known is None else len(known)
+    points = wants.features or wants.sketch is not None
+    if known is None and points:
+        found = gather(model, others, _again(asked), wants)
+        before, count = found.columns, len(found.scores)
+    elif known is not None:
+        check_indices(known, size)
+        candidates = candidates[~torch.isin(places[candidates], known)]
+        if points and len(known):
+            before = _of_pool(model, loader, asked, wants, gathered, places, known)
+    usable = gathered.scores.values[candidates].isfinite()
+    for name in _POINTS:
+        if name in gathered.columns:
+            usable &= gathered.columns[name][candidates].isfinite().all(1)
+    return _Read(gathered, before, places, candidates[usable], size, count)
+
+
+def _first_of_each(places: Tensor) -> Tensor:
+    """Positions of samples, each once, in the order of the pass."""
+    _, first = np.unique(places.numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first))
+
+
+def _of_pool(
+    model: nn.Module,
+    loader: Any,
+    asked: Options,
+    wants: Wants,
+    gathered: Gathered,
+    places: Tensor,
+    known: Tensor,
+) -> dict[str, Tensor]:
+    """Columns of labelled samples of the pool; those that the pass left out are read now."""
+    here = _first_of_each(places)
+    here = here[torch.isin(places[here], known)]
+    found = {name: values[here] for name, values in gathered.columns.items()}
+    missing = known[~torch.isin(known, places)]
+    if not len(missing):
+        return found
+    if not can_be_indexed(loader):
+        raise ValueError(
+            "`labelled` must be among the samples that `pool` yields, where it can only be read "
+            f"from its beginning. Got {len(missing)} that are not. Pass them as a loader."
+        )
+    rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
+    more = gather(model, rest, _again(asked), wants).columns
+    return {name: torch.cat([values, more[name]]) for name, values in found.items()}
+
+
+def _again(asked: Options) -> Options:
+    """The same options for what is labelled: all of it, and verified already."""
+    return replace(asked, subset=None, verify=False)
+
+
+def _options(what: Named, given: dict[str, Any]) -> Options:
+    said = {"scheme": what.scheme, "params": what.params, "reduction": what.reduction}
+    for name, value in said.items():
+        if value is not None and given.get(name, value) != value:
+            raise fail(name, f"left out for {what.name!r}, which says {value!r}", given[name])
+    settled = {name: value for name, value in said.items() if value is not None}
+    asked = make_options("acquire", {"params": "last_layer", **given, **settled})
+    if not isinstance(asked.scheme, str):
+        raise fail("scheme", "one name for `acquire`", asked.scheme)
+    if asked.checkpoint is not None:
+        raise fail(
+            "checkpoint", "None for `acquire`, whose features it cannot hold", asked.checkpoint
+        )
+    return asked
+
+
+def _wants(what: Named, near: bool) -> Wants:
+    entry = what.entry
+    points = entry.points or near
+    return Wants(
+        strategy=what.name,
+        features=points and what.sketch is None,
+        sketch=what.sketch,
+        classes=entry.classes,
+        single=entry.single,
+    )
+
+
+def _space(wants: Wants) -> str:
+    return "last layer" if wants.sketch is None else f"sketches ({wants.sketch})"
+
+
+def _given(read: _Read, what: Named, k: int, seed: int) -> Given:
+    columns, rows = read.gathered.columns, read.candidates
+    before = {} if read.before is None else read.before
+
+    def of(name: str) -> Tensor | None:
+        return columns[name][rows] if name in columns else None
+
+    points = next((name for name in _POINTS if name in columns), "")
+    scores = read.gathered.scores.values[rows]
+    sketch = of("sketch")
+    if what.how == "proportional" and sketch is not None:
+        scores = sketch.double().square().sum(1).sqrt()
+    labelled = before.get(points)
+    if labelled is not None:
+        labelled = labelled[labelled.isfinite().all(1)]
+    return Given(
+        k=k,
+        seed=seed,
+        free=Free(len(rows)),
+        scores=scores,
+        points=of(points),
+        labelled=labelled,
+        probabilities=of("probabilities"),
+        residuals=of("residuals"),
+        labelled_probabilities=before.get("probabilities"),
+        margins=of("margin"),
+        entropies=of("predictive_entropy"),
+        doubts=of("doubt"),
+    )
+
+
+def _free(given: Given, numbers: Tensor | None, most: int | None, similarity: float | None) -> Free:
+    points = labelled = None
+    if similarity is not None:
+        points, labelled = given.units()
+    found = Free(len(given.free.mask), numbers, most or 1, points, similarity or 1.0)
+    if labelled is not None:
+        found.close_near(labelled)
+    return found

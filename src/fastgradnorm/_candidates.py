@@ -1,0 +1,101 @@
+"""Which samples of a pool may be chosen: what is labelled, and groups of samples."""
+
+import operator
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgradnorm._validate import check_integer, fail, fail_type
+
+_WHAT = "indices of the pool, or a loader or dataset of other samples"
+
+
+def labelled_indices(labelled: Any) -> Tensor | None:
+    """Indices `[m]` of what is labelled, none if it is None; None if it is a loader or dataset.
+
+    Raises:
+        TypeError: If they are no integers.
+    """
+    if labelled is None:
+        return torch.empty(0, dtype=torch.int64)
+    if isinstance(labelled, (Tensor, np.ndarray)):
+        found = torch.as_tensor(labelled).detach().cpu()
+        if found.dtype == torch.bool:
+            advice = "Pass `mask.nonzero()` of a mask, flattened."
+            raise fail_type("labelled", _WHAT, found, advice)
+        if found.is_floating_point() or found.is_complex() or found.dim() > 1:
+            raise fail_type("labelled", _WHAT, found, "Wrap one batch in a list: `[batch]`.")
+        return found.reshape(-1).to(torch.int64)
+    if isinstance(labelled, (str, bytes)):
+        raise fail_type("labelled", _WHAT, labelled)
+    if isinstance(labelled, (list, tuple, set, frozenset, range)):
+        items = sorted(labelled) if isinstance(labelled, (set, frozenset)) else list(labelled)
+        if not items or _is_index(items[0]):
+            for place, item in enumerate(items):
+                if not _is_index(item):
+                    told = f"{item!r} at place {place}"
+                    raise TypeError(f"`labelled` must be {_WHAT}. Got {told}.")
+            return torch.tensor([operator.index(i) for i in items], dtype=torch.int64)
+    return None
+
+
+def _is_index(value: Any) -> bool:
+    if isinstance(value, (Tensor, np.ndarray)) and (value.ndim or "int" not in str(value.dtype)):
+        return False
+    return hasattr(type(value), "__index__") and not isinstance(value, (bool, np.bool_))
+
+
+def check_indices(labelled: Tensor, size: int) -> None:
+    """Raises `ValueError` unless they are different samples of a pool of this size."""
+    out = labelled[(labelled < 0) | (labelled >= size)]
+    if len(out):
+        raise fail(
+            "labelled",
+            f"indices of the pool, in [0, {size})",
+            int(out[0]),
+            "Samples that are not in the pool are passed as a loader.",
+        )
+    values, counts = labelled.unique(return_counts=True)
+    if bool((counts > 1).any()):
+        raise fail("labelled", "different indices", f"{int(values[counts > 1][0])} more than once")
+
+
+def group_numbers(groups: Any, size: int, places: Tensor) -> Tensor:
+    """The number `[n]` of the group of each sample at `places`; one of None has its own.
+
+    Raises:
+        ValueError: If there is not one for each sample of the pool.
+    """
+    wanted = "the group of each sample of the pool"
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Sized):
+        raise fail_type("groups", wanted, groups)
+    if isinstance(groups, Mapping):
+        missing = [i for i in places.tolist() if i not in groups]
+        if missing:
+            raise fail("groups", f"{wanted}, by its index", f"none for {missing[0]}")
+        found = [groups[i] for i in places.tolist()]
+    else:
+        values = groups.tolist() if hasattr(groups, "tolist") else list(groups)  # type: ignore[call-overload]
+        if len(values) != size:
+            raise fail("groups", f"{wanted}, {size} of them", f"{len(values)} of them")
+        found = [values[i] for i in places.tolist()]
+    numbers: dict[Any, int] = {}
+    keys = [("alone", place) if value is None else value for place, value in enumerate(found)]
+    try:
+        told = [numbers.setdefault(key, len(numbers)) for key in keys]
+    except TypeError as error:
+        raise fail_type("groups", f"{wanted}, as names or numbers", found[0]) from error
+    return torch.tensor(told, dtype=torch.int64)
+
+
+def check_groups(groups: Any, max_per_group: Any) -> None:
+    """Raises unless both are given, or none."""
+    if (groups is None) != (max_per_group is None):
+        one = "max_per_group" if groups is None else "groups"
+        other = "groups" if groups is None else "max_per_group"
+        raise ValueError(f"`{other}` must be given with `{one}`. Got None.")
+    if max_per_group is not None:
+        check_integer("max_per_group", max_per_group, at_least=1)

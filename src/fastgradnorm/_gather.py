@@ -1,0 +1,178 @@
+"""One pass over a pool for all that choosing takes: scores, features, sketches and predictions."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._engine.last_layer import logits_and_features, of_one
+from fastgradnorm._engine.outcome import Norms
+from fastgradnorm._engine.passes import Passes
+from fastgradnorm._engine.plan import Plan, make_plan
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
+from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.run import Part, Run
+from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._pool.start import make_engine, start
+from fastgradnorm._results.scores import PoolScores
+from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.predictions import predictions
+from fastgradnorm._schemes.table import SketchScheme
+from fastgradnorm._scorer import GradNormScorer
+from fastgradnorm._sketch import Sketches
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is wanted of each sample beside its score and its prediction.
+
+    Attributes:
+        strategy: Which strategy wants it, for errors.
+        features: What the last layer is given.
+        sketch: Of which gradient a sketch is wanted; None: of none.
+        dim: Length of a sketch.
+        classes: Probabilities and residuals of all classes.
+        single: Samples must have one label each.
+    """
+
+    strategy: str
+    features: bool = False
+    sketch: SketchScheme | None = None
+    dim: int = 512
+    classes: bool = False
+    single: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Of a pool.
+
+    Attributes:
+        scores: Its scores.
+        columns: `[N, ...]` by name: `predictions.NUMBERS`, and what was wanted.
+    """
+
+    scores: PoolScores
+    columns: dict[str, Tensor]
+
+
+def gather(model: nn.Module, loader: Iterable[Any], options: Options, wants: Wants) -> Gathered:
+    """All that is wanted of a pool, in one pass over it. Raises what `score_pool` does."""
+    gatherer = _Gatherer(model, options, wants)
+    scores = gatherer.score(loader)
+    return Gathered(scores, gatherer.columns())
+
+
+class _Gatherer(GradNormScorer):
+    """A scorer that keeps what else its outcome makes."""
+
+    def __init__(self, model: nn.Module, options: Options, wants: Wants) -> None:
+        given = {field.name: getattr(options, field.name) for field in fields(options)}
+        super().__init__(model, **given)
+        self._wants, self._kept = wants, Columns()
+        self._widths: dict[str, tuple[int, ...]] = {}
+
+    def columns(self) -> dict[str, Tensor]:
+        """What was kept, by name."""
+        found = {}
+        for name, width in self._widths.items():
+            flat = self._kept.get(name)
+            found[name] = torch.empty(0, *width) if flat is None else flat.view(-1, *width)
+        return found
+
+    def _see(self, part: Part) -> None:
+        for name, values in part.scored.scores.items():
+            if name not in self.options.schemes:
+                self._kept.add(name, values)
+                self._widths[name] = tuple(values.shape[1:])
+
+    def _run(self, loader: Iterable[Any]) -> Run | SharedRun:
+        make = partial(make_engine, outcome=partial(_Everything, wants=self._wants))
+        return start(self.model, loader, self.options, make)
+
+
+class _Everything(Norms):
+    """An outcome of passes: scores, and columns beside them."""
+
+    def __init__(self, subject: Subject, options: Options, wants: Wants) -> None:
+        super().__init__(options)
+        self._wants, self._model = wants, subject.model
+        self._head: Subject | None = None
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._sketches: Sketches | None = None
+        if wants.sketch is not None:
+            self._sketches = Sketches(subject, options, wants.dim, wants.sketch)
+        self._subject = subject
+
+    def count(self, plan: Plan) -> int:
+        """As in `Outcome`."""
+        return max(super().count(plan), int(self._sketches is not None))
+
+    def planned(self, plan: Plan) -> Plan:
+        """As in `Outcome`."""
+        return plan if self._sketches is None else self._sketches.planned(plan)
+
+    def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
+        """Scores, standard errors, and columns."""
+        valid = batch.valid(plan.logits_shape)
+        if self.has_closed_form(plan):
+            logits, features = self.head(plan, passes, batch)
+            scored = Scored(self.of_head(plan, passes, logits, features), {})
+        else:
+            scored = super().make(passes, plan, batch)
+            names = self._last_layer(plan, batch) if self._wants.features else ()
+            logits, features = logits_and_features(passes, self._subject, names, batch, valid)
+        found = self._columns(plan, logits, features, valid)
+        if self._sketches is not None:
+            found["sketch"] = self._sketches.make(passes, plan, batch).scores["sketch"]
+        return Scored({**scored.scores, **found}, scored.errors)
+
+    def alone(
+        self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
+    ) -> Scored:
+        """By plain autograd, and a plain pass for the columns."""
+        if self._sketches is not None:
+            return self._sketches.alone(subject, sample, error, run)
+        scored = super().alone(subject, sample, error, run)
+        plan = make_plan(subject, sample)
+        valid = sample.valid(plan.logits_shape)
+        names = self._last_layer(plan, sample) if self._wants.features else ()
+        logits, features = of_one(subject, names, sample, valid)
+        found = self._columns(plan, logits, features, valid)
+        return Scored({**scored.scores, **found}, scored.errors)
+
+    def _columns(
+        self, plan: Plan, logits: Tensor, features: Tensor, valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        wants, likelihood = self._wants, self._objective(plan).likelihood
+        with torch.no_grad():
+            found = predictions(logits, valid, likelihood, wants.classes)
+        if wants.single and "residuals" not in found:
+            raise ValueError(
+                f"`strategy` must be one that takes several labels a sample. Got "
+                f"{wants.strategy!r}, which takes one, and logits {list(plan.logits_shape)} of "
+                "each sample. Use 'herding' or 'diverse'."
+            )
+        return {**found, "features": features} if wants.features else found
+
+    def _last_layer(self, plan: Plan, batch: Batch) -> tuple[str, ...]:
+        """Names of its parameters."""
+        if self.options.params == "last_layer":
+            return plan.names
+        if id(plan) not in self._names:
+            if self._head is None:
+                self._head = Subject(self._model, replace(self.options, params="last_layer"))
+            try:
+                self._names[id(plan)] = make_plan(self._head, batch).names
+            except ValueError as error:
+                raise ValueError(
+                    f"`strategy` {self._wants.strategy!r} looks at what the last layer is given, "
+                    "which cannot be told here. Use `space='sketch'`, or a strategy by score such "
+                    f"as 'gumbel'. {error}"
+                ) from error
+        return self._names[id(plan)]

@@ -1,0 +1,101 @@
+"""Batches of a map-style dataset's inputs, for those who hand over a dataset and no loader."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from fastgradnorm._validate import fail, type_name
+
+_LABELS = ("labels", "label")
+_SEQUENCES = (list, tuple, dict, str, bytes, Tensor, np.ndarray, DataLoader, nn.Module)
+
+
+def is_dataset(pool: object) -> bool:
+    """Whether samples of it can be had by index, one by one."""
+    if isinstance(pool, IterableDataset):
+        return False
+    if isinstance(pool, Dataset):
+        return hasattr(pool, "__len__")
+    alike = hasattr(type(pool), "__getitem__") and hasattr(type(pool), "__len__")
+    return alike and not isinstance(pool, (*_SEQUENCES, Mapping))
+
+
+def as_loader(
+    pool: Any, model: nn.Module, forward: Callable[..., Any] | None, batch_size: int, name: str
+) -> Any:
+    """A loader of a dataset's inputs, in order; anything else as it is.
+
+    Of tuples the first is taken, of mappings what the model takes; labels are not looked at, so
+    that they may be missing. With `forward`, all of each sample is in the batch.
+
+    Args:
+        pool: The caller's.
+        model: What takes the inputs.
+        forward: The option.
+        batch_size: Of the batches.
+        name: Of the argument, for errors.
+    """
+    if not is_dataset(pool):
+        return pool
+    if not len(pool):
+        raise fail(name, "a dataset of at least one sample", pool)
+    if hasattr(pool, "with_format") and hasattr(pool, "column_names"):
+        pool = pool.with_format("torch")
+    collate = default_collate if forward is not None else _Inputs(model, name)
+    return DataLoader(pool, batch_size, collate_fn=collate)
+
+
+class _Inputs:
+    """Collates the inputs of samples."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self._accepted, self._name = _accepted(model), name
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        chosen = [self._input(sample) for sample in samples]
+        try:
+            return default_collate(chosen)
+        except (TypeError, RuntimeError) as error:
+            first = chosen[0]
+            told = first
+            if isinstance(first, Mapping):
+                told = {key: type_name(value) for key, value in first.items()}
+            raise TypeError(
+                f"`{self._name}` must be a dataset whose inputs are tensors of one shape. Got "
+                f"{told if isinstance(told, dict) else type_name(told)}: {error} Give the dataset "
+                "a transform that makes tensors, or pass a DataLoader with a `collate_fn`, such "
+                "as DataCollatorWithPadding(tokenizer) for texts."
+            ) from error
+
+    def _input(self, sample: Any) -> Any:
+        while isinstance(sample, (tuple, list)) and sample:
+            sample = sample[0]
+        if not isinstance(sample, Mapping):
+            return sample
+        kept = {k: v for k, v in sample.items() if k not in _LABELS}
+        if self._accepted is not None:
+            kept = {k: v for k, v in kept.items() if k in self._accepted}
+        if not kept:
+            raise TypeError(
+                f"`{self._name}` must be a dataset whose mappings have something that the model "
+                f"takes. Got the keys {', '.join(map(repr, sample))}. Pass `forward=lambda model, "
+                "batch: ...`."
+            )
+        return kept
+
+
+def _accepted(model: nn.Module) -> frozenset[str] | None:
+    """Names that a model takes as keywords; None: any."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        named = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+        # transformers' models take keywords that no dataset has a column for.
+        return frozenset(named) if hasattr(model, "config") and len(named) > 2 else None
+    return frozenset(each.name for each in parameters)

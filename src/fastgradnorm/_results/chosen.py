@@ -1,0 +1,101 @@
+"""Records of chosen samples as files for people and labelling tools."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgradnorm._validate import fail, fail_type
+from fastgradnorm.atomic import replacing
+
+Record = dict[str, Any]
+
+
+def of_index(values: Any, index: int, name: str) -> Any:
+    """What a sequence over the dataset, or a mapping from indices, has for a sample."""
+    if isinstance(values, Mapping):
+        if index not in values:
+            raise fail(name, "a mapping of every chosen index", f"none for {index}")
+        return values[index]
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
+        raise fail_type(name, "a sequence over the dataset, or a mapping from indices", values)
+    if index >= len(values):
+        raise fail(
+            name,
+            "one for each sample of the dataset, or a mapping from indices",
+            f"{len(values)} of them, and none for index {index}",
+        )
+    found = values[index]
+    return found.item() if hasattr(found, "item") else found
+
+
+def with_ids(records: Sequence[Record], ids: Any) -> list[Record]:
+    """Each record with an `id` in front."""
+    return [
+        {"id": row["index"] if ids is None else of_index(ids, row["index"], "ids"), **row}
+        for row in records
+    ]
+
+
+def write_csv(records: Sequence[Record], path: str | Path) -> Path:
+    """A header, then a line each."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]) if records else ["id"])
+        writer.writeheader()
+        writer.writerows(records)
+    return Path(path)
+
+
+def write_jsonl(records: Sequence[Record], path: str | Path) -> Path:
+    """A JSON object a line."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for row in records:
+            file.write(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+    return Path(path)
+
+
+def write_tasks(
+    records: Sequence[Record],
+    path: str | Path,
+    data: Any,
+    field: str,
+    names: Sequence[str] | None,
+) -> Path:
+    """Label Studio's tasks."""
+    tasks = []
+    for row in map(_plain, records):
+        predicted = row["predicted"]
+        tasks.append(
+            {
+                "data": {
+                    field: of_index(data, row["index"], "data"),
+                    "key": row["id"],
+                    "score": row["score"],
+                    "rank": row["rank"],
+                    "predicted": class_name(predicted, names),
+                    "confidence": row["confidence"],
+                }
+            }
+        )
+    with replacing(path) as partial:
+        text = json.dumps(tasks, ensure_ascii=False, allow_nan=False, indent=1)
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def class_name(number: int | None, names: Sequence[str] | None) -> Any:
+    """A class as people call it."""
+    if number is None or names is None:
+        return number
+    if number >= len(names):
+        raise fail("names", f"one for each class, {number + 1} at least", f"{len(names)} of them")
+    return names[number]
+
+
+def _plain(row: Record) -> Record:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }

@@ -1,0 +1,121 @@
+"""The page of a selection: the chosen with the reason for each, and what the model thinks."""
+
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from fastgradnorm._results.chosen import class_name
+from fastgradnorm.atomic import write_text
+from fastgradnorm.page import definitions, page, table, tile, tiles
+
+_SHOWN = 100
+_PIXELS = 160
+
+
+def write(
+    selection: Any, folder: Path, ids: Any, picture: Any, names: Sequence[str] | None
+) -> Path:
+    """Writes `index.html` into a folder, which is made; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = selection.to_records(ids)
+    pool = selection.pool
+    sections = {
+        "The samples, best first": _pictures(rows, picture, names)
+        if picture is not None
+        else _rows(rows, names),
+        "What the model predicts": _classes(selection, rows, names),
+    }
+    found = {each["kind"].capitalize(): each["message"] for each in pool["findings"]}
+    if found:
+        sections = {"What was noticed": definitions(found), **sections}
+    sections["Where this comes from"] = definitions(_told(selection))
+    html = page(
+        title="Which samples to label next",
+        kicker="fastgradnorm acquire",
+        lede=f"{len(rows):,} of {pool['candidates']:,} unlabelled samples, chosen by "
+        f"{escape(str(selection.provenance['strategy']))}: "
+        f"{escape(str(selection.provenance['words']))}.",
+        facts=_facts(selection),
+        sections=sections,
+        footer="Written by <code>fastgradnorm.acquire</code>.",
+    )
+    path = folder / "index.html"
+    write_text(path, html)
+    return path
+
+
+def _facts(selection: Any) -> list[tuple[str, str]]:
+    pool = selection.pool
+    found = [
+        (f"{pool['samples']:,}", "samples in the pool."),
+        (f"{pool['labelled']:,}", "labelled already."),
+        (f"{100 * pool['confidence']['mean']:.0f}&nbsp;%", "mean confidence of the model."),
+    ]
+    if pool.get("coverage"):
+        before, after = pool["coverage"]["before"], pool["coverage"]["after"]
+        text = f"of the pool is near a labelled sample; it was {100 * before:.0f}&nbsp;%."
+        found.append((f"{100 * after:.0f}&nbsp;%", text))
+    return found
+
+
+def _why(row: dict[str, Any], names: Sequence[str] | None) -> str:
+    first, second = class_name(row["predicted"], names), class_name(row["runner_up"], names)
+    text = f"{first} {100 * row['confidence']:.0f} %, {second} "
+    text += f"{100 * row['runner_up_probability']:.0f} %"
+    if row["coverage"] is not None:
+        text += f"; covers {100 * row['coverage']:.2g} %"
+    return escape(text)
+
+
+def _rows(rows: list[dict[str, Any]], names: Sequence[str] | None) -> str:
+    return table(
+        ("rank", "sample", "score", "prediction, runner-up, what it adds"),
+        [
+            (
+                str(row["rank"]),
+                escape(str(row["id"])),
+                f"{row['score']:.4g}",
+                _why(row, names),
+            )
+            for row in rows[:_SHOWN]
+        ],
+        "" if len(rows) <= _SHOWN else f"The first {_SHOWN} of {len(rows):,}.",
+    )
+
+
+def _pictures(rows: list[dict[str, Any]], picture: Any, names: Sequence[str] | None) -> str:
+    found = []
+    for row in rows[:_SHOWN]:
+        image = picture(row["index"])
+        image.thumbnail((_PIXELS, _PIXELS))
+        buffer = BytesIO()
+        image.save(buffer, format="PNG")
+        name = escape(str(row["id"]))
+        short = escape(Path(str(row["id"])).name)
+        note = f'{_why(row, names)}<br><span class="name" title="{name}">{short}</span>'
+        text = f"{row['rank']}. {row['score']:.3g}"
+        found.append(tile(buffer.getvalue(), alt=str(row["id"]), score=text, note=note))
+    return tiles(found)
+
+
+def _classes(selection: Any, rows: list[dict[str, Any]], names: Sequence[str] | None) -> str:
+    chosen: dict[int, int] = {}
+    for row in rows:
+        chosen[row["predicted"]] = chosen.get(row["predicted"], 0) + 1
+    counts = sorted(selection.pool["classes"].items(), key=lambda pair: -pair[1])
+    return table(
+        ("class", "in the pool", "among the chosen"),
+        [
+            (escape(str(class_name(name, names))), f"{count:,}", str(chosen.get(name, 0)))
+            for name, count in counts[:50]
+        ],
+    )
+
+
+def _told(selection: Any) -> dict[str, str]:
+    facts = selection.provenance
+    told = {name.capitalize().replace("_", " "): str(value) for name, value in facts.items()}
+    told["Verified"] = selection.scores.verified or "nothing"
+    return told

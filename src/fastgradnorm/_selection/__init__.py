@@ -1,0 +1,1 @@
+"""Which samples to label: strategies over scores, features and probabilities; tensors only."""

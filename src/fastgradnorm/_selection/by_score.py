@@ -1,0 +1,72 @@
+"""From scores to the samples to label."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgradnorm._validate import check_choice, check_integer, fail, fail_type
+
+Strategy = Literal["top", "gumbel", "proportional"]
+
+
+def select(
+    scores: "Tensor | np.ndarray", k: int, *, strategy: Strategy = "top", seed: int = 0
+) -> Tensor:
+    r"""Indices of the `k` samples to label, best first.
+
+    Args:
+        scores: `[N]`, higher is better. NaN is never selected.
+        k: How many.
+        strategy: `"top"`: the highest scores; ties go to the lower index. `"gumbel"`: without
+            replacement with probability ∝ :math:`e^{s / \sigma}`, :math:`\sigma` the standard
+            deviation of the scores: good ones, but not only near-duplicates of the best.
+            `"proportional"`: without replacement with probability ∝ score.
+        seed: Of the random strategies.
+
+    Returns:
+        Indices `[k]`, int64, on the CPU. For the random strategies in the order they were drawn.
+
+    Raises:
+        ValueError: If `k` exceeds the number of scores that are not NaN, or for `"proportional"`
+            the number of positive ones, or if one is negative.
+        TypeError: If `scores` is no tensor or array.
+
+    Example:
+        >>> select(torch.tensor([0.1, 0.7, float("nan"), 0.7]), 2)
+        tensor([1, 3])
+    """
+    if not isinstance(scores, (Tensor, np.ndarray)):
+        raise fail_type("scores", "a tensor or array [N]", scores)
+    values = torch.as_tensor(scores).detach().cpu().double()
+    if values.dim() != 1:
+        raise fail("scores", "one-dimensional", values)
+    check_integer("k", k, at_least=0)
+    check_choice("strategy", strategy, ("top", "gumbel", "proportional"))
+    check_integer("seed", seed, at_least=0)
+    keys = values if strategy == "top" else _random_keys(values, strategy, seed)
+    usable = int((~keys.isnan()).sum())
+    if k > usable:
+        kind = "positive scores" if strategy == "proportional" else "scores that are not NaN"
+        raise fail("k", f"at most {usable}, the number of {kind}", k)
+    # A stable sort keeps equal scores in pool order; NaN goes last.
+    return (
+        torch.sort(-keys.nan_to_num(nan=-torch.inf), stable=True).indices[:k]
+        if k
+        else (torch.empty(0, dtype=torch.int64))
+    )
+
+
+def _random_keys(values: Tensor, strategy: str, seed: int) -> Tensor:
+    """Log-weights plus Gumbel noise: the largest keys are a draw without replacement."""
+    noise = -np.log(np.random.default_rng(seed).standard_exponential(len(values)))
+    known = values[values.isfinite()]
+    if strategy == "gumbel":
+        spread = known.std(correction=0) if len(known) else torch.tensor(0.0)
+        weights = values / spread if spread > 0 else torch.where(values.isnan(), values, 0.0)
+    else:
+        if bool((known < 0).any()):
+            raise fail("scores", "non-negative for strategy='proportional'", float(known.min()))
+        weights = torch.where(values > 0, values.log(), torch.nan)
+    return weights + torch.from_numpy(noise)
