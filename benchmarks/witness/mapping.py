@@ -85,6 +85,7 @@ TESTS = {
     "_selection": "selection active/test_strategies",
     "_acquire": "acquire",
     "_gather": "acquire",
+    "_reading": "acquire",
     "_candidates": "acquire",
     "_scorer": "results/test_units_and_places pool/test_subset test_errors test_scoring",
     "_process/memory": "process engine/test_memory",

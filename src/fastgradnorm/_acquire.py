@@ -1,19 +1,17 @@
 """The short path: a model and a pool in, the samples to label out."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
-from fastgradnorm._candidates import check_groups, check_indices, group_numbers, labelled_indices
-from fastgradnorm._gather import Gathered, Wants, gather
+from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices
+from fastgradnorm._gather import Wants
 from fastgradnorm._options import Options, make_options
 from fastgradnorm._pool.datasets import as_loader
-from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
+from fastgradnorm._pool.loaders import check_loader
+from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results.described import pool_facts, records
 from fastgradnorm._results.selection import Selection
 from fastgradnorm._selection.covering import covering
@@ -21,8 +19,6 @@ from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Given
 from fastgradnorm._selection.names import Named, in_space, named
 from fastgradnorm._validate import check_choice, check_integer, check_number, fail
-
-_POINTS = ("features", "sketch")
 
 
 def acquire(
@@ -117,7 +113,7 @@ def acquire(
     if known is None:
         others = as_loader(labelled, model, asked.forward, batch_size, "labelled")
         check_loader(others, "labelled")
-    read = _read(model, loader, others, known, asked, wants)
+    read = read_pool(model, loader, others, known, asked, wants)
     if k > len(read.candidates):
         raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k)
     numbers = None
@@ -146,94 +142,6 @@ def acquire(
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """What the pass over a pool gave.
-
-    Attributes:
-        gathered: Of the pool.
-        before: Of what is labelled, where a strategy starts from that.
-        places: Where in the dataset each sample of the pass is.
-        candidates: Positions in the pass that may be chosen.
-        size: Of the dataset.
-        labelled: How many are labelled; None: that is not known.
-    """
-
-    gathered: Gathered
-    before: dict[str, Tensor] | None
-    places: Tensor
-    candidates: Tensor
-    size: int
-    labelled: int | None
-
-
-def _read(
-    model: nn.Module,
-    loader: Any,
-    others: Any,
-    known: Tensor | None,
-    asked: Options,
-    wants: Wants,
-) -> _Read:
-    gathered = gather(model, loader, asked, wants)
-    places = gathered.scores.indices
-    places = torch.arange(len(gathered.scores)) if places is None else places
-    size = gathered.scores.provenance["samples"]["dataset"] or len(places)
-    candidates = _first_of_each(places)
-    before, count = None, None if known is None else len(known)
-    points = wants.features or wants.sketch is not None
-    if known is None and points:
-        found = gather(model, others, _again(asked), wants)
-        before, count = found.columns, len(found.scores)
-    elif known is not None:
-        check_indices(known, size)
-        candidates = candidates[~torch.isin(places[candidates], known)]
-        if points and len(known):
-            before = _of_pool(model, loader, asked, wants, gathered, places, known)
-    usable = gathered.scores.values[candidates].isfinite()
-    for name in _POINTS:
-        if name in gathered.columns:
-            usable &= gathered.columns[name][candidates].isfinite().all(1)
-    return _Read(gathered, before, places, candidates[usable], size, count)
-
-
-def _first_of_each(places: Tensor) -> Tensor:
-    """Positions of samples, each once, in the order of the pass."""
-    _, first = np.unique(places.numpy(), return_index=True)
-    return torch.from_numpy(np.sort(first))
-
-
-def _of_pool(
-    model: nn.Module,
-    loader: Any,
-    asked: Options,
-    wants: Wants,
-    gathered: Gathered,
-    places: Tensor,
-    known: Tensor,
-) -> dict[str, Tensor]:
-    """Columns of labelled samples of the pool; those that the pass left out are read now."""
-    here = _first_of_each(places)
-    here = here[torch.isin(places[here], known)]
-    found = {name: values[here] for name, values in gathered.columns.items()}
-    missing = known[~torch.isin(known, places)]
-    if not len(missing):
-        return found
-    if not can_be_indexed(loader):
-        raise ValueError(
-            "`labelled` must be among the samples that `pool` yields, where it can only be read "
-            f"from its beginning. Got {len(missing)} that are not. Pass them as a loader."
-        )
-    rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
-    more = gather(model, rest, _again(asked), wants).columns
-    return {name: torch.cat([values, more[name]]) for name, values in found.items()}
-
-
-def _again(asked: Options) -> Options:
-    """The same options for what is labelled: all of it, and verified already."""
-    return replace(asked, subset=None, verify=False)
 
 
 def _options(what: Named, given: dict[str, Any]) -> Options:
@@ -268,14 +176,14 @@ def _space(wants: Wants) -> str:
     return "last layer" if wants.sketch is None else f"sketches ({wants.sketch})"
 
 
-def _given(read: _Read, what: Named, k: int, seed: int) -> Given:
+def _given(read: Reading, what: Named, k: int, seed: int) -> Given:
     columns, rows = read.gathered.columns, read.candidates
     before = {} if read.before is None else read.before
 
     def of(name: str) -> Tensor | None:
         return columns[name][rows] if name in columns else None
 
-    points = next((name for name in _POINTS if name in columns), "")
+    points = next((name for name in POINTS if name in columns), "")
     scores = read.gathered.scores.values[rows]
     sketch = of("sketch")
     if what.how == "proportional" and sketch is not None:

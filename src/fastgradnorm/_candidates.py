@@ -48,13 +48,14 @@ def _is_index(value: Any) -> bool:
     return hasattr(type(value), "__index__") and not isinstance(value, (bool, np.bool_))
 
 
-def check_indices(labelled: Tensor, size: int) -> None:
-    """Raises `ValueError` unless they are different samples of a pool of this size."""
-    out = labelled[(labelled < 0) | (labelled >= size)]
+def check_indices(labelled: Tensor, size: int | None) -> None:
+    """Raises `ValueError` unless they are different samples of a pool of this size, if known."""
+    most = torch.iinfo(torch.int64).max if size is None else size
+    out = labelled[(labelled < 0) | (labelled >= most)]
     if len(out):
         raise fail(
             "labelled",
-            f"indices of the pool, in [0, {size})",
+            "indices of the pool" + ("" if size is None else f", in [0, {size})"),
             int(out[0]),
             "Samples that are not in the pool are passed as a loader.",
         )
@@ -63,7 +64,7 @@ def check_indices(labelled: Tensor, size: int) -> None:
         raise fail("labelled", "different indices", f"{int(values[counts > 1][0])} more than once")
 
 
-def group_numbers(groups: Any, size: int, places: Tensor) -> Tensor:
+def group_numbers(groups: Any, size: int | None, places: Tensor) -> Tensor:
     """The number `[n]` of the group of each sample at `places`; one of None has its own.
 
     Raises:
@@ -79,8 +80,9 @@ def group_numbers(groups: Any, size: int, places: Tensor) -> Tensor:
         found = [groups[i] for i in places.tolist()]
     else:
         values = groups.tolist() if hasattr(groups, "tolist") else list(groups)  # type: ignore[call-overload]
-        if len(values) != size:
-            raise fail("groups", f"{wanted}, {size} of them", f"{len(values)} of them")
+        least = int(places.max()) + 1 if size is None and len(places) else size
+        if len(values) != size and (size is not None or len(values) < (least or 0)):
+            raise fail("groups", f"{wanted}, {least} of them", f"{len(values)} of them")
         found = [values[i] for i in places.tolist()]
     numbers: dict[Any, int] = {}
     keys = [("alone", place) if value is None else value for place, value in enumerate(found)]

@@ -191,7 +191,7 @@ class TestNames:
             ("auto", ("herding", None, None, None)),
             ("expected/all/herding", ("herding", "expected", "all", None)),
             ("entropy_gradnorm/last_layer/top", ("top", "entropy", "last_layer", None)),
-            ("sketch/entropy/all/kcenter", ("coreset", None, "all", "entropy")),
+            ("sketch/entropy/all/kcenter", ("kcenter", None, "all", "entropy")),
             ("published", ("top", "entropy", "all", None)),
         ],
     )

@@ -1,8 +1,8 @@
 r"""Herding whose weight follows what is labelled.
 
 Where labels are few, what counts is to cover the pool; where they are many, what the model is not
-sure about. So each sample weighs `(1 - c) + c w(x) / mean(w)`, where c is the share of the pool that
-labelled samples cover already, under the kernel of `herding`.
+sure about. So each sample weighs `(1 - c) + c w(x) / mean(w)`, where c is the share of the pool
+that labelled samples cover already, under the kernel of `herding`.
 """
 
 from fastgradnorm._selection.covering import covering

@@ -13,3 +13,8 @@ def coreset(given: Given) -> Chosen:
     if labelled is not None and len(labelled):
         reach = nearest_sq_distances(points, labelled.double())
     return Chosen(k_center(Rows(points), given.k, reach, given.free))
+
+
+def farthest(given: Given) -> Chosen:
+    """The same, but from nothing: the first is the one of largest norm."""
+    return Chosen(k_center(Rows(given.need("points").double()), given.k, None, given.free))

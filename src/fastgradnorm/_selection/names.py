@@ -11,7 +11,6 @@ AUTO = "herding"
 _SCORES = {"expected": "expected", "expected_squared": "expected_squared"}
 _SCORES |= {"entropy_gradnorm": "entropy"}
 _PARAMS = ("last_layer", "all")
-_ALIASES = {"kcenter": "coreset"}
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,9 @@ def _composed(name: str) -> Named | None:
     first, *rest = name.split("/")
     if first == "sketch" and len(rest) == 3:
         of, params, how = rest
-        entry = TABLE.get(_ALIASES.get(how, how))
+        entry = TABLE.get(how)
         fits = entry is not None and (how == "proportional" or over_sketches(entry))
         if fits and of in ("predicted", "entropy") and params in _PARAMS:
-            how = _ALIASES.get(how, how)
             return Named(name, how, params=params, sketch=of)  # type: ignore[arg-type]
     if first in _SCORES and len(rest) == 2:
         params, how = rest

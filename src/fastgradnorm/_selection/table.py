@@ -7,7 +7,7 @@ from functools import partial
 from fastgradnorm._selection.adaptive_herding import adaptive_herding
 from fastgradnorm._selection.badge import badge, diverse, spread
 from fastgradnorm._selection.by_order import at_random, by_score
-from fastgradnorm._selection.coreset import coreset
+from fastgradnorm._selection.coreset import coreset, farthest
 from fastgradnorm._selection.fisher import fisher
 from fastgradnorm._selection.given import Chosen, Given
 from fastgradnorm._selection.herding import herding
@@ -67,6 +67,7 @@ TABLE: dict[str, Entry] = {
         probcover, "coverage of the pool by balls", points=True, labelled=True, classes=True
     ),
     "coreset": Entry(coreset, "each the farthest from the others", points=True, labelled=True),
+    "kcenter": Entry(farthest, "each the farthest from the others chosen", points=True),
     "lcmd": Entry(
         lcmd, "the farthest of the largest cluster around the others", points=True, labelled=True
     ),

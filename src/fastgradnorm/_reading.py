@@ -1,0 +1,120 @@
+"""A pool that is chosen from, read: what of it may be chosen, and what is labelled already."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from fastgradnorm._candidates import check_indices
+from fastgradnorm._gather import Gathered, Wants, gather
+from fastgradnorm._options import Options
+from fastgradnorm._pool.loaders import can_be_indexed, made_anew
+
+# Columns that hold points, of which a pass has one at most.
+POINTS = ("features", "sketch")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the pass over a pool gave.
+
+    Attributes:
+        gathered: Of the pool.
+        before: Of what is labelled, where a strategy starts from that.
+        places: Where in the dataset each sample of the pass is.
+        candidates: Positions in the pass that may be chosen.
+        size: Of the dataset; None: that is not known.
+        labelled: How many are labelled; None: that is not known.
+    """
+
+    gathered: Gathered
+    before: dict[str, Tensor] | None
+    places: Tensor
+    candidates: Tensor
+    size: int | None
+    labelled: int | None
+
+
+def read_pool(
+    model: nn.Module,
+    loader: Any,
+    others: Any,
+    known: Tensor | None,
+    asked: Options,
+    wants: Wants,
+) -> Reading:
+    """One pass over a pool, and one over what else is labelled, where a strategy starts from that.
+
+    Args:
+        model: The caller's.
+        loader: Of the pool.
+        others: Loader of labelled samples that are not in the pool, or None.
+        known: Indices of labelled samples of the pool; None: there is a loader of others.
+        asked: How it is scored.
+        wants: What is wanted beside the scores.
+
+    Raises:
+        ValueError: If `known` does not fit the pool.
+    """
+    gathered = gather(model, loader, asked, wants)
+    places = gathered.scores.indices
+    places = torch.arange(len(gathered.scores)) if places is None else places
+    size = gathered.scores.provenance["samples"]["dataset"]
+    if size is None and asked.subset is None:
+        size = len(places)  # of a stream of which a part is scored, it is not known
+    candidates = _first_of_each(places)
+    before, count = None, None if known is None else len(known)
+    points = wants.features or wants.sketch is not None
+    if known is None and points:
+        found = gather(model, others, _again(asked), wants)
+        before, count = found.columns, len(found.scores)
+    elif known is not None:
+        check_indices(known, size)
+        candidates = candidates[~torch.isin(places[candidates], known)]
+        if points and len(known):
+            before = _of_pool(model, loader, asked, wants, gathered, places, known)
+    usable = gathered.scores.values[candidates].isfinite()
+    for name in POINTS:
+        if name in gathered.columns:
+            usable &= gathered.columns[name][candidates].isfinite().all(1)
+    return Reading(gathered, before, places, candidates[usable], size, count)
+
+
+def _first_of_each(places: Tensor) -> Tensor:
+    """Positions of samples, each once, in the order of the pass."""
+    _, first = np.unique(places.numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first))
+
+
+def _of_pool(
+    model: nn.Module,
+    loader: Any,
+    asked: Options,
+    wants: Wants,
+    gathered: Gathered,
+    places: Tensor,
+    known: Tensor,
+) -> dict[str, Tensor]:
+    """Columns of labelled samples of the pool; those that the pass left out are read now."""
+    here = _first_of_each(places)
+    here = here[torch.isin(places[here], known)]
+    found = {name: values[here] for name, values in gathered.columns.items()}
+    missing = known[~torch.isin(known, places)]
+    if not len(missing):
+        return found
+    if not can_be_indexed(loader):
+        raise ValueError(
+            "`labelled` must be among the samples that `pool` yields, where it can only be read "
+            f"from its beginning. Got {len(missing)} that are not. Pass them as a loader."
+        )
+    rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
+    more = gather(model, rest, _again(asked), wants).columns
+    return {name: torch.cat([values, more[name]]) for name, values in found.items()}
+
+
+def _again(asked: Options) -> Options:
+    """The same options for what is labelled: all of it, and verified already."""
+    return replace(asked, subset=None, verify=False)
