@@ -90,6 +90,7 @@ def acquire(
         - The same seed gives the same choice.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(2, 2).eval()
         >>> pool = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> acquire(model, [pool], 2, labelled=[0], strategy="coreset").indices
