@@ -15,6 +15,7 @@ from fastgradnorm._errors import (
     UntestedVersionWarning,
     VerificationError,
 )
+from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._naive import naive_score_pool
 from fastgradnorm._operations.rules import Rule
 from fastgradnorm._operations.table import register_rule
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "acquire",
     "gradient_sketch",
+    "meaning_of_loss",
     "naive_score_pool",
     "register_rule",
     "score_pool",

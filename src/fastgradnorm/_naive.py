@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine.plain import plain_scores
 from fastgradnorm._engine.plan import make_plan
-from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.batches import Reader
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options, takes_options
+from fastgradnorm._pool.order import Placement
+from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
 
 
@@ -24,15 +26,19 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
 
     Args:
         model: As in `score_pool`.
-        loader: As in `score_pool`.
+        loader: As in `score_pool`, whose batches are read alike, and whose order is judged.
         options: Keyword arguments, see `Options`; those about speed and checks have no effect.
 
     Returns:
-        Scores `[N]`, or a dict of them for several schemes, on the CPU.
+        Scores `[N]`, or a dict of them for several schemes, on the CPU, in loader order.
 
     Raises:
         ValueError: If `loader` yields nothing, an option is wrong, or there is a `subset`.
         TypeError: If an argument is of a wrong type, or no option has its name.
+
+    Warns:
+        UserWarning: As `score_pool`, where scores come in another order than the dataset's, are
+            fewer or more than its samples, or cannot be traced to them.
 
     Example:
         >>> model = nn.Linear(3, 2).eval()
@@ -43,11 +49,16 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
     options.refuse_subset("naive_score_pool")
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
     names: Sequence[str] | None = None
+    placement = Placement(loader, "naive_score_pool")
     with OwnRandomState(), autograd_ready():
         subject = Subject(model, options)
         options = subject.options
-        for raw in loader:
-            batch = as_batch(raw, subject.device, options.forward, options.mask)
+        reader = Reader(subject.device, options.forward, options.mask, subject.model)
+        pool = make_pool(loader, None, options.seed)
+        raws, draws = pool.open()
+        for raw in raws:
+            batch = reader.read(raw, None if draws is None else draws.size())
+            placement.add(None if draws is None else draws.next(len(batch)), len(batch))
             for i in range(len(batch)):
                 sample = batch.take(slice(i, i + 1))
                 if names is None:
@@ -57,4 +68,5 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
                     found[scheme].append(score)
     if names is None:
         raise ValueError("`loader` must yield at least one sample. Got none.")
+    placement.judge(pool.size, None if draws is None else draws.lost)
     return options.pick({scheme: torch.stack(values).cpu() for scheme, values in found.items()})

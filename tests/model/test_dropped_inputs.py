@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm import GradNormScorer, naive_score_pool, score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 
@@ -91,10 +91,10 @@ DROPPED = {
 }
 
 
-def messages(model, loader):
+def messages(model, loader, function=scored):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = scored(model, loader)
+        found = function(model, loader)
     return found, [str(each.message) for each in caught]
 
 
@@ -106,6 +106,8 @@ class TestDroppedInputs:
             _, (told,) = messages(seeded(make), loader)
             assert "looks like an input" in told
             assert f"model(batch[0], {cure})" in told
+        _, (told,) = messages(seeded(make), [tensors], naive_score_pool)
+        assert f"model(batch[0], {cure})" in told
 
     def test_the_cure_is_one(self):
         model = seeded(Optional)

@@ -15,7 +15,7 @@ from torch.utils.data import (
 )
 from tqdm import tqdm
 
-from fastgradnorm import GradNormScorer, gradient_sketch, score_pool
+from fastgradnorm import GradNormScorer, gradient_sketch, naive_score_pool, score_pool
 from tests.support.drawing import (
     SIZE,
     WAYS,
@@ -34,6 +34,7 @@ from tests.support.drawing import (
 BARE = {
     "score_pool": lambda model, loader: score_pool(model, loader, progress=False),
     "stream": lambda model, loader: list(GradNormScorer(model, progress=False).stream(loader)),
+    "naive_score_pool": naive_score_pool,
     "gradient_sketch": lambda model, loader: gradient_sketch(model, loader, 8, progress=False),
 }
 
@@ -52,6 +53,15 @@ class TestBareScores:
         assert len(order) == 1, messages
         assert f"`{function}`" in order[0]
         assert "shuffle=False" in order[0]
+
+    @pytest.mark.parametrize("function", BARE)
+    @pytest.mark.parametrize("make", [
+        lambda d: of(d), lambda d: of(d, num_workers=1), lambda d: of(d, SequentialSampler(d)),
+        lambda d: [d.inputs[:9], d.inputs[9:]], lambda d: iter([d.inputs]),
+    ])  # fmt: skip
+    def test_in_order_are_not(self, drawn, function, make):
+        model, inputs, _ = drawn
+        assert told(BARE[function], model, make(Rows(inputs)))[1] == []
 
     def test_are_warned_of_at_once(self, drawn):
         model, inputs, _ = drawn
@@ -95,7 +105,9 @@ class Stream(IterableDataset):
 
 
 class TestWhatCannotBeTraced:
-    @pytest.mark.parametrize("function", [scored, lambda *a: told(BARE["score_pool"], *a)])
+    @pytest.mark.parametrize("function", [
+        scored, lambda *a: told(BARE["score_pool"], *a), lambda *a: told(naive_score_pool, *a),
+    ])  # fmt: skip
     @pytest.mark.parametrize("make, why", [
         (lambda d: of(d, collate_fn=leaving_out), "made a batch of 3 samples from 4"),
         (lambda d: of(d, collate_fn=images_alone), "made a batch of 3 samples from 4"),
@@ -180,6 +192,8 @@ class TestCount:
         assert re.search(rf"{missing} were left out, {again} came again", message)
         samples = {"scored": len(result), "dataset": N, "repeated": again}
         assert result.provenance["samples"] == samples
+        _, others = told(naive_score_pool, model, WAYS[way][0](Rows(inputs)))
+        assert any(re.search(rf"{missing} were left out, {again} came again", m) for m in others)
 
     @pytest.mark.parametrize("make", [
         lambda d: of(d, drop_last=True), lambda d: of(d, range(N), drop_last=True),

@@ -8,6 +8,7 @@ from fastgradnorm import (
     GradNormScorer,
     UnsupportedModelError,
     gradient_sketch,
+    meaning_of_loss,
     naive_score_pool,
     score_pool,
 )
@@ -244,3 +245,12 @@ class TestMetrics:
     def test_a_loss_of_classes_beside_them_is_silent(self):
         model = self.made("error", criterion=nn.CrossEntropyLoss())
         assert not warned(model, [torch.randn(20, 6)])
+
+
+@pytest.mark.parametrize("loss, meaning", [
+    *((loss, "labels") for loss in LABELS), *((loss, "values") for loss in VALUES),
+    *((loss, "classes") for loss in CLASSES), (nn.KLDivLoss(), None), (nn.Linear(2, 2), None),
+    (type("Own", (nn.BCEWithLogitsLoss,), {})(), "labels"), (nn.MSELoss, None), (None, None),
+], ids=lambda given: given if isinstance(given, str) else type(given).__name__)  # fmt: skip
+def test_what_a_loss_is_for_is_on_the_face(loss, meaning):
+    assert meaning_of_loss(loss) == meaning

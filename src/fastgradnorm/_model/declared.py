@@ -60,7 +60,19 @@ def declared(model: nn.Module) -> Declared | None:
 
 
 def meaning_of_loss(loss: object) -> Meaning | None:
-    """What outputs mean that are trained with a loss of PyTorch; None for any other one."""
+    """What a model's outputs mean that is trained with a loss of PyTorch.
+
+    Args:
+        loss: A module such as `nn.CrossEntropyLoss()`.
+
+    Returns:
+        `"classes"` that exclude each other, `"labels"` that do not, `"values"` of a regression;
+        None if the loss is none of those that are known, and could mean any.
+
+    Example:
+        >>> meaning_of_loss(nn.BCEWithLogitsLoss())
+        'labels'
+    """
     kinds: tuple[tuple[Meaning, tuple[type, ...]], ...] = (
         ("classes", _CLASSES),
         ("labels", _LABELS),

@@ -6,19 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgradnorm import meaning_of_loss
 from fastgradnorm.integrations._by_sample import scores_by_sample
 from fastgradnorm.integrations._extras import needs
-
-# Criteria by which the outputs are logits, or probabilities, of labels of their own.
-_LABELS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
-_VALUES = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.PoissonNLLLoss,
-    nn.GaussianNLLLoss,
-)
 
 
 def score_skorch(net: Any, X: Any, **options: Any) -> Any:
@@ -33,7 +23,7 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
       `likelihood="bernoulli"`.
     - `BCEWithLogitsLoss` and `MultiLabelSoftMarginLoss`: logits of labels, likewise.
     - `MSELoss` and others of regressions are refused.
-    - Any other: logits of classes.
+    - Any other: logits of classes. `fastgradnorm.meaning_of_loss` has the list.
 
     For probabilities `params="last_layer"` is not available, for what is inside the module made
     them. What is given as `forward=` or `likelihood=` counts instead.
@@ -66,7 +56,8 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
 
 def _read(criterion: Any, is_classifier: bool, said: bool) -> dict[str, Any]:
     """The options that a criterion stands for; `said`: the likelihood is another's word."""
-    if isinstance(criterion, _VALUES) and not said:
+    meaning = meaning_of_loss(criterion)
+    if meaning == "values" and not said:
         raise ValueError(
             f"`net` must be a classifier. Got one with the criterion {type(criterion).__name__}, "
             "of a regression: a softmax of values has no meaning. If its outputs are logits after "
@@ -74,7 +65,7 @@ def _read(criterion: Any, is_classifier: bool, said: bool) -> dict[str, Any]:
         )
     if isinstance(criterion, nn.BCELoss):
         return {"forward": _of_probabilities(_logit), "likelihood": "bernoulli"}
-    if isinstance(criterion, _LABELS):
+    if meaning == "labels":
         return {"likelihood": "bernoulli"}
     if is_classifier and isinstance(criterion, nn.NLLLoss):
         return {"forward": _of_probabilities(_log)}
