@@ -158,8 +158,8 @@ FAULTS = [
     Fault(
         _DRAWS, "off by one",
         "padded = torch.cat([sums, torch.zeros_like(sums[:, :1])], -1)\n    return padded.gather(1, certain[:, None])",
-        "return sums.gather(1, certain[:, None].clamp_max(sums.shape[1] - 1))",
-        "with rtol, a sample all of whose classes are taken counts the last one as left",
+        "return sums.gather(1, (certain[:, None] - 1).clamp_min(0))",
+        "with rtol, the last class that is taken for certain counts as one that is left",
     ),
     Fault(
         _ROUNDS, "wrong index",

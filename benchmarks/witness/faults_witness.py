@@ -89,4 +89,25 @@ FAULTS = [
         "return -p * (gap + (p * gap).sum(-1, keepdim=True))",
         "right entropy scores are called wrong",
     ),
+    Fault(
+        "_witness/held.py",
+        "state not put back",
+        "    if depth:\n",
+        "    if depth > 9:\n",
+        "what a model keeps in lists within its dictionaries stays there after verification",
+    ),
+    Fault(
+        "_schemes/objective.py",
+        "lost order",
+        "None if self.logits is None else self.logits[index],",
+        "self.logits,",
+        "verification compares a sample's logits with those of another",
+    ),
+    Fault(
+        "_naive.py",
+        "dropped guard",
+        "placement.add(None if draws is None else draws.next(len(batch)), len(batch))",
+        "placement.add(None, len(batch))",
+        "the plain loop gives scores in another order than the dataset's, in silence",
+    ),
 ]

@@ -27,11 +27,12 @@ TESTS = {
     "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
     "any_model/test_control_flow engine/test_parameters any_model/test_execution",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
-    "_model/batches": "test_batch_errors model/test_constants engine/test_combinations "
+    "_model/batches": "test_batch_errors model/test_dropped_inputs model/test_constants "
+    "engine/test_combinations "
     "test_errors integrations/test_huggingface",
     "_model/branches": "any_model/test_control_flow any_model/test_slow_paths",
     "_model/chance": "test_randomness",
-    "_model/shadow": "process/test_side_effects any_model/test_execution",
+    "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring",
@@ -64,8 +65,10 @@ TESTS = {
     "operations/test_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
-    "_witness": "engine/test_small_numbers witness/test_rounding witness/test_company "
-    "witness/test_left_as_it_was witness/test_formulas any_model/test_reached test_linalg",
+    "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
+    "witness/test_company witness/test_left_as_it_was witness/test_formulas "
+    "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/held": "model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
@@ -87,6 +90,7 @@ TESTS = {
     "_gather": "acquire",
     "_reading": "acquire",
     "_candidates": "acquire",
+    "_naive": "pool/test_order_told model/test_dropped_inputs test_scoring",
     "_scorer": "results/test_units_and_places pool/test_subset test_errors test_scoring",
     "_process/memory": "process engine/test_memory",
     "_process/precision": "test_float32 test_threads",

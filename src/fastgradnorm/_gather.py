@@ -122,7 +122,7 @@ class _Everything(Norms):
         valid = batch.valid(plan.logits_shape)
         if self.has_closed_form(plan):
             logits, features = self.head(plan, passes, batch)
-            scored = Scored(self.of_head(plan, passes, logits, features), {})
+            scored = Scored(self.of_head(plan, passes, logits, features), {}, logits)
         else:
             scored = super().make(passes, plan, batch)
             names = self._last_layer(plan, batch) if self._wants.features else ()
@@ -130,7 +130,7 @@ class _Everything(Norms):
         found = self._columns(plan, logits, features, valid)
         if self._sketches is not None:
             found["sketch"] = self._sketches.make(passes, plan, batch).scores["sketch"]
-        return Scored({**scored.scores, **found}, scored.errors)
+        return replace(scored, scores={**scored.scores, **found})
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
@@ -144,7 +144,7 @@ class _Everything(Norms):
         names = self._last_layer(plan, sample) if self._wants.features else ()
         logits, features = of_one(subject, names, sample, valid)
         found = self._columns(plan, logits, features, valid)
-        return Scored({**scored.scores, **found}, scored.errors)
+        return replace(scored, scores={**scored.scores, **found})
 
     def _columns(
         self, plan: Plan, logits: Tensor, features: Tensor, valid: Tensor | None

@@ -63,10 +63,10 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
                 sample = batch.take(slice(i, i + 1))
                 if names is None:
                     names = make_plan(subject, sample).tracked
-                scores, _ = plain_scores(subject, sample, names, options)
-                for scheme, score in scores.items():
+                scored = plain_scores(subject, sample, names, options)
+                for scheme, score in scored.scores.items():
                     found[scheme].append(score)
     if names is None:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     placement.judge(pool.size, None if draws is None else draws.lost)
-    return options.pick({scheme: torch.stack(values).cpu() for scheme, values in found.items()})
+    return options.pick({scheme: torch.cat(values).cpu() for scheme, values in found.items()})

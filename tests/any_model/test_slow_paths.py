@@ -43,6 +43,17 @@ class TestContinuousValues:
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
 
+    @pytest.mark.parametrize("truth", [
+        lambda x: x[0, 0].relu(), lambda x: not x[0, 0].clamp_min(0), lambda x: any(x[0].relu()),
+        lambda x: bool(x[:, 0].relu().sum()), lambda x: torch.is_nonzero(x[0, 0].relu()),
+        lambda x: x[0, 0].relu() and x[0, 1].relu(), lambda x: len([t for t in x[0].relu() if t]),
+        lambda x: x[0, 0].abs(), lambda x: not x.exp().sum(), lambda x: all(x[0].abs()),
+    ])  # fmt: skip
+    def test_numbers_of_which_only_the_truth_is_read_are_no_branch_each(self, truth):
+        model, x = Branching(truth), torch.randn(24, 4)
+        expected = oracle.scores(model, oracle.ones(x))
+        assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
+
     def test_batches_of_one_are_no_slower(self):
         model, x = self.model(), torch.randn(4, 4)
         expected = oracle.scores(model, oracle.ones(x))

@@ -6,6 +6,7 @@ import torch
 from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.coverage import Coverage
 from fastgradnorm._engine.plan import Plan
+from fastgradnorm._model.batches import as_batch
 
 MIB = 1 << 20
 
@@ -90,3 +91,15 @@ def test_less_than_a_sample():
     chunks = Chunks(4 * MIB, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"`max_memory` must be at least .* for one sample"):
         chunks.sizes(_plan(4, 1), 10, 10)
+
+
+@pytest.mark.parametrize("size", [1, 7, 41, 64, 100, 128, 300])
+@pytest.mark.parametrize("samples", [1, 2, 43, 100, 257])
+def test_each_sample_is_in_one_chunk_whatever_its_size(size, samples):
+    plan = _plan(1, 0)
+    chunks = Chunks(plan.bytes(size, 1, 1), torch.device("cpu"))
+    batch = as_batch(torch.arange(samples)[:, None], torch.device("cpu"))
+    parts = chunks.run(lambda chunk: chunk.leaves[0][:, 0], batch, plan, 1)
+    assert torch.equal(torch.cat(parts), torch.arange(samples))
+    assert all(len(part) <= size for part in parts)
+    assert len(parts) >= -(-samples // size)

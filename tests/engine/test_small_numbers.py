@@ -53,7 +53,7 @@ def norms(model, x):
     return table.label_norms[..., table.names.index("gain")] / whole
 
 
-@pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.002])
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.002, 2e-4])
 @pytest.mark.parametrize("factor", [0.97, 1.05, 2.0])
 def test_a_wrong_rule_is_noticed_however_small_its_parameter(share, factor):
     model, x = Softened(share), torch.randn(4, 10)

@@ -100,11 +100,12 @@ class TestOneClass:
     @pytest.mark.parametrize("classes", [3, 5, 40])
     def test_a_certain_model_of_one_class(self, size, classes):
         found = findings(headed(favour(12), classes), pool(192, size))
-        level, message = found["one class"] if size == 16 else found.get("one class", ("", ""))
-        if size == 16:
-            assert level == "warn" and "class 2" in message
-        else:  # too few are looked at in two batches
-            assert not message or "class 2" in message
+        level, message = found["one class"]
+        assert level == "warn" and "class 2 for 192 of the 192 samples" in message
+
+    def test_a_label_that_nearly_all_have_is_no_class(self):
+        asked = {"likelihood": "bernoulli", "num_samples": 4, "scheme": "entropy"}
+        assert "one class" not in findings(headed(favour(12), 3), pool(), **asked)
 
     @pytest.mark.parametrize("seed", range(6))
     @pytest.mark.parametrize("classes", [1, 2, 5, 100])

@@ -1,7 +1,7 @@
 """What is made of passes over a batch: scores from norms, or something else for each sample."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype, head_scores
@@ -88,7 +88,8 @@ class Norms:
         """Scores and standard errors."""
         objective = self._objective(plan)
         if self.has_closed_form(plan):
-            return Scored(self.of_head(plan, passes, *self.head(plan, passes, batch)), {})
+            logits, features = self.head(plan, passes, batch)
+            return Scored(self.of_head(plan, passes, logits, features), {}, logits)
         if objective.can_draw(plan.logits_shape):
             scored, pulled = score_in_rounds(passes, plan, objective, batch, self.options.reduction)
             self.pulled += pulled
@@ -101,26 +102,24 @@ class Norms:
         """By plain autograd: exact, and slow."""
         last = self.options.params == "last_layer"
         names = make_plan(subject, sample).names if last else list(subject.chosen)
-        scores, errors = plain_scores(subject, sample, names, self.options)
-        return Scored(
-            {name: score[None] for name, score in scores.items()},
-            {name: error[None] for name, error in errors.items()},
-        )
+        return plain_scores(subject, sample, names, self.options)
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored(dict.fromkeys(self.options.schemes, torch.empty(0, dtype=dtype)), {})
 
     def _exact(self, passes: Passes, plan: Plan, objective: Objective, batch: Batch) -> Scored:
-        def of_sample(run: TappedPass, valid: Tensor | None) -> tuple[dict[str, Tensor], ...]:
+        def of_sample(run: TappedPass, valid: Tensor | None) -> tuple[Any, ...]:
             pull_backs = objective.pull_backs(run.logits, valid)
             norms = total_norms(run.pull(pull_backs.cotangents), self.options.reduction)
             found = pull_backs.scores(norms)
             errors = {k: error for k, (_, error) in found.items() if error is not None}
-            return {k: score for k, (score, _) in found.items()}, errors
+            z = [run.logits.detach()] if run.logits.dim() == 1 else []
+            return {k: score for k, (score, _) in found.items()}, errors, z
 
         valid = batch.valid(plan.logits_shape)
-        return Scored(*passes.each("scores", plan, batch, of_sample, valid))
+        scores, errors, logits = passes.each("scores", plan, batch, of_sample, valid)
+        return Scored(scores, errors, *logits)
 
     def has_closed_form(self, plan: Plan) -> bool:
         """Whether a forward pass alone gives the scores."""

@@ -11,7 +11,7 @@ from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._operations.numbers import numbers
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
+from fastgradnorm._schemes.objective import Objective, Scored, make_objective, total_norms
 
 
 class PlainPass:
@@ -46,15 +46,16 @@ class PlainPass:
         return torch.stack([row if row.dim() == 0 else row.dot(row) for row in rows])
 
 
-def plain_scores(
-    subject: Subject, sample: Batch, names: Sequence[str], options: Options
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Scores and standard errors of one sample, by scheme."""
+def plain_scores(subject: Subject, sample: Batch, names: Sequence[str], options: Options) -> Scored:
+    """Scores and standard errors of one sample."""
     run = PlainPass(subject, sample, names)
     objective: Objective = make_objective(options, run.logits.shape)
     valid = sample.valid(run.logits.shape)
     pull_backs = objective.pull_backs(run.logits, None if valid is None else valid[0])
     sq_norms = torch.stack([run.sq_norms(cotangent) for cotangent in pull_backs.cotangents])
     found = pull_backs.scores(total_norms(sq_norms, options.reduction))
-    scores = {scheme: score for scheme, (score, _) in found.items()}
-    return scores, {scheme: error for scheme, (_, error) in found.items() if error is not None}
+    return Scored(
+        {scheme: score[None] for scheme, (score, _) in found.items()},
+        {scheme: error[None] for scheme, (_, error) in found.items() if error is not None},
+        run.logits.detach()[None] if run.logits.dim() == 1 else None,
+    )

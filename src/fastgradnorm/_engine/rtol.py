@@ -84,6 +84,7 @@ def score_in_rounds(
     scored = Scored(
         {scheme: scores[scheme].to(dtype) for scheme in objective.schemes},
         {scheme: errors.to(dtype) for scheme, errors in partial.errors.items()},
+        logits,
     )
     return scored, pulled
 

@@ -68,7 +68,7 @@ class Comparison:
         Raises:
             VerificationError: Naming the sample, and the parameter or the scheme.
         """
-        seen = seen_logits(self.engine, self.batch)
+        seen = seen_logits(self.engine, self.batch) if scored.logits is None else scored.logits
         runs = self._runs(seen)
         valid = self.batch.valid(seen.shape[1:])
         options = self.engine.options
@@ -99,7 +99,7 @@ class Comparison:
         if not self._apart and bool(seen.isfinite().all()):
             run = self.own.gradients(self.batch, self.names)
             alike = differ(seen, run.logits) <= self._limits.rounding
-            given = self.engine, self.own, self.batch, run.logits.detach(), self.record
+            given = self.engine, self.own, self.batch, seen, run.logits.detach(), self.record
             self._apart = not alike and check_rows(*given)
             if not self._apart:
                 return [(run, i) for i in samples]

@@ -34,6 +34,7 @@ def check_rows(
     engine: Engine,
     own: OwnModel,
     batch: Batch,
+    seen: Tensor,
     logits: Tensor,
     record: Record,
     quiet: bool = False,
@@ -44,7 +45,8 @@ def check_rows(
         engine: Makes the passes.
         own: The caller's model.
         batch: `n` samples.
-        logits: `[n, *positions, C]`, of the own call.
+        seen: Logits `[n, *positions, C]` as the engine makes them.
+        logits: Likewise, of the own call.
         record: Takes note.
         quiet: Whether not to warn.
 
@@ -52,7 +54,6 @@ def check_rows(
         UnsupportedModelError: If the model gives a sample other logits alone than in company.
         VerificationError: If the engine's logits are the model's own neither way.
     """
-    seen = seen_logits(engine, batch)
     row, difference = _furthest(seen, logits)
     if difference <= _rounding(engine, own):
         record.differ(difference)

@@ -1,15 +1,13 @@
 """What the numbers say: whether a model's outputs, inputs and scores are what they are taken for.
 
-All of it is read from plain calls on some samples of the first batch and of a few later ones. What
-is found is told, and changes no score.
+What outputs and inputs say is read from plain calls on some samples of the first batch, predictions
+from the logits that scores are made of. What is found is told, and changes no score.
 """
-
-from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._schemes.objective import Scored, make_objective
 from fastgradnorm._witness.declaration import declaration
 from fastgradnorm._witness.dimensions import class_dimension
 from fastgradnorm._witness.findings import Finding, Findings
@@ -17,11 +15,10 @@ from fastgradnorm._witness.graph import last_operations
 from fastgradnorm._witness.inputs import FirstNorm
 from fastgradnorm._witness.numbers import probabilities
 from fastgradnorm._witness.outputs import parameters_left_out, which_output
-from fastgradnorm._witness.probe import Seen, probe, rows
+from fastgradnorm._witness.probe import Seen, probe
 from fastgradnorm._witness.scores import ALIKE, Predictions
 
-_SAMPLES, _LATER = 32, 16  # of the first batch and of a later one, at most
-_LOOKS = 10  # batches: the first, and those after as many again each time
+_SAMPLES = 32  # of the first batch, at most
 
 
 class Meaning:
@@ -37,27 +34,17 @@ class Meaning:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.findings = engine, Findings()
         self._predictions = Predictions()
-        self._batches, self._looks, self._next = 0, 0, 0
+        self._looked = False
 
     def look(self, batch: Batch) -> None:
-        """Looks at the first batch, and for its predictions at a few later ones.
+        """Looks at the first batch that has samples.
 
         Raises:
             UnsupportedModelError: If what is scored has no meaning, by name.
         """
-        number, self._batches = self._batches, self._batches + 1
-        if len(batch) == 0 or number < self._next or self._looks == _LOOKS:
+        if len(batch) == 0 or self._looked:
             return
-        first = self._looks == 0
-        self._looks, self._next = self._looks + 1, 2 * number + 1
-        if not first:
-            try:
-                self._count(rows(self.engine.subject, batch.take(slice(0, _LATER))))
-            except NOT_THE_MODELS:
-                raise
-            except Exception:  # what models do with several samples is judged elsewhere
-                pass
-            return
+        self._looked = True
         try:
             self.findings.add(self._found(batch))
         except (UnsupportedModelError, *NOT_THE_MODELS):
@@ -66,6 +53,11 @@ class Meaning:
             reason = str(error).strip().partition("\n")[0]
             message = f"Outputs and inputs were not looked at: {type(error).__name__}: {reason}"
             self.findings.add([Finding("not looked at", message, "note")])
+
+    def count(self, scored: Scored) -> None:
+        """Counts the predictions that scores were made of; labels of their own are no classes."""
+        if scored.logits is not None and self.engine.options.likelihood != "bernoulli":
+            self._predictions.add(scored.logits)
 
     def conclude(self) -> None:
         """Looks at the predictions of a whole pool."""
@@ -80,9 +72,10 @@ class Meaning:
         room, _ = engine.chunks.sizes(outcome.planned(plan), most, outcome.count(plan))
         norm = FirstNorm()
         seen = probe(subject, batch.take(slice(0, room)), norm.watch)
-        logits = self._count(seen.logits)
-        if logits is None:
+        z = seen.logits if seen.logits.dim() > 1 else seen.logits[:, None]
+        if not -z.dim() < options.class_dim < z.dim():
             return []
+        logits = z.movedim(options.class_dim, -1)
         likelihood = make_objective(options, logits.shape[1:]).likelihood
         other = which_output(seen)
         return [
@@ -94,17 +87,6 @@ class Meaning:
             *parameters_left_out(seen, subject, bool(other)),
             *([] if norm.finding is None else [norm.finding]),
         ]
-
-    def _count(self, z: Tensor) -> Tensor | None:
-        """Counts predictions; logits `[n, *positions, C]`, or None where they have no such form."""
-        options = self.engine.options
-        if z.dim() == 1:
-            z = z[:, None]
-        if not -z.dim() < options.class_dim < z.dim():
-            return None
-        logits = z.movedim(options.class_dim, -1)
-        self._predictions.add(logits / options.temperature)
-        return logits
 
 
 def _alike(seen: Seen) -> list[Finding]:

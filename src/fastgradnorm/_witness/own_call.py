@@ -1,9 +1,8 @@
 """The caller's own model, called as the caller calls it, and left as it was."""
 
 import contextlib
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from fastgradnorm_kernels.switches import without_hooks
@@ -17,6 +16,7 @@ from fastgradnorm._model.subject import Subject, extract
 from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._process.states import models_in_use, put_back_random_states
 from fastgradnorm._validate import fail
+from fastgradnorm._witness.held import Held
 from fastgradnorm._witness.noting import ChangesItself, Noting
 
 R = TypeVar("R")
@@ -166,7 +166,7 @@ def _as_it_was(model: nn.Module) -> Iterator[list[str]]:
     Yields a list of the buffers that were written, filled at the end.
     """
     modules = list(model.modules())
-    attributes = [(module.__dict__, _contents(module)) for module in modules]
+    held = Held(module.__dict__ for module in modules)
     written: list[str] = []
     parameters = [(p, p.data, _sum(p)) for p in model.parameters()]
     names = {id(p): name for name, p in model.named_parameters()}
@@ -177,8 +177,7 @@ def _as_it_was(model: nn.Module) -> Iterator[list[str]]:
         yield written
     finally:
         written += _replaced(model, kept)
-        for now, before in attributes:
-            _restore(now, before)
+        held.put_back()
         changed = [names[id(p)] for p, data, total in parameters if _is_changed(p, data, total)]
         written += _written(model, kept)
     if changed:
@@ -230,37 +229,6 @@ def _written(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> l
                 with torch.no_grad():
                     tensor.copy_(copy)
     return found
-
-
-def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and what is in it if it is a container."""
-    return {
-        name: (value, value.copy() if type(value) in _CONTAINERS else None)
-        for name, value in module.__dict__.items()
-    }
-
-
-_CONTAINERS = frozenset({list, dict, OrderedDict, set, deque})
-
-
-def _restore(attributes: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
-    for name in attributes.keys() - before.keys():
-        del attributes[name]
-    for name, (value, contents) in before.items():
-        attributes[name] = value
-        if contents is not None and not _alike(value, contents):
-            value.clear()
-            value.extend(contents) if isinstance(value, (list, deque)) else value.update(contents)
-
-
-def _alike(now: Any, before: Any) -> bool:
-    """Whether two containers hold the same objects in the same order."""
-    if len(now) != len(before):
-        return False
-    if isinstance(now, dict):
-        pairs = zip(now.items(), before.items(), strict=True)
-        return all(k is j and v is w for (k, v), (j, w) in pairs)
-    return all(a is b for a, b in zip(now, before, strict=True))
 
 
 def _sum(parameter: Tensor) -> Tensor:

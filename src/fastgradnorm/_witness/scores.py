@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from fastgradnorm._schemes.table import Scheme
@@ -25,12 +26,13 @@ class Predictions:
         self._certainty, self._classes = 0.0, 0
 
     def add(self, logits: Tensor) -> None:
-        """Logits `[n, C]` of some more; dense ones are not counted."""
-        if logits.dim() != 2 or not bool(logits.isfinite().all()):
+        """Logits `[n, C]` of some more."""
+        if not bool(logits.isfinite().all()):
             return
-        p, classes = logits.detach().double().softmax(-1).max(-1)
+        z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        top, classes = z.max(-1)
         self._counts.update(classes.tolist())
-        self._certainty += float(p.sum())
+        self._certainty += float((top - z.logsumexp(-1)).exp().sum())
         self._classes = logits.shape[-1]
 
     def judge(self) -> list[Finding]:

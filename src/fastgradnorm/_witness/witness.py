@@ -21,7 +21,7 @@ from fastgradnorm._model.batches import Batch
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._schemes.objective import Scored
 from fastgradnorm._witness.gradients import Comparison
-from fastgradnorm._witness.logits import check_rows
+from fastgradnorm._witness.logits import check_rows, seen_logits
 from fastgradnorm._witness.meaning import Meaning
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record
@@ -84,6 +84,7 @@ class Witness:
         finally:
             self._scoring = False
         with self._timed():
+            self.meaning.count(scored)
             for look in looks:
                 self._examine(look, None if look.alone else scored)
             while self._plans:
@@ -159,7 +160,11 @@ class Witness:
         record.batches += 1
         record.rows += len(batch)
         quiet = look.alone  # the caller's batches have one sample, which has no company
-        self._apart |= check_rows(self.engine, own, batch, look.logits, record, quiet)
+        if scored is not None:
+            scored = scored.take(slice(look.start, look.start + len(batch)))
+        seen = None if scored is None else scored.logits
+        seen = seen_logits(self.engine, batch) if seen is None else seen
+        self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
         if self._choice.mode == "all":
             groups = [list(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
         else:
@@ -169,7 +174,7 @@ class Witness:
             if scored is None:
                 made = self.engine.score(pair)
             else:
-                made = scored.take(torch.tensor(group, device=_device(scored)) + look.start)
+                made = scored.take(torch.tensor(group, device=_device(scored)))
             comparison = Comparison(self.engine, own, pair, record, self._apart)
             comparison.check(made, look.start + group[0])
 

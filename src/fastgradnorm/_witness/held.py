@@ -1,0 +1,60 @@
+"""What modules hold in attributes and containers, put back after a call of the caller's model."""
+
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_CONTAINERS = frozenset({list, dict, OrderedDict, defaultdict, set, deque})
+_NESTED = _CONTAINERS | {tuple}
+_DEPTH = 4  # of lists in dicts in lists, as copies of a module tree are made
+
+
+class Held:
+    """Dictionaries of attributes as they are now, and all that is in containers in them.
+
+    Args:
+        attributes: One of each module.
+    """
+
+    def __init__(self, attributes: Iterable[dict[str, Any]]) -> None:
+        self._attributes = [(there, dict(there)) for there in attributes]
+        found: dict[int, Any] = {}
+        for _, before in self._attributes:
+            for value in before.values():
+                found.update((id(inner), inner) for inner in _within(value, _DEPTH))
+        self._contents = [(inner, inner.copy()) for inner in found.values()]
+
+    def put_back(self) -> None:
+        """The same attributes, with the same containers, and the same objects in these."""
+        for there, before in self._attributes:
+            for name in there.keys() - before.keys():
+                del there[name]
+            there.update(before)
+        for inner, contents in self._contents:
+            if not _alike(inner, contents):
+                inner.clear()
+                if isinstance(inner, (list, deque)):
+                    inner.extend(contents)
+                else:
+                    inner.update(contents)
+
+
+def _within(value: Any, depth: int) -> Iterator[Any]:
+    """A container, and those in it."""
+    if type(value) not in _NESTED:
+        return
+    if type(value) in _CONTAINERS:
+        yield value
+    if depth:
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _within(part, depth - 1)
+
+
+def _alike(now: Any, before: Any) -> bool:
+    """Whether two containers hold the same objects in the same order."""
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        pairs = zip(now.items(), before.items(), strict=True)
+        return all(k is j and v is w for (k, v), (j, w) in pairs)
+    return all(a is b for a, b in zip(now, before, strict=True))
