@@ -5,6 +5,7 @@ from benchmarks.witness import (
     faults_cli,
     faults_engine,
     faults_integrations,
+    faults_losses,
     faults_model,
     faults_operations,
     faults_pool,
@@ -16,6 +17,7 @@ from benchmarks.witness.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *faults_schemes.FAULTS,
+    *faults_losses.FAULTS,
     *faults_witness.FAULTS,
     *faults_engine.FAULTS,
     *faults_model.FAULTS,

@@ -66,7 +66,7 @@ FAULTS = [
     ),
     Fault(
         _REPORT, "swapped names",
-        "escape(SCHEMES[scores.provenance['scheme']])", "escape(SCHEMES['expected'])",
+        "_formula(scores.provenance['scheme'])", "_formula('expected')",
         "the page gives the formula of another scheme",
     ),
     Fault(

@@ -119,7 +119,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/plain.py", "mask ignored in one branch",
-        "None if valid is None else valid[0])\n    sq_norms", "None)\n    sq_norms",
+        "None if valid is None else valid[0], target)", "None, target)",
         "the slow loop ignores the mask of dense outputs",
     ),
     Fault(

@@ -35,7 +35,7 @@ FAULTS = [
     ),
     Fault(
         _IDENTITY, "forgotten in the fingerprint",
-        "held = [*first.leaves, *masks]", "held = [*first.leaves]",
+        "beside = (first.mask, first.attention_mask, first.target)", "beside = (first.target,)",
         "a checkpoint goes on where the mask gives other positions",
     ),
     Fault(

@@ -76,7 +76,7 @@ FAULTS = [
     ),
     Fault(
         "_scorer.py", "option forgotten in one branch",
-        "        self._judge({name: PoolScores(values) for name, values in scored.scores.items()})\n", "",
+        "        self._judge({name: PoolScores(scored.scores[name]) for name in options.schemes})\n", "",
         "score_batch passes NaN on, whatever on_nonfinite says",
     ),
     Fault(

@@ -68,8 +68,8 @@ FAULTS = [
     ),
     Fault(
         _OBJECTIVE, "wrong power",
-        "Term(scheme, 0, 1, entry.two_classes(pq, gap), entry.power)",
-        "Term(scheme, 0, 1, entry.two_classes(pq, gap), 1)",
+        "Term(scheme, 0, 1, weights, entry.power, squared=squared)",
+        "Term(scheme, 0, 1, weights, 1, squared=squared)",
         "expected_squared of two classes is not squared",
     ),
     Fault(
@@ -109,13 +109,13 @@ FAULTS = [
         "reduction='per_tensor' is 'global'",
     ),
     Fault(
-        _OBJECTIVE, "lost in one branch",
+        "_schemes/scored.py", "lost in one branch",
         "names = dict.fromkeys(name for part in parts for name in part.errors)",
         "names = dict.fromkeys(parts[0].errors)",
         "standard errors are lost where the first samples of a pool are exact",
     ),
     Fault(
-        _OBJECTIVE, "lost order",
+        "_schemes/scored.py", "lost order",
         "{name: values[index] for name, values in self.errors.items()}",
         "dict(self.errors)",
         "standard errors of a model whose samples take branches belong to other samples",

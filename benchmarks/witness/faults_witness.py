@@ -97,7 +97,7 @@ FAULTS = [
         "what a model keeps in lists within its dictionaries stays there after verification",
     ),
     Fault(
-        "_schemes/objective.py",
+        "_schemes/scored.py",
         "lost order",
         "None if self.logits is None else self.logits[index],",
         "self.logits,",

@@ -7,6 +7,12 @@ TESTS = {
     "_schemes/posterior": "schemes/test_ruled_out schemes/test_dense test_scoring",
     "_schemes/objective": "engine/test_combinations schemes/test_dense schemes/test_likelihoods "
     "any_model/test_control_flow test_errors",
+    "_operations/losses": "schemes/test_losses_of_models",
+    "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
+    "_model/own_loss": "schemes/test_labels schemes/test_losses",
+    "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
+    "_schemes/labelled": "schemes/test_losses schemes/test_losses_of_models",
+    "_schemes/groups": "schemes/test_labels",
     "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",

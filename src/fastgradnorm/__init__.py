@@ -22,6 +22,7 @@ from fastgradnorm._operations.table import register_rule
 from fastgradnorm._options import Options
 from fastgradnorm._results.scores import PoolScores
 from fastgradnorm._results.selection import Selection
+from fastgradnorm._schemes.losses import LABELLED_SCHEMES, LabelledScheme
 from fastgradnorm._schemes.table import SCHEMES, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._selection.by_score import select
@@ -29,6 +30,7 @@ from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 
 __all__ = [
+    "LABELLED_SCHEMES",
     "SCHEMES",
     "BatchDependenceWarning",
     "CoverageError",
@@ -36,6 +38,7 @@ __all__ = [
     "Explanation",
     "GradNormScorer",
     "KernelError",
+    "LabelledScheme",
     "NonFiniteScoreError",
     "Options",
     "PoolScores",

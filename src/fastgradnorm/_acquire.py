@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices
 from fastgradnorm._gather import Wants
-from fastgradnorm._options import Options, make_options
+from fastgradnorm._keywords import make_options
+from fastgradnorm._options import Options
 from fastgradnorm._pool.datasets import as_loader
 from fastgradnorm._pool.loaders import check_loader
 from fastgradnorm._reading import POINTS, Reading, read_pool

@@ -20,8 +20,8 @@ from fastgradnorm._pool.run import Part, Run
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._results.scores import PoolScores
-from fastgradnorm._schemes.objective import Scored
 from fastgradnorm._schemes.predictions import predictions
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SketchScheme
 from fastgradnorm._scorer import GradNormScorer
 from fastgradnorm._sketch import Sketches

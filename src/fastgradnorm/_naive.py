@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine.plain import plain_scores
 from fastgradnorm._engine.plan import make_plan
+from fastgradnorm._keywords import takes_options
 from fastgradnorm._model.batches import Reader
 from fastgradnorm._model.subject import Subject
-from fastgradnorm._options import Options, takes_options
+from fastgradnorm._options import Options
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
@@ -48,12 +49,12 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
     """
     options.refuse_subset("naive_score_pool")
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
-    names: Sequence[str] | None = None
+    names: list[Sequence[str]] = []
     placement = Placement(loader, "naive_score_pool")
     with OwnRandomState(), autograd_ready():
-        subject = Subject(model, options)
-        options = subject.options
-        reader = Reader(subject.device, options.forward, options.mask, subject.model)
+        subjects = [Subject(model, part) for part in options.parts()]
+        given = options.forward, options.mask, subjects[0].model, options.labels
+        reader = Reader(subjects[0].device, *given)
         pool = make_pool(loader, None, options.seed)
         raws, draws = pool.open()
         for raw in raws:
@@ -61,12 +62,13 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
             placement.add(None if draws is None else draws.next(len(batch)), len(batch))
             for i in range(len(batch)):
                 sample = batch.take(slice(i, i + 1))
-                if names is None:
-                    names = make_plan(subject, sample).tracked
-                scored = plain_scores(subject, sample, names, options)
-                for scheme, score in scored.scores.items():
-                    found[scheme].append(score)
-    if names is None:
+                if not names:
+                    names = [make_plan(subject, sample).tracked for subject in subjects]
+                for subject, tracked in zip(subjects, names, strict=True):
+                    scored = plain_scores(subject, sample, tracked, subject.options)
+                    for scheme, score in scored.scores.items():
+                        found[scheme].append(score)
+    if not names:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     placement.judge(pool.size, None if draws is None else draws.lost)
     return options.pick({scheme: torch.cat(values).cpu() for scheme, values in found.items()})

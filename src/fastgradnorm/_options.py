@@ -1,26 +1,37 @@
 """The options of scoring: declared, documented and checked here, and nowhere else."""
 
-import functools
-import inspect
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastgradnorm import _validate
+from fastgradnorm._schemes.checks import check_loss
+from fastgradnorm._schemes.groups import GroupBy
+from fastgradnorm._schemes.losses import (
+    LABELLED_SCHEMES,
+    LabelledScheme,
+    Labels,
+    LossName,
+    Target,
+    takes_logits,
+)
 from fastgradnorm._schemes.table import SCHEMES, Scheme
 
 ParamSelector = Literal["all", "last_layer"] | Callable[[str, nn.Parameter], bool]
 Forward = Callable[[nn.Module, Any], Any]
 Mask = Callable[[Any], Tensor]
+AnyScheme = Scheme | LabelledScheme
+Loss = LossName | nn.Module | Callable[[Any, Any], Tensor]
 
-P = ParamSpec("P")
-A = TypeVar("A")
-B = TypeVar("B")
 R = TypeVar("R")
+
+# Equal to the name, and known from it where that is written: with a loss it means "loss".
+_DEFAULT_SCHEME: Scheme = "".join(["exp", "ected"])  # type: ignore[assignment]
 
 # Options that change a score, or which samples have one; and those about speed, memory, checks and
 # what is shown, without which scores are the same.
@@ -42,15 +53,33 @@ class Options:
             - `"entropy"`: :math:`\|\nabla_\theta H(p)\|`, entropy-gradnorm (Wang et al., 2022,
               https://arxiv.org/abs/2112.05683).
 
+            and of samples whose labels are known,
+
+            - `"loss"`: :math:`\|\nabla_\theta \ell(x, y)\|` of the `loss` (GraNd);
+            - `"el2n"`: :math:`\|p - e_y\|` (both Paul et al., 2021,
+              https://arxiv.org/abs/2107.07075), from the logits alone.
+
             A sequence of names computes all of them in one pass, and the result is a dict.
         params: The parameters :math:`\theta` the gradient is taken over: `"all"` that have
             `requires_grad=True`; those of the `"last_layer"`, the operation that produced the
             logits (one forward pass, no backward); or a function `(name, parameter) -> bool`.
         reduction: `"global"`: one L2 norm over all parameters. `"per_tensor"`: the sum of the L2
             norms of the parameter tensors, as in the code published with Wang et al.
+        loss: What `"loss"` is the gradient of; implies that scheme. `"cross_entropy"` and `"mse"`,
+            of logits and labels; `"model"`, the loss that a model returns which is given labels
+            (transformers); a loss of `torch.nn` or a function of `torch.nn.functional`, called as
+            `(logits, target)`; or a function `(output, batch) -> scalar` of what the model returns
+            for one sample and that sample's part of the batch, labels and all. Of dense outputs
+            named losses are the mean over what is no padding and has no label -100.
+        target: Where the labels are in a batch: a key, a position, or a function of the batch. By
+            default the second of two things, or a mapping's `labels` or `label`.
+        group_by: Also gives squared norms by `"parameter"`, by `"module"`, or by a function of
+            parameters' names: `PoolScores.by_group`.
         likelihood: `"categorical"`: softmax over the classes. `"bernoulli"`: each logit is a label
-            of its own. `"auto"`: what `config.problem_type` of a transformers model says; else
-            Bernoulli for a single logit, and categorical for several.
+            of its own. `"gaussian"`: outputs are values, as of a regression; `"expected_squared"`
+            is then the trace of the Fisher matrix `JᵀJ`, `"expected"` its square root. `"auto"`:
+            what `config.problem_type` of a transformers model says; else Bernoulli for a single
+            logit, and categorical for several.
         class_dim: The dimension of the classes in the logits `[N, C, ...]`; -1 for `[N, T, C]`.
         temperature: Logits are divided by it first.
         forward: `(model, batch) -> logits` for batches that are no tensor, sequence or mapping, or
@@ -108,10 +137,13 @@ class Options:
         progress: Show a progress bar (rank 0 does); by default where standard error is a terminal.
     """
 
-    scheme: Scheme | Sequence[Scheme] = field(default="expected", metadata=_SCORES)
+    scheme: AnyScheme | Sequence[AnyScheme] = field(default=_DEFAULT_SCHEME, metadata=_SCORES)
     params: ParamSelector = field(default="all", metadata=_SCORES)
     reduction: Literal["global", "per_tensor"] = field(default="global", metadata=_SCORES)
-    likelihood: Literal["auto", "categorical", "bernoulli"] = field(
+    loss: Loss | None = field(default=None, metadata=_SCORES)
+    target: Target | None = field(default=None, metadata=_SCORES)
+    group_by: GroupBy | None = field(default=None, metadata=_SCORES)
+    likelihood: Literal["auto", "categorical", "bernoulli", "gaussian"] = field(
         default="auto", metadata=_SCORES
     )
     class_dim: int = field(default=1, metadata=_SCORES)
@@ -133,12 +165,16 @@ class Options:
     progress: bool | None = field(default=None, metadata=_RUNNING)
 
     def __post_init__(self) -> None:
+        if self.loss is not None and self.scheme is _DEFAULT_SCHEME:
+            object.__setattr__(self, "scheme", "loss")
         self._check_schemes()
+        check_loss(self)
         if not callable(self.params) and self.params not in ("all", "last_layer"):
             wanted = "'all', 'last_layer' or a function (name, parameter) -> bool"
             raise _validate.fail("params", wanted, self.params)
         _validate.check_choice("reduction", self.reduction, ("global", "per_tensor"))
-        _validate.check_choice("likelihood", self.likelihood, ("auto", "categorical", "bernoulli"))
+        known = ("auto", "categorical", "bernoulli", "gaussian")
+        _validate.check_choice("likelihood", self.likelihood, known)
         _validate.check_choice("backend", self.backend, ("auto", "torch", "triton"))
         _validate.check_choice("on_nonfinite", self.on_nonfinite, ("raise", "warn", "keep"))
         _validate.check_integer("class_dim", self.class_dim)
@@ -169,14 +205,14 @@ class Options:
 
     def _check_schemes(self) -> None:
         if isinstance(self.scheme, str):
-            _validate.check_choice("scheme", self.scheme, tuple(SCHEMES))
+            _validate.check_choice("scheme", self.scheme, (*SCHEMES, *LABELLED_SCHEMES))
             return
         if not isinstance(self.scheme, Sequence) or not self.scheme:
             raise _validate.fail_type(
                 "scheme", "a name or a non-empty sequence of names", self.scheme
             )
         for name in self.scheme:
-            _validate.check_choice("scheme", name, tuple(SCHEMES))
+            _validate.check_choice("scheme", name, (*SCHEMES, *LABELLED_SCHEMES))
         if len(set(self.scheme)) < len(self.scheme):
             raise _validate.fail("scheme", "names that differ", self.scheme)
 
@@ -196,9 +232,52 @@ class Options:
         return {name: getattr(self, name) for name in chosen}
 
     @property
-    def schemes(self) -> tuple[Scheme, ...]:
+    def schemes(self) -> tuple[AnyScheme, ...]:
         """The asked-for schemes as a tuple, also for one."""
         return (self.scheme,) if isinstance(self.scheme, str) else tuple(self.scheme)
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether the loss is made of what the model returns, not of logits alone."""
+        return self.loss is not None and self.loss not in ("cross_entropy", "mse")
+
+    @property
+    def by_output(self) -> bool:
+        """Whether that loss is all that is asked for, so that a model returns it."""
+        return self.own_loss and self.schemes == ("loss",)
+
+    @property
+    def labels(self) -> Labels | None:
+        """How batches are read for their labels, if they are."""
+        schemes = self.whole.schemes
+        if not any(scheme in LABELLED_SCHEMES for scheme in schemes):
+            return None
+        named = "el2n" in schemes or not self.own_loss
+        given = self.loss == "model" and self.forward is None
+        return Labels(self.target, named, self.own_loss, given, given or takes_logits(self.loss))
+
+    def parts(self) -> "list[Options]":
+        """What one pass can make each; a loss of the model's outputs has one of its own."""
+        others = tuple(scheme for scheme in self.schemes if scheme != "loss")
+        if not self.own_loss or not others:
+            return [self]
+        return [self._with(others), self._with("loss")]
+
+    def _with(self, scheme: Any) -> "Options":
+        return self.changed(scheme=scheme, asked_whole=self)
+
+    def changed(self, **values: Any) -> "Options":
+        """The same with other values, which have been checked, as a part's are of the whole."""
+        made = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    @property
+    def whole(self) -> "Options":
+        """All that is asked for, of which this may be a part."""
+        found: Options = self.__dict__.get("asked_whole", self)
+        return found
 
     def pick(self, by_scheme: Mapping[str, R]) -> R | dict[str, R]:
         """The value of the one asked-for scheme, or a dict of those of several."""
@@ -217,52 +296,3 @@ def _check_device(device: object) -> None:
         raise ValueError(
             f"`device` must be usable on this machine. Got {str(device)!r}. {reason}"
         ) from error
-
-
-def make_options(function: str, given: Mapping[str, Any]) -> Options:
-    """The options of keyword arguments; `TypeError` with the closest name for a misspelt one."""
-    names = inspect.signature(Options).parameters
-    unknown = {name: value for name, value in given.items() if name not in names}
-    _refuse_unknown(function, unknown, set(), names)
-    return Options(**given)
-
-
-def takes_options(
-    make: Callable[P, Options],
-) -> Callable[[Callable[[A, B, Options], R]], Callable[Concatenate[A, B, P], R]]:
-    """Lets `function(first, second, options)` be called with the options as keyword arguments.
-
-    Signatures shown by editors and `help` name every option with its default; a misspelt one raises
-    `TypeError` with the closest name.
-    """
-    names = inspect.signature(make).parameters
-
-    def decorate(function: Callable[[A, B, Options], R]) -> Callable[Concatenate[A, B, P], R]:
-        own = inspect.signature(function)
-        first, second = list(own.parameters.values())[:2]
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> R:
-            chosen = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
-            _refuse_unknown(function.__qualname__, kwargs, {first.name, second.name}, names)
-            bound = inspect.Signature([first, second]).bind(*args, **kwargs).arguments
-            options = make(**chosen)  # type: ignore[call-arg]
-            return function(bound[first.name], bound[second.name], options)
-
-        shown = [first, second, *names.values()]
-        call.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
-        return call
-
-    return decorate
-
-
-def _refuse_unknown(
-    function: str, kwargs: Mapping[str, Any], own: set[str], names: Mapping[str, Any]
-) -> None:
-    import difflib
-
-    for name in kwargs:
-        if name not in own:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Options: {', '.join(names)}."
-            raise TypeError(f"`{name}` is not an option of {function}. {hint}")

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
 from fastgradnorm._engine.timing import Clock, now
 from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._keywords import takes_options
 from fastgradnorm._model.batches import as_batch
-from fastgradnorm._options import Options, takes_options
+from fastgradnorm._options import Options
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import provenance
@@ -22,6 +23,7 @@ from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
 from fastgradnorm._results.nonfinite import tell_nonfinite
 from fastgradnorm._results.scores import PoolScores
+from fastgradnorm._schemes.groups import Groups, column, is_column
 from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
@@ -132,9 +134,9 @@ class GradNormScorer:
         with OwnRandomState(), autograd_ready():
             engine = self._engine()
             subject = engine.subject
-            parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
-            scored = score_one(engine, Witness(engine), parsed)
-        self._judge({name: PoolScores(values) for name, values in scored.scores.items()})
+            given = options.forward, options.mask, subject.model, options.labels
+            scored = score_one(engine, Witness(engine), as_batch(batch, subject.device, *given))
+        self._judge({name: PoolScores(scored.scores[name]) for name in options.schemes})
         return options.pick(scored.scores)
 
     def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
@@ -187,8 +189,9 @@ class GradNormScorer:
         with OwnRandomState():
             run = self._run(loader)
             for part in run.parts():
-                for name in self.options.schemes:
-                    columns.add(f"score {name}", part.scored.scores[name])
+                for name, values in part.scored.scores.items():
+                    if name in self.options.schemes or is_column(name):
+                        columns.add(f"score {name}", values)
                 for scheme, values in part.scored.errors.items():
                     columns.add(f"error {scheme}", values)
                 placement.add(part.indices, len(part))
@@ -210,9 +213,19 @@ class GradNormScorer:
                 columns.get(f"error {scheme}"),
                 {"scheme": scheme, **facts},
                 indices,
+                self._by_group(run, scheme, columns),
             )
         self._judge(found)
         return self.options.pick(found)
+
+    def _by_group(self, run: Run | SharedRun, scheme: str, columns: Columns) -> dict[str, Tensor]:
+        if self.options.group_by is None:
+            return {}
+        groups = Groups(self.options.group_by, run.subject.chosen)
+        last = self.options.params == "last_layer"
+        places = groups.used(run.counted) if last else range(len(groups.names))
+        found = {groups.names[i]: columns.get(f"score {column(scheme, i)}") for i in places}
+        return {name: values for name, values in found.items() if values is not None}
 
     def explain(self, batch: Any, *, measure: bool = False) -> Explanation:
         """How each parameter is counted on batches like this one, at what cost, and what is slow.
@@ -229,7 +242,8 @@ class GradNormScorer:
             warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
             engine = make_engine(self.model, options, clock=clock if measure else None)
             subject = engine.subject
-            parsed = as_batch(batch, subject.device, options.forward, options.mask, subject.model)
+            given = options.forward, options.mask, subject.model, options.labels
+            parsed = as_batch(batch, subject.device, *given)
             plan = engine.plan(parsed)
             for _ in range(1 if measure else 2):  # the second pass of a kind is to be captured
                 engine.score(parsed if measure else parsed.take(slice(0, 2)))

@@ -29,6 +29,7 @@ from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._keywords import make_options
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.subject import Subject
@@ -36,13 +37,14 @@ from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import Watch
 from fastgradnorm._operations.numbers import count, numbers
 from fastgradnorm._operations.single_level import current_level
-from fastgradnorm._options import Options, make_options
+from fastgradnorm._options import Options
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
 from fastgradnorm._results.nonfinite import tell_nonfinite
-from fastgradnorm._schemes.objective import Scored, make_objective
+from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._schemes.posterior import posterior
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SKETCHED, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
 

@@ -24,7 +24,8 @@ def begin(model, path, batches, count=2, **options):
 def test_every_option_is_tried():
     """Whoever adds an option says here whether scores depend on it."""
     elsewhere = {"checkpoint", "distributed", "progress"}  # the file itself, ranks, what is shown
-    tried = {*options_tried.OTHER, *options_tried.RUNNING, *elsewhere}
+    labelled = {"loss", "target"}  # `test_another_loss`
+    tried = {*options_tried.OTHER, *options_tried.RUNNING, *elsewhere, *labelled}
     assert {f.name for f in fields(Options)} == tried
 
 

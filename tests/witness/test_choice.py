@@ -7,7 +7,7 @@ from torch import nn
 from fastgradnorm import GradNormScorer, Rule, VerificationError, register_rule, score_pool
 from fastgradnorm._engine import outcome
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.samples import Choice
 from tests.support.cases import MLP, Custom, linear, perturb
 

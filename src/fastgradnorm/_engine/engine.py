@@ -29,7 +29,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._process import heap
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import collection_paused
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 
 
 class Engine:
@@ -40,8 +40,10 @@ class Engine:
         options: All that is asked for.
         outcome: What is made of each sample; by default scores.
         clock: Measures the rules, if given.
+        chunks: How batches are cut, if that is known already.
 
     Attributes:
+        also: What makes the scores that take a pass of their own, if there are some.
         loop_reason: Why samples are run one by one, if they are.
         noticed: Is told of each plan that is made, with the samples it was made for.
     """
@@ -52,10 +54,12 @@ class Engine:
         options: Options,
         outcome: Outcome | None = None,
         clock: Clock | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         self.subject, self.options = subject, options
         self.outcome: Outcome = Norms(options) if outcome is None else outcome
-        self.chunks = Chunks(options.max_memory, subject.device)
+        self.chunks = chunks or Chunks(options.max_memory, subject.device)
+        self.also: Engine | None = None
         self.passes = Passes(subject, Settings(options.backend), self.chunks, clock)
         self.loop_reason: str | None = None
         self.noticed: Callable[[Plan, Batch], None] | None = None
@@ -83,7 +87,8 @@ class Engine:
     def counted(self) -> tuple[str, ...]:
         """Names of the parameters counted so far, over all plans."""
         plans = [plan for known in self._plans.values() for plan in known]
-        return tuple(dict.fromkeys(name for plan in plans for name in plan.names))
+        names = dict.fromkeys(name for plan in plans for name in plan.names)
+        return tuple(dict.fromkeys([*names, *(self.also.counted if self.also else ())]))
 
     def score(self, batch: Batch) -> Scored:
         """What is asked for of all samples, in order."""

@@ -8,7 +8,7 @@ from fastgradnorm_kernels import accumulation_dtype, head_scores
 from torch import Tensor
 
 from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plain import plain_scores
+from fastgradnorm._engine.plain import by_group, plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.rtol import score_in_rounds
 from fastgradnorm._engine.tapped import TappedPass
@@ -16,7 +16,10 @@ from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.watch import PlanChangedError
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.objective import Objective, Scored, make_objective, total_norms
+from fastgradnorm._schemes.groups import Groups
+from fastgradnorm._schemes.losses import error_norm, settled
+from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
+from fastgradnorm._schemes.scored import Scored
 
 
 class Outcome(Protocol):
@@ -70,11 +73,12 @@ class Norms:
             "autograd: exact, and slow."
         )
         self._objectives: dict[tuple[int, ...], Objective] = {}
+        self._groups: Groups | None = None
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
         objective = self._objective(plan)
-        if self.has_closed_form(plan):
+        if objective.only_outputs or self.has_closed_form(plan):
             return 0
         if objective.can_draw(plan.logits_shape):
             return 1  # a round groups its samples by how many they need, and cuts the groups
@@ -87,14 +91,21 @@ class Norms:
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Scores and standard errors."""
         objective = self._objective(plan)
+        target = self._target(batch, plan, objective)
+        if objective.only_outputs:
+            return self._of_outputs(passes, plan, objective, batch, target)
         if self.has_closed_form(plan):
             logits, features = self.head(plan, passes, batch)
             return Scored(self.of_head(plan, passes, logits, features), {}, logits)
         if objective.can_draw(plan.logits_shape):
-            scored, pulled = score_in_rounds(passes, plan, objective, batch, self.options.reduction)
+            drawn, known = objective.split()
+            scored, pulled = score_in_rounds(passes, plan, drawn, batch, self.options.reduction)
             self.pulled += pulled
-            return scored
-        return self._exact(passes, plan, objective, batch)
+            if not known.labelled:
+                return scored
+            more = self._exact(passes, plan, known, batch, target)
+            return Scored(scored.scores | more.scores, scored.errors, scored.logits)
+        return self._exact(passes, plan, objective, batch, target)
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
@@ -102,30 +113,81 @@ class Norms:
         """By plain autograd: exact, and slow."""
         last = self.options.params == "last_layer"
         names = make_plan(subject, sample).names if last else list(subject.chosen)
-        return plain_scores(subject, sample, names, self.options)
+        return plain_scores(subject, sample, names, self.options, self._grouped(subject))
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored(dict.fromkeys(self.options.schemes, torch.empty(0, dtype=dtype)), {})
 
-    def _exact(self, passes: Passes, plan: Plan, objective: Objective, batch: Batch) -> Scored:
-        def of_sample(run: TappedPass, valid: Tensor | None) -> tuple[Any, ...]:
-            pull_backs = objective.pull_backs(run.logits, valid)
-            norms = total_norms(run.pull(pull_backs.cotangents), self.options.reduction)
+    def _exact(
+        self,
+        passes: Passes,
+        plan: Plan,
+        objective: Objective,
+        batch: Batch,
+        target: Tensor | None,
+    ) -> Scored:
+        groups = self._grouped(passes.subject)
+
+        def of_sample(
+            run: TappedPass, valid: Tensor | None, label: Tensor | None
+        ) -> tuple[Any, ...]:
+            z = [run.logits.detach()] if run.logits.dim() == 1 else []
+            pull_backs = objective.pull_backs(run.logits, valid, label)
+            if not len(pull_backs.cotangents):
+                return dict(pull_backs.values), {}, z
+            sq_norms = run.pull(pull_backs.cotangents)
+            norms = total_norms(sq_norms, self.options.reduction)
             found = pull_backs.scores(norms)
             errors = {k: error for k, (_, error) in found.items() if error is not None}
-            z = [run.logits.detach()] if run.logits.dim() == 1 else []
-            return {k: score for k, (score, _) in found.items()}, errors, z
+            scores = {k: score for k, (score, _) in found.items()}
+            if groups is not None:
+                scores |= by_group(groups, pull_backs, sq_norms, plan.names)
+            return scores, errors, z
 
         valid = batch.valid(plan.logits_shape)
-        scores, errors, logits = passes.each("scores", plan, batch, of_sample, valid)
+        name = f"scores {objective.labelled} {len(objective.schemes)}"
+        scores, errors, logits = passes.each(name, plan, batch, of_sample, valid, target)
         return Scored(scores, errors, *logits)
+
+    def _of_outputs(
+        self,
+        passes: Passes,
+        plan: Plan,
+        objective: Objective,
+        batch: Batch,
+        target: Tensor | None,
+    ) -> Scored:
+        """EL2N: a forward pass alone."""
+        logits = passes.logits(batch)
+        z = logits.to(accumulation_dtype(logits.dtype))
+        valid = batch.valid(plan.logits_shape)
+        assert target is not None
+        each = [
+            error_norm(z[i], target[i], None if valid is None else valid[i], objective.likelihood)
+            for i in range(len(z))
+        ]
+        return Scored({"el2n": torch.stack(each)}, {}, logits if logits.dim() == 2 else None)
+
+    def _target(self, batch: Batch, plan: Plan, objective: Objective) -> Tensor | None:
+        """Labels of the batch, as cotangents take them; None where none are needed."""
+        if batch.target is None or not objective.needs_target:
+            return None
+        loss = objective.loss or "cross_entropy"
+        given = plan.logits_shape, loss, objective.likelihood, self.options.class_dim
+        return settled(batch.target, *given)
+
+    def _grouped(self, subject: Subject) -> Groups | None:
+        if self._groups is None and self.options.group_by is not None:
+            self._groups = Groups(self.options.group_by, subject.chosen)
+        return self._groups
 
     def has_closed_form(self, plan: Plan) -> bool:
         """Whether a forward pass alone gives the scores."""
         objective = self._objective(plan)
         single = objective.likelihood == "categorical" or plan.logits_shape == (1,)
-        return plan.exact_head and single and objective.has_closed_form
+        possible = plan.exact_head and single and objective.has_closed_form
+        return possible and self.options.group_by is None
 
     def head(self, plan: Plan, passes: Passes, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits `[N, C]` and features `[N, D]` of a last layer that made the logits alone."""

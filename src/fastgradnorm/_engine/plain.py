@@ -11,7 +11,11 @@ from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._operations.numbers import numbers
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.objective import Objective, Scored, make_objective, total_norms
+from fastgradnorm._schemes.groups import Groups, column
+from fastgradnorm._schemes.losses import settled
+from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
+from fastgradnorm._schemes.pull_backs import PullBacks
+from fastgradnorm._schemes.scored import Scored
 
 
 class PlainPass:
@@ -46,16 +50,42 @@ class PlainPass:
         return torch.stack([row if row.dim() == 0 else row.dot(row) for row in rows])
 
 
-def plain_scores(subject: Subject, sample: Batch, names: Sequence[str], options: Options) -> Scored:
-    """Scores and standard errors of one sample."""
+def plain_scores(
+    subject: Subject,
+    sample: Batch,
+    names: Sequence[str],
+    options: Options,
+    groups: Groups | None = None,
+) -> Scored:
+    """Scores and standard errors of one sample; and squares by group."""
     run = PlainPass(subject, sample, names)
     objective: Objective = make_objective(options, run.logits.shape)
-    valid = sample.valid(run.logits.shape)
-    pull_backs = objective.pull_backs(run.logits, None if valid is None else valid[0])
+    valid, target = sample.valid(run.logits.shape), None
+    if sample.target is not None and objective.needs_target:
+        loss = objective.loss or "cross_entropy"
+        given = run.logits.shape, loss, objective.likelihood, options.class_dim
+        target = settled(sample.target, *given)[0]
+    pull_backs = objective.pull_backs(run.logits, None if valid is None else valid[0], target)
+    logits = run.logits.detach()[None] if run.logits.dim() == 1 else None
+    if not len(pull_backs.cotangents):
+        return Scored({k: value[None] for k, value in pull_backs.values.items()}, {}, logits)
     sq_norms = torch.stack([run.sq_norms(cotangent) for cotangent in pull_backs.cotangents])
     found = pull_backs.scores(total_norms(sq_norms, options.reduction))
-    return Scored(
-        {scheme: score[None] for scheme, (score, _) in found.items()},
-        {scheme: error[None] for scheme, (_, error) in found.items() if error is not None},
-        run.logits.detach()[None] if run.logits.dim() == 1 else None,
-    )
+    scores = {scheme: score[None] for scheme, (score, _) in found.items()}
+    if groups is not None:
+        squares = by_group(groups, pull_backs, sq_norms, names)
+        scores |= {name: square[None] for name, square in squares.items()}
+    errors = {scheme: error[None] for scheme, (_, error) in found.items() if error is not None}
+    return Scored(scores, errors, logits)
+
+
+def by_group(
+    groups: Groups, pull_backs: PullBacks, sq_norms: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Squares of each scheme and group, by the names of their columns."""
+    squares = pull_backs.squares(groups.sums(sq_norms, names))
+    return {
+        column(scheme, i): value
+        for scheme, values in squares.items()
+        for i, value in enumerate(values.unbind())
+    }

@@ -23,7 +23,7 @@ from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.subject import Subject, extract
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._validate import type_name
@@ -114,7 +114,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         head, exact_head = _last_layer(run)
         chosen = {piece.name for piece in head.slots.values()}
         leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
-        exact_head = exact_head and run.logits.dim() == 1
+        exact_head = exact_head and run.logits.dim() == 1 and not subject.options.by_output
     coverage = cover(run.recorder, edges, leaves)
     check_reached(any(edges.into(leaf) for leaf in leaves.values()), list(leaves))
     pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
@@ -149,6 +149,7 @@ class _Run:
     recorder: Recorder
     leaves: dict[str, Tensor]
     logits: Tensor
+    head: Tensor  # what came out of the last layer: not the loss
     saved_bytes: int
 
 
@@ -163,7 +164,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
         with saved.noted() if measured else contextlib.nullcontext(), recorder:
-            logits = subject.run(view, batch, inputs)
+            logits, output = subject.run_both(view, batch, inputs)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
     except CoverageError:
@@ -174,6 +175,15 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         if measured and isinstance(error, RuntimeError):
             # `torch.func` forbids hooks: a model that takes derivatives by it runs without.
             return _record(subject, batch, measured=False)
+        if subject.in_loss:
+            if str(error).startswith(("`loss`", "`target`")):
+                raise
+            raise ValueError(
+                "`loss` must run on what the model returns for one sample, and that sample's part "
+                f"of the batch. It failed: {type(error).__name__}: {error}"
+            ) from error
+        if str(error).startswith(("`loss`", "`target`")):
+            raise  # of a model that is given labels
         given = ", ".join(type_name(x) for x in inputs)
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
@@ -187,11 +197,13 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             )
     subject.check_kept()
     saved.tensors.clear()
+    by_output = subject.options.by_output and subject.options.params == "last_layer"
+    head = extract(output) if by_output else logits
     if measured:
-        return _Run(recorder, leaves, logits, saved.total)
+        return _Run(recorder, leaves, logits, head, saved.total)
     outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
     recorder.uses = [_without_rule(use) for use in recorder.uses]
-    return _Run(recorder, leaves, logits, _KEPT * logits.element_size() * outputs)
+    return _Run(recorder, leaves, logits, head, _KEPT * logits.element_size() * outputs)
 
 
 def _without_rule(use: Use) -> Use:
@@ -219,7 +231,7 @@ def _layer(view: nn.Module, recorder: Recorder) -> str:
 
 
 def _last_layer(run: _Run) -> tuple[Use, bool]:
-    use, exact = run.recorder.source(run.logits)
+    use, exact = run.recorder.source(run.head)
     if use is None or use.rule is None or not use.slots:
         made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
         raise ValueError(

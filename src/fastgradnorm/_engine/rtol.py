@@ -20,13 +20,14 @@ from fastgradnorm._engine.plan import Plan
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._schemes.draws import Draw
 from fastgradnorm._schemes.estimate import Partial
-from fastgradnorm._schemes.objective import Objective, Scored, total_norms
+from fastgradnorm._schemes.objective import Objective, total_norms
 from fastgradnorm._schemes.posterior import (
     Posterior,
     class_cotangents,
     posterior,
     unit_sized,
 )
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import TABLE
 
 # What it takes to start one tapped operation, in floating-point operations of a forward pass: about

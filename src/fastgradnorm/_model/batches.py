@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastgradnorm._model.labels import Item, read_labels
 from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
 from fastgradnorm._model.sizes import batch_size, is_shared_graph, list_of_samples
+from fastgradnorm._schemes.losses import Labels
 from fastgradnorm._validate import fail, fail_type
 
 _LABELS = ("labels", "label")
@@ -30,6 +33,8 @@ class Batch:
         constants: What else the model is given, by name, if all of it is plain values; else None.
         withheld: What the model is not given, in words, or empty.
         beside: What is known of each sample `[N, ...]` and not given to the model; or None.
+        target: Labels `[N, ...]`, or None.
+        labelled: From leaves to the samples as a loss is given them; None where none asks for that.
     """
 
     leaves: tuple[Tensor, ...]
@@ -39,6 +44,8 @@ class Batch:
     constants: tuple[tuple[str, Any], ...] | None = None
     withheld: str = ""
     beside: Tensor | None = None
+    target: Tensor | None = None
+    labelled: Callable[[Sequence[Tensor]], Item] | None = None
 
     def __len__(self) -> int:
         return len(self.leaves[0])
@@ -51,6 +58,7 @@ class Batch:
             mask=None if self.mask is None else self.mask[index],
             attention_mask=None if self.attention_mask is None else self.attention_mask[index],
             beside=None if self.beside is None else self.beside[index],
+            target=None if self.target is None else self.target[index],
         )
 
     def valid(self, logits_shape: Sequence[int]) -> Tensor | None:
@@ -85,6 +93,7 @@ class Reader:
         mask: `(batch) -> bool [N, *positions]`.
         model: What is scored, to tell inputs that it is not given from labels; None: that is not
             looked at.
+        labels: What of the batches is for a loss; None: labels are never read.
     """
 
     def __init__(
@@ -93,8 +102,10 @@ class Reader:
         forward: Callable[[nn.Module, Any], Any] | None = None,
         mask: Callable[[Any], Tensor] | None = None,
         model: nn.Module | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self._device, self._forward, self._mask, self._model = device, forward, mask, model
+        self._labels = labels
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
 
@@ -116,7 +127,7 @@ class Reader:
         size = batch_size(found.named, raw, drawn)
         if size is None:
             raise _refusal(raw, plain)
-        if self._model is not None and rest:
+        if self._model is not None and rest and not (self._labels and len(rest) == 1):
             warn_of_dropped(self._model, inputs, rest)
         self._model = None  # one batch tells
         flat = [
@@ -130,11 +141,14 @@ class Reader:
             if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
 
-        def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
+        def fill(leaves: Sequence[Tensor]) -> list[Any]:
             filled = list(flat)
-            for place, leaf in zip(places, leaves, strict=True):
+            for place, leaf in zip(places, leaves[: len(places)], strict=True):
                 filled[place] = leaf
-            return call(model, found.close(filled))
+            return filled
+
+        def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
+            return call(model, found.close(fill(leaves)))
 
         mask = self._mask
         valid = None if mask is None else _usable(_check_mask(mask(raw), size), self._device)
@@ -144,10 +158,23 @@ class Reader:
         else:
             attention = None
         others = [pair for i, pair in enumerate(found.named) if i not in places]
-        withheld = _withheld(raw, rest) if plain else ""
-        return Batch(
-            tuple(flat[i] for i in places), run, valid, attention, _constants(others), withheld
-        )
+        withheld = _withheld(raw, rest) if plain and self._labels is None else ""
+        leaves = tuple(flat[i] for i in places)
+        batch = Batch(leaves, run, valid, attention, _constants(others), withheld)
+        if self._labels is None:
+            return batch
+        labels, forward, usable = self._labels, self._forward, partial(_usable, device=self._device)
+
+        def remade(model: nn.Module, item: Any) -> Any:
+            given, plainly, _ = _plain(item) if forward is None else (item, forward, ())
+            return plainly(model, given)
+
+        target, whole = read_labels(raw, size, found, labels, remade)
+        batch = replace(batch, target=None if target is None else usable(target))
+        if whole is None:
+            return batch
+        item = partial(whole.item, fill, len(leaves))
+        return replace(batch, leaves=(*leaves, *map(usable, whole.beyond)), labelled=item)
 
     def _holds_samples(self, name: str, leaf: Tensor, size: int, first: Tensor) -> bool:
         length = len(leaf) if leaf.dim() else -1
@@ -175,9 +202,10 @@ def as_batch(
     forward: Callable[[nn.Module, Any], Any] | None = None,
     mask: Callable[[Any], Tensor] | None = None,
     model: nn.Module | None = None,
+    labels: Labels | None = None,
 ) -> Batch:
     """A single item of a loader, see `Reader`."""
-    return Reader(device, forward, mask, model).read(raw)
+    return Reader(device, forward, mask, model, labels).read(raw)
 
 
 def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.declared import Declared, declared
+from fastgradnorm._model.own_loss import sample_loss, undeclared
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
@@ -35,6 +35,7 @@ class Subject:
         blamed: Whether the model raised an error since this was set to False.
         drew: Whether the last run drew random numbers.
         draws_idly: Whether the model draws random numbers that do not matter.
+        in_loss: Whether what runs, or has failed, is the loss.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -54,7 +55,7 @@ class Subject:
         self.device = torch.device(options.device or some.device)
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
-        self.drew = self.draws_idly = False
+        self.drew = self.draws_idly = self.in_loss = False
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
             self._mold = Mold(self.model)
@@ -119,12 +120,36 @@ class Subject:
             raise
 
     def run(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
-        """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`."""
-        before = random_states()
+        """Logits of one sample, leaves `[1, ...]`, as `[*positions, C]`; or its loss `[1]`."""
+        return self.run_both(view, batch, leaves)[0]
+
+    def run_both(
+        self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, Any]:
+        """The same, and what the model returned."""
+        before, self.in_loss = random_states(), False
         with self.responsible(), self.autocast():
-            logits = extract(batch.run(view, leaves))
+            scored, output = self.scored(view, batch, leaves)
         self.drew = not same_random_states(before, random_states())
-        return _one_sample(logits, self.options.class_dim)
+        if not self.options.by_output:
+            scored = _one_sample(scored, self.options.class_dim)
+        return scored, output
+
+    def scored(
+        self, model: nn.Module, batch: Batch, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, Any]:
+        """Logits as a model returns them, or the loss `[1]` of one sample; and all it returned."""
+        if not self.options.by_output:
+            output = batch.run(model, leaves)
+            return extract(output), output
+        assert batch.labelled is not None
+        item = batch.labelled(leaves)
+        with undeclared(model):
+            output = item.call(model)
+        self.in_loss = True
+        loss = sample_loss(self.options, extract, output, item)
+        self.in_loss = False
+        return loss, output
 
     def tempered(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
         """The same over the temperature: what is scored."""
@@ -155,13 +180,15 @@ def _settled(options: Options, declared: Declared | None) -> Options:
     """
     if declared is None or not declared.sure or options.likelihood != "auto":
         return options
+    if options.schemes == ("loss",) and options.loss != "cross_entropy":
+        return options  # whatever the outputs are
     if declared.meaning == "values":
         raise UnsupportedModelError(
             f"`model` must be a classifier. Got {declared.source}: its outputs are values, and a "
             "softmax of values has no meaning. If they are logits all the same, say of what: "
             "`likelihood='categorical'` or `likelihood='bernoulli'`."
         )
-    return replace(options, likelihood="bernoulli") if declared.meaning == "labels" else options
+    return options.changed(likelihood="bernoulli") if declared.meaning == "labels" else options
 
 
 def extract(output: Any) -> Tensor:

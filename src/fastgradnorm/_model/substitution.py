@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations.losses import FORMS
 
 _MISREAD = frozenset({F.batch_norm, F.instance_norm})
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
@@ -28,13 +29,14 @@ def _without_cudnn() -> Iterator[None]:
 
 
 class Unharmed(TorchFunctionMode):
-    """Keeps clear of three faults of PyTorch's backward passes.
+    """Keeps clear of four faults of PyTorch's backward passes.
 
     On a CPU, in PyTorch 2.13, the backward pass of a group norm crashes the process if its input
     has the channels last in memory and needs no gradient; and that of an instance norm, or of a
     batch norm in eval mode, is wrong if its input is contiguous and its gradient, of one sample,
     has the channels last. All are given contiguous tensors. On a GPU, recurrent layers of
-    cuDNN cannot be pulled back from in eval mode; those of PyTorch can.
+    cuDNN cannot be pulled back from in eval mode; those of PyTorch can. And the gradient of a
+    cross-entropy has no digits left where its label is certain.
     """
 
     def __torch_function__(
@@ -45,6 +47,10 @@ class Unharmed(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in FORMS:
+            found = FORMS[func](*args, **kwargs)
+            if found is not None:
+                return found
         if func is F.group_norm and args:
             args = [args[0].contiguous(), *args[1:]]
         recurrent = func in _RECURRENT and any(t.is_cuda for t in tensors_in(args, kwargs))

@@ -3,6 +3,7 @@
 A checkpoint goes on only with the same ones, and ranks must have the same ones.
 """
 
+import functools
 import hashlib
 import inspect
 import re
@@ -52,8 +53,8 @@ def facts(
     options = subject.options
     held: list[Tensor] = []
     if first is not None:
-        masks = [mask for mask in (first.mask, first.attention_mask) if mask is not None]
-        held = [*first.leaves, *masks]
+        beside = (first.mask, first.attention_mask, first.target)
+        held = [*first.leaves, *(tensor for tensor in beside if tensor is not None)]
     return {
         "fastgradnorm": __version__,
         "torch": torch.__version__,
@@ -73,7 +74,7 @@ def plain_options(options: Options) -> dict[str, Any]:
     plain = {name: _plain(value) for name, value in options.changing.items()}
     # Which parameters a function has chosen is known, and tells more than its code.
     params = options.params if isinstance(options.params, str) else "by function"
-    return {**plain, "scheme": list(options.schemes), "params": params}
+    return {**plain, "scheme": list(options.whole.schemes), "params": params}
 
 
 def _plain(value: Any) -> Any:
@@ -87,12 +88,40 @@ def _of_lines(lines: Iterable[str]) -> str:
 
 
 def _code(function: Any) -> str:
-    """A function by its source, or its name where it has none."""
+    """A function by its source and what it holds, or by its name where it has none."""
+    if isinstance(function, nn.Module):
+        tensors = [*function.parameters(), *function.buffers()]
+        return _of_lines([repr(function), _values(vars(function).items()), digest(tensors)])
+    if isinstance(function, functools.partial):
+        held = [*enumerate(function.args), *function.keywords.items()]
+        return _of_lines([_code(function.func), _values(held)])
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
         text = getattr(function, "__qualname__", type(function).__qualname__)
-    return _of_lines([text])
+    return _of_lines([text, *_held(function)])
+
+
+def _held(function: Any) -> list[str]:
+    """Plain values and tensors that a function's source names, and does not tell.
+
+    Also what it reads: two functions on one line have the same source.
+    """
+    try:
+        outside = inspect.getclosurevars(function).nonlocals
+    except (TypeError, ValueError):
+        return []
+    defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    code = getattr(function, "__code__", None)
+    constants = [*enumerate(code.co_consts)] if code else []
+    return [_values([*defaults, *outside.items(), *constants]), *(code.co_names if code else ())]
+
+
+def _values(named: Iterable[tuple[Any, Any]]) -> str:
+    plain = (str, bytes, int, float, type(None))
+    found = [f"{name}={value!r}" for name, value in named if isinstance(value, plain)]
+    found += [f"{name}={digest([value])}" for name, value in named if isinstance(value, Tensor)]
+    return " ".join(found)
 
 
 def tensor_digests(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:

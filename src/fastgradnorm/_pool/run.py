@@ -20,7 +20,7 @@ from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._process import heap
 from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.findings import Findings
 from fastgradnorm._witness.witness import Witness
 
@@ -77,7 +77,8 @@ class Run:
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options = self.options
         subject = engine.subject
-        self._reader = Reader(subject.device, options.forward, options.mask, subject.model)
+        given = options.forward, options.mask, subject.model, options.labels
+        self._reader = Reader(subject.device, *given)
         self._read = 0  # samples
         self._draws: Draws | None = None
 

@@ -16,7 +16,7 @@ from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Part, Run, union
 from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import Share, whole_pool
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.findings import Findings
 from fastgradnorm._witness.record import Record
 

@@ -16,6 +16,7 @@ from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._validate import fail
 
 
 def make_engine(
@@ -25,12 +26,21 @@ def make_engine(
     clock: Clock | None = None,
 ) -> Engine:
     """An engine for a model as it is now; by default one that scores."""
+    if outcome is not None and options.labels is not None:
+        advice = "Labels are read by `score_pool` and `GradNormScorer` alone."
+        raise fail(
+            "scheme", "one that needs no label here, without a `loss`", options.scheme, advice
+        )
     with autograd_ready():
-        subject = Subject(model, options)
+        first, *others = options.parts() if outcome is None else [options]
+        subject = Subject(model, first)
         resolve_backend(options.backend, subject.device)
-        options = subject.options
-        made = None if outcome is None else outcome(subject, options)
-        return Engine(subject, options, made, clock)
+        made = None if outcome is None else outcome(subject, subject.options)
+        engine = Engine(subject, subject.options, made, clock)
+        for part in others:
+            other = Subject(model, part)
+            engine.also = Engine(other, other.options, clock=clock, chunks=engine.chunks)
+        return engine
 
 
 def start(

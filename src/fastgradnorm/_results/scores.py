@@ -33,12 +33,16 @@ class PoolScores:
         indices: `[N]`, int64: score i is of `loader.dataset[indices[i]]`, whatever its sampler
             draws; of a `subset` of a pool without a dataset, places in the pool. None where they
             are 0 to N - 1, and where they cannot be told.
+        by_group: With `group_by`, squared norms `[N]` of each group of parameters, by its name; of
+            one gradient they sum to the square of the score, of an average over the labels to the
+            `"expected_squared"` score.
     """
 
     values: Tensor
     standard_error: Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     indices: Tensor | None = None
+    by_group: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -165,7 +169,11 @@ class PoolScores:
             arrays["standard_error"] = self.standard_error.numpy()
         if self.indices is not None:
             arrays["indices"] = self.indices.numpy()
-        arrays["provenance"] = np.array(json.dumps({"format": _FORMAT, **self.provenance}))
+        facts: dict[str, Any] = {"format": _FORMAT, **self.provenance}
+        if self.by_group:
+            facts["groups"] = list(self.by_group)
+            arrays["by_group"] = torch.stack([*self.by_group.values()]).numpy()
+        arrays["provenance"] = np.array(json.dumps(facts))
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return Path(path)
@@ -183,6 +191,8 @@ class PoolScores:
                 values = torch.from_numpy(file["values"])
                 error, indices = file.get("standard_error"), file.get("indices")
                 provenance = json.loads(str(file["provenance"]))
+                names, rows = provenance.pop("groups", []), file.get("by_group", [])
+                by_group = {n: torch.from_numpy(r) for n, r in zip(names, rows, strict=True)}
         except FileNotFoundError:
             raise
         except Exception as error_:
@@ -196,6 +206,7 @@ class PoolScores:
             None if error is None else torch.from_numpy(error),
             provenance,
             None if indices is None else torch.from_numpy(indices),
+            by_group,
         )
 
 

@@ -5,7 +5,7 @@ underflows, and its norm multiplied by it after.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +13,9 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
+from fastgradnorm._schemes.gaussian import check_gaussian, jacobian
+from fastgradnorm._schemes.labelled import labelled_pull_backs
+from fastgradnorm._schemes.losses import LABELLED_SCHEMES, LabelledScheme
 from fastgradnorm._schemes.posterior import (
     Posterior,
     label_cotangents,
@@ -24,7 +27,7 @@ from fastgradnorm._schemes.pull_backs import PullBacks, Term
 from fastgradnorm._schemes.table import TABLE, Scheme
 from fastgradnorm._validate import fail
 
-Likelihood = Literal["categorical", "bernoulli"]
+Likelihood = Literal["categorical", "bernoulli", "gaussian"]
 # The group of cotangents that the averages over the labels share; the others have one of their own.
 _LABELS = "labels"
 
@@ -33,9 +36,11 @@ class Asked(Protocol):
     """What of the options concerns schemes: see `Options`."""
 
     @property
-    def schemes(self) -> tuple[Scheme, ...]: ...
+    def schemes(self) -> tuple[Scheme | LabelledScheme, ...]: ...
     @property
-    def likelihood(self) -> Literal["auto", "categorical", "bernoulli"]: ...
+    def loss(self) -> Any: ...
+    @property
+    def likelihood(self) -> Literal["auto", "categorical", "bernoulli", "gaussian"]: ...
     @property
     def num_samples(self) -> int: ...
     @property
@@ -44,59 +49,26 @@ class Asked(Protocol):
     def rtol(self) -> float: ...
 
 
-@dataclass
-class Scored:
-    """Scores `[N]` by scheme, and standard errors of the sampled ones.
-
-    Attributes:
-        scores: By scheme.
-        errors: By scheme.
-        logits: What they were made of, `[N, C]` over the temperature; None for dense outputs, of
-            which there is too much, and where it is not told.
-    """
-
-    scores: dict[str, Tensor]
-    errors: dict[str, Tensor]
-    logits: Tensor | None = None
-
-    def take(self, index: Tensor | slice) -> "Scored":
-        """Those of the samples at `index`."""
-        return Scored(
-            {name: values[index] for name, values in self.scores.items()},
-            {name: values[index] for name, values in self.errors.items()},
-            None if self.logits is None else self.logits[index],
-        )
-
-    @classmethod
-    def join(cls, parts: "Sequence[Scored]") -> "Scored":
-        """Several batches as one; the errors of exact scores are 0 where others have some."""
-        names = dict.fromkeys(name for part in parts for name in part.errors)
-        logits = [part.logits for part in parts if part.logits is not None]
-        return cls(
-            {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
-            {
-                name: torch.cat(
-                    [p.errors.get(name, torch.zeros_like(p.scores[name])) for p in parts]
-                )
-                for name in names
-            },
-            torch.cat(logits) if len(logits) == len(parts) else None,
-        )
-
-
 def make_objective(options: Asked, logits_shape: Sequence[int]) -> "Objective":
     """The objective for logits `[*positions, C]`: `likelihood="auto"` is settled here."""
     likelihood, classes = options.likelihood, logits_shape[-1]
     if likelihood == "auto":
         likelihood = "bernoulli" if classes == 1 else "categorical"
-    if likelihood == "categorical" and classes < 2:
+    plain: tuple[Any, ...] = tuple(s for s in options.schemes if s not in LABELLED_SCHEMES)
+    labelled: tuple[Any, ...] = tuple(s for s in options.schemes if s in LABELLED_SCHEMES)
+    if likelihood == "gaussian":
+        check_gaussian(plain)
+    values = not plain and labelled == ("loss",) and options.loss != "cross_entropy"
+    if likelihood == "categorical" and classes < 2 and not values:
         raise fail(
             "likelihood",
             f"'bernoulli' or 'auto' for {classes} logit",
             likelihood,
             "A softmax over one class is always 1 and has no gradient.",
         )
-    return Objective(options.schemes, likelihood, options.num_samples, options.seed, options.rtol)
+    loss = options.loss if isinstance(options.loss, str) and options.loss != "model" else None
+    given = options.num_samples, options.seed, options.rtol
+    return Objective(plain, likelihood, *given, labelled=labelled, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -104,12 +76,14 @@ class Objective:
     """The schemes asked for, under one likelihood.
 
     Attributes:
-        schemes: Names, in any order.
+        schemes: Names of those that ask for no label, in any order.
         likelihood: Softmax over the last dimension of the logits, or a sigmoid on each.
         num_samples: Draws where label combinations are too many to enumerate.
         seed: Of the draws.
         rtol: The relative standard error to reach; 0 is exact.
         tables: On a device, made once: a copy to it in every pass would have the host wait for it.
+        labelled: Names of those that do.
+        loss: The name of a loss of the logits; None: what is pulled back from is the loss.
     """
 
     schemes: tuple[Scheme, ...]
@@ -118,6 +92,8 @@ class Objective:
     seed: int
     rtol: float = 0.0
     tables: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    labelled: tuple[LabelledScheme, ...] = ()
+    loss: str | None = None
 
     @property
     def powers(self) -> dict[str, int]:
@@ -134,7 +110,22 @@ class Objective:
     @property
     def has_closed_form(self) -> bool:
         """Whether the last layer's scores take no pull-back."""
-        return all(TABLE[scheme].closed_form for scheme in self.schemes)
+        plain = all(TABLE[scheme].closed_form for scheme in self.schemes)
+        return plain and not self.labelled and self.likelihood != "gaussian"
+
+    @property
+    def only_outputs(self) -> bool:
+        """Whether the logits and labels alone make the scores."""
+        return not self.schemes and self.labelled == ("el2n",)
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether cotangents or scores are made of labels."""
+        return "el2n" in self.labelled or ("loss" in self.labelled and self.loss is not None)
+
+    def split(self) -> tuple["Objective", "Objective"]:
+        """Without the schemes that ask for a label, and those alone."""
+        return replace(self, labelled=()), replace(self, schemes=())
 
     def can_draw(self, logits_shape: Sequence[int]) -> bool:
         """Whether some of the classes may stand for all."""
@@ -144,15 +135,31 @@ class Objective:
     def count(self, logits_shape: Sequence[int]) -> int:
         """How many cotangents one sample has at most."""
         *positions, classes = logits_shape
+        labelled = int("loss" in self.labelled)
+        if self.likelihood == "gaussian":
+            return labelled + int(np.prod(logits_shape)) * bool(self.schemes)
+        if not self.schemes:
+            return labelled
         single = not positions and (self.likelihood == "categorical" or classes == 1)
         if single and classes <= 2:
-            return 1
+            return labelled + 1
         labels = classes if single else self.num_samples
-        return labels * bool(self.powers) + len(self.own)
+        return labelled + labels * bool(self.powers) + len(self.own)
 
-    def pull_backs(self, logits: Tensor, mask: Tensor | None = None) -> PullBacks:
+    def pull_backs(
+        self, logits: Tensor, mask: Tensor | None = None, target: Tensor | None = None
+    ) -> PullBacks:
         """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
+        if not self.labelled:
+            return self._plain(logits, mask)
+        given = logits, mask, target, self.loss, self.likelihood
+        labelled = labelled_pull_backs(self.labelled, *given)
+        return self._plain(logits, mask).joined(labelled) if self.schemes else labelled
+
+    def _plain(self, logits: Tensor, mask: Tensor | None) -> PullBacks:
         z = logits.detach().to(accumulation_dtype(logits.dtype))
+        if self.likelihood == "gaussian":
+            return jacobian(z, mask, self.schemes)
         if self.likelihood == "bernoulli":
             if z.numel() == 1 and mask is None:
                 return self._single_label(z)
@@ -206,7 +213,9 @@ class Objective:
         terms = []
         for scheme in self.schemes:
             entry = TABLE[scheme]
-            terms.append(Term(scheme, 0, 1, entry.two_classes(pq, gap), entry.power))
+            weights = entry.two_classes(pq, gap)
+            squared = pq if entry.averaged else weights ** (2 / entry.power)
+            terms.append(Term(scheme, 0, 1, weights, entry.power, squared=squared))
         return PullBacks(direction[None], torch.ones_like(pq), tuple(terms))
 
     def _many(

@@ -3,20 +3,23 @@ r"""Scores from the definition, in float64: written anew, and kept apart from th
 With `u_j = z_j - max z` and `p = softmax(z)`: the cross-entropy of label c has the gradient
 `p - e_c`, whose component c is minus the sum of the others, so that nothing cancels for confident
 samples; the entropy has `-p_j (u_j - Σ_i p_i u_i)`. Dense and multi-label losses are means over
-the valid positions. Label maps too many to count are drawn with the numbers of the seed.
+the valid positions. Label maps too many to count are drawn with the numbers of the seed. Of a label
+that is known, `p - q` for its probabilities q is `p_j Σ_{i≠j} q_i - q_j Σ_{i≠j} p_i`.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fastgradnorm._options import Options
+from fastgradnorm._schemes.labelled import loss_size
 from fastgradnorm._schemes.objective import uniform_numbers
 from fastgradnorm._schemes.table import TABLE
+from fastgradnorm._witness.known import known_label
 
 # Of the norms, by the definition; those of schemes that were added are the table's.
 _POWERS = {"expected": 1, "expected_squared": 2}
@@ -34,6 +37,10 @@ class Asked:
         drawn: Whether the labels were drawn, each with the same weight.
         shape: Of the model's logits.
         entropy: Whether the entropy's cotangent follows those of the labels.
+        known: Cotangents of losses that are known, of the shape of the logits, after the others.
+        weights_known: Of their squared norms in a score of several.
+        values: Scores that take no gradient.
+        size: Of the cotangents, beside their largest entry: what they are pulled back over.
     """
 
     logits: Tensor
@@ -43,12 +50,19 @@ class Asked:
     drawn: bool
     shape: torch.Size
     entropy: bool
+    known: Sequence[Tensor] = ()
+    weights_known: Tensor | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    size: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.labels) + self.entropy
+        return len(self.labels) + self.entropy + len(self.known)
 
     def cotangent(self, k: int) -> Tensor:
         """The k-th, of the shape of the logits, float64."""
+        first = len(self.labels) + self.entropy
+        if k >= first:
+            return self.known[k - first]
         p = torch.softmax(self.logits, -1)
         if k == len(self.labels):
             found = _entropy_cotangent(self.logits, p)
@@ -64,12 +78,22 @@ class Asked:
         sizes = sq_norms.sqrt()
         norms = sq_norms.sum(-1).sqrt() if options.reduction == "global" else sizes.sum(-1)
         labels = norms[: len(self.labels)]
-        found: dict[str, tuple[float, float | None]] = {}
+        found: dict[str, tuple[float, float | None]] = {
+            k: (v, None) for k, v in self.values.items()
+        }
         for scheme in options.schemes:
             if scheme == "entropy":
+                found[scheme] = float(norms[len(self.labels)]), None
+                continue
+            if scheme == "loss":
                 found[scheme] = float(norms[-1]), None
                 continue
-            if not TABLE[scheme].averaged:
+            if self.weights_known is not None and scheme in _POWERS:
+                count = len(self.weights_known)
+                trace = float((self.weights_known * norms[:count].square()).sum())
+                found[scheme] = math.sqrt(trace) if scheme == "expected" else trace, None
+                continue
+            if scheme not in TABLE or not TABLE[scheme].averaged:
                 continue  # of a loss that is not known here
             terms = labels ** _POWERS.get(scheme, TABLE[scheme].power)
             error = None
@@ -79,14 +103,25 @@ class Asked:
         return found
 
 
-def asked(logits: Tensor, valid: Tensor | None, options: Options) -> Asked:
-    """Of one sample's logits `[*positions, C]`; positions `valid`, or all.
+def asked(
+    logits: Tensor, valid: Tensor | None, options: Options, target: Tensor | None = None
+) -> Asked:
+    """Of one sample's logits `[*positions, C]`, or its loss `[1]`; positions `valid`, or all.
 
     A single logit is a choice between two classes, whose logits are 0 and it.
     """
     z = logits.detach().double()
+    if options.by_output:
+        size = float(loss_size(logits.detach()))
+        return replace(_of_loss(z, [torch.ones_like(z)]), size=size)
+    if options.likelihood == "gaussian":
+        return _of_values(z, valid, options, target)
     single, is_label = z.dim() == 1, options.likelihood == "bernoulli"
-    if is_label or (options.likelihood == "auto" and z.shape[-1] == 1):
+    is_label = is_label or (options.likelihood == "auto" and z.shape[-1] == 1)
+    known, values = known_label(z, valid, options, target, is_label)
+    if not any(scheme in TABLE for scheme in options.schemes):
+        return _of_loss(z, known, values)
+    if is_label:
         single = z.numel() == 1 and valid is None
         valid = None if valid is None else valid[..., None].expand(z.shape)
         choices = torch.stack([torch.zeros_like(z), z], -1)
@@ -97,7 +132,26 @@ def asked(logits: Tensor, valid: Tensor | None, options: Options) -> Asked:
     share = counted / counted.sum().clamp_min(1)
     labels, weights, drawn = _labels(torch.softmax(flat, -1), single, valid is None, options)
     entropy = "entropy" in options.schemes
-    return Asked(flat, share, labels, weights, drawn, z.shape, entropy)
+    given = flat, share, labels, weights, drawn, z.shape, entropy
+    return Asked(*given, known=known, values=values)
+
+
+def _of_loss(
+    z: Tensor, known: Sequence[Tensor], values: Mapping[str, float] | None = None
+) -> Asked:
+    none = z.new_zeros(0)
+    return Asked(z, none, [], none, False, z.shape, False, known, None, values or {})
+
+
+def _of_values(z: Tensor, valid: Tensor | None, options: Options, target: Tensor | None) -> Asked:
+    """Each output by itself, and the loss at a label."""
+    count = z.numel()
+    counted = torch.ones_like(z) if valid is None else valid.double()[..., None].expand(z.shape)
+    asks = any(scheme in _POWERS for scheme in options.schemes)
+    own = list(torch.eye(count, dtype=z.dtype, device=z.device).view(count, *z.shape))
+    known, values = known_label(z, valid, options, target, False)
+    ask = _of_loss(z, [*(own if asks else []), *known], values)
+    return replace(ask, weights_known=counted.reshape(-1) if asks else None)
 
 
 def _labels(
@@ -105,7 +159,7 @@ def _labels(
 ) -> tuple[Sequence[Tensor], Tensor, bool]:
     """Label maps `[positions]`, their weights, and whether they are drawn."""
     count, classes = p.shape
-    if not any(TABLE[scheme].averaged for scheme in options.schemes):
+    if not any(TABLE[s].averaged for s in options.schemes if s in TABLE):
         return [], p.new_zeros(0), False
     log_maps, most = count * math.log(classes), math.log(options.num_samples) + 1e-9
     if single or (countable and log_maps <= most):

@@ -10,11 +10,12 @@ from torch import Tensor
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.company import differ
 from fastgradnorm._witness.formulas import Asked, asked
 from fastgradnorm._witness.logits import check_rows, seen_logits
-from fastgradnorm._witness.own_call import Gradients, OwnModel
+from fastgradnorm._witness.own_call import OwnModel
+from fastgradnorm._witness.pulled import Gradients
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.rounding import Tolerance, doubled, movement, tolerance
 from fastgradnorm._witness.seen import Seen
@@ -72,9 +73,22 @@ class Comparison:
         runs = self._runs(seen)
         valid = self.batch.valid(seen.shape[1:])
         options = self.engine.options
+        target = self.batch.target
         asks = [
-            asked(row, None if valid is None else valid[i], options) for i, row in enumerate(seen)
+            asked(
+                row,
+                None if valid is None else valid[i],
+                options,
+                None if target is None else target[i : i + 1],
+            )
+            for i, row in enumerate(seen)
         ]
+        if not len(asks[0]):  # scores of the logits alone
+            for i, ask in enumerate(asks):
+                if bool(seen[i].isfinite().all()):
+                    none = ask.scores(seen.new_zeros(0, 1).double(), options)
+                    self._compare_scores(i, first + i, ask, scored, none)
+            return
         places = self._places(len(asks[0]))
         few = _spread(places, _NORMS)
         units, scales = zip(*(_units(ask, few) for ask in asks), strict=True)
@@ -188,7 +202,8 @@ class Comparison:
             return False
         if relative <= self._limits.double:
             return True
-        heaviest = len(ask) - 1 if scheme == "entropy" else int(ask.weights.argmax())
+        last = not len(ask.weights) or scheme in ("entropy", "loss")
+        heaviest = len(ask) - 1 if last else int(ask.weights.argmax())
         cotangent = ask.cotangent(heaviest)
         whole = _own_sq_norms(self._alone(row), 0, ask, heaviest).sum().sqrt()
         room = torch.linalg.vector_norm(self._movement(row, cotangent)) / whole
@@ -202,7 +217,7 @@ class Comparison:
 
     def _is_rounding(self) -> bool:
         """Whether all agrees in float64; False also for models that do not run there."""
-        wide = doubled(self.engine.subject, self.batch, replace(self.engine.options, verify=False))
+        wide = doubled(self.engine.subject, self.batch, self.engine.options.changed(verify=False))
         if wide is None:
             return False
         self.record.in_float64 += 1
@@ -228,6 +243,7 @@ def _units(ask: Asked, few: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Cotangents with a largest entry of 1, and what each was divided by: nothing underflows."""
     cotangents = torch.stack([ask.cotangent(k) for k in few])
     scales = cotangents.flatten(1).abs().amax(-1).clamp_min(torch.finfo(cotangents.dtype).tiny)
+    scales = scales * ask.size
     return cotangents / scales.view(-1, *[1] * (cotangents.dim() - 1)), scales
 
 

@@ -1,7 +1,6 @@
 """Logits of a pass, in which each sample is alone, against the model's own call on a batch."""
 
 import warnings
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -125,7 +124,7 @@ def _is_rounding(engine: Engine, batch: Batch, record: Record) -> bool:
 
     In the same company: of another one, a branch of the batch may be another.
     """
-    wide = doubled(engine.subject, batch, replace(engine.options, verify=False))
+    wide = doubled(engine.subject, batch, engine.options.changed(verify=False))
     if wide is None:
         return False
     record.in_float64 += 1

@@ -7,7 +7,8 @@ from the logits that scores are made of. What is found is told, and changes no s
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.objective import Scored, make_objective
+from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.declaration import declaration
 from fastgradnorm._witness.dimensions import class_dimension
 from fastgradnorm._witness.findings import Finding, Findings
@@ -42,7 +43,7 @@ class Meaning:
         Raises:
             UnsupportedModelError: If what is scored has no meaning, by name.
         """
-        if len(batch) == 0 or self._looked:
+        if len(batch) == 0 or self._looked or self._are_values:
             return
         self._looked = True
         try:
@@ -56,8 +57,15 @@ class Meaning:
 
     def count(self, scored: Scored) -> None:
         """Counts the predictions that scores were made of; labels of their own are no classes."""
-        if scored.logits is not None and self.engine.options.likelihood != "bernoulli":
+        no_classes = self._are_values or self.engine.options.likelihood == "bernoulli"
+        if scored.logits is not None and not no_classes:
             self._predictions.add(scored.logits)
+
+    @property
+    def _are_values(self) -> bool:
+        """Whether nothing is said of what the outputs are."""
+        options = self.engine.options
+        return options.by_output or options.loss == "mse" or options.likelihood == "gaussian"
 
     def conclude(self) -> None:
         """Looks at the predictions of a whole pool."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from fastgradnorm_kernels.switches import without_hooks
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
@@ -18,6 +17,7 @@ from fastgradnorm._process.states import models_in_use, put_back_random_states
 from fastgradnorm._validate import fail
 from fastgradnorm._witness.held import Held
 from fastgradnorm._witness.noting import ChangesItself, Noting
+from fastgradnorm._witness.pulled import Gradients
 
 R = TypeVar("R")
 
@@ -56,7 +56,7 @@ class OwnModel:
 
         return self._harmless(call)
 
-    def gradients(self, batch: Batch, names: Sequence[str]) -> "Gradients":
+    def gradients(self, batch: Batch, names: Sequence[str]) -> Gradients:
         """The same by a call that is to be pulled back from, to the parameters of these names."""
 
         def call() -> Gradients:
@@ -88,10 +88,28 @@ class OwnModel:
     def _called(self, model: nn.Module, batch: Batch) -> Tensor:
         subject = self.subject
         with subject.autocast():
+            if subject.options.by_output:
+                ones = [
+                    [leaf[i : i + 1].clone() for leaf in batch.leaves] for i in range(len(batch))
+                ]
+                return torch.stack([subject.scored(model, batch, one)[0] for one in ones])
             output = batch.run(model, [leaf.clone() for leaf in batch.leaves])
         found = _rows(extract(output), len(batch), subject.options.class_dim)
         temperature = subject.options.temperature
         return found if temperature == 1 else found / temperature
+
+    def at_logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits as the model returns them, and the gradient of the loss of all at them, if any."""
+
+        def call() -> tuple[Tensor, Tensor | None]:
+            subject, leaves = self.subject, [leaf.clone() for leaf in batch.leaves]
+            with self._ready({}) as model, torch.enable_grad(), subject.autocast():
+                loss, output = subject.scored(model, batch, leaves)
+                logits = extract(output)
+                (slope,) = torch.autograd.grad(loss, [logits], allow_unused=True)
+            return logits.detach(), slope
+
+        return self._harmless(call)
 
     @contextlib.contextmanager
     def _ready(self, leaves: dict[str, Tensor]) -> Iterator[nn.Module]:
@@ -108,39 +126,6 @@ class OwnModel:
         view, stand_ins = self.subject.view(leaves)
         with put_back_random_states(), Swapping(stand_ins), self._noting():
             yield view
-
-
-class Gradients:
-    """Logits with their graph, and the gradients of their rows.
-
-    Attributes:
-        logits: `[n, *positions, C]`.
-    """
-
-    def __init__(self, logits: Tensor, leaves: dict[str, Tensor]) -> None:
-        self.logits, self._leaves = logits, leaves
-
-    def sq_norms(self, row: int, cotangent: Tensor) -> Tensor:
-        """Squared norm of each parameter's gradient `[P]`, float64, of one sample's cotangent."""
-        pulled = torch.zeros_like(self.logits)
-        pulled[row] = cotangent.to(self.logits.dtype)
-        leaves = list(self._leaves.values())
-        with without_hooks(leaves):
-            found = torch.autograd.grad(
-                self.logits, leaves, pulled, retain_graph=True, allow_unused=True
-            )
-        return torch.stack([_sq_norm(gradient, pulled.device) for gradient in found])
-
-
-def _sq_norm(gradient: Tensor | None, device: torch.device) -> Tensor:
-    if gradient is None:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    size: Tensor = torch.linalg.vector_norm(gradient.to_dense(), dtype=_wide(gradient.dtype))
-    return size.double().square()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.complex128 if dtype.is_complex else torch.float64
 
 
 def _rows(logits: Tensor, count: int, class_dim: int) -> Tensor:

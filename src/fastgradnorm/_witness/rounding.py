@@ -65,7 +65,7 @@ def doubled(subject: Subject, batch: Batch, options: Options) -> tuple[Engine, B
         model = model_in_double(copy.deepcopy(subject.model))
     except Exception:  # of the caller's model: the disagreement stands
         return None
-    options = replace(options, autocast=None)
+    options = options.changed(autocast=None)
     wide = replace(batch, leaves=tuple(in_double(leaf) for leaf in batch.leaves))
     return Engine(Subject(model, options), options), wide
 
@@ -101,7 +101,11 @@ def logits_movement(subject: Subject, batch: Batch, narrow: bool = False) -> Ten
         }
         view, stand_ins = subject.view(leaves)
         with Swapping(stand_ins), torch.no_grad(), subject.autocast():
-            logits = extract(batch.run(view, [move(leaf) for leaf in batch.leaves]))
+            moved = [move(leaf) for leaf in batch.leaves]
+            if subject.options.by_output:
+                rows = [[leaf[i : i + 1] for leaf in moved] for i in range(len(batch))]
+                return torch.stack([subject.scored(view, batch, row)[0] for row in rows]).double()
+            logits = extract(batch.run(view, moved))
         return logits.double() / subject.options.temperature
 
     return _trials(subject, run, narrow)

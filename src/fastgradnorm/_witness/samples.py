@@ -1,6 +1,7 @@
 """Which batches are verified, and which of their samples."""
 
 import random
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -80,9 +81,13 @@ def joined(first: Batch, second: Batch) -> Batch | None:
         return None if a is None or b is None or a.shape[1:] != b.shape[1:] else torch.cat([a, b])
 
     leaves = tuple(torch.cat(pair) for pair in zip(first.leaves, second.leaves, strict=True))
-    mask = cat(first.mask, second.mask)
-    attention = cat(first.attention_mask, second.attention_mask)
-    return Batch(leaves, second.run, mask, attention, second.constants)
+    return replace(
+        second,
+        leaves=leaves,
+        mask=cat(first.mask, second.mask),
+        attention_mask=cat(first.attention_mask, second.attention_mask),
+        target=cat(first.target, second.target),
+    )
 
 
 def moved(batch: Batch) -> Batch:
@@ -99,4 +104,5 @@ def moved(batch: Batch) -> Batch:
         return None if mask is None else torch.cat([mask, mask])
 
     mask, attention = twice(batch.mask), twice(batch.attention_mask)
-    return Batch(leaves, batch.run, mask, attention, batch.constants)
+    target = twice(batch.target)
+    return replace(batch, leaves=leaves, mask=mask, attention_mask=attention, target=target)

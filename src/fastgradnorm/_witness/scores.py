@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgradnorm._schemes.table import Scheme
 from fastgradnorm._witness.findings import Finding
 
 # One class for nearly all is ordinary for models that are not trained yet, unsure, or asked for
@@ -54,7 +54,7 @@ class Predictions:
         ]
 
 
-def judge_scores(by_scheme: Mapping[Scheme, Tensor], alike: bool) -> list[Finding]:
+def judge_scores(by_scheme: Mapping[Any, Tensor], alike: bool) -> list[Finding]:
     """Looks at the scores `[N]` of a whole pool, by scheme; `alike`: its samples are the same."""
     for scheme, values in by_scheme.items():
         finite = values[values.isfinite()].double()

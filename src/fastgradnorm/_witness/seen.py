@@ -11,7 +11,7 @@ from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 
 
 class Seen:

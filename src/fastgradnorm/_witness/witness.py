@@ -19,9 +19,10 @@ from fastgradnorm._engine.plan import Plan
 from fastgradnorm._errors import NOT_THE_MODELS, SlowPathWarning
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._process.memory import is_out_of_memory
-from fastgradnorm._schemes.objective import Scored
+from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.gradients import Comparison
 from fastgradnorm._witness.logits import check_rows, seen_logits
+from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record
@@ -62,8 +63,11 @@ class Witness:
         self._plans: list[Batch] = []
         self._scoring = False  # plans that a look itself leads to are none of the pool's
         self._apart = False  # whether the model is known to give samples other logits in company
+        self.also = None if engine.also is None else Witness(engine.also)
         if self.record is not None:
             engine.noticed = self._noticed
+            if self.also is not None:
+                self.also.record = self.record
 
     def score(self, batch: Batch) -> Scored:
         """What the engine makes of a batch, verified if it is its turn.
@@ -72,6 +76,14 @@ class Witness:
             UnsupportedModelError: If a sample's logits depend on the others in its batch.
             VerificationError: If the engine disagrees with plain autograd.
         """
+        scored = self._score(batch)
+        if self.also is None:
+            return scored
+        more = self.also.score(batch)
+        errors = scored.errors | more.errors
+        return Scored(scored.scores | more.scores, errors, scored.logits)
+
+    def _score(self, batch: Batch) -> Scored:
         if self.record is None:
             return self.engine.score(batch)
         looks: list[_Look] = []
@@ -165,6 +177,8 @@ class Witness:
         seen = None if scored is None else scored.logits
         seen = seen_logits(self.engine, batch) if seen is None else seen
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
+        if self.engine.options.by_output:
+            check_company(own, batch.take(slice(0, 2)))
         if self._choice.mode == "all":
             groups = [list(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
         else:

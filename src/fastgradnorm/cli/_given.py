@@ -10,7 +10,7 @@ from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 import typer
 from torch.utils.data import DataLoader
 
-from fastgradnorm import SCHEMES
+from fastgradnorm import LABELLED_SCHEMES, SCHEMES
 from fastgradnorm.cli._failures import BadInputError
 from fastgradnorm.cli._model import load_model
 from fastgradnorm.cli._pool import Pool, open_pool
@@ -47,7 +47,15 @@ EveryFrame = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples at a time.")]
 Scheme = Annotated[
     str,
-    typer.Option(help=f"One of {', '.join(SCHEMES)}."),
+    typer.Option(help=f"One of {', '.join([*SCHEMES, *LABELLED_SCHEMES])}."),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(help="cross_entropy or mse: scores by the gradient of the loss at known labels."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Array or column of labels."),
 ]
 Params = Annotated[
     str,
@@ -64,6 +72,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; where the mode
 
 
 P = ParamSpec("P")
+_LOSSES = ("cross_entropy", "mse")
 
 
 class Given(NamedTuple):
@@ -108,6 +117,8 @@ def open_all(
     pool: PoolPath,
     weights: Weights = None,
     scheme: Scheme = "expected",
+    loss: Loss = None,
+    target: Target = None,
     params: Params = "all",
     rtol: Rtol = 0.0,
     class_dim: ClassDim = 1,
@@ -124,6 +135,7 @@ def open_all(
     Raises:
         BadInputError: If something cannot be used.
     """
+    scheme = _labelled(scheme, loss, target)
     loaded = load_model(model, weights)
     if device is not None:
         try:
@@ -137,6 +149,7 @@ def open_all(
         pool,
         keys=key or (),
         id_key=ids,
+        target=target,
         transform=loaded.transform,
         image_size=image_size,
         skip_bad=skip_bad,
@@ -149,9 +162,25 @@ def open_all(
         "params": _parameters(params),
         "rtol": rtol,
         "class_dim": class_dim,
+        "loss": loss,
     }
     origin = f"{model}, {f'weights of {weights}' if weights else 'weights as it makes them'}"
     return Given(loaded.model, origin, found, options, batch_size)
+
+
+def _labelled(scheme: str, loss: str | None, target: str | None) -> str:
+    """The scheme, which a loss implies; labels are there where they are needed."""
+    if loss is not None and loss not in _LOSSES:
+        raise BadInputError(f"`--loss` must be one of {', '.join(_LOSSES)}. Got {loss!r}.")
+    scheme = "loss" if loss is not None and scheme == "expected" else scheme
+    if scheme == "loss" and loss is None:
+        raise BadInputError("`--scheme loss` needs a `--loss`: cross_entropy or mse.")
+    if loss is not None and scheme != "loss":
+        raise BadInputError(f"`--loss` must go with `--scheme loss`. Got --scheme {scheme}.")
+    if (scheme in LABELLED_SCHEMES) != (target is not None):
+        needed = "needs" if target is None else "reads no"
+        raise BadInputError(f"`--scheme {scheme}` {needed} labels: `--target NAME`.")
+    return scheme
 
 
 def _parameters(params: str) -> Any:

@@ -34,17 +34,18 @@ class Pool:
 
 
 class Arrays(Dataset[Any]):
-    """Rows of arrays: of one as tensors, of several as mappings by name."""
+    """Rows of arrays: of one as tensors, of several as mappings by name; with labels as pairs."""
 
-    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
-        self.arrays = dict(arrays)
+    def __init__(self, arrays: Mapping[str, Tensor], labels: Tensor | None = None) -> None:
+        self.arrays, self.labels = dict(arrays), labels
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index: int) -> Any:
         row = {name: array[index] for name, array in self.arrays.items()}
-        return next(iter(row.values())) if len(row) == 1 else row
+        inputs = next(iter(row.values())) if len(row) == 1 else row
+        return inputs if self.labels is None else (inputs, self.labels[index])
 
 
 def open_pool(
@@ -52,6 +53,7 @@ def open_pool(
     *,
     keys: Sequence[str] = (),
     id_key: str | None = None,
+    target: str | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     image_size: int | None = None,
     skip_bad: bool = False,
@@ -63,6 +65,7 @@ def open_pool(
         path: The folder or file.
         keys: Arrays or columns that are the model's inputs; all but the ids if there are none.
         id_key: Array or column with a name for each sample.
+        target: Array or column of labels.
         transform: Picture to input; only for folders.
         image_size: Images are resized to squares of it; only for folders.
         skip_bad: Leave out images that cannot be read.
@@ -72,6 +75,8 @@ def open_pool(
         BadInputError: If it cannot be read as that.
     """
     if path.is_dir():
+        if target is not None:
+            raise BadInputError(f"`--target` must be of a file of arrays. Got the folder {path}.")
         from fastgradnorm.cli._images import open_folder
 
         images, left_out = open_folder(path, transform, image_size, skip_bad, every_frame)
@@ -90,6 +95,9 @@ def open_pool(
     ids = columns.pop(id_key, None) if id_key else None
     if id_key and ids is None:
         raise BadInputError(f"`--ids` must be one of {', '.join(columns)}. Got {id_key!r}.")
+    labels = columns.pop(target, None) if target else None
+    if target and labels is None:
+        raise BadInputError(f"`--target` must be one of {', '.join(columns)}. Got {target!r}.")
     missing = [key for key in keys if key not in columns]
     if missing:
         raise BadInputError(f"`--key` must be one of {', '.join(columns)}. Got {missing[0]!r}.")
@@ -105,7 +113,19 @@ def open_pool(
     names = range(count) if ids is None else list(ids.tolist())
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
-    return Pool(Arrays(arrays), names)
+    known = None if labels is None else _labels(str(target), labels, count)
+    return Pool(Arrays(arrays, known), names)
+
+
+def _labels(name: str, array: np.ndarray, count: int) -> Tensor:
+    """Labels as they are: integers, or values in float32."""
+    if array.ndim == 0 or len(array) != count or array.dtype.kind not in "biuf":
+        raise BadInputError(
+            f"`--target` must have one label, a number, for each of {count} rows. Got "
+            f"{array.dtype} {list(array.shape)} in {name!r}."
+        )
+    kind = np.float32 if array.dtype.kind == "f" else np.int64
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
 
 
 def _input(name: str, array: np.ndarray) -> Tensor:

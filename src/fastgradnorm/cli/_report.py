@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgradnorm import SCHEMES, PoolScores, select
+from fastgradnorm import LABELLED_SCHEMES, SCHEMES, PoolScores, select
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._pool import Pool
 from fastgradnorm.page import chart, definitions, page, table, tile, tiles
@@ -37,7 +37,7 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
         title="Which samples to label next",
         kicker="fastgradnorm score",
         lede=f"{len(values):,} samples, each scored by how far it would move the model: "
-        f"{escape(SCHEMES[scores.provenance['scheme']])}.",
+        f"{escape(_formula(scores.provenance['scheme']))}.",
         facts=_facts(scores, order),
         sections={
             **_noticed(scores),
@@ -141,3 +141,8 @@ def _provenance(scores: PoolScores, origin: str) -> dict[str, str]:
         name: value for name, value in facts["options"].items() if value not in (None, "auto")
     }
     return {**told, "Options": ", ".join(f"{name}={value}" for name, value in changed.items())}
+
+
+def _formula(scheme: str) -> str:
+    known = [*SCHEMES.items(), *LABELLED_SCHEMES.items()]
+    return next(formula for name, formula in known if name == scheme)

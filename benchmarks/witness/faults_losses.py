@@ -1,0 +1,58 @@
+"""Faults in losses at known labels."""
+
+from benchmarks.witness.fault import Fault
+
+_LOSSES, _LABELLED, _GROUPS = "_schemes/losses.py", "_schemes/labelled.py", "_schemes/groups.py"
+_FORMS, _LABELS = "_operations/losses.py", "_model/labels.py"
+
+FAULTS = [
+    Fault(
+        _LOSSES,
+        "wrong factor",
+        "return 2 * (z - target.to(z.dtype)) * counted / counted.sum().clamp_min(1)",
+        "return (z - target.to(z.dtype)) * counted / counted.sum().clamp_min(1)",
+        "scores by the squared error are half of what they are",
+    ),
+    Fault(
+        _LOSSES,
+        "dropped guard",
+        "counted = (target != _IGNORED).to(z.dtype)[..., None]",
+        "counted = torch.ones_like(z[..., :1])",
+        "positions labelled -100 count as if they were of class 0",
+    ),
+    Fault(
+        _LOSSES,
+        "lost digits",
+        "return torch.where(q == q.sum(-1, keepdim=True), 0.0, before + after)",
+        "return q.sum(-1, keepdim=True) - q + 0 * (before + after) + 1e-9",
+        "a certain label that is given as probabilities is scored by rounding",
+    ),
+    Fault(
+        _LABELLED,
+        "lost digits",
+        "return loss.abs().clamp(least, 1.0).nan_to_num(1.0)",
+        "return torch.ones_like(loss)",
+        "squares of a confident sample's gradients underflow, and its score is 0",
+    ),
+    Fault(
+        _FORMS,
+        "lost digits",
+        "if not (plain and indices and",
+        "if True or not (plain and indices and",
+        "the losses of PyTorch lose the digits of confident samples",
+    ),
+    Fault(
+        _GROUPS,
+        "swapped",
+        "index = [place[self._of[name]] for name in names]",
+        "index = [place[self._of[name]] for name in reversed(names)]",
+        "squares stand under the name of another group",
+    ),
+    Fault(
+        _LABELS,
+        "dropped guard",
+        "without = {k: v for k, v in inputs.items() if k not in _KEYS and k != target}",
+        "without = {k: v for k, v in inputs.items() if k not in _KEYS}",
+        "a model is given its labels once more, by the name that the batch has them under",
+    ),
+]

@@ -1,0 +1,127 @@
+"""What of a batch is for the loss: labels, and all that is not given to the model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from fastgradnorm._model.opened import Opened, opened
+from fastgradnorm._schemes.losses import Labels, check_target, find_target
+from fastgradnorm._validate import type_name
+
+_KEYS = ("labels", "label")
+
+
+class Item(NamedTuple):
+    """Samples as a loss is given them.
+
+    Attributes:
+        call: Calls a model on them.
+        content: Their part of what the loader yielded.
+        constants: Tensors in it that do not hold one entry a sample, by `id`, each with its place.
+    """
+
+    call: Callable[[nn.Module], Any]
+    content: Any
+    constants: Mapping[int, str]
+
+
+def read_labels(
+    raw: Any,
+    size: int,
+    inputs: Opened,
+    labels: Labels,
+    call: Callable[[nn.Module, Any], Any],
+) -> "tuple[Tensor | None, Whole | None]":
+    """Labels `[N, ...]` of an item of a loader, and all of it, as far as these are asked for."""
+    target = None
+    if labels.named:
+        target = check_target(find_target(raw, labels.target), size)
+    if not labels.whole:
+        return target, None
+    return target, Whole(raw, size, [leaf for _, leaf in inputs.named], labels, call)
+
+
+class Whole:
+    """All of one item of a loader, of which samples are cut out.
+
+    Args:
+        raw: The item.
+        size: Samples in it.
+        inputs: Leaves of what the model is given, as they are in the item.
+        labels: How it is read.
+        call: From a model and a part of the item to what the model returns.
+
+    Attributes:
+        beyond: Tensors `[N, ...]` that are not among the inputs.
+
+    Raises:
+        ValueError: If it is not clear what of it belongs to which sample.
+    """
+
+    def __init__(
+        self,
+        raw: Any,
+        size: int,
+        inputs: Sequence[Any],
+        labels: Labels,
+        call: Callable[[nn.Module, Any], Any],
+    ) -> None:
+        _check_lists(raw, size)
+        self._labels, self._call = labels, call
+        known = {id(leaf): i for i, leaf in enumerate(inputs) if isinstance(leaf, Tensor)}
+        self._opened = opened(raw)
+        self._inputs: dict[int, int] = {}  # by place in the item: which of the inputs
+        self._own: list[int] = []
+        self._constants: dict[int, str] = {}
+        for place, (name, leaf) in enumerate(self._opened.named):
+            if not isinstance(leaf, Tensor):
+                continue
+            per_sample = leaf.dim() > 0 and len(leaf) == size
+            if id(leaf) in known:
+                self._inputs[place] = known[id(leaf)]
+            elif per_sample:
+                self._own.append(place)
+            if not per_sample:
+                self._constants[place] = name
+        self.beyond = [self._opened.named[place][1] for place in self._own]
+        if labels.found:
+            check_target(find_target(raw, labels.target), size)
+
+    def item(
+        self, fill: Callable[[Sequence[Tensor]], list[Any]], count: int, leaves: Sequence[Tensor]
+    ) -> Item:
+        """The samples of these leaves; the first `count` are of the inputs, which `fill` makes."""
+        inputs, beyond = fill(leaves), leaves[count:]
+        filled = [leaf for _, leaf in self._opened.named]
+        for place, which in self._inputs.items():
+            filled[place] = inputs[which]
+        for place, leaf in zip(self._own, beyond, strict=True):
+            filled[place] = leaf
+        constants = {id(filled[place]): name for place, name in self._constants.items()}
+        content = self._opened.close(filled)
+        call = self._with_labels if self._labels.given else self._call
+        return Item(lambda model: call(model, content), content, constants)
+
+    def _with_labels(self, model: nn.Module, item: Any) -> Any:
+        """The model's own call on inputs and labels."""
+        labels = find_target(item, self._labels.target)
+        inputs = item[0] if isinstance(item, (tuple, list)) else item
+        if not isinstance(inputs, Mapping):
+            return model(inputs, labels=labels)
+        target = self._labels.target
+        without = {k: v for k, v in inputs.items() if k not in _KEYS and k != target}
+        return model(**without, labels=labels)
+
+
+def _check_lists(raw: Any, size: int) -> None:
+    """Samples in a list are of several sizes: which of their tensors' entries are whose?"""
+    parts = list(raw.values()) if isinstance(raw, Mapping) else raw
+    for part in parts if isinstance(parts, (list, tuple)) else ():
+        inside = part if isinstance(part, (list, tuple)) else ()
+        if len(inside) == size and any(isinstance(each, (Mapping, Tensor)) for each in inside):
+            raise ValueError(
+                "`loader` must yield labels as tensors with one entry a sample. Got a "
+                f"{type_name(part)} for {size} samples. Pad and stack them in the loader's "
+                "collate_fn, or score batches of one sample whose labels are no list."
+            )

@@ -1,0 +1,115 @@
+"""The loss of one sample, of what the model returns for it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastgradnorm._model.labels import Item
+from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._options import Options
+from fastgradnorm._schemes.losses import find_target, takes_logits
+from fastgradnorm._validate import fail, type_name
+
+_DECLARED = "problem_type"
+
+
+class _Reading(TorchFunctionMode):
+    """Refuses tensors that do not hold one entry a sample."""
+
+    def __init__(self, constants: Mapping[int, str]) -> None:
+        super().__init__()
+        self._constants = constants
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        for tensor in tensors_in(args, kwargs or {}):
+            if id(tensor) in self._constants and getattr(func, "__name__", "") != "__get__":
+                raise ValueError(
+                    "`loss` must read what holds one entry a sample. It read "
+                    f"`batch{self._constants[id(tensor)]}`, {type_name(tensor)}, which does not. "
+                    "Give constants to the loss itself: a closure, or `functools.partial`."
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tensor:
+    """The loss `[1]` of one sample.
+
+    Args:
+        options: With a `loss` that is no name of a function of the logits.
+        logits: From what a model returns to its logits.
+        output: What it returned for the sample.
+        item: The sample's part of its batch.
+
+    Raises:
+        ValueError: If it is no single number, or a label is out of range.
+    """
+    loss: Any = options.loss
+    try:
+        with _Reading(item.constants) if item.constants else nullcontext():
+            if loss == "model":
+                found = _of_model(output)
+            elif takes_logits(loss):
+                found = loss(logits(output), find_target(item.content, options.target))
+            else:
+                found = loss(output, item.content)
+    except (IndexError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+            raise
+        raise ValueError(
+            "`loss` must be given labels within the model's classes. One is out of range: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+        got = type_name(found)
+        raise ValueError(
+            f"`loss` must be a function that returns one number, a floating-point tensor, for one "
+            f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
+        )
+    return found.reshape(1)
+
+
+def _of_model(output: Any) -> Any:
+    if isinstance(output, Mapping) and "loss" in output:
+        return output["loss"]
+    found = getattr(output, "loss", None)
+    if found is None and isinstance(output, (tuple, list)) and output:
+        first = output[0]
+        found = first if isinstance(first, Tensor) and first.numel() == 1 else None
+    if found is None and isinstance(output, Tensor) and output.numel() == 1:
+        found = output
+    if found is None:
+        raise fail(
+            "loss",
+            "'cross_entropy' or a function for a model that returns no loss",
+            "model",
+            f"It returned {type_name(output)}. It must return `loss` when it is given `labels`.",
+        )
+    return found
+
+
+@contextmanager
+def undeclared(model: nn.Module) -> Iterator[None]:
+    """Models of transformers that are given labels note in their configuration what these are."""
+    configs = {id(c): c for m in model.modules() if (c := m.__dict__.get("config")) is not None}
+    kept = [(c, c.problem_type) for c in configs.values() if _DECLARED in vars_of(c)]
+    try:
+        yield
+    finally:
+        for config, before in kept:
+            if config.problem_type != before:
+                config.problem_type = before
+
+
+def vars_of(item: Any) -> dict[str, Any]:
+    """Its attributes, if it has a dictionary of them."""
+    found = getattr(item, "__dict__", None)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,82 @@
+r"""Losses by operations whose gradients keep all their digits where the label is certain.
+
+The gradient of a cross-entropy is `p - e_y`. Formed as that difference, as PyTorch does, its
+largest entry loses all digits once `1 - p_y` is below 6e-8 in float32. Written as
+`softplus(logsumexp_{j≠y}(z_j - z_y))`, autograd gives entry y as minus the sum of the others.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgradnorm._operations.operation import Operation
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor | None:
+    """`F.cross_entropy` of class indices; None where it is another loss."""
+    plain = size_average is None and reduce is None and label_smoothing == 0
+    indices = isinstance(target, Tensor) and not target.is_floating_point()
+    if not (plain and indices and input.is_floating_point() and input.dim() == target.dim() + 1):
+        return None
+    z = input.movedim(1, -1) if input.dim() > 1 else input
+    if z.shape[:-1] != target.shape or z.shape[-1] < 2:
+        return None
+    dtype = z.dtype
+    z = z.float() if dtype in (torch.float16, torch.bfloat16) else z
+    valid = target != ignore_index
+    label = torch.where(valid, target, 0).unsqueeze(-1)
+    others = label != torch.arange(z.shape[-1], device=z.device)
+    gap = (z - z.gather(-1, label)).masked_fill(~others, torch.finfo(z.dtype).min)
+    each = F.softplus(gap.logsumexp(-1))
+    share = valid.to(each.dtype)
+    if weight is not None:
+        share = share * weight.to(each.dtype)[label.squeeze(-1)]
+    each = torch.where(valid, each * share, 0.0)
+    if reduction == "sum":
+        each = each.sum()
+    elif reduction == "mean":
+        each = each.sum() / share.sum()
+    return each if torch.is_autocast_enabled(z.device.type) else each.to(dtype)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor | None:
+    """The function of that name in `F`; None where an argument asks for more than its mean."""
+    if size_average is not None or reduce is not None or input.shape != target.shape:
+        return None
+    z = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    right = target * F.softplus(-z)
+    each = (1 - target) * F.softplus(z) + (right if pos_weight is None else pos_weight * right)
+    each = each if weight is None else each * weight
+    if reduction != "none":
+        each = each.sum() if reduction == "sum" else each.mean()
+    return each if torch.is_autocast_enabled(z.device.type) else each.to(input.dtype)
+
+
+# The same values; None where a form does not apply.
+FORMS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+    F.cross_entropy: cross_entropy,
+    F.binary_cross_entropy_with_logits: binary_cross_entropy_with_logits,
+}
+OPERATIONS: dict[Callable[..., Any], Operation] = {
+    func: Operation(opened=form) for func, form in FORMS.items()
+}
