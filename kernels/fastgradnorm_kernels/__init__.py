@@ -10,6 +10,7 @@ from fastgradnorm_kernels._dispatch import (
     ghost_sq_norm,
     head_scores,
     linear_head_scores,
+    recurrent_sq_norms,
     scaled_channels,
     weight_sq_norm,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "head_scores",
     "linear",
     "linear_head_scores",
+    "recurrent_sq_norms",
     "resolve_backend",
     "scaled_channels",
     "weight_sq_norm",

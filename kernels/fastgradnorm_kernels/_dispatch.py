@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import _device_norms, _torch_norms, reference
+from fastgradnorm_kernels import _device_norms, _torch_norms, recurrent_norm, reference
 from fastgradnorm_kernels._backends import norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_tiled_form
 from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
 from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.recurrent_norm import Columns
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -73,6 +74,28 @@ def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
         return sq_norm
     with _on(g):
         return _triton_weight_sq_norm(a, g)
+
+
+@foldable("fastgradnorm::recurrent_sq_norms", columns=2)
+def recurrent_sq_norms(
+    activations: Tensor,
+    grad_outputs: Tensor,
+    inputs: int,
+    both: int,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Squared norms `[N, K, 2]` of both weights of a recurrent layer's gates.
+
+    Of `a [N, T, I]`, the first `inputs` are the input's, the others the hidden state's. Of `g [N,
+    K, T, O]` the first `both` are at the products of both, the others half at the one's, half at
+    the other's.
+    """
+    a, g = _alike(activations, grad_outputs)
+    columns = Columns(inputs, both, (g.shape[-1] - both) // 2)
+    if not uses_triton(backend, g):
+        return recurrent_norm.recurrent_sq_norms(a, g, columns, _torch_form(g).weight_sq_norm)
+    with _on(g):
+        return recurrent_norm.recurrent_sq_norms(a, g, columns, _triton_weight_sq_norm)
 
 
 @foldable("fastgradnorm::ghost_sq_norm")

@@ -180,8 +180,9 @@ def _cost(
         flops = k * (products + 2 * numel + (0 if products else outputs))
         return "leftover", 1, 1, numel, flops, 4 * k * numel
     t = sum(r.shape.positions for r in rules)
-    shape, groups = rules[0].shape, rules[0].groups
-    outer = slots[0] == (rules[0].joint.slot if rules[0].joint else "weight")
+    shape, groups = rules[0].shapes.get(slots[0], rules[0].shape), rules[0].groups
+    weights = rules[0].shapes or (rules[0].joint.slot if rules[0].joint else "weight",)
+    outer = slots[0] in weights
     rows = rules[0].joint is not None and rules[0].joint.kind == "rows"
     if not outer or rows or shape.inputs == 1:  # biases, norm layers, embeddings: sums over T
         width = shape.outputs * groups

@@ -1,14 +1,15 @@
 """Recurrent layers under vmap: samples and cotangents folded once, for all steps of a layer.
 
 The steps run without a derivative. What each of them has begun with is known then, so that the
-hidden state's share of the gates is one linear layer over all steps, with the rule that those have.
-Nobody reads its output: the pull-back through all steps gives it its gradient.
+gates of all steps are one operation, with a rule. Nobody reads what that gives: the pull-back
+through all steps gives it its gradient.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
+import fastgradnorm_kernels as kernels
 import torch
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import Aligned, aligned, bare, outside, wrapped
@@ -18,28 +19,17 @@ from torch.nn import functional as F
 
 from fastgradnorm._operations.recurrence_pulls import pull
 from fastgradnorm._operations.recurrences import SCANS, Weights
+from fastgradnorm._operations.recurrent_gates import recurrent_gates, recurrent_projection
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     is_differentiated,
-    is_frozen,
     unwrap,
     wrap,
 )
 
 
-@torch.overrides.wrap_torch_function(lambda *args: args)
-def recurrent_linear(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> Tensor:
-    """`F.linear` of what all steps have begun with. `output` has the shape of what it gives."""
-    return F.linear(input, weight, bias)
-
-
-def unread_linear(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> Tensor:
-    """The same where only the gradient at the output matters: any tensor of its shape."""
-    return output if is_frozen(weight, bias) else F.linear(input, weight, bias)
-
-
 def recurrence(
-    kind: str, gates: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
+    kind: str, x: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
     """One layer in one direction: outputs `[T, B, P]` and the last states.
 
@@ -47,24 +37,24 @@ def recurrence(
 
     Args:
         kind: Of `SCANS`.
-        gates: The input's share of the gates, `[T, B, gates * H]`.
+        x: Inputs `[T, B, I]`.
         states: The first ones.
         weights: As the model has them.
         backwards: Whether the last step comes first.
     """
-    if not (functorch.works() and has_unwatched()) or gates.numel() == 0:
+    if not (functorch.works() and has_unwatched()) or x.numel() == 0:
         return None
     with unwatched():
-        steps = _steps(kind, gates, states, weights, backwards)
+        steps = _steps(kind, x, states, weights, backwards)
     if steps is None:
         return None
-    hidden = recurrent_linear(steps.previous, weights.hidden, weights.bias, gates.detach())
+    gates = recurrent_gates(x, steps.previous, *weights[:4], steps.gates)
     projected = None
     if weights.projection is not None:
-        made = cast(Tensor, steps.projected), weights.projection, None, steps.outputs
-        projected = recurrent_linear(*made)
+        made = cast(Tensor, steps.projected), weights.projection, steps.like_outputs
+        projected = recurrent_projection(*made)
     with unwatched():
-        outputs, *cell = steps.tied(gates, hidden, projected, *states)
+        outputs, *cell = steps.tied(gates, projected, *states)
     return outputs, (outputs[0 if backwards else -1], *cell)
 
 
@@ -76,14 +66,14 @@ def _within(tensor: Tensor) -> Tensor:
 
 
 def _steps(
-    kind: str, gates: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
+    kind: str, x: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
 ) -> "_Steps | None":
     """None where a derivative is taken elsewhere than right here, or each sample has weights."""
-    if functorch.is_transforming() and is_differentiated(gates, *states, *weights) is None:
+    if functorch.is_transforming() and is_differentiated(x, *states, *weights) is None:
         return None
     with torch.no_grad():
         shared = [None if weight is None else bare(_within(weight)) for weight in weights]
-        found = aligned(*map(_within, (gates, *states)))
+        found = aligned(*map(_within, (x, *states)))
     if found is None or any(weight is not None and weight.places for weight in shared):
         return None
     own = [None if weight is None else weight.tensor for weight in shared]
@@ -102,34 +92,47 @@ class _Steps:
 
     Args:
         kind: Of `SCANS`.
-        found: The input's share of the gates, and the first states.
+        found: Inputs `[T, B, I]`, and the first states.
         weights: Plain tensors.
         backwards: Whether the last step comes first.
 
     Attributes:
-        outputs: Hidden states `[T, B, P]`, under vmap.
-        cell: The last cell state `[B, H]` of LSTMs, likewise.
+        outputs: Hidden states `[T, B, P]`, under vmap as all of these.
+        cell: The last cell state `[B, H]` of LSTMs.
         previous: What steps have begun with `[T, B, P]`, in the dtype of products.
-        projected: What was projected `[T, B, H]`, likewise, if anything was.
+        projected: What was projected `[T, B, H]`, in that dtype, if anything was.
+        gates: A tensor of the shape of the gates that `pull` gives gradients of.
+        like_outputs: One of the shape of the outputs, in the dtype of products.
     """
 
     def __init__(self, kind: str, found: Aligned, weights: Weights, backwards: bool) -> None:
         tensors, self._levels, self._sizes = found
         x, *states = cast("list[Tensor]", tensors)
-        with outside(), _as_given(x):
-            self._batch = x.shape[-2]
+        self._batch, scan = x.shape[-2], SCANS[kind]
+        begin = tuple(state.detach().reshape(-1, state.shape[-1]) for state in states)
+        with outside():
             rows = x.detach().reshape(-1, *x.shape[-3:]).transpose(0, 1).flatten(1, 2)
-            begin = tuple(state.detach().reshape(-1, state.shape[-1]) for state in states)
-            own = [None if weight is None else weight.detach().to(x.dtype) for weight in weights]
-            self._scan = scan = SCANS[kind](rows, begin, Weights(*cast(Any, own)), backwards)
-            self.outputs = self._by_sample(scan.outputs)
-            self.previous = self._by_sample(scan.previous(begin[0], scan.outputs).to(x.dtype))
-            made, cell = scan.projected, scan.cell
-            self.projected = None if made is None else self._by_sample(made.to(x.dtype))
+            own = [None if weight is None else weight.detach() for weight in weights]
+            product = F.linear if torch.is_autocast_enabled(x.device.type) else kernels.linear
+            gates = product(rows, cast(Tensor, own[0]), own[2])
+        with outside(), _as_given(x):
+            own = [None if weight is None else weight.to(gates.dtype) for weight in own]
+            self._scan = made = scan(gates, begin, Weights(*cast(Any, own)), backwards)
+            self.outputs = self._by_sample(made.outputs)
+            self.previous = self._by_sample(made.previous(begin[0], made.outputs).to(gates.dtype))
+            self.projected = None
+            if made.projected is not None:
+                self.projected = self._by_sample(made.projected.to(gates.dtype))
             self.cell = None
-            if cell is not None:
-                cell = cell.reshape(*self._sizes, self._batch, -1)
+            if made.cell is not None:
+                cell = made.cell.reshape(*self._sizes, self._batch, -1)
                 self.cell = wrapped(cell, self._levels)
+            width = gates.shape[-1] // scan.gates * (scan.gates + scan.own)
+            shape = *self._sizes, len(gates), self._batch
+            nothing = gates.new_zeros(())
+            self.gates = wrapped(nothing.expand(*shape, width), self._levels)
+            like = nothing.expand(*shape, made.outputs.shape[-1])
+            self.like_outputs = wrapped(like, self._levels)
 
     def _by_sample(self, steps: Tensor) -> Tensor:
         """`[T, samples * B, ...]` under vmap."""

@@ -42,12 +42,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if differentiated is None:
         return F.linear(input, weight, bias)
     if not differentiated:
-        return _product(input, weight, bias)
+        return product(input, weight, bias)
     output: Tensor = _Linear.within(input, weight, bias)
     return output
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x weightᵀ + bias` of a tensor under vmap and a weight that is none, without a derivative."""
     inside = bare(x)
     if inside is None:
         return F.linear(x, weight, bias)
@@ -67,12 +68,12 @@ class _Linear(SingleLevel):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return wrap(_product(unwrap(x), weight, bias))
+        return wrap(product(unwrap(x), weight, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return _product(g, weight.mT, None), None, None
+        return product(g, weight.mT, None), None, None
 
 
 def make_rule(call: Call, tracked: Collection[str]) -> Rule | None:

@@ -16,9 +16,9 @@ def pull(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
         g_cell: At the last cell state `[L, K, B, H]`, if it was used.
 
     Returns:
-        Gradients at the input's share of the gates `[L, K, T, B, gates * H]`, at the hidden
-        state's, at what a projection gave `[L, K, T, B, P]` (or None), and at the first states
-        `[L, K, B, H]`.
+        Gradients at the gates `[L, K, T, B, (gates + own) * H]`: those that are sums of both
+        shares, then the others' at the input's share, then at the hidden state's. At what a
+        projection gave `[L, K, T, B, P]`, or None, and at the first states `[L, K, B, H]`.
     """
     pulling = _PULLS[type(scan)](scan, g, g_cell)
     for t in reversed(scan.order):
@@ -40,24 +40,21 @@ class _Pull:
         self._factors = [
             factor.unflatten(1, (samples, self._batch)).unsqueeze(2) for factor in scan.factors
         ]
-        width = len(weights.hidden)
-        self.hidden = g.new_empty(
-            samples, cotangents, steps, self._batch, width, dtype=self._narrow
-        )
+        self._units = len(weights.hidden) // scan.gates
+        width = (scan.gates + scan.own) * self._units
+        shape = samples, cotangents, steps, self._batch, width
+        self.gates = g.new_empty(shape, dtype=self._narrow)
         # Of one step: small enough to stay in the cache between what writes and what reads it.
-        units = width // scan.gates
-        self._gates = scan.outputs.new_empty(*self._lead, scan.gates, units)
+        self._gates = scan.outputs.new_empty(*self._lead, scan.gates, self._units)
         self._carried: Tensor | None = None
 
     def _arriving(self, g: Tensor) -> Tensor:
         """The gradient at a step's output: its own, and what the step after it has left."""
         return g.to(self._gates.dtype) if self._carried is None else self._carried.add_(g)
 
-    def _leave(self, t: int) -> Tensor:
+    def _leave(self) -> Tensor:
         """What the gates' gradients are at the hidden state before the step."""
-        gates = self._gates.flatten(-2)
-        self.hidden[:, :, t] = gates
-        return self._by(gates, self._back)
+        return self._by(self._gates.flatten(-2), self._back)
 
     def _by(self, rows: Tensor, weight: Tensor) -> Tensor:
         found = kernels.linear(rows.flatten(0, 2).to(self._narrow), weight)
@@ -69,14 +66,13 @@ class _Pull:
 
     def pulled(self) -> list[Tensor | None]:
         """What `pull` returns, when all steps are done."""
-        return [self.hidden, self.hidden, None, self._carried]
+        return [self.gates, None, self._carried]
 
 
 class _PullLSTM(_Pull):
     def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
         super().__init__(scan, g, g_cell)
-        units = self._gates.shape[-1]
-        zeros = self._gates.new_zeros(*self._lead, units)
+        zeros = self._gates.new_zeros(*self._lead, self._units)
         self._cell = zeros if g_cell is None else zeros.add_(g_cell)
         self._projection, self.projected = scan.weights.projection, None
         if self._projection is not None:
@@ -91,37 +87,31 @@ class _PullLSTM(_Pull):
         self._cell.addcmul_(hidden, through)
         torch.mul(self._cell.unsqueeze(-2), by_cell, out=self._gates[..., :3, :])
         torch.mul(hidden, by_hidden, out=self._gates[..., 3, :])
+        self.gates[:, :, t] = self._gates.flatten(-2)
         self._cell.mul_(kept)
-        self._carried = self._leave(t)
+        self._carried = self._leave()
 
     def pulled(self) -> list[Tensor | None]:
-        return [self.hidden, self.hidden, self.projected, self._carried, self._cell]
+        return [self.gates, self.projected, self._carried, self._cell]
 
 
 class _PullGRU(_Pull):
-    def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
-        super().__init__(scan, g, g_cell)
-        self.inputs = torch.empty_like(self.hidden)
-
     def step(self, t: int, g: Tensor) -> None:
         by_hidden, by_n, kept = (factor[t] for factor in self._factors)
-        hidden, units = self._arriving(g), self._gates.shape[-1]
+        hidden, both = self._arriving(g), 2 * self._units
         torch.mul(hidden.unsqueeze(-2), by_hidden, out=self._gates)
-        inputs = self.inputs[:, :, t]
-        inputs[..., : 2 * units] = self._gates[..., :2, :].flatten(-2)
-        inputs[..., 2 * units :] = hidden * by_n
-        self._carried = self._leave(t).addcmul_(hidden, kept)
-
-    def pulled(self) -> list[Tensor | None]:
-        return [self.inputs, self.hidden, None, self._carried]
+        step = self.gates[:, :, t]
+        step[..., :both] = self._gates[..., :2, :].flatten(-2)
+        torch.mul(hidden, by_n, out=step[..., both : both + self._units])
+        step[..., both + self._units :] = self._gates[..., 2, :]
+        self._carried = self._leave().addcmul_(hidden, kept)
 
 
 class _PullRNN(_Pull):
     def step(self, t: int, g: Tensor) -> None:
-        torch.mul(
-            self._arriving(g).unsqueeze(-2), self._factors[0][t].unsqueeze(-2), out=self._gates
-        )
-        self._carried = self._leave(t)
+        gates = torch.mul(self._arriving(g), self._factors[0][t], out=self._gates.squeeze(-2))
+        self.gates[:, :, t] = gates
+        self._carried = self._leave()
 
 
 _PULLS: dict[type[Scan], type[_Pull]] = {

@@ -15,13 +15,17 @@ class Weights(NamedTuple):
     """Of one layer in one direction, as PyTorch has them.
 
     Attributes:
+        input: `[gates * H, I]`, of the input.
         hidden: `[gates * H, P]`, of the hidden state.
-        bias: Added to that product, or None.
+        input_bias: Added to the one product, or None.
+        hidden_bias: Added to the other.
         projection: `[P, H]`, of LSTMs that have one, else None.
     """
 
+    input: Tensor
     hidden: Tensor
-    bias: Tensor | None
+    input_bias: Tensor | None
+    hidden_bias: Tensor | None
     projection: Tensor | None
 
 
@@ -35,6 +39,8 @@ class Scan:
         backwards: Whether the last step comes first.
 
     Attributes:
+        gates: Of a unit.
+        own: How many of them, the last, are made otherwise of the input's share and of the other.
         outputs: Hidden states `[T, R, P]`.
         projected: What was projected to these, `[T, R, H]`, if anything was.
         cell: The last cell state `[R, H]` of LSTMs, else None.
@@ -43,6 +49,7 @@ class Scan:
     """
 
     gates: int
+    own: int = 0
 
     def __init__(
         self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
@@ -58,7 +65,7 @@ class Scan:
         self._begin(x)
         hidden = self.states[0]
         for t in self.order:
-            product = self._product(hidden, weights.hidden, weights.bias)
+            product = self._product(hidden, weights.hidden, weights.hidden_bias)
             hidden = self._step(t, x[t], product, hidden)
 
     def previous(self, first: Tensor, states: Tensor) -> Tensor:
@@ -119,7 +126,7 @@ class LSTM(Scan):
 class GRU(Scan):
     """Gates r, z, n: `n = tanh(x_n + r h_n)`, `h' = n + z (h - n)`."""
 
-    gates = 3
+    gates, own = 3, 1
 
     def _begin(self, x: Tensor) -> None:
         self._gates = self.outputs.new_empty(x.shape)

@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations import linear
-from fastgradnorm._operations.folded_recurrences import (
-    recurrence,
-    recurrent_linear,
-    unread_linear,
-    without_derivative,
-)
-from fastgradnorm._operations.operation import Operation, ruled
+from fastgradnorm._operations import recurrent_gates
+from fastgradnorm._operations.folded_recurrences import recurrence, without_derivative
+from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.recurrences import Weights
 
 
@@ -47,8 +42,7 @@ _STEPS: dict[str, Step] = {
 def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
     """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu`; None for packed sequences.
 
-    The input's share of the gates is one linear layer over all positions, and so is the hidden
-    state's, once the states are known: both have rules.
+    The gates of all steps are one operation that has a rule, once the states are known.
     """
     x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
     if not isinstance(has_biases, bool) or len(args) != 9:
@@ -87,24 +81,24 @@ def _direction(
     w_input, w_hidden = flat[:2]
     b_input, b_hidden = flat[2:4] if has_biases else (None, None)
     projection = flat[-1] if len(flat) in (3, 5) else None
-    gates = F.linear(x, w_input, b_input)
-    weights = Weights(w_hidden, b_hidden, projection)
-    found = recurrence(kind, gates, state, weights, backwards)
-    return found or _written_out(_STEPS[kind], gates, state, weights, backwards)
+    weights = Weights(w_input, w_hidden, b_input, b_hidden, projection)
+    found = recurrence(kind, x, state, weights, backwards)
+    return found or _written_out(_STEPS[kind], x, state, weights, backwards)
 
 
 def _written_out(
-    step: Step, gates: Tensor, state: tuple[Tensor, ...], weights: Weights, backwards: bool
+    step: Step, x: Tensor, state: tuple[Tensor, ...], weights: Weights, backwards: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The same step by step: linear layers that are reused, and what makes states of them."""
-    order = range(len(gates) - 1, -1, -1) if backwards else range(len(gates))
+    gates = F.linear(x, weights.input, weights.input_bias)
+    order = range(len(x) - 1, -1, -1) if backwards else range(len(x))
     outputs: dict[int, Tensor] = {}
     for t in order:
-        state = step(gates[t], F.linear(state[0], weights.hidden, weights.bias), state)
+        state = step(gates[t], F.linear(state[0], weights.hidden, weights.hidden_bias), state)
         if weights.projection is not None:
             state = (F.linear(state[0], weights.projection), *state[1:])
         outputs[t] = state[0]
-    return torch.stack([outputs[t] for t in range(len(gates))]), state
+    return torch.stack([outputs[t] for t in range(len(x))]), state
 
 
 def recurrent_cell(kind: str, *args: Any) -> Any:
@@ -121,8 +115,4 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     getattr(torch, name): Operation(opened=partial(opened, kind))
     for kind in _STEPS
     for name, opened in ((kind, recurrent), (f"{kind}_cell", recurrent_cell))
-} | {
-    recurrent_linear: ruled(
-        linear.make_rule, "input weight bias output", form=unread_linear, narrow=True
-    )
-}
+} | recurrent_gates.OPERATIONS

@@ -55,6 +55,7 @@ class Rule:
         shape: T, I and O of the weight.
         groups: Independent parts of the weight.
         joint: For parameters that may be used several times.
+        shapes: Of each weight, by slot, where a call has several; `shape` is that of all together.
     """
 
     slots: tuple[str, ...]
@@ -63,6 +64,7 @@ class Rule:
     shape: Shape = field(default_factory=lambda: Shape(1, 1, 1))
     groups: int = 1
     joint: Joint | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
 
 def outer_sq_norm(a: Tensor, g: Tensor) -> Tensor:
