@@ -206,7 +206,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrences.py", "swapped gates",
-        "i, f, g, o = gates.chunk(4, -1)", "i, g, f, o = gates.chunk(4, -1)",
+        "i_f, middle, last, i, f, g, o, cell", "i_f, middle, last, i, g, f, o, cell",
         "the gates of LSTMs change places",
     ),
     Fault(
@@ -230,9 +230,14 @@ FAULTS = [
         "the last cell state has no gradient of its own",
     ),
     Fault(
-        "_operations/folded_recurrences.py", "dropped guard",
-        "return output if is_frozen(weight, bias) else F.linear(input, weight, bias)", "return output",
+        "_operations/recurrent_gates.py", "dropped guard",
+        "    if not is_frozen(*weights):\n", "    if False:\n",
         "normalised weights of recurrent layers have no gradient",
+    ),
+    Fault(
+        "_operations/recurrent_gates.py", "wrong branch",
+        'own = shares[slot == "bias_hidden"]', "own = shares[0]",
+        "both biases of GRUs have the gradient of the one",
     ),
     Fault(
         "_operations/attention.py", "option that does nothing",

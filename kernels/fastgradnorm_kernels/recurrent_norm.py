@@ -1,8 +1,8 @@
 """Norms of the two weights of a recurrent layer, whose gates have one gradient for both.
 
-A step's gates are `W x + U h`: the gradient `g` is that of both products, but for some columns where
-a gate acts on one of them alone. So the Gram of the gradients, which is most of the work of both
-ghost norms, is formed once.
+A step's gates are `W x + U h`: the gradient `g` is that of both products, but for some columns
+where a gate acts on one of them alone. So the Gram of the gradients, which is most of the work of
+both ghost norms, is formed once.
 """
 
 from collections.abc import Callable, Iterator

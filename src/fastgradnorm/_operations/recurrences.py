@@ -4,7 +4,7 @@ A step is one matrix product and what makes states of it. What a pull-back multi
 the sample alone, and is made once, for all steps and cotangents together.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import fastgradnorm_kernels as kernels
 import torch
@@ -63,10 +63,10 @@ class Scan:
         self.cell: Tensor | None = None
         self.factors: tuple[Tensor, ...] = ()
         self._begin(x)
-        hidden = self.states[0]
+        hidden, shares = self.states[0], x.unbind(0)
         for t in self.order:
             product = self._product(hidden, weights.hidden, weights.hidden_bias)
-            hidden = self._step(t, x[t], product, hidden)
+            hidden = self._step(t, shares[t], product, hidden)
 
     def previous(self, first: Tensor, states: Tensor) -> Tensor:
         """What each step has begun with, of states after each step `[T, R, ...]`."""
@@ -95,32 +95,45 @@ class LSTM(Scan):
 
     def _begin(self, x: Tensor) -> None:
         steps, rows, width = x.shape
-        self._gates = self.outputs.new_empty(x.shape)
-        self._cells, self._tanh = self.outputs.new_empty(2, steps, rows, width // 4)
+        size = width // 4
         self._made = self.outputs
         if self.weights.projection is not None:
-            self.projected = self._made = torch.empty_like(self._tanh)
+            self.projected = self._made = self.outputs.new_empty(steps, rows, size)
+        self._activated = self.outputs.new_empty(x.shape)
+        self._cells, self._tanh = self.outputs.new_empty(2, steps, rows, size)
         self.cell = self.states[1]
+        # Views of all steps, made at once: making each costs as much as an operation on it.
+        parts = self._activated.split([2 * size, size, size], -1)
+        views = (*parts, *self._activated.chunk(4, -1), self._cells, self._tanh, self._made)
+        self._steps = [view.unbind(0) for view in (self._activated, *views)]
 
     def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        gates, size = torch.add(x, product, out=self._gates[t]), self._tanh.shape[-1]
-        gates[:, : 2 * size].sigmoid_()
-        gates[:, 2 * size : 3 * size].tanh_()
-        gates[:, 3 * size :].sigmoid_()
-        i, f, g, o = gates.chunk(4, -1)
-        assert self.cell is not None
-        self.cell = torch.mul(f, self.cell, out=self._cells[t]).addcmul_(i, g)
-        made = torch.mul(o, torch.tanh(self.cell, out=self._tanh[t]), out=self._made[t])
+        gates, i_f, middle, last, i, f, g, o, cell, tanh, made = (v[t] for v in self._steps)
+        torch.add(x, product, out=gates)
+        i_f.sigmoid_()
+        middle.tanh_()
+        last.sigmoid_()
+        self.cell = torch.mul(f, cast(Tensor, self.cell), out=cell).addcmul_(i, g)
+        torch.mul(o, torch.tanh(cell, out=tanh), out=made)
         if self.weights.projection is None:
-            return made
+            return cast(Tensor, made)
         return self.outputs[t].copy_(self._product(made, self.weights.projection))
 
     def prepare(self) -> None:
-        i, f, g, o = self._gates.chunk(4, -1)
+        i, _, g, o = self._activated.chunk(4, -1)
+        slope_i, slope_f, _, slope_o = self._slope().chunk(4, -1)
         before = self.previous(self.states[1], self._cells)
-        by_cell = torch.stack([g * (i - i * i), before * (f - f * f), i * (1 - g * g)], -2)
-        by_hidden, through = self._tanh * (o - o * o), o * (1 - self._tanh.square())
-        self.factors = by_cell, by_hidden, through, f.contiguous()
+        by_cell = before.new_empty(*before.shape[:2], 3, before.shape[-1])
+        torch.mul(g, slope_i, out=by_cell[:, :, 0])
+        torch.mul(before, slope_f, out=by_cell[:, :, 1])
+        torch.mul(i, 1 - g * g, out=by_cell[:, :, 2])
+        through = o * (1 - self._tanh * self._tanh)
+        kept = self._activated.chunk(4, -1)[1]
+        self.factors = by_cell, self._tanh * slope_o, through, kept.contiguous()
+
+    def _slope(self) -> Tensor:
+        """Of the sigmoids."""
+        return torch.addcmul(self._activated, self._activated, self._activated, value=-1)
 
 
 class GRU(Scan):
@@ -129,24 +142,30 @@ class GRU(Scan):
     gates, own = 3, 1
 
     def _begin(self, x: Tensor) -> None:
-        self._gates = self.outputs.new_empty(x.shape)
+        size = x.shape[-1] // 3
+        self._activated = self.outputs.new_empty(x.shape)
         self._reset = torch.empty_like(self.outputs)  # what the gate r acts on
+        parts = self._activated.split([2 * size, size], -1)
+        shares = x.split([2 * size, size], -1)
+        views = (*parts, *self._activated.chunk(3, -1)[:2], self._reset)
+        self._steps = [view.unbind(0) for view in (*shares, *views)]
 
     def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        size = hidden.shape[-1]
-        both, last = slice(2 * size), slice(2 * size, None)
-        gates = self._gates[t]
-        r, z = torch.add(x[:, both], product[:, both], out=gates[:, both]).sigmoid_().chunk(2, -1)
-        n = gates[:, last].copy_(x[:, last])
-        n.addcmul_(r, self._reset[t].copy_(product[:, last])).tanh_()
+        x_both, x_last, both, n, r, z, reset = (view[t] for view in self._steps)
+        product_both, last = product.split([both.shape[-1], n.shape[-1]], -1)
+        torch.add(x_both, product_both, out=both).sigmoid_()
+        torch.addcmul(x_last, r, reset.copy_(last), out=n).tanh_()
         return torch.lerp(n, hidden, z, out=self.outputs[t])
 
     def prepare(self) -> None:
-        r, z, n = self._gates.chunk(3, -1)
+        r, z, n = self._activated.chunk(3, -1)
         before = self.previous(self.states[0], self.outputs)
         by_n = (1 - z) * (1 - n * n)
-        by_r, by_z = by_n * self._reset * (r - r * r), (before - n) * (z - z * z)
-        self.factors = torch.stack([by_r, by_z, by_n * r], -2), by_n, z.contiguous()
+        by_hidden = before.new_empty(*before.shape[:2], 3, before.shape[-1])
+        torch.mul(by_n * self._reset, r - r * r, out=by_hidden[:, :, 0])
+        torch.mul(before - n, z - z * z, out=by_hidden[:, :, 1])
+        torch.mul(by_n, r, out=by_hidden[:, :, 2])
+        self.factors = by_hidden, by_n, z.contiguous()
 
 
 class RNN(Scan):
@@ -158,7 +177,7 @@ class RNN(Scan):
         return torch.add(x, product, out=self.outputs[t]).tanh_()
 
     def prepare(self) -> None:
-        self.factors = (1 - self.outputs.square(),)
+        self.factors = (1 - self.outputs * self.outputs,)
 
 
 class ReluRNN(RNN):

@@ -1,7 +1,7 @@
 """The gates of all steps of a recurrent layer as one operation, and the rule of its weights.
 
-What steps have begun with is given, so that none depends on another. Only the gradient at the output
-matters, nobody reads its values: they are not computed where that can be told.
+What steps have begun with is given, so that none depends on another. Only the gradient at the
+output matters, nobody reads its values: they are not computed where that can be told.
 """
 
 from collections.abc import Callable, Collection
@@ -23,6 +23,8 @@ from fastgradnorm._operations.single_level import (
     unwrap,
     wrap,
 )
+
+_WEIGHTS, _BIASES = ("weight_input", "weight_hidden"), ("bias_input", "bias_hidden")
 
 
 @torch.overrides.wrap_torch_function(lambda *args: args)
@@ -84,8 +86,8 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
     x, previous, output = call["input"], call["previous"], call["output"]
     columns = _columns(x, call["weight_input"], output)
     positions, width = output[..., 0].numel(), len(call["weight_input"])
-    weights = [slot for slot in ("weight_input", "weight_hidden") if slot in tracked]
-    biases = [slot for slot in ("bias_input", "bias_hidden") if slot in tracked]
+    weights = [slot for slot in _WEIGHTS if slot in tracked]
+    biases = [slot for slot in _BIASES if slot in tracked]
 
     def rows(tensor: Tensor) -> Tensor:
         return tensor.reshape(1, positions, -1)
@@ -97,10 +99,10 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
             norms = kernels.recurrent_sq_norms(a, g[:, None], columns.inputs, columns.both)[0, 0]
             found = {"weight_input": norms[0], "weight_hidden": norms[1]}
         else:
-            parts = dict(zip(_WEIGHTS, zip(columns.activations(a), shares, strict=True)))
             for slot in weights:
-                each, own = parts[slot]
-                found[slot] = kernels.weight_sq_norm(each, own[:, None])[0, 0]
+                i = _WEIGHTS.index(slot)
+                each = columns.activations(a)[i]
+                found[slot] = kernels.weight_sq_norm(each, shares[i][:, None])[0, 0]
         for slot in biases:
             own = shares[slot == "bias_hidden"]
             same = biases[0] if slot == "bias_hidden" and not columns.own else ""
@@ -118,9 +120,6 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
     shape = Shape(positions, inputs, output.shape[-1])
     joint = Joint("outer", "weight_hidden", parts)
     return Rule((*_WEIGHTS, *_BIASES), (x, previous), sq_norms, shape, 1, joint, shapes)
-
-
-_WEIGHTS, _BIASES = ("weight_input", "weight_hidden"), ("bias_input", "bias_hidden")
 
 
 @torch.overrides.wrap_torch_function(lambda *args: args)
