@@ -11,6 +11,7 @@ from benchmarks.witness import (
     faults_pool,
     faults_results,
     faults_schemes,
+    faults_told,
     faults_witness,
 )
 from benchmarks.witness.fault import Fault
@@ -19,6 +20,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_schemes.FAULTS,
     *faults_losses.FAULTS,
     *faults_witness.FAULTS,
+    *faults_told.FAULTS,
     *faults_engine.FAULTS,
     *faults_model.FAULTS,
     *faults_operations.FAULTS,

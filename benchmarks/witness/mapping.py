@@ -75,6 +75,11 @@ TESTS = {
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
     "witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/scores": "witness/test_scores witness/test_silence",
+    "_witness/inputs": "witness/test_inputs",
+    "_witness/numbers": "witness/test_probabilities witness/test_silence",
+    "_model/declared": "witness/test_declared",
+    "_model/sizes": "model/test_what_is_a_batch model/test_containers",
     "_witness/held": "model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
@@ -110,9 +115,11 @@ TESTS = {
     "active/_randomness": "active/test_seeds_and_settings",
     "active": "active/test_options_of_tasks active/test_seeds_and_settings active/test_strategies "
     "active/test_records active/test_resume",
+    "cli/_images": "cli/test_cli_images",
     "cli/_report": "cli/test_cli_pictures cli/test_cli_score",
     "cli/_pool": "cli/test_cli_pictures cli/test_cli_score",
     "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures",
+    "integrations/_by_sample": "integrations/test_skorch integrations/test_skactiveml",
     "integrations/small_text": "integrations/test_small_text",
     "integrations/huggingface": "integrations/test_huggingface",
     "integrations/skactiveml": "integrations/test_skactiveml",
