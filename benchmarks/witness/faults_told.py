@@ -1,5 +1,4 @@
 """Faults in what is told, and in what is kept quiet: each mend taken out, each bound moved."""
-# ruff: noqa: E501 - texts as they stand in the files
 
 from benchmarks.witness.fault import Fault
 
