@@ -212,4 +212,14 @@ FAULTS = [
         "        if shrunk and not self._warned:\n", "        if False:\n",
         "nobody is told that memory ran out and scoring goes on in smaller chunks",
     ),
+    Fault(
+        "_engine/plan.py", "dropped parameter",
+        "        chosen |= {name for made in head.made for name in behind(made, run.leaves)}\n", "",
+        "of a last layer whose weight is normalised or pruned, the bias alone counts",
+    ),
+    Fault(
+        "_model/origin.py", "dropped guard",
+        "elif all(t.grad_fn is None or t in self.made for t in given):", "else:",
+        "below a call that nobody sees, all parameters count as the last layer's",
+    ),
 ]  # fmt: skip

@@ -25,8 +25,8 @@ TESTS = {
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
-    "_engine/plan": "engine/test_combinations process/test_side_effects test_errors "
-    "any_model/test_weight_standardisation",
+    "_engine/plan": "engine/test_last_layer_made engine/test_combinations "
+    "process/test_side_effects test_errors any_model/test_weight_standardisation",
     "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
     "any_model/test_control_flow any_model/test_reached operations/test_frozen "
     "any_model/test_raw_parameters",
@@ -38,6 +38,7 @@ TESTS = {
     "test_errors integrations/test_huggingface",
     "_model/branches": "any_model/test_control_flow any_model/test_slow_paths",
     "_model/chance": "test_randomness",
+    "_model/origin": "engine/test_last_layer_made",
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "

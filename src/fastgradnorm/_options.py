@@ -62,7 +62,8 @@ class Options:
             A sequence of names computes all of them in one pass, and the result is a dict.
         params: The parameters :math:`\theta` the gradient is taken over: `"all"` that have
             `requires_grad=True`; those of the `"last_layer"`, the operation that produced the
-            logits (one forward pass, no backward); or a function `(name, parameter) -> bool`.
+            logits (one forward pass, no backward), with all that its weight and bias are made of;
+            or a function `(name, parameter) -> bool`.
         reduction: `"global"`: one L2 norm over all parameters. `"per_tensor"`: the sum of the L2
             norms of the parameter tensors, as in the code published with Wang et al.
         loss: What `"loss"` is the gradient of; implies that scheme. `"cross_entropy"` and `"mse"`,

@@ -21,6 +21,7 @@ from fastgradnorm._errors import CoverageError, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.mixing import check_unmixed
+from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.subject import Subject, extract
@@ -113,6 +114,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
     if subject.options.params == "last_layer":
         head, exact_head = _last_layer(run)
         chosen = {piece.name for piece in head.slots.values()}
+        chosen |= {name for made in head.made for name in behind(made, run.leaves)}
         leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
         exact_head = exact_head and run.logits.dim() == 1 and not subject.options.by_output
     coverage = cover(run.recorder, edges, leaves)
@@ -158,10 +160,11 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
     changed = {name: marked(v) for name, v in leaves.items()}
     view, stand_ins = subject.view(leaves)
-    recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN))
+    inputs = [leaf[:1].clone() for leaf in batch.leaves]
+    origins = Origins(inputs) if subject.options.params == "last_layer" else None
+    recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN), origins)
     _track_layers(view, recorder)
     saved = SavedBytes(leaves.values())
-    inputs = [leaf[:1].clone() for leaf in batch.leaves]
     try:
         with saved.noted() if measured else contextlib.nullcontext(), recorder:
             logits, output = subject.run_both(view, batch, inputs)
@@ -238,7 +241,7 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
             "`params` must not be 'last_layer' where no single layer produced the logits. They "
             f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."
         )
-    whole = use.rule.shape.positions == 1 and "weight" in use.slots and not use.others
+    whole = use.rule.shape.positions == 1 and "weight" in use.slots and not (use.others or use.made)
     return use, exact and whole and use.operation == "linear"
 
 
@@ -246,7 +249,7 @@ def _lean(use: Use) -> Use:
     """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
     output = None if use.output is None else torch.empty(use.output.shape, device="meta")
     rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
-    return replace(use, output=output, rule=rule)
+    return replace(use, output=output, rule=rule, made=())
 
 
 def _forgotten(saved: Sequence[Tensor], g: Tensor) -> dict[str, Tensor]:

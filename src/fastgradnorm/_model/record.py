@@ -9,6 +9,7 @@ import torch
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
+from fastgradnorm._model.origin import Origins
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
@@ -39,6 +40,7 @@ class Use:
         others: Further tracked pieces among its arguments.
         rule: The rule, or None.
         output: What it returned.
+        made: Arguments that are made of parameters alone, such as a weight that is normalised.
     """
 
     operation: str
@@ -47,6 +49,7 @@ class Use:
     others: tuple[Piece, ...] = ()
     rule: Rule | None = None
     output: Tensor | None = None
+    made: tuple[Tensor, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -64,10 +67,18 @@ class Recorder(Watch):
         reads: How often each tracked tensor was an argument of something differentiable, by `id`.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
         statistics: Path of the module of each norm by the statistics of a batch, in order.
+        origins: What tensors are made of, if that is to be known.
     """
 
-    def __init__(self, pieces: Pieces, stand_ins: StandIns, passage: Passage) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        stand_ins: StandIns,
+        passage: Passage,
+        origins: Origins | None = None,
+    ) -> None:
         super().__init__(pieces, stand_ins, passage)
+        self.origins = origins
         self.uses: list[Use] = []
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()
@@ -80,6 +91,18 @@ class Recorder(Watch):
     def layer(self) -> str:
         """Path of the module being run."""
         return self.layers[-1] if self.layers else ""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs)
+        if self.origins is not None:
+            self.origins.note(func, args, kwargs or {}, output)
+        return output
 
     def check(self, func: Callable[..., Any], call: Mapping[str, Any]) -> None:
         if takes_statistics(func, call):
@@ -104,8 +127,15 @@ class Recorder(Watch):
         others = tuple(self.pieces.among(tensors_in(rest, {})))
         if not output.requires_grad:  # under no_grad
             return output
-        self._note(Use(func.__name__, self.layer, found, others, rule, output), args, kwargs)
+        made = self._made({name: value for name, value in call.items() if name not in found})
+        self._note(Use(func.__name__, self.layer, found, others, rule, output, made), args, kwargs)
         return output
+
+    def _made(self, call: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Arguments without a piece that are made of parameters."""
+        if self.origins is None:
+            return ()
+        return tuple(t for t in self.origins.without_sample(call) if self.pieces.of(t) is None)
 
     def plain(
         self,

@@ -41,7 +41,7 @@ _COMPARISONS: dict[str, Callable[..., Tensor]] = {
     "__contains__": lambda a, element: (a == element).any(),
 }
 
-_FACTORIES = frozenset(
+FACTORIES = frozenset(
     {"arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "new_empty"}
     | {"new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "tensor", "zeros"}
     | {"zeros_like"}
@@ -164,7 +164,7 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if channels_last:
             check_memory(name, args, kwargs, output)
-        if self._zero is not None and name in _FACTORIES:
+        if self._zero is not None and name in FACTORIES:
             return _spread(output, self._zero)
         return output
 

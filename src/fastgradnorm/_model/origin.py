@@ -1,0 +1,76 @@
+"""What is made of the sample that a model runs on, and what of its parameters alone."""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastgradnorm._model.watch import FACTORIES
+from fastgradnorm._operations.arguments import tensors_in
+
+
+class Origins:
+    """Of the tensors of a pass, as far as its calls are seen.
+
+    Args:
+        inputs: The sample.
+
+    Attributes:
+        sample: Tensors that depend on the sample, also without a gradient.
+        made: Tensors with a gradient that are made of parameters and constants.
+    """
+
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
+        self.sample, self.made = _Known(), _Known()
+        self.sample.add(inputs)
+
+    def note(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Of a call: what it returned, and what it wrote to."""
+        name, given = getattr(func, "__name__", ""), tensors_in(args, kwargs)
+        found = tensors_in([output], {})
+        if name not in FACTORIES and any(t in self.sample for t in given):
+            written = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+            found += tensors_in(args[:1] if written else [], {"out": kwargs.get("out")})
+            self.sample.add(found)
+        elif all(t.grad_fn is None or t in self.made for t in given):
+            self.made.add(t for t in found if t.grad_fn is not None)
+
+    def without_sample(self, call: Mapping[str, Any]) -> list[Tensor]:
+        """Arguments that are made of parameters alone.
+
+        What an unseen call has made is one of them where it is the weight or bias of a layer.
+        """
+        if "weight" in call or "bias" in call:
+            named = tensors_in([call.get("weight"), call.get("bias")], {})
+            return [t for t in named if t.grad_fn is not None and t not in self.sample]
+        return [t for t in tensors_in(call.values(), {}) if t in self.made and t not in self.sample]
+
+
+class _Known:
+    """Tensors, as long as they are there."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, weakref.ref[Tensor]] = {}
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        self._by_id.update((id(t), weakref.ref(t)) for t in tensors)
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        known = self._by_id.get(id(tensor))
+        return known is not None and known() is tensor
+
+
+def behind(tensor: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parameters that a tensor is made of."""
+    ends, seen, stack = set(), {tensor.grad_fn}, [tensor.grad_fn]
+    while stack:
+        node = stack.pop()
+        ends.add(id(getattr(node, "variable", None)))
+        for parent, _ in node.next_functions if node is not None else ():
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return [name for name, leaf in leaves.items() if id(leaf) in ends]
