@@ -142,6 +142,14 @@ def _verification(arguments: Arguments) -> int:
     return verification.main(_folder(arguments), sizes, "cnn6" if arguments.tiny else "resnet18")
 
 
+def _acquire(arguments: Arguments) -> int:
+    from benchmarks import acquire
+
+    if arguments.tiny:
+        return acquire.main(_folder(arguments), (40,), strategies=("top", "herding"), fresh=False)
+    return acquire.main(_folder(arguments))
+
+
 def _launches(arguments: Arguments) -> int:
     from benchmarks import launches
 
@@ -221,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     found.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
     command("verification", _verification, "what verification costs of scoring a pool")
+    command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
