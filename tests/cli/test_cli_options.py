@@ -59,6 +59,10 @@ SHOWN = {
         "out": "test_cli_score", "report": "test_cli_pictures",
         "resume": "test_an_old_checkpoint",
     },
+    "acquire": dict.fromkeys(
+        ["labelled", "strategy", "seed", "max_per_folder", "max_similarity", "out", "report",
+         "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
+    ),
     "select": {
         "strategy": "test_chosen_by_chance", "seed": "test_chosen_by_chance",
         "out": "test_a_list_of_names",
@@ -79,7 +83,7 @@ def test_every_option_is_shown():
     shared = {name for name in SHOWN["score"] if name not in ("out", "report", "resume", "workers")}
     for name, command in commands.items():
         there = {p.name for p in command.params if p.param_type_name == "option"} - {"help"}
-        wanted = {*SHOWN[name]} | (shared if name in ("explain", "bench") else set())
+        wanted = {*SHOWN[name]} | (shared if name in ("acquire", "explain", "bench") else set())
         assert there == wanted, name
     here = {text for shown in SHOWN.values() for text in shown.values() if "cli" not in text}
     assert here <= {*globals()}

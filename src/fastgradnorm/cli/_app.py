@@ -39,7 +39,7 @@ def build_app() -> "Typer":
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        help="Score unlabelled samples by the norm of their gradient, fast and exactly.",
+        help="Choose which unlabelled samples to label, by the norm of their gradient.",
     )
 
     def print_version(wanted: bool) -> None:
@@ -65,6 +65,6 @@ def build_app() -> "Typer":
 
 def _commands() -> tuple[Callable[["Typer"], None], ...]:
     # They describe their options with Typer, and so are imported once it is known to be there.
-    from fastgradnorm.cli import _bench, _demo, _explain, _score, _select
+    from fastgradnorm.cli import _acquire, _bench, _demo, _explain, _score, _select
 
-    return (_score.add, _select.add, _explain.add, _bench.add, _demo.add)
+    return (_acquire.add, _score.add, _select.add, _explain.add, _bench.add, _demo.add)

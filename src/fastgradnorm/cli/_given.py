@@ -84,6 +84,7 @@ class Given(NamedTuple):
         pool: What is scored.
         options: Of the scorer.
         batch_size: Samples at a time.
+        opening: How the pool was opened.
     """
 
     model: Any
@@ -91,15 +92,24 @@ class Given(NamedTuple):
     pool: Pool
     options: dict[str, Any]
     batch_size: int
+    opening: dict[str, Any]
 
     def loader(self, workers: int = 0) -> "DataLoader[Any]":
         """Batches of the pool, in order."""
         return DataLoader(self.pool.dataset, self.batch_size, num_workers=workers)
 
 
-def opened(command: Callable[Concatenate[Given, P], None]) -> Callable[..., None]:
-    """Gives a command the arguments and options of `open_all`, and hands it what that opens."""
-    shared = list(inspect.signature(open_all).parameters.values())
+def opened(command: Callable[Concatenate[Given, P], None], **defaults: Any) -> Callable[..., None]:
+    """Gives a command the arguments and options of `open_all`, and hands it what that opens.
+
+    Args:
+        command: What is run.
+        defaults: Of options, where they are not those of `open_all`.
+    """
+    shared = [
+        p.replace(default=defaults[p.name]) if p.name in defaults else p
+        for p in inspect.signature(open_all).parameters.values()
+    ]
     own = list(inspect.signature(command).parameters.values())[1:]
 
     @functools.wraps(command)
@@ -107,7 +117,8 @@ def opened(command: Callable[Concatenate[Given, P], None]) -> Callable[..., None
         given = open_all(**{p.name: values.pop(p.name) for p in shared})
         command(given, **values)  # type: ignore[call-arg]
 
-    call.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    parameters = sorted([*shared, *own], key=lambda p: p.default is not p.empty)
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in (*shared, *own)}
     return call
 
@@ -145,16 +156,16 @@ def open_all(
             raise BadInputError(
                 f"`--device` must be usable here. Got {device!r}. {reason}"
             ) from error
-    found = open_pool(
-        pool,
-        keys=key or (),
-        id_key=ids,
-        target=target,
-        transform=loaded.transform,
-        image_size=image_size,
-        skip_bad=skip_bad,
-        every_frame=every_frame,
-    )
+    opening: dict[str, Any] = {
+        "keys": key or (),
+        "id_key": ids,
+        "target": target,
+        "transform": loaded.transform,
+        "image_size": image_size,
+        "skip_bad": skip_bad,
+        "every_frame": every_frame,
+    }
+    found = open_pool(pool, **opening)
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)
     options = {
@@ -165,7 +176,7 @@ def open_all(
         "loss": loss,
     }
     origin = f"{model}, {f'weights of {weights}' if weights else 'weights as it makes them'}"
-    return Given(loaded.model, origin, found, options, batch_size)
+    return Given(loaded.model, origin, found, options, batch_size, opening)
 
 
 def _labelled(scheme: str, loss: str | None, target: str | None) -> str:

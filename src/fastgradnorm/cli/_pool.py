@@ -25,12 +25,21 @@ class Pool:
         ids: A name for each sample: the file, or the row.
         picture: From an index to an image, where samples are images.
         left_out: What was not read, and why.
+        root: The folder that the files are in, where samples are files.
+        files: Of each sample, relative to it.
     """
 
     dataset: Dataset[Any]
     ids: Sequence[Any]
     picture: "Callable[[int], Image.Image] | None" = None
     left_out: Sequence[str] = ()
+    root: Path | None = None
+    files: Sequence[str] = ()
+
+    def path(self, index: int) -> Path:
+        """The file of a sample."""
+        assert self.root is not None
+        return self.root / self.files[index]
 
 
 class Arrays(Dataset[Any]):
@@ -80,7 +89,8 @@ def open_pool(
         from fastgradnorm.cli._images import open_folder
 
         images, left_out = open_folder(path, transform, image_size, skip_bad, every_frame)
-        return Pool(images, images.names, images.picture, left_out)
+        files = [name for name, _ in images.places]
+        return Pool(images, images.names, images.picture, left_out, path, files)
     if not path.exists():
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
     readers = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}

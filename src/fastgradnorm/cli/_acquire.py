@@ -1,0 +1,162 @@
+"""``fastgradnorm acquire``."""
+
+from pathlib import Path, PurePath
+from typing import Annotated
+
+import typer
+
+from fastgradnorm import Selection
+from fastgradnorm import acquire as acquire_samples
+from fastgradnorm.atomic import write_text
+from fastgradnorm.cli import _given, _placing
+from fastgradnorm.cli._failures import BadInputError, fail, told
+from fastgradnorm.cli._labelled import labelled_samples
+
+# What a strategy's name may say otherwise, as long as nobody asked for anything.
+_DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
+# Arguments that stand on the command line, in the words of the function.
+_OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
+_OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
+_OPTIONS |= {"params": "--params"}
+_ASKED = tuple(f"`{name}`" for name in _OPTIONS)
+
+
+def _in_options(message: str) -> str:
+    for name, option in _OPTIONS.items():
+        message = message.replace(f"`{name}`", f"`{option}`")
+    return message
+
+
+K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(
+        help="What has labels: names in the pool, one a line or a CSV's `id`; or a folder or file "
+        "of other samples."
+    ),
+]
+Strategy = Annotated[
+    str, typer.Option(help="auto, margin, badge, typiclust, expected/all/herding, ...")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+MaxPerFolder = Annotated[int | None, typer.Option(min=1, help="Images of one folder, at most.")]
+MaxSimilarity = Annotated[
+    float | None, typer.Option(help="Leave out near-duplicates above it, such as 0.99.")
+]
+Out = Annotated[Path | None, typer.Option(help="A CSV, JSON lines or text file of the chosen.")]
+Report = Annotated[Path | None, typer.Option(help="Folder for a page with the chosen and why.")]
+CopyTo = Annotated[Path | None, typer.Option("--copy-to", help="Copy the chosen files there.")]
+LinkTo = Annotated[Path | None, typer.Option("--link-to", help="Link the chosen files there.")]
+Paths = Annotated[bool, typer.Option("--paths", help="Print paths, not names within the pool.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load samples.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the command."""
+    # The last layer's scores take a forward pass alone.
+    app.command()(_given.opened(acquire, params="last_layer"))
+
+
+def acquire(
+    given: _given.Given,
+    k: K,
+    labelled: Labelled = None,
+    strategy: Strategy = "auto",
+    seed: Seed = 0,
+    max_per_folder: MaxPerFolder = None,
+    max_similarity: MaxSimilarity = None,
+    out: Out = None,
+    report: Report = None,
+    copy_to: CopyTo = None,
+    link_to: LinkTo = None,
+    paths: Paths = False,
+    workers: Workers = 0,
+) -> None:
+    """Choose the K samples of a pool to label next, from one pass over it.
+
+    Their names go to the screen, best first, one a line; what is told goes beside them.
+    """
+    if out is not None and out.suffix not in (".csv", ".jsonl", ".txt"):
+        raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")
+    for option, place in (("--copy-to", copy_to), ("--link-to", link_to)):
+        if place is not None:
+            _placing.check_place(given.pool, place, option)
+    if paths and given.pool.root is None:
+        raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
+    known = labelled_samples(given, labelled, workers)
+    groups = None if max_per_folder is None else _folders(given)
+    asked = {n: v for n, v in given.options.items() if v != _DEFAULTS.get(n)}
+    typer.echo(f"Model: {given.origin}", err=True)
+    try:
+        chosen = acquire_samples(
+            given.model,
+            given.loader(workers),
+            k,
+            labelled=known,
+            strategy=strategy,
+            seed=seed,
+            groups=groups,
+            max_per_group=max_per_folder,
+            max_similarity=max_similarity,
+            on_nonfinite="warn",
+            **asked,
+        )
+    except ValueError as error:
+        if not str(error).startswith(_ASKED):
+            raise
+        raise BadInputError(_in_options(str(error))) from error
+    _tell(chosen)
+    names = [given.pool.path(i) if paths else given.pool.ids[i] for i in chosen]
+    lines = "".join(f"{name}\n" for name in names)
+    typer.echo(lines, nl=False)
+    _place(given, chosen, copy_to, link_to)
+    _write(given, chosen, lines, out, report)
+
+
+def _folders(given: _given.Given) -> list[str]:
+    if given.pool.root is None:
+        raise BadInputError("`--max-per-folder` must be left out where the pool is no folder.")
+    return [str(PurePath(str(name)).parent) for name in given.pool.ids]
+
+
+def _tell(chosen: Selection) -> None:
+    typer.echo(str(chosen), err=True)
+    for finding in chosen.pool["findings"]:
+        typer.echo(f"Noticed ({finding['kind']}): {finding['message']}", err=True)
+
+
+def _place(
+    given: _given.Given, chosen: Selection, copied: Path | None, linked: Path | None
+) -> None:
+    for option, place, put in (
+        ("--copy-to", copied, _placing.copy_to),
+        ("--link-to", linked, _placing.link_to),
+    ):
+        if place is None:
+            continue
+        try:
+            put(given.pool, [*chosen], place)
+        except OSError as error:
+            fail(f"`{option}` could not be filled. {told(error)}.", 1)
+        typer.echo(f"{len(chosen)} files: {place}", err=True)
+
+
+def _write(
+    given: _given.Given, chosen: Selection, lines: str, out: Path | None, report: Path | None
+) -> None:
+    try:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if out.suffix == ".txt":
+                write_text(out, lines)
+            elif out.suffix == ".csv":
+                chosen.to_csv(out, ids=given.pool.ids)
+            else:
+                chosen.to_jsonl(out, ids=given.pool.ids)
+            typer.echo(f"Chosen: {out}", err=True)
+        if report is not None:
+            page = chosen.report(report, ids=given.pool.ids, picture=given.pool.picture)
+            typer.echo(f"Report: {page}", err=True)
+    except OSError as error:
+        option = "--out" if out is not None and not out.exists() else "--report"
+        fail(f"`{option}` could not be written. {told(error)}. The chosen are above.", 1)

@@ -1,0 +1,75 @@
+"""What has labels already, as the command line is told: names in the pool, or other samples."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._given import Given
+from fastgradnorm.cli._pool import Pool, open_pool
+
+_LISTS = (".txt", ".csv", ".jsonl")
+
+
+def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
+    """Indices of the pool, or a loader of other samples.
+
+    Raises:
+        BadInputError: If it cannot be read, or names what is not in the pool.
+    """
+    if path is None:
+        return None
+    if path.is_file() and path.suffix in _LISTS:
+        return _indices(given.pool, path)
+    if not path.exists() or path.is_file():
+        files = (*_LISTS, ".npz", ".safetensors", ".parquet")
+        if not path.exists() or path.suffix not in files:
+            raise BadInputError(
+                f"`--labelled` must be a folder that is there, or one of {', '.join(files)}. Got "
+                f"{path}."
+            )
+    others = open_pool(path, **given.opening)
+    return DataLoader(others.dataset, given.batch_size, num_workers=workers)
+
+
+def _indices(pool: Pool, path: Path) -> list[int]:
+    places: dict[str, int] = {str(name): i for i, name in enumerate(pool.ids)}
+    found: dict[int, None] = {}
+    for name in _names(path):
+        place = places.get(name)
+        if place is None and pool.root is not None:  # a path, as `--paths` prints it
+            inside = _within(pool.root, name)
+            place = None if inside is None else places.get(inside)
+        if place is None:
+            raise BadInputError(
+                f"`--labelled` must name samples of the pool. {path} has {name!r}, which is none. "
+                "Samples that are not in the pool go into a folder or file of their own."
+            )
+        found[place] = None
+    return list(found)
+
+
+def _within(root: Path, name: str) -> str | None:
+    try:
+        return str(Path(name).resolve().relative_to(root.resolve()))
+    except ValueError:
+        return None
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".txt":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        if path.suffix == ".csv":
+            return [row["id"] for row in csv.DictReader(text.splitlines())]
+        return [str(json.loads(line)["id"]) for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise BadInputError(f"`--labelled` cannot be read. {told(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"`--labelled` must have a name a line, or a column `id`. Got {path}: {error}"
+        ) from error

@@ -1,0 +1,55 @@
+"""Chosen files put where people label them: copied, or linked to."""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastgradnorm.cli._failures import BadInputError
+from fastgradnorm.cli._pool import Pool
+
+
+def check_place(pool: Pool, place: Path, option: str) -> None:
+    """Raises `BadInputError` unless files may go there, where no later run takes them for pool."""
+    if pool.root is None:
+        raise BadInputError(f"`{option}` must be left out where the pool is no folder of files.")
+    here, root = place.resolve(), pool.root.resolve()
+    if here == root or root in here.parents:
+        raise BadInputError(
+            f"`{option}` must be a folder outside of the pool, {pool.root}, of which it would "
+            f"become a part. Got {place}."
+        )
+    if place.exists() and not place.is_dir():
+        raise BadInputError(f"`{option}` must be a folder. Got a file, {place}.")
+
+
+def copy_to(pool: Pool, indices: Sequence[int], place: Path) -> None:
+    """Copies files, below the folders that they are in. Those that are there already stay."""
+    _put(pool, indices, place, "--copy-to", shutil.copy2)
+
+
+def link_to(pool: Pool, indices: Sequence[int], place: Path) -> None:
+    """Makes symbolic links to files, below the folders that they are in."""
+    _put(pool, indices, place, "--link-to", lambda source, to: os.symlink(source.resolve(), to))
+
+
+def _put(
+    pool: Pool,
+    indices: Sequence[int],
+    place: Path,
+    option: str,
+    put: Callable[[Path, Path], object],
+) -> None:
+    assert pool.root is not None
+    files = dict.fromkeys(pool.path(i) for i in indices)  # frames of one file: once
+    pairs = [(Path(file), place / Path(file).relative_to(pool.root)) for file in files]
+    for source, to in pairs:
+        if os.path.lexists(to) and not (to.is_file() and filecmp.cmp(source, to, shallow=False)):
+            raise BadInputError(
+                f"`{option}` must have no other files of the same names. {to} is not {source}."
+            )
+    for source, to in pairs:
+        if not os.path.lexists(to):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            put(source, to)
