@@ -39,7 +39,7 @@ FAULTS = [
     ),
     Fault(
         _GIVEN, "option that does nothing",
-        "        skip_bad=skip_bad,\n", "", "--skip-bad has no effect",
+        '        "skip_bad": skip_bad,\n', "", "--skip-bad has no effect",
     ),
     Fault(
         _GIVEN, "option that does nothing",

@@ -15,6 +15,8 @@ from fastgradnorm._pool.loaders import check_loader
 from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results.described import pool_facts, records
 from fastgradnorm._results.selection import Selection
+from fastgradnorm._schemes.losses import LABELLED_SCHEMES
+from fastgradnorm._schemes.table import SCHEMES
 from fastgradnorm._selection.covering import covering
 from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Given
@@ -155,6 +157,13 @@ def _options(what: Named, given: dict[str, Any]) -> Options:
     asked = make_options("acquire", {"params": "last_layer", **given, **settled})
     if not isinstance(asked.scheme, str):
         raise fail("scheme", "one name for `acquire`", asked.scheme)
+    if asked.scheme in LABELLED_SCHEMES or asked.loss is not None:
+        wanted = "one that reads no labels, for samples that have none"
+        raise fail("scheme", wanted, asked.scheme, f"One of {', '.join(map(repr, SCHEMES))}.")
+    if asked.likelihood == "gaussian":
+        raise fail("likelihood", "that of a classifier for `acquire`", asked.likelihood)
+    if asked.group_by is not None:
+        raise fail("group_by", "None for `acquire`", asked.group_by)
     if asked.checkpoint is not None:
         raise fail(
             "checkpoint", "None for `acquire`, whose features it cannot hold", asked.checkpoint

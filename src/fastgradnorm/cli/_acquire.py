@@ -53,8 +53,9 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that load samples."
 
 def add(app: typer.Typer) -> None:
     """Adds the command."""
-    # The last layer's scores take a forward pass alone.
-    app.command()(_given.opened(acquire, params="last_layer"))
+    # The last layer's scores take a forward pass alone; there are no labels to take a loss of.
+    made = _given.opened(acquire, without=("loss", "target"), params="last_layer")
+    app.command()(made)
 
 
 def acquire(

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
@@ -99,16 +99,20 @@ class Given(NamedTuple):
         return DataLoader(self.pool.dataset, self.batch_size, num_workers=workers)
 
 
-def opened(command: Callable[Concatenate[Given, P], None], **defaults: Any) -> Callable[..., None]:
+def opened(
+    command: Callable[Concatenate[Given, P], None], without: Sequence[str] = (), **defaults: Any
+) -> Callable[..., None]:
     """Gives a command the arguments and options of `open_all`, and hands it what that opens.
 
     Args:
         command: What is run.
+        without: Options of `open_all` that it has not.
         defaults: Of options, where they are not those of `open_all`.
     """
     shared = [
         p.replace(default=defaults[p.name]) if p.name in defaults else p
         for p in inspect.signature(open_all).parameters.values()
+        if p.name not in without
     ]
     own = list(inspect.signature(command).parameters.values())[1:]
 
