@@ -1,9 +1,10 @@
-"""Faults in losses at known labels."""
+"""Faults in losses at known labels, and in products of their gradients."""
 
 from benchmarks.witness.fault import Fault
 
 _LOSSES, _LABELLED, _GROUPS = "_schemes/losses.py", "_schemes/labelled.py", "_schemes/groups.py"
 _FORMS, _LABELS = "_operations/losses.py", "_model/labels.py"
+_DIRECTED, _DOTS = "_engine/directed.py", "_dots.py"
 
 FAULTS = [
     Fault(
@@ -54,5 +55,40 @@ FAULTS = [
         "without = {k: v for k, v in inputs.items() if k not in _KEYS and k != target}",
         "without = {k: v for k, v in inputs.items() if k not in _KEYS}",
         "a model is given its labels once more, by the name that the batch has them under",
+    ),
+    Fault(
+        _DIRECTED,
+        "counted twice",
+        "plain = {**call, joint.slot: self._values[name]}",
+        "plain = dict(call)",
+        "products count a layer's weight twice",
+    ),
+    Fault(
+        _DIRECTED,
+        "dropped guard",
+        "g = torch.where((ids.reshape(-1) == padding)[:, None], 0.0, g)",
+        "g = g.clone()",
+        "products count the padding's row of an embedding",
+    ),
+    Fault(
+        _DIRECTED,
+        "swapped",
+        "return direction.mT[:, None]",
+        "return direction[:, None].reshape(count, 1, outputs, inputs)",
+        "products of weights that stand the other way round are of other numbers",
+    ),
+    Fault(
+        _DOTS,
+        "dropped guard",
+        'correction = 1 - group["betas"][1] ** float(state["step"])',
+        "correction = 1.0",
+        "Adam's metric is that of a young optimizer",
+    ),
+    Fault(
+        "_means.py",
+        "summed",
+        "return {name: (total / count)",
+        "return {name: (total / 1)",
+        "the mean gradient is a sum",
     ),
 ]

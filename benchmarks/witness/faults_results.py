@@ -157,7 +157,7 @@ FAULTS = [
         "sketches of confident samples are as large as others",
     ),
     Fault(
-        _SKETCH, "option that does nothing",
+        "_pulled.py", "option that does nothing",
         "cotangent = SKETCHED[scheme](post)", 'cotangent = SKETCHED["predicted"](post)',
         "scheme='entropy' of sketches is 'predicted'",
     ),

@@ -3,6 +3,7 @@
 from fastgradnorm_kernels import KernelError
 
 from fastgradnorm._acquire import acquire
+from fastgradnorm._directions import gradient_dots, mean_gradient
 from fastgradnorm._engine.explain import Explanation
 from fastgradnorm._errors import (
     BatchDependenceWarning,
@@ -52,7 +53,9 @@ __all__ = [
     "VerificationError",
     "__version__",
     "acquire",
+    "gradient_dots",
     "gradient_sketch",
+    "mean_gradient",
     "meaning_of_loss",
     "naive_score_pool",
     "register_rule",

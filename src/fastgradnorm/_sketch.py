@@ -41,9 +41,9 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
+from fastgradnorm._pulled import scheme_cotangent
 from fastgradnorm._results.nonfinite import tell_nonfinite
 from fastgradnorm._schemes.objective import make_objective
-from fastgradnorm._schemes.posterior import posterior
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SKETCHED, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
@@ -200,7 +200,7 @@ class Sketches:
 
         zero = torch.zeros(self.dim, dtype=accumulation_dtype(subject.dtype), device=subject.device)
         logits, pull_back = cast(_Vjp, vjp(forward, zero))
-        cotangent, scale = _cotangent(logits.detach(), valid, likelihood, self.scheme)
+        cotangent, scale = scheme_cotangent(logits.detach(), valid, likelihood, self.scheme)
         # Nobody wants the graph of the gradients.
         with torch.no_grad(), subject.responsible():
             (sketch,) = pull_back(cotangent.to(logits.dtype), retain_graph=False)
@@ -225,23 +225,3 @@ class Sketches:
             table = torch.from_numpy(generator.integers(2 * self.dim, size=size))
             self._tables[name] = table.to(self.subject.device)
         return self._tables[name]
-
-
-def _cotangent(
-    logits: Tensor, valid: Tensor | None, likelihood: str, scheme: SketchScheme
-) -> tuple[Tensor, Tensor]:
-    """The gradient at logits `[*positions, C]`, over its largest entry; and that entry."""
-    z = logits.to(accumulation_dtype(logits.dtype))
-    if likelihood == "bernoulli":  # each label is a choice between two classes, of logits 0 and z
-        z = torch.stack([torch.zeros_like(z), z], -1)
-        valid = None if valid is None else valid[..., None].expand(logits.shape)
-    post = posterior(z)
-    cotangent = SKETCHED[scheme](post)
-    if valid is None:
-        cotangent = cotangent / max(1, z[..., 0].numel())
-    else:
-        cotangent = cotangent * (valid.to(z.dtype) / valid.sum().clamp_min(1))[..., None]
-    if likelihood == "bernoulli":
-        cotangent = cotangent[..., 1]
-    scale = cotangent.abs().amax().clamp_min(torch.finfo(z.dtype).tiny)
-    return cotangent / scale, scale

@@ -34,8 +34,8 @@ class PlainPass:
             self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
         check_repeatable(subject, sample)
 
-    def sq_norms(self, cotangent: Tensor) -> Tensor:
-        """Squared norm of the pulled-back gradient of each parameter, `[P]`."""
+    def gradients(self, cotangent: Tensor) -> list[Tensor | None]:
+        """The pulled-back gradient of each parameter; None of those that take no part."""
         grads = torch.autograd.grad(
             self.logits,
             list(self.leaves.values()),
@@ -43,9 +43,13 @@ class PlainPass:
             retain_graph=True,
             allow_unused=True,
         )
+        return [g.to_dense() if g is not None and g.is_sparse else g for g in grads]
+
+    def sq_norms(self, cotangent: Tensor) -> Tensor:
+        """Squared norm of the pulled-back gradient of each parameter, `[P]`."""
+        dense = self.gradients(cotangent)
         zero = torch.zeros((), dtype=cotangent.dtype, device=cotangent.device)
         # A dot product adds in blocks; the norm of a large tensor loses a digit or two in float32.
-        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in grads]
         rows = [zero if g is None else numbers(g).to(zero.dtype) for g in dense]
         return torch.stack([row if row.dim() == 0 else row.dot(row) for row in rows])
 

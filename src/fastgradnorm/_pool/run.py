@@ -175,6 +175,7 @@ class Run:
         drawn = None if taken is None else _out_of_sequence(taken.drawn, 0)
         with autograd_ready():
             known = facts(self.engine.subject, self.pool.total, first, drawn)
+            known |= getattr(self.engine.outcome, "facts", {})
         checkpoint = Checkpoint(self.options.checkpoint, known)
         try:
             if checkpoint.entries and first is not None:

@@ -24,9 +24,13 @@ def make_engine(
     options: Options,
     outcome: Callable[[Subject, Options], Outcome] | None = None,
     clock: Clock | None = None,
+    labelled: bool = False,
 ) -> Engine:
-    """An engine for a model as it is now; by default one that scores."""
-    if outcome is not None and options.labels is not None:
+    """An engine for a model as it is now; by default one that scores.
+
+    Others say by `labelled` that what they make may be of labels.
+    """
+    if outcome is not None and not labelled and options.labels is not None:
         advice = "Labels are read by `score_pool` and `GradNormScorer` alone."
         raise fail(
             "scheme", "one that needs no label here, without a `loss`", options.scheme, advice

@@ -17,14 +17,17 @@ class Gradients:
 
     def sq_norms(self, row: int, cotangent: Tensor) -> Tensor:
         """Squared norm of each parameter's gradient `[P]`, float64, of one sample's cotangent."""
+        found = self.gradients(row, cotangent)
+        return torch.stack([_sq_norm(gradient, self.logits.device) for gradient in found])
+
+    def gradients(self, row: int, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        """Each parameter's gradient, of one sample's cotangent."""
         pulled = torch.zeros_like(self.logits)
         pulled[row] = cotangent.to(self.logits.dtype)
         leaves = list(self._leaves.values())
         with without_hooks(leaves):
-            found = torch.autograd.grad(
-                self.logits, leaves, pulled, retain_graph=True, allow_unused=True
-            )
-        return torch.stack([_sq_norm(gradient, pulled.device) for gradient in found])
+            options = {"retain_graph": True, "allow_unused": True}
+            return torch.autograd.grad(self.logits, leaves, pulled, **options)
 
 
 def _sq_norm(gradient: Tensor | None, device: torch.device) -> Tensor:

@@ -1,0 +1,256 @@
+"""Products of gradients with directions as an outcome of passes, and what they are made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor, nn
+
+from fastgradnorm._engine.directed import sample_dots
+from fastgradnorm._engine.passes import Passes
+from fastgradnorm._engine.plain import PlainPass
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._errors import VerificationError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.passage import Passage
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
+from fastgradnorm._pool.identity import digest
+from fastgradnorm._pulled import Pulled
+from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._validate import fail, fail_type
+from fastgradnorm._witness.own_call import OwnModel
+from fastgradnorm._witness.rounding import tolerance
+
+_VERIFIED = 2  # samples
+
+
+class Dots:
+    """An outcome of passes: products `[N]` with each of Q directions.
+
+    Args:
+        subject: The model.
+        options: All that is asked for.
+        directions: `[Q, *shape]` by parameter.
+        scheme: Of what the gradient is.
+        cosine: Whether products are divided by both norms.
+        scales: What gradients are multiplied by, by parameter; None: nothing.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        options: Options,
+        directions: Mapping[str, Tensor],
+        scheme: str,
+        cosine: bool,
+        scales: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.options, self.pulled = options, 0
+        self.slow: str | None = "This model cannot run under vmap: its samples are run one by one."
+        self._cosine, self._verify = cosine, bool(options.verify)
+        dtype, device = accumulation_dtype(subject.dtype), subject.device
+        given = {name: v.to(device, dtype) for name, v in directions.items()}
+        _check_names(given, subject)
+        self.count_all = len(next(iter(given.values())))
+        self._sizes = torch.stack([v.flatten(1).square().sum(1) for v in given.values()]).sum(0)
+        self._scales: dict[str, Tensor] | None = None
+        if scales is not None or cosine:
+            one = torch.ones((), dtype=dtype, device=device)
+            known = {} if scales is None else scales
+            # In the norms every parameter that counts takes part.
+            names = list(subject.chosen) if cosine else list(given)
+            self._scales = {n: known[n].to(device, dtype) if n in known else one for n in names}
+        if self._scales is not None:
+            given = {name: given[name] * s for name, s in self._scales.items() if name in given}
+        if cosine:
+            given |= {
+                name: value.new_zeros(self.count_all, *value.shape, dtype=dtype)
+                for name, value in subject.values(list(subject.chosen)).items()
+                if name not in given
+            }
+        self._directions = given
+        self._pulled = Pulled(options, scheme)
+        self.facts = {"directions": digest(given.values()), "products": f"{scheme} {cosine}"}
+
+    def count(self, plan: Plan) -> int:
+        """As in `Outcome`."""
+        return 1
+
+    def planned(self, plan: Plan) -> Plan:
+        """One parameter's gradient is alive at a time, as formed and as laid out."""
+        shapes = [direction[0].numel() for direction in self._directions.values()]
+        transient = max(plan.transient_bytes, 3 * max(shapes) * plan.item_bytes)
+        return replace(plan, transient_bytes=transient)
+
+    def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
+        """Of all samples."""
+        subject, pulled = passes.subject, self._pulled
+        scales = self._scales if self._cosine else None
+        target, valid = pulled.target(batch, plan.logits_shape), batch.valid(plan.logits_shape)
+
+        def one(
+            passage: Passage,
+            leaves: Sequence[Tensor],
+            valid: Tensor | None,
+            label: Tensor | None,
+        ) -> Tensor:
+            def cotangent(logits: Tensor) -> tuple[Tensor, Tensor]:
+                return pulled.cotangent(logits, valid, label)
+
+            parts = subject, batch, passage, leaves, self._directions, cotangent, scales
+            return sample_dots(*parts)
+
+        found = passes.run(f"dots {id(plan)}", one, batch, valid, target)
+        if self._verify:
+            self._verify = False
+            self._check(subject, batch, found)
+        return self._scored(found)
+
+    def alone(
+        self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
+    ) -> Scored:
+        """By plain autograd."""
+        plain = PlainPass(subject, sample, list(self._directions))
+        shape = plain.logits.shape
+        valid, target = sample.valid(shape), self._pulled.target(sample, shape)
+        parts = (None if part is None else part[0] for part in (valid, target))
+        unit, scale = self._pulled.cotangent(plain.logits, *parts)
+        return self._scored(self._of(plain.gradients(unit), scale)[None])
+
+    def nothing(self, dtype: torch.dtype) -> Scored:
+        """As in `Outcome`."""
+        none = torch.empty(0, dtype=dtype)
+        return Scored({f"dot {q}": none for q in range(self.count_all)}, {})
+
+    def _of(self, gradients: Sequence[Tensor | None], scale: Tensor) -> Tensor:
+        """From the gradients, over `scale`, of all parameters with a direction."""
+        wide = next(iter(self._directions.values())).dtype
+        total = torch.zeros(self.count_all, dtype=wide, device=scale.device)
+        square = total.new_zeros(1)
+        for (name, v), gradient in zip(self._directions.items(), gradients, strict=True):
+            if gradient is not None:
+                g = gradient.to(wide)
+                total = total + v.flatten(1) @ g.flatten()
+                if self._cosine and self._scales is not None:
+                    square = square + (g * self._scales[name]).square().sum()
+        if not self._cosine:
+            return total * scale
+        return torch.cat([total * scale, square * scale.square()])
+
+    def _scored(self, found: Tensor) -> Scored:
+        """From products `[N, Q]`, and for cosines squared norms last."""
+        if self._cosine:
+            found, squared = found[:, :-1], found[:, -1:]
+            size = squared.clamp_min(0).sqrt() * self._sizes.sqrt()
+            found = torch.where(size > 0, found / size, torch.where(size == 0, 0.0, found))
+        return Scored({f"dot {q}": column for q, column in enumerate(found.unbind(1))}, {})
+
+    def _check(self, subject: Subject, batch: Batch, found: Tensor) -> None:
+        """The first samples by plain autograd, from the caller's own model alone on each."""
+        own, names = OwnModel(subject), list(self._directions)
+        limit = tolerance(subject).double
+        for i in range(min(_VERIFIED, len(batch))):
+            if not bool(found[i].isfinite().all()):
+                continue
+            sample = batch.take(slice(i, i + 1))
+            run = own.gradients(sample, names)
+            shape = run.logits.shape[1:]
+            valid, target = sample.valid(shape), self._pulled.target(sample, shape)
+            parts = (None if part is None else part[0] for part in (valid, target))
+            unit, scale = self._pulled.cotangent(run.logits[0], *parts)
+            gradients = run.gradients(0, unit)
+            exact = self._of(gradients, scale)[: self.count_all].double()
+            size = sum(float(g.double().square().sum()) for g in gradients if g is not None)
+            room = limit * size**0.5 * float(scale) * self._largest()
+            gap = (found[i, : self.count_all].double() - exact).abs()
+            if bool((gap > room).any()):
+                q = int((gap - room).argmax())
+                raise VerificationError(
+                    f"The engine disagrees with plain autograd on sample {i}: its product with "
+                    f"direction {q} is {float(exact[q]):.6g}, the engine computed "
+                    f"{float(found[i, q]):.6g}. Please report this with the layer's definition."
+                )
+
+    def _largest(self) -> Tensor:
+        """Norms of the directions as products are taken with, `[Q]`, float64."""
+        sizes = [v.flatten(1).double().square().sum(1) for v in self._directions.values()]
+        return torch.stack(sizes).sum(0).sqrt()
+
+
+def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
+    """Directions as `[Q, *shape]` by parameter, zero where one has none.
+
+    Raises:
+        TypeError: If they are no mappings of tensors.
+        ValueError: If one is empty, of another shape, or of what the model does not have.
+    """
+    several = [directions] if isinstance(directions, Mapping) else directions
+    if not isinstance(several, Sequence) or not several:
+        wanted = "a mapping from parameters' names to tensors, or a sequence of such mappings"
+        raise fail_type("directions", wanted, directions)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for q, direction in enumerate(several):
+        if not isinstance(direction, Mapping) or not direction:
+            wanted = "a non-empty mapping from parameters' names to tensors"
+            raise fail_type(f"directions[{q}]", wanted, direction)
+        for name, value in direction.items():
+            if name not in shapes:
+                known = f"Its parameters begin with {', '.join(list(shapes)[:5])}."
+                raise fail(f"directions[{q}]", "of names of the model's parameters", name, known)
+            if not isinstance(value, Tensor) or value.shape != shapes[name]:
+                wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
+                raise fail(f"directions[{q}]", wanted, value)
+            if name not in found:
+                found[name] = value.new_zeros(len(several), *value.shape)
+            found[name][q] = value.detach()
+    return found
+
+
+def _check_names(directions: Mapping[str, Tensor], subject: Subject) -> None:
+    for name in directions:
+        if name not in subject.chosen:
+            raise fail(
+                "directions",
+                "of parameters that count: trainable ones, selected by `params`",
+                name,
+                "Leave it out, or set requires_grad_(True).",
+            )
+
+
+def metric_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> dict[str, Tensor] | None:
+    """What a gradient is multiplied by in a step of Adam, by parameter: `1 / (√v̂ + ε)`.
+
+    Raises:
+        TypeError: If it is no optimizer.
+        ValueError: If it holds no second moments of the model's parameters.
+    """
+    if optimizer is None:
+        return None
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise fail_type("metric", "an optimizer of torch.optim, or None", optimizer)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state, name = optimizer.state.get(parameter, {}), names.get(id(parameter))
+            moments = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+            if name is None or moments is None:
+                continue
+            correction = 1 - group["betas"][1] ** float(state["step"])
+            root = (moments.detach() / correction).sqrt()
+            found[name] = 1 / (root + group["eps"])
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and n not in found]
+    if missing:
+        raise fail(
+            "metric",
+            "an Adam or AdamW optimizer that has stepped on the model's parameters",
+            type(optimizer).__name__,
+            f"It has no second moments of `{missing[0]}`.",
+        )
+    return found

@@ -1,0 +1,185 @@
+r"""Inner products of one sample's gradient with directions, by taps: one pull-back for all of them.
+
+An operation whose gradient is `Σ_t g_t a_tᵀ` adds `Σ_t g_t · (V a_t)` to the product with V: either
+so, or by forming that sum once for all directions, whichever is less work. A lookup adds
+`Σ_t g_t · V[id_t]`. Products are linear: uses of a shared parameter simply add up. What has no such
+rule is tapped as a parameter, where autograd has added up its gradient.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+from torch.func import vjp
+
+from fastgradnorm._engine.taps import tap
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.passage import Passage
+from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._model.watch import Watch
+from fastgradnorm._operations import table
+from fastgradnorm._operations.rules import Joint, Rule
+from fastgradnorm._operations.single_level import current_level
+
+# Positions and directions of one product that cost as much as a gradient that is formed: writing it
+# to memory and reading it again takes as long as so many products.
+_FORMING = 16
+
+Directions = Mapping[str, Tensor]  # [Q, *shape] by parameter
+Cotangent = Callable[[Tensor], tuple[Tensor, Tensor]]
+_Vjp = tuple[Tensor, Callable[..., tuple[Tensor]]]
+
+
+def sample_dots(
+    subject: Subject,
+    batch: Batch,
+    passage: Passage,
+    leaves: Sequence[Tensor],
+    directions: Directions,
+    cotangent: Cotangent,
+    scales: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Of one sample, inside `vmap`: `[Q]`, or with `scales` `[Q + 1]`, the squared norm last.
+
+    Args:
+        subject: The model.
+        batch: How it is called.
+        passage: How it is run.
+        leaves: The sample.
+        directions: Of the parameters that count; another one's product is zero.
+        cotangent: From what is pulled back from to a cotangent, and what it was divided by.
+        scales: Of the parameters in the squared norm `‖s ∘ g‖²`, which forms every gradient.
+    """
+    names = list(directions)
+    values = subject.values(names)
+    count = next(iter(directions.values())).shape[0]
+
+    def forward(extra: Tensor) -> Tensor:
+        level = current_level()
+        tapped = {
+            name: tap(level, value, extra, _reader(directions[name], scales, name))
+            for name, value in values.items()
+        }
+        view, stand_ins = subject.view(tapped)
+        if scales is None:
+            mode: Watch = _Directed(tapped, values, stand_ins, passage, leaves, directions, extra)
+        else:
+            mode = Watch(Pieces({}), stand_ins, passage, leaves)
+        with mode:
+            return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+
+    wide = accumulation_dtype(subject.dtype)
+    zero = torch.zeros(count + (scales is not None), dtype=wide, device=subject.device)
+    scored, pull_back = cast(_Vjp, vjp(forward, zero))
+    unit, scale = cotangent(scored.detach())
+    with torch.no_grad(), subject.responsible():  # nobody wants the graph of the gradients
+        (found,) = pull_back(unit.to(scored.dtype), retain_graph=False)
+    if scales is None:
+        return found * scale
+    return torch.cat([found[:-1] * scale, found[-1:] * scale.square()])
+
+
+def _reader(
+    direction: Tensor, scales: Mapping[str, Tensor] | None, name: str
+) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+    """From a parameter's gradient to its products."""
+
+    def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
+        found = _formed(direction, g)
+        if scales is None:
+            return found
+        scaled = g.to(direction.dtype) * scales[name]
+        return torch.cat([found, scaled.square().sum()[None]])
+
+    return read
+
+
+def _formed(direction: Tensor, g: Tensor) -> Tensor:
+    return direction.flatten(1) @ g.reshape(-1).to(direction.dtype)
+
+
+class _Directed(Watch):
+    """Takes products behind operations that have a rule for them, and there leaves the rest out.
+
+    The operation itself is given the parameter without its tap, so that no use counts twice.
+    """
+
+    def __init__(
+        self,
+        tapped: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        stand_ins: StandIns,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+        directions: Directions,
+        extra: Tensor,
+    ) -> None:
+        super().__init__(Pieces(dict(tapped)), stand_ins, passage, leaves)
+        self._names = {id(tensor): name for name, tensor in tapped.items()}
+        self._values, self._directions, self._extra = values, directions, extra
+        self._level = current_level()
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        rule = table.make_rule(func, call, slots) if torch.is_grad_enabled() else None
+        joint = None if rule is None else rule.joint
+        name = None if joint is None else self._names.get(id(call[joint.slot]))
+        if rule is None or joint is None or name is None:
+            return self.run(func, args, kwargs)
+        direction = _laid_out(self._directions[name], rule, joint)
+        if direction is None:
+            return self.run(func, args, kwargs)
+        plain = {**call, joint.slot: self._values[name]}
+        output = self.run(func, table.unbind(func, plain), {})
+        laid_out, positions = direction, rule.shape.positions
+
+        def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+            a, rows = joint.parts(saved, g)
+            if joint.kind == "rows":
+                return _of_rows(laid_out, a, rows, joint.padding_idx)
+            return _of_outer(laid_out, a, rows, positions)
+
+        return tap(self._level, output, self._extra, read, *rule.saved)
+
+
+def _laid_out(direction: Tensor, rule: Rule, joint: Joint) -> Tensor | None:
+    """Directions as `[Q, G, O, I]`, of lookups `[Q, V, O]`; None where they do not fit."""
+    count = len(direction)
+    if joint.kind == "rows":
+        return direction if direction.dim() == 3 else None
+    groups, inputs, outputs = rule.groups, rule.shape.inputs, rule.shape.outputs
+    if direction[0].numel() != groups * inputs * outputs:
+        return None
+    if joint.flipped:
+        if groups > 1 or direction.dim() != 3:
+            return None  # transposed convolutions in groups: as parameters
+        return direction.mT[:, None]
+    return direction.reshape(count, groups, outputs, inputs)
+
+
+def _of_rows(direction: Tensor, ids: Tensor, g: Tensor, padding: int | None) -> Tensor:
+    chosen = direction[:, ids.reshape(-1)]  # [Q, T, O]
+    g = g.reshape(-1, g.shape[-1]).to(direction.dtype)
+    if padding is not None:
+        g = torch.where((ids.reshape(-1) == padding)[:, None], 0.0, g)
+    return (chosen * g).sum((1, 2))
+
+
+def _of_outer(direction: Tensor, a: Tensor, g: Tensor, positions: int) -> Tensor:
+    """For a `[G, T, I]` and g `[G, T, O]`."""
+    count, wide = len(direction), direction.dtype
+    a, g = a.to(wide), g.to(wide)
+    if count * positions > positions + count + _FORMING:
+        return direction.flatten(1) @ (g.mT @ a).reshape(-1)
+    through = a @ direction.mT  # [Q, G, T, O]
+    return (through * g).sum((1, 2, 3))

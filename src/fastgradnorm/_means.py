@@ -1,0 +1,154 @@
+"""The mean of the gradients of a pool, from one graph of each chunk of samples."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._engine.passes import Passes
+from fastgradnorm._engine.plain import PlainPass
+from fastgradnorm._engine.plan import Plan
+from fastgradnorm._errors import VerificationError
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.passage import Passage
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._model.watch import Watch
+from fastgradnorm._options import Options
+from fastgradnorm._pool.run import Run
+from fastgradnorm._pool.samples import make_pool
+from fastgradnorm._pool.start import make_engine
+from fastgradnorm._process.states import OwnRandomState
+from fastgradnorm._pulled import Pulled
+from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._witness.own_call import OwnModel
+from fastgradnorm._witness.rounding import tolerance
+
+_VERIFIED = 2  # samples
+
+
+def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[str, Tensor]:
+    """By the names of the parameters that count; on the CPU."""
+    with OwnRandomState():
+        make = partial(Sums, scheme=scheme)
+        engine = make_engine(model, options, make, labelled=True)
+        sums = engine.outcome
+        assert isinstance(sums, Sums)
+        count = 0
+        for part in Run(engine, make_pool(loader, None, options.seed)).parts():
+            count += len(part)
+    if count == 0:
+        raise ValueError("`loader` must yield at least one sample. Got none.")
+    dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
+    return {name: (total / count).to("cpu", dtype) for name, total in sums.totals.items()}
+
+
+class Sums:
+    """An outcome of passes that adds up gradients, and gives the samples nothing but a one.
+
+    Attributes:
+        totals: By parameter, float64.
+    """
+
+    def __init__(self, subject: Subject, options: Options, scheme: str) -> None:
+        self.options, self.pulled = options, 0
+        self.slow: str | None = "This model cannot run under vmap: its samples are run one by one."
+        self._pulled, self._verify = Pulled(options, scheme), bool(options.verify)
+        self.totals = {
+            name: torch.zeros(value.shape, dtype=torch.float64, device=subject.device)
+            for name, value in subject.values(list(subject.chosen)).items()
+        }
+
+    def count(self, plan: Plan) -> int:
+        """As in `Outcome`."""
+        return 1
+
+    def planned(self, plan: Plan) -> Plan:
+        """As in `Outcome`."""
+        return plan
+
+    def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
+        """Adds the gradients of all samples."""
+        found = self._sum(passes, plan, batch)
+        if self._verify:
+            self._verify = False
+            few = batch.take(slice(0, _VERIFIED))
+            self._check(passes.subject, few, self._sum(passes, plan, few))
+        return self._added(found, batch)
+
+    def _sum(self, passes: Passes, plan: Plan, batch: Batch) -> list[Tensor | None]:
+        subject, pulled = passes.subject, self._pulled
+        values = subject.values(list(self.totals))
+        parameters = {name: value.detach().requires_grad_() for name, value in values.items()}
+
+        def one(
+            passage: Passage,
+            leaves: Sequence[Tensor],
+            valid: Tensor | None,
+            label: Tensor | None,
+        ) -> Tensor:
+            view, stand_ins = subject.view(parameters)
+            with Watch(Pieces({}), stand_ins, passage, leaves):
+                given = [leaf[None].clone() for leaf in leaves]
+                logits = subject.tempered(view, batch, given)
+            unit, scale = pulled.cotangent(logits.detach(), valid, label)
+            return (logits * (unit * scale).to(logits.dtype)).sum()
+
+        target, valid = pulled.target(batch, plan.logits_shape), batch.valid(plan.logits_shape)
+        with torch.enable_grad():
+            values_of = passes.run(None, one, batch, valid, target)
+            with subject.responsible():
+                return _pulled_back(values_of.sum(), list(parameters.values()))
+
+    def alone(
+        self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
+    ) -> Scored:
+        """By plain autograd."""
+        plain = PlainPass(subject, sample, list(self.totals))
+        unit, scale = self._cotangent(plain.logits, sample)
+        found = plain.gradients(unit)
+        return self._added([None if g is None else g * scale for g in found], sample)
+
+    def nothing(self, dtype: torch.dtype) -> Scored:
+        """As in `Outcome`."""
+        return Scored({"one": torch.empty(0, dtype=dtype)}, {})
+
+    def _cotangent(self, logits: Tensor, sample: Batch) -> tuple[Tensor, Tensor]:
+        valid, target = sample.valid(logits.shape), self._pulled.target(sample, logits.shape)
+        parts = (None if part is None else part[0] for part in (valid, target))
+        return self._pulled.cotangent(logits, *parts)
+
+    def _added(self, found: Sequence[Tensor | None], batch: Batch) -> Scored:
+        for total, gradient in zip(self.totals.values(), found, strict=True):
+            if gradient is not None:
+                total += gradient
+        return Scored({"one": torch.ones(len(batch), device=batch.leaves[0].device)}, {})
+
+    def _check(self, subject: Subject, few: Batch, found: Sequence[Tensor | None]) -> None:
+        """The sum of a few samples by plain autograd, from the caller's own model alone on each."""
+        own, names = OwnModel(subject), list(self.totals)
+        exact = [torch.zeros_like(total) for total in self.totals.values()]
+        for i in range(len(few)):
+            sample = few.take(slice(i, i + 1))
+            run = own.gradients(sample, names)
+            unit, scale = self._cotangent(run.logits[0], sample)
+            for total, gradient in zip(exact, run.gradients(0, unit), strict=True):
+                if gradient is not None:
+                    total += gradient.to_dense() * scale
+        whole = sum(float(total.square().sum()) for total in exact) ** 0.5
+        room = tolerance(subject).double * whole
+        for name, total, gradient in zip(names, exact, found, strict=True):
+            gap = float((total if gradient is None else total - gradient).norm())
+            if gap > room:
+                raise VerificationError(
+                    "The engine disagrees with plain autograd on the first samples: the gradient "
+                    f"of `{name}` differs by {gap:.3g}, of {whole:.3g} in all. Please report this "
+                    "with the layer's definition."
+                )
+
+
+def _pulled_back(total: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [g.to_dense() if g is not None and g.is_sparse else g for g in found]

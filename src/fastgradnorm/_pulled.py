@@ -1,0 +1,66 @@
+"""The one cotangent of each sample whose gradient is wanted whole, with its sign."""
+
+from collections.abc import Sequence
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor
+
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._options import Options
+from fastgradnorm._schemes.labelled import labelled_pull_backs
+from fastgradnorm._schemes.losses import settled
+from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._schemes.posterior import posterior
+from fastgradnorm._schemes.table import SKETCHED, SketchScheme
+
+
+class Pulled:
+    """What is pulled back for a scheme.
+
+    Args:
+        options: All that is asked for.
+        scheme: `"loss"`, or one of `SKETCHED`.
+    """
+
+    def __init__(self, options: Options, scheme: str) -> None:
+        self._options, self._scheme = options, scheme
+
+    def target(self, batch: Batch, shape: Sequence[int]) -> Tensor | None:
+        """Labels `[N, ...]` as the cotangents take them; None where they need none."""
+        objective = make_objective(self._options, shape)
+        if batch.target is None or not objective.needs_target:
+            return None
+        loss, likelihood = objective.loss or "cross_entropy", objective.likelihood
+        return settled(batch.target, shape, loss, likelihood, self._options.class_dim)
+
+    def cotangent(
+        self, logits: Tensor, valid: Tensor | None, target: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """For one sample's logits `[*positions, C]`: over its largest entry; and that entry."""
+        objective = make_objective(self._options, logits.shape)
+        if self._scheme == "loss":
+            given = logits, valid, target, objective.loss, objective.likelihood
+            pull_backs = labelled_pull_backs(("loss",), *given)
+            return pull_backs.cotangents[0], pull_backs.scales[0]
+        return scheme_cotangent(logits.detach(), valid, objective.likelihood, self._scheme)
+
+
+def scheme_cotangent(
+    logits: Tensor, valid: Tensor | None, likelihood: str, scheme: SketchScheme | str
+) -> tuple[Tensor, Tensor]:
+    """The gradient at logits `[*positions, C]`, over its largest entry; and that entry."""
+    z = logits.to(accumulation_dtype(logits.dtype))
+    if likelihood == "bernoulli":  # each label is a choice between two classes, of logits 0 and z
+        z = torch.stack([torch.zeros_like(z), z], -1)
+        valid = None if valid is None else valid[..., None].expand(logits.shape)
+    post = posterior(z)
+    cotangent = SKETCHED[scheme](post)  # type: ignore[index]
+    if valid is None:
+        cotangent = cotangent / max(1, z[..., 0].numel())
+    else:
+        cotangent = cotangent * (valid.to(z.dtype) / valid.sum().clamp_min(1))[..., None]
+    if likelihood == "bernoulli":
+        cotangent = cotangent[..., 1]
+    scale = cotangent.abs().amax().clamp_min(torch.finfo(z.dtype).tiny)
+    return cotangent / scale, scale
