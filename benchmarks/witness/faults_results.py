@@ -162,7 +162,7 @@ FAULTS = [
         "scheme='entropy' of sketches is 'predicted'",
     ),
     Fault(
-        _SKETCH, "mask ignored in one branch",
+        "_pulled.py", "mask ignored in one branch",
         "valid = None if valid is None else valid[..., None].expand(logits.shape)", "valid = None",
         "sketches of multi-label dense outputs ignore the mask",
     ),
@@ -179,7 +179,7 @@ FAULTS = [
         "sketches of models that work in place on their input overwrite the caller's batch",
     ),
     Fault(
-        _SKETCH, "wrong reduction",
+        "_pulled.py", "wrong reduction",
         "cotangent = cotangent / max(1, z[..., 0].numel())", "cotangent = cotangent / 1",
         "sketches of dense outputs are sums over positions, not means",
     ),
