@@ -18,7 +18,7 @@ FAULTS = [
         "samples of a split batch get the mask of others",
     ),
     Fault(
-        _BATCHES, "dropped name",
+        "_model/raw.py", "dropped name",
         '_LABELS = ("labels", "label")', '_LABELS = ("labels",)',
         "a label column called `label` is passed to the model",
     ),

@@ -5,6 +5,7 @@ from benchmarks.witness.fault import Fault
 
 _OPTIONS, _IDENTITY, _CHECKPOINT = "_options.py", "_pool/identity.py", "_pool/checkpoint.py"
 _RUN, _SAMPLES, _RANKS = "_pool/run.py", "_pool/samples.py", "_pool/ranks.py"
+_STORE, _GATHER = "_pool/store.py", "_pool/gather.py"
 
 
 def _forgotten(option: str, declared: str, told: str) -> Fault:
@@ -35,12 +36,12 @@ FAULTS = [
     ),
     Fault(
         _IDENTITY, "forgotten in the fingerprint",
-        "beside = (first.mask, first.attention_mask, first.target)", "beside = (first.target,)",
+        "beside = one.mask, one.attention_mask, one.target", "beside = (one.target,)",
         "a checkpoint goes on where the mask gives other positions",
     ),
     Fault(
         _IDENTITY, "forgotten in the fingerprint",
-        '        "first batch": digest(held),\n', "",
+        '        "first samples": [_sample(one) for one in few],\n', "",
         "a checkpoint goes on with another pool of the same size",
     ),
     Fault(
@@ -81,35 +82,64 @@ FAULTS = [
         "provenance's seconds of a resumed run are those of the last process",
     ),
     Fault(
-        _RUN, "resumed state forgotten",
-        'self.engine.passes.settings = Settings(**state["settings"])', "pass",
+        _STORE, "resumed state forgotten",
+        'self._engine.passes.settings = Settings(**done.state["settings"])', "pass",
         "a resumed run runs its model otherwise: other bits",
     ),
     Fault(
         _RUN, "resumed state forgotten",
-        'self.counted = union(self.counted, entry.state.get("counted", ()))', "pass",
+        'self.counted = union(self.counted, done.counted)', "pass",
         "provenance of a run that was finished before names no parameters",
     ),
     Fault(
         _RUN, "resumed state forgotten",
-        "_, indices = self._sieved(entry.read, self._drawn(entry, self._read))",
-        "_, indices = None, self._drawn(entry, self._read)",
+        "            self.pool.sieve.next(done.read)\n", "",
         "after a resumed run a stream's subset is drawn anew",
     ),
     Fault(
         _RUN, "lost order",
-        "start, self._read = self._read, self._read + size", "start, self._read = 0, size",
+        "torch.arange(start, start + size) if streamed", "torch.arange(size) if streamed",
         "indices of a stream's subset are places in the batch",
     ),
     Fault(
-        _RUN, "dropped guard",
-        "            if found != entry.read:\n", "            if False:\n",
-        "a run goes on with batches of another size: samples are scored twice or not at all",
+        _STORE, "dropped guard",
+        "        if read < self.done.read:\n", "        if False:\n",
+        "a run goes on with a pool that ends before what was scored: scores of samples it lacks",
     ),
     Fault(
         _RUN, "off by one",
-        "            yield taken\n            del taken\n            yield from", "            yield from",
+        "else chain([first], batches)", "else batches",
         "the first batch after a resumed run's is left out",
+    ),
+    Fault(
+        _RUN, "off by one",
+        "slice(known, None)) if known else batch)", "slice(known + 1, None)) if known else batch)",
+        "a sample is left out where a resumed run's batches end elsewhere",
+    ),
+    Fault(
+        _GATHER, "stale memory",
+        "part if full else part.copied()", "part",
+        "a loader that fills one buffer again and again has its last batch scored several times",
+    ),
+    Fault(
+        _GATHER, "lost order",
+        "            scored = scored.take(numbers.argsort())\n", "            pass\n",
+        "scores of ragged samples are in the order of their lengths",
+    ),
+    Fault(
+        _GATHER, "dropped guard",
+        "        if differs is not None:\n", "        if False:\n",
+        "samples are scored with the mask or graph of an earlier batch",
+    ),
+    Fault(
+        _GATHER, "dropped guard",
+        "        if past == 0 and self._waiting:\n", "        if False:\n",
+        "ragged samples wait for others of their shape to the end of the pool",
+    ),
+    Fault(
+        _GATHER, "resumed state forgotten",
+        "        self.sizes, self.number = sizes, number\n", "        self.number = number\n",
+        "a resumed run cuts chunks by the memory that is free now: other bits",
     ),
     Fault(
         _SAMPLES, "lost order",

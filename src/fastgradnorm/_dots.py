@@ -120,6 +120,10 @@ class Dots:
         unit, scale = self._pulled.cotangent(plain.logits, *parts)
         return self._scored(self._of(plain.gradients(unit), scale)[None])
 
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`."""
+        self._pulled.target(batch, plan.logits_shape)
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         none = torch.empty(0, dtype=dtype)

@@ -16,7 +16,8 @@ from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.columns import Columns
-from fastgradnorm._pool.run import Part, Run
+from fastgradnorm._pool.ledger import Part
+from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._results.scores import PoolScores

@@ -111,6 +111,10 @@ class Sums:
         found = plain.gradients(unit)
         return self._added([None if g is None else g * scale for g in found], sample)
 
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`."""
+        self._pulled.target(batch, plan.logits_shape)
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored({"one": torch.empty(0, dtype=dtype)}, {})

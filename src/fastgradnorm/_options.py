@@ -94,11 +94,9 @@ class Options:
         backend: `"auto"`, `"torch"` or `"triton"`: what computes the norms.
         max_memory: What may be used beside the model and a batch: bytes (an int), or a share in
             (0, 1] of what is free when scoring starts (a float; 1.0 is all, 1 is one byte). By
-            default four fifths of it. Batches are worked on in chunks that fit, and never in larger
-            ones than are fastest. An estimate of tensors. On top come, for `verify`, once the
-            gradient of all parameters, and on the CPU freed memory that the C library keeps: for
-            many-layered models as much again and more, which `MALLOC_MMAP_THRESHOLD_=65536` in the
-            environment avoids.
+            default four fifths of it. Chunks fit, samples that wait counted. An estimate of
+            tensors; on top come, for `verify`, the gradient of all parameters, and on the CPU freed
+            memory that the C library keeps (see `docs/scaling.md`).
         rtol: 0 is exact. Above 0, `"expected"` and `"expected_squared"` are estimated from some of
             the classes: those that weigh most by the closed form of the last layer, and a few drawn
             from the rest, until the standard error, which `PoolScores` tells, is within `rtol`
@@ -119,18 +117,18 @@ class Options:
             of each the logits of 16 samples, and the gradients of two. `"first"`: the first
             batch alone. `"all"`: every sample, as slow as `naive_score_pool`. False: nothing. What
             was compared, and how closely it agreed, stands in the provenance of `PoolScores`.
-            Hooks on the caller's modules run in these calls. Also a
-            few samples' outputs and inputs are looked at, and told where they are unlike what they
-            are taken for: probabilities instead of logits, or images without their normalisation.
+            Hooks on the caller's modules run in these calls. Also a few samples' outputs and inputs
+            are looked at, and told where they are unlike what they are taken for.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Score a random part of the pool: so many samples (an int), or a fraction in (0, 1]
             (a float; 1.0 is all, 1 is one sample). Of a DataLoader over an indexable dataset only
-            those are loaded; of any other loader each sample is scored with that probability. For
-            `GradNormScorer.score`, whose result has the `indices`.
-        checkpoint: A file that makes a run resumable: if the process is stopped, the next call with
-            the same model, options and pool goes on where it was, and gives the same bits. A
-            finished one returns at once. A file of anything else is refused.
+            those are loaded; of any other each sample is scored with that probability. For `score`.
+        latency: How many samples `stream` may hold back to gather those of one shape over batches;
+            by default as many as are fastest. 0: each batch is scored when it is read.
+        checkpoint: A file that makes a run resumable: after a stop, the next call with the same
+            model, options and pool goes on where it was, and gives the same bits; at once where
+            that was the end. A file of anything else is refused.
         distributed: Share the pool with the other ranks of `torch.distributed`: each scores every
             W-th batch, and every rank gets all scores, in loader order; in dataset order where a
             distributed sampler is undone. Every rank must call, with the same model and the whole
@@ -161,6 +159,7 @@ class Options:
     verify: bool | Literal["sampled", "first", "all"] = field(default=True, metadata=_RUNNING)
     on_nonfinite: Literal["raise", "warn", "keep"] = field(default="raise", metadata=_RUNNING)
     subset: int | float | None = field(default=None, metadata=_SCORES)
+    latency: int | None = field(default=None, metadata=_RUNNING)
     checkpoint: str | Path | None = field(default=None, metadata=_RUNNING)
     distributed: bool | None = field(default=None, metadata=_RUNNING)
     progress: bool | None = field(default=None, metadata=_RUNNING)
@@ -201,6 +200,7 @@ class Options:
         _validate.check_number("rtol", self.rtol, at_least=0)
         _validate.check_amount("max_memory", self.max_memory, "bytes")
         _validate.check_amount("subset", self.subset, "samples")
+        _validate.check_integer("latency", 0 if self.latency is None else self.latency, at_least=0)
         if not isinstance(self.checkpoint, (str, Path, type(None))):
             raise _validate.fail_type("checkpoint", "a path or None", self.checkpoint)
 

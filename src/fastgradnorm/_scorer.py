@@ -15,9 +15,10 @@ from fastgradnorm._keywords import takes_options
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._options import Options
 from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import provenance
-from fastgradnorm._pool.run import Part, Run, score_one
+from fastgradnorm._pool.run import Run, score_verified
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
@@ -135,16 +136,18 @@ class GradNormScorer:
             engine = self._engine()
             subject = engine.subject
             given = options.forward, options.mask, subject.model, options.labels
-            scored = score_one(engine, Witness(engine), as_batch(batch, subject.device, *given))
+            parsed = as_batch(batch, subject.device, *given)
+            scored = score_verified(engine, Witness(engine), parsed)
         self._judge({name: PoolScores(scored.scores[name]) for name in options.schemes})
         return options.pick(scored.scores)
 
     def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Yields the scores of each batch as it is done, for pools of any length.
+        """Yields the scores of each batch, in order, for pools of any length.
 
-        Memory does not grow with the pool. NaN and infinite scores are passed on as they are. With
-        a `checkpoint` the scores of an earlier run come first, at once. Where ranks share the pool,
-        each must read on to the end. Another order than the dataset's is warned of.
+        Memory does not grow with the pool; `latency` bounds how many samples are read ahead. NaN
+        and infinite scores are passed on as they are. With a `checkpoint` the scores of an earlier
+        run come first, at once. Where ranks share the pool, each must read on to the end. Another
+        order than the dataset's is warned of.
 
         Raises:
             ValueError: If there is a `subset`, and as told at `score_pool`.
@@ -171,7 +174,7 @@ class GradNormScorer:
         The result's `indices` tell which sample of `loader.dataset` each score is of, also of a
         `subset` and for samplers that shuffle, choose or repeat; they are None where the scores are
         in the dataset's order. With a `checkpoint` a run that was stopped goes on where it was;
-        batch sizes must be the same, and samples must be the same each time they are loaded.
+        samples must be the same each time they are loaded, their batches may be others.
 
         Raises:
             ValueError: If `loader` yields no sample, `checkpoint` is of another run, and as told at

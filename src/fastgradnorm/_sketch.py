@@ -171,6 +171,9 @@ class Sketches:
             f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
         ) from error
 
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`: no label is read."""
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored({_NAME: torch.empty(0, self.dim, dtype=dtype)}, {})

@@ -24,7 +24,7 @@ from fastgradnorm import (
     naive_score_pool,
 )
 from fastgradnorm._model.batches import as_batch
-from fastgradnorm._pool.run import score_one
+from fastgradnorm._pool.run import score_verified
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._witness.witness import Witness
 
@@ -99,7 +99,7 @@ def _on_device(model, inputs, options):
     with autograd_ready():
         engine = scorer._engine()
         batch = as_batch(inputs, engine.subject.device)
-        score_one(engine, Witness(engine), batch)  # plans, and tries kernels
+        score_verified(engine, Witness(engine), batch)  # plans, and tries kernels
         emulator.COUNTS.clear()
         out = engine.score(batch)
         counts = emulator.COUNTS
@@ -138,7 +138,7 @@ def counted(name):
         with autograd_ready():
             engine = scorer._engine()
             batch = as_batch(moved(inputs), engine.subject.device)
-            score_one(engine, Witness(engine), batch)
+            score_verified(engine, Witness(engine), batch)
             emulator.COUNTS.clear()
             engine.score(batch)
     counts = emulator.COUNTS

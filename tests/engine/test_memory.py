@@ -131,7 +131,7 @@ class TestRunningOut:
         model, inputs = tight
         limits(samples=3)
         with pytest.warns(SlowPathWarning) as warned:
-            actual = score_pool(model, inputs.split(8), verify=False, progress=False)
+            actual = score_pool(model, inputs.split(8), latency=0, verify=False, progress=False)
         assert len(warned) == 1
         assert_close_relative(actual, referee(model, inputs), 1e-5)
         assert Limited.seen == [8, 4, 2, 2, 2, 2, 2, 2, 1]
@@ -224,7 +224,7 @@ class TestMaxMemory:
                 model,
                 [inputs],
                 params=params,
-                max_memory=full(most),
+                max_memory=full(most) + most * inputs[0].nbytes,  # those that wait
                 verify=False,
                 progress=False,
             )

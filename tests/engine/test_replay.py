@@ -78,7 +78,11 @@ class Refusing(Model):
 
 
 def scores(model, batches, **options):
-    return GradNormScorer(model, verify=False, progress=False, **options).score(batches).values
+    return (
+        GradNormScorer(model, latency=0, verify=False, progress=False, **options)
+        .score(batches)
+        .values
+    )
 
 
 def as_they_are(model, batches, **options):
@@ -150,7 +154,7 @@ class TestRounds:
 
     @staticmethod
     def _scores(model, batches, **options):
-        scorer = GradNormScorer(model, verify=False, progress=False, **options)
+        scorer = GradNormScorer(model, latency=0, verify=False, progress=False, **options)
         found = scorer.score(batches)
         return [each.values for each in (found.values() if isinstance(found, dict) else [found])]
 
@@ -249,7 +253,7 @@ class TestWhatCannotBeCaptured:
 
 def test_parameters_changed_in_place_between_pools_are_seen():
     model, batches = Model().eval(), list(torch.randn(12, 4).split(3))
-    scorer = GradNormScorer(model, verify=False, progress=False)
+    scorer = GradNormScorer(model, latency=0, verify=False, progress=False)
     before = scorer.score(batches).values
     with torch.no_grad():
         model.head.weight.mul_(3)

@@ -12,6 +12,7 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
+from fastgradnorm._pool.gather import score_one
 from fastgradnorm._witness.witness import Witness
 from tests.support import oracle
 
@@ -128,7 +129,7 @@ def test_verification_is_not_skipped_for_a_model_that_counts_on_it():
     engine = Engine(Subject(model, options), options)
     batch = as_batch(torch.randn(2, 3, 16, 16), engine.subject.device)
     witness = Witness(engine)
-    witness.score(batch)
+    witness.examine(witness.look(batch), score_one(engine, batch))
     assert witness.record.samples == 2
     assert not engine.passes.settings.channels_last
 

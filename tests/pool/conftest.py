@@ -2,10 +2,31 @@
 
 import pytest
 
+from fastgradnorm._engine import chunks
+from fastgradnorm._pool import gather
 from tests.support import oracle
 from tests.support.cases import CASES
 from tests.support.drawing import N
 from tests.support.stopping import Stop, scorer, stopped_after
+
+
+@pytest.fixture(autouse=True)
+def few_at_a_time(monkeypatch):
+    """Chunks as small as the batches of these tests, so that runs stop between them."""
+    monkeypatch.setattr(chunks, "_GATHERED", 4)
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    """The inputs of the samples that were scored at a time."""
+    seen, real = [], gather.score_one
+
+    def score_one(engine, batch):
+        seen.append(batch.leaves[0].clone())
+        return real(engine, batch)
+
+    monkeypatch.setattr(gather, "score_one", score_one)
+    return seen
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from fastgradnorm import GradNormScorer, score_pool
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._pool import checkpoint as checkpoint_module
-from fastgradnorm._pool import run as run_module
+from fastgradnorm._pool import gather
 from tests.support.noting import Noting
 from tests.support.stopping import OPTIONS, Stop, assert_same, scorer, stopped_after
 
@@ -47,7 +47,7 @@ class TestResuming:
         model, inputs = pool
         expected = scorer(model, path).score(inputs.split(4))
         content = path.read_bytes()
-        monkeypatch.setattr("fastgradnorm._pool.run.score_one", None)
+        monkeypatch.setattr("fastgradnorm._pool.gather.score_one", None)
         data = Noting(inputs)
         assert_same(scorer(model, path).score(inputs.split(4)), expected)
         assert path.read_bytes() == content
@@ -96,12 +96,12 @@ class TestResuming:
             Engine, "_split", lambda self, batch: seen.append(len(batch)) or split(self, batch)
         )
         scorer(model, path, verify=False).score(inputs.split(11))
-        assert seen == [11]
+        assert seen == [4, 4, 4, 2]
 
 
 def _stop_in_batch(made, loader, count):
     """Stops while it scores, after so many batches."""
-    calls, real = itertools.count(), run_module.score_one
+    calls, real = itertools.count(), gather.score_one
 
     def score_one(*args, **kwargs):
         if next(calls) == count:
@@ -109,7 +109,7 @@ def _stop_in_batch(made, loader, count):
         return real(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(run_module, "score_one", score_one)
+        patch.setattr(gather, "score_one", score_one)
         made.score(loader)
 
 
@@ -140,13 +140,13 @@ class TestRefusals:
 
     def test_another_pool(self, begun, path):
         model, inputs = begun
-        with pytest.raises(ValueError, match="differs in first batch"):
+        with pytest.raises(ValueError, match="differs in first samples"):
             scorer(model, path).score((inputs + 1).split(4))
-        with pytest.raises(ValueError, match="differs in first batch's size"):
-            scorer(model, path).score(inputs.split(5))
-        with pytest.raises(ValueError, match=r"whose batch 1 has 4 samples; here it has 3"):
-            scorer(model, path).score([inputs[:4], inputs[4:7], inputs[7:]])
-        with pytest.raises(ValueError, match=r"whose batch 1 has 4 samples; here it has none"):
+        another = inputs.clone()
+        another[3, 0] += 1
+        with pytest.raises(ValueError, match="differs in first samples"):
+            scorer(model, path).score(another.split(5))
+        with pytest.raises(ValueError, match=r"whose first 12 samples were scored; here it has 4"):
             scorer(model, path).score([inputs[:4]])
 
     def test_a_file_of_something_else(self, pool, path):

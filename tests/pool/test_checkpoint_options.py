@@ -29,7 +29,13 @@ OTHER = {
     "subset": 0.5,
 }
 TOLD = {"params": "parameters"}
-RUNNING = {"device": "cpu", "max_memory": 1 << 30, "verify": False, "on_nonfinite": "keep"}
+RUNNING = {
+    "device": "cpu",
+    "max_memory": 1 << 30,
+    "verify": False,
+    "on_nonfinite": "keep",
+    "latency": 0,
+}
 
 
 @pytest.mark.parametrize("name", [*OTHER])
@@ -104,7 +110,7 @@ def test_other_labels(begun, path):
         with pytest.raises(Stop):
             scorer(model, path, scheme="loss", loss=loss).score(stopped_after(pool, 2))
         others = [(x, (y + 1) % 4) for x, y in pool]
-        with pytest.raises(ValueError, match=r"same model, options and pool.*first batch"):
+        with pytest.raises(ValueError, match=r"same model, options and pool.*first samples"):
             scorer(model, path, scheme="loss", loss=loss).score(others)
         path.unlink()
 

@@ -183,10 +183,10 @@ class TestCheckpoint:
         options = {"checkpoint": tmp_path / "scores.jsonl"}
         with pytest.raises(Stop):
             scored(model, until(of(Rows(inputs), [*range(N)][::-1]), 9), **options)
-        with pytest.raises(ValueError, match=r"differs in first samples \(\[22, 21, 20"):
+        with pytest.raises(ValueError, match=r"differs in first indices \(\[22, 21, 20"):
             scored(model, of(Rows(inputs), shuffle=True), **options)
         later = [22, 21, 20, 19, *range(19)]
-        with pytest.raises(ValueError, match=r"batch 1 has the samples 18, 17, 16, 15 of the data"):
+        with pytest.raises(ValueError, match=r"from number 4 on are 18, 17, 16, 15 of the data"):
             scored(model, of(Rows(inputs), later), **options)
 
     @pytest.mark.parametrize("missing", [0, 5, 10, 21, 22])

@@ -108,7 +108,7 @@ def test_positions_that_a_mask_gives(path):
     options = {"mask": lambda batch: valid[: len(batch)]}
     begin(model, path, x.split(4), count=1, **options)
     valid[1, 3] = False
-    with pytest.raises(ValueError, match=rf"{REFUSED}.*first batch"):
+    with pytest.raises(ValueError, match=rf"{REFUSED}.*first samples"):
         scorer(model, path, **options).score(x.split(4))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastgradnorm import GradNormScorer, Rule, VerificationError, register_rule, score_pool
-from fastgradnorm._engine import outcome
+from fastgradnorm._engine import chunks, outcome
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.samples import Choice
@@ -91,6 +91,7 @@ def test_a_rule_that_later_samples_alone_use(mode):
 def later(monkeypatch, change, start):
     """Scores of batches from `start` on are changed."""
     exact, count = Engine.score, iter(range(10**6))
+    monkeypatch.setattr(chunks, "_GATHERED", 5)
 
     def score(engine, batch):
         found = exact(engine, batch)

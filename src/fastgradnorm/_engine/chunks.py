@@ -24,6 +24,9 @@ _PAYS, _MOST, _ENOUGH = 160 << 20, 240 << 20, 64
 # what may be used is left to what estimates do not see: libraries, and holes between tensors.
 _PAYS_GPU, _ENOUGH_GPU, _SHARE_GPU = 4 << 30, 1 << 13, 0.5
 _NO_LIMIT = 1 << 40
+# Samples gathered over the batches of a loader: a chunk of more than the first has hardly a fixed
+# cost, and those of all shapes together may take the second, or this share of what is allowed.
+_GATHERED, _HELD, _HELD_SHARE = 1 << 12, 256 << 20, 8
 
 
 class Limits(NamedTuple):
@@ -47,6 +50,7 @@ class Chunks:
 
     Attributes:
         limits: What bounds a chunk now. Running out of memory lowers them for good.
+        halved: Whether it has.
     """
 
     def __init__(self, max_memory: int | float | None, device: torch.device) -> None:
@@ -59,6 +63,7 @@ class Chunks:
         self._device = device
         self._pays, self._enough = (_PAYS, _ENOUGH) if self._on_cpu else (_PAYS_GPU, _ENOUGH_GPU)
         self._warned = False
+        self.halved = False
 
     @property
     def _most(self) -> int:
@@ -98,6 +103,32 @@ class Chunks:
             size = min(size, max(enough, self._pays // each))
         return max(1, size), cotangents
 
+    def gathered(
+        self, plan: Plan, count: int, each: int, held: int | None = None
+    ) -> tuple[int, int]:
+        """Samples of one chunk, of as many as there may be, and the bytes of all that may wait.
+
+        Args:
+            plan: Of the chunk.
+            count: Of cotangents of a sample.
+            each: Bytes of a sample itself.
+            held: What may wait, if that is known.
+        """
+        cotangents = self.cotangents(plan, count) if count else 0
+        limit = self.limits.bytes
+        share = max(1, min(_HELD, limit // _HELD_SHARE)) if held is None else held
+
+        def needed(samples: int) -> int:
+            waiting = samples * each if held is None else held
+            return plan.bytes(samples, cotangents, count) + waiting
+
+        size = max(1, _most(max(1, min(_GATHERED, share // each)), limit, needed))
+        size = min(size, self.sizes(plan, size, count)[0])
+        if not count:
+            size = min(size, max(1, self._pays // max(1, plan.activation_bytes)))
+        left = limit - plan.bytes(size, cotangents, count)
+        return size, max(size * each, min(share, left))
+
     def run(self, score: Callable[[Batch], R], batch: Batch, plan: Plan, count: int) -> list[R]:
         """`score` of all samples, chunk by chunk in order; a chunk too large is tried in halves.
 
@@ -121,6 +152,7 @@ class Chunks:
                 reason = str(error).strip().partition("\n")[0]
             # Out here the error's traceback, and all the tensors it held, are gone.
             del chunk
+            self.halved = True
             self._shrink(plan, samples, cotangents, count, reason)
             shrunk = True
         if shrunk and not self._warned:

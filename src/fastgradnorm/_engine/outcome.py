@@ -62,6 +62,10 @@ class Outcome(Protocol):
         """Of no samples."""
         ...
 
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """Raises `ValueError` for labels that no loss can take, by their places in the batch."""
+        ...
+
 
 class Norms:
     """Scores of gradient norms, of every scheme asked for."""
@@ -118,6 +122,10 @@ class Norms:
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored(dict.fromkeys(self.options.schemes, torch.empty(0, dtype=dtype)), {})
+
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`."""
+        self._target(batch, plan, self._objective(plan))
 
     def _exact(
         self,

@@ -5,20 +5,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from fastgradnorm._model.given import Given
 from fastgradnorm._model.labels import Item, read_labels
 from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
-from fastgradnorm._model.sizes import batch_size, is_shared_graph, list_of_samples
+from fastgradnorm._model.raw import constants, plain, refusal, withheld
+from fastgradnorm._model.sizes import batch_size, is_shared_graph
 from fastgradnorm._schemes.losses import Labels
 from fastgradnorm._validate import fail, fail_type
-
-_LABELS = ("labels", "label")
-_PLAIN = frozenset({bool, bytes, float, int, str, type(None)})
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,33 @@ class Batch:
             attention_mask=None if self.attention_mask is None else self.attention_mask[index],
             beside=None if self.beside is None else self.beside[index],
             target=None if self.target is None else self.target[index],
+        )
+
+    def copied(self) -> "Batch":
+        """The same samples in other memory: a loader may write its next batch into theirs."""
+        return self.take(torch.arange(len(self), device=self.leaves[0].device))
+
+    def kept(self) -> "Batch":
+        """The same in memory of its own, and what the model is given beside the samples, too."""
+        run = self.run.kept() if isinstance(self.run, Given) else self.run
+        return replace(self.copied(), run=run)
+
+    @classmethod
+    def join(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Samples of one shape as one batch, with what the first one's model is given beside."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def cat(tensors: Sequence[Tensor | None]) -> Any:
+            found = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(found) if found else None
+
+        return replace(
+            parts[0],
+            leaves=tuple(map(cat, zip(*(part.leaves for part in parts), strict=True))),
+            mask=cat([part.mask for part in parts]),
+            attention_mask=cat([part.attention_mask for part in parts]),
+            target=cat([part.target for part in parts]),
         )
 
     def valid(self, logits_shape: Sequence[int]) -> Tensor | None:
@@ -121,12 +145,12 @@ class Reader:
             ValueError: If a tensor was per-sample in one batch and is constant in another, or if it
                 is ambiguous what a sample is.
         """
-        plain = self._forward is None
-        inputs, call, rest = _plain(raw) if self._forward is None else (raw, self._forward, ())
+        plainly = self._forward is None
+        inputs, call, rest = plain(raw) if self._forward is None else (raw, self._forward, ())
         found = opened(inputs)
         size = batch_size(found.named, raw, drawn)
         if size is None:
-            raise _refusal(raw, plain)
+            raise refusal(raw, plainly)
         if self._model is not None and rest and not (self._labels and len(rest) == 1):
             warn_of_dropped(self._model, inputs, rest)
         self._model = None  # one batch tells
@@ -140,16 +164,9 @@ class Reader:
             for i, (name, _) in enumerate(found.named)
             if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
-
-        def fill(leaves: Sequence[Tensor]) -> list[Any]:
-            filled = list(flat)
-            for place, leaf in zip(places, leaves[: len(places)], strict=True):
-                filled[place] = leaf
-            return filled
-
-        def run(model: nn.Module, leaves: Sequence[Tensor]) -> Any:
-            return call(model, found.close(fill(leaves)))
-
+        names = tuple(name for name, _ in found.named)
+        shared = tuple(None if i in places else leaf for i, leaf in enumerate(flat))
+        run = Given(names, shared, tuple(places), found.close, call, found.form, found.beside)
         mask = self._mask
         valid = None if mask is None else _usable(_check_mask(mask(raw), size), self._device)
         attention = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
@@ -158,22 +175,22 @@ class Reader:
         else:
             attention = None
         others = [pair for i, pair in enumerate(found.named) if i not in places]
-        withheld = _withheld(raw, rest) if plain and self._labels is None else ""
+        untold = withheld(raw, rest) if plainly and self._labels is None else ""
         leaves = tuple(flat[i] for i in places)
-        batch = Batch(leaves, run, valid, attention, _constants(others), withheld)
+        batch = Batch(leaves, run, valid, attention, constants(others), untold)
         if self._labels is None:
             return batch
         labels, forward, usable = self._labels, self._forward, partial(_usable, device=self._device)
 
         def remade(model: nn.Module, item: Any) -> Any:
-            given, plainly, _ = _plain(item) if forward is None else (item, forward, ())
-            return plainly(model, given)
+            given, called, _ = plain(item) if forward is None else (item, forward, ())
+            return called(model, given)
 
         target, whole = read_labels(raw, size, found, labels, remade)
         batch = replace(batch, target=None if target is None else usable(target))
         if whole is None:
             return batch
-        item = partial(whole.item, fill, len(leaves))
+        item = partial(whole.item, run.fill, len(leaves))
         return replace(batch, leaves=(*leaves, *map(usable, whole.beyond)), labelled=item)
 
     def _holds_samples(self, name: str, leaf: Tensor, size: int, first: Tensor) -> bool:
@@ -206,74 +223,6 @@ def as_batch(
 ) -> Batch:
     """A single item of a loader, see `Reader`."""
     return Reader(device, forward, mask, model, labels).read(raw)
-
-
-def _plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:
-    """The inputs of a tensor, sequence or mapping, how the model takes them, and what is left."""
-    if isinstance(raw, (tuple, list)) and raw:
-        if not isinstance(raw[0], (Tensor, Mapping)):
-            raise _refusal(raw, True)
-        mappings = [item for item in raw if isinstance(item, Mapping)]
-        like_samples = isinstance(raw, list) or all(
-            m.keys() == mappings[0].keys() for m in mappings
-        )
-        if len(mappings) == len(raw) > 1 and like_samples:
-            raise list_of_samples(raw)
-        inputs, call, _ = _plain(raw[0])
-        return inputs, call, raw[1:]
-    if isinstance(raw, Mapping):
-        inputs = {key: value for key, value in raw.items() if key not in _LABELS}
-        for key, value in inputs.items():
-            if isinstance(value, (list, tuple, str)):
-                raise fail_type(
-                    "loader",
-                    f"batches whose {key!r} is a tensor",
-                    value,
-                    "Tokenise and collate in the loader, or pass `forward=`.",
-                )
-        return inputs, lambda model, given: model(**given), ()
-    if isinstance(raw, Tensor):
-        return raw, lambda model, given: model(given), ()
-    raise _refusal(raw, True)
-
-
-def _withheld(raw: Any, rest: Sequence[Any]) -> str:
-    """What the model is not given, for the error of one that fails without it."""
-    mapping = raw[0] if isinstance(raw, (list, tuple)) else raw
-    keys = [key for key in mapping if key in _LABELS] if isinstance(mapping, Mapping) else []
-    if keys:
-        what = f"The batch's {keys[0]!r} is not given to the model"
-    elif rest:
-        what = (
-            f"Of the batch, a {type(raw).__name__} of {len(rest) + 1}, only the first is given to "
-            "the model"
-        )
-    else:
-        return ""
-    return (
-        f"{what}: labels are never read. If it needs it, pass `forward=lambda model, batch: ...`."
-    )
-
-
-def _constants(named: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...] | None:
-    return None if any(type(leaf) not in _PLAIN for _, leaf in named) else tuple(named)
-
-
-def _refusal(raw: Any, plain: bool) -> TypeError:
-    """For batches without a tensor to cut samples from, or whose inputs are not told."""
-    if isinstance(raw, (list, tuple)) and len(raw) > 1 and isinstance(raw[0], (list, tuple)):
-        return TypeError(str(list_of_samples(raw)) + " Or pass `forward=lambda model, batch: ...`.")
-    arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(raw))
-    if arrays:
-        advice = "Make its arrays tensors in the loader's collate_fn, `torch.from_numpy(x)`."
-    elif plain:
-        advice = "Pass `forward=lambda model, batch: ...` for other batches."
-    else:
-        advice = "No tensor was found in it, of which `forward` could be given one sample."
-    wanted = "an iterable of tensors, tuples or lists of tensors, or mappings of them"
-    if not plain:
-        wanted = "an iterable of batches that hold tensors [N, ...]"
-    return fail_type("loader", wanted, raw, advice)
 
 
 def _usable(leaf: Tensor, device: torch.device) -> Tensor:

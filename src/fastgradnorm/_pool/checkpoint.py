@@ -8,6 +8,7 @@ dropped. Nothing in the file is executed.
 """
 
 import base64
+import itertools
 import json
 import os
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from fastgradnorm.atomic import replacing
 
-_KIND = "fastgradnorm checkpoint 1"
+_KIND = "fastgradnorm checkpoint 2"
 _SECONDS_BETWEEN_SYNCS = 5.0
 
 
@@ -179,13 +180,22 @@ def _refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
     differ = [
         f"{name} ({_short(found.get(name))} there, {_short(wanted.get(name))} here)"
         for name in dict.fromkeys([*wanted, *found])
-        if found.get(name) != wanted.get(name)
+        if not _agree(name, found.get(name), wanted.get(name))
     ]
     if differ:
         raise ValueError(
             f"`checkpoint` must be of the same model, options and pool. Got {str(path)!r}, which "
             f"differs in {', '.join(differ)}. Use another path, or delete it to start anew."
         )
+
+
+def _agree(name: str, there: Any, here: Any) -> bool:
+    """Whether two facts are one; of the first samples, as many as both tell."""
+    if there == here or not name.startswith("first "):
+        return bool(there == here)
+    # None: in sequence.
+    pairs = zip(there or itertools.count(), here or itertools.count(), strict=False)
+    return all(a == b for a, b in pairs)
 
 
 def _short(value: Any, most: int = 40) -> str:

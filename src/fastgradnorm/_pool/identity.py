@@ -20,6 +20,8 @@ from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._version import __version__
 
+_FEW = 16  # of the first samples are told
+
 
 def digest(tensors: Iterable[Tensor]) -> str:
     """SHA-256 of dtypes, shapes and values, wherever and however these lie in memory."""
@@ -51,10 +53,8 @@ def facts(
         drawn: Which samples of the dataset are in that; None: unknown, or the first ones.
     """
     options = subject.options
-    held: list[Tensor] = []
-    if first is not None:
-        beside = (first.mask, first.attention_mask, first.target)
-        held = [*first.leaves, *(tensor for tensor in beside if tensor is not None)]
+    # One by one, so that batches of any size begin alike as far as both go.
+    few = () if first is None else [first.take(slice(i, i + 1)) for i in range(len(first))[:_FEW]]
     return {
         "fastgradnorm": __version__,
         "torch": torch.__version__,
@@ -63,10 +63,14 @@ def facts(
         "parameters": _of_lines(subject.chosen),
         **plain_options(options),
         "pool's size": total,
-        "first batch's size": 0 if first is None else len(first),
-        "first samples": None if drawn is None else drawn[:16].tolist(),
-        "first batch": digest(held),
+        "first indices": None if drawn is None else drawn[:_FEW].tolist(),
+        "first samples": [_sample(one) for one in few],
     }
+
+
+def _sample(one: Batch) -> str:
+    beside = one.mask, one.attention_mask, one.target
+    return digest([*one.leaves, *(each for each in beside if each is not None)])[:16]
 
 
 def plain_options(options: Options) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def as_indices(keys: Any) -> Tensor | None:
     if isinstance(keys, (Tensor, np.ndarray)):
         keys = keys.tolist()
     found = list(keys)
+    if set(map(type, found)) <= {int}:
+        return torch.tensor(found, dtype=torch.int64)
     if not all(map(_is_index, found)):
         return None
     return torch.tensor([operator.index(key) for key in found], dtype=torch.int64)

@@ -41,6 +41,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         "seconds": run.seconds,
         "findings": run.findings.plain(),
         "verified": run.verified,
+        "gathered": run.gathered,
     }
     if run.pulled:
         told["pull_backs"] = run.pulled

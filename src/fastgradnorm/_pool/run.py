@@ -2,38 +2,27 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.batches import Batch, Reader
-from fastgradnorm._model.passage import Settings
-from fastgradnorm._pool.checkpoint import Checkpoint, Entry
+from fastgradnorm._pool.gather import Gathering, score_one
 from fastgradnorm._pool.identity import facts
-from fastgradnorm._pool.order import Draws, in_words
+from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
+from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
+from fastgradnorm._pool.store import Store
 from fastgradnorm._process import heap
-from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._process.states import autograd_ready, tensors_ready
 from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.findings import Findings
+from fastgradnorm._witness.findings import Finding, Findings
 from fastgradnorm._witness.witness import Witness
-
-
-@dataclass(frozen=True)
-class Part:
-    """Scores of one batch, and which samples of the dataset they are of; None: unknown."""
-
-    scored: Scored
-    indices: Tensor | None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.scored.scores.values())))
 
 
 class _Taken(NamedTuple):
@@ -43,16 +32,16 @@ class _Taken(NamedTuple):
     drawn: Tensor | None
 
 
-def score_one(engine: Engine, witness: Witness, batch: Batch) -> Scored:
+def score_verified(engine: Engine, witness: Witness, batch: Batch) -> Scored:
     """Scores of one batch, on the CPU, verified if the options say so."""
-    dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     if len(batch) == 0:
-        return engine.outcome.nothing(dtype)
-    scored = witness.score(batch)
-    return Scored(
-        {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
-        {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
-    )
+        return score_one(engine, batch)
+    looks = witness.look(batch)
+    with witness.scoring():
+        scored = score_one(engine, batch)
+    witness.count(scored)
+    witness.examine(looks, scored)
+    return scored
 
 
 class Run:
@@ -72,15 +61,18 @@ class Run:
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
         self.subject, self.witness = engine.subject, Witness(engine)
-        self.meaning, self._told = self.witness.meaning, 0
+        self.meaning = self.witness.meaning
         self.counted: tuple[str, ...] = ()
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options = self.options
         subject = engine.subject
         given = options.forward, options.mask, subject.model, options.labels
         self._reader = Reader(subject.device, *given)
-        self._read = 0  # samples
         self._draws: Draws | None = None
+        self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
+        self._ledger = Ledger(engine.outcome.nothing(torch.float32))
+        self._store = Store(options.checkpoint, engine, self._gathering)
+        self._read = 0  # samples
 
     @property
     def seconds(self) -> float:
@@ -108,57 +100,117 @@ class Run:
         record = self.witness.record
         return None if record is None else record.plain()
 
+    @property
+    def gathered(self) -> dict[str, Any]:
+        """How samples were put together over batches."""
+        sizes = self._gathering.sizes.chunks.values()
+        found: dict[str, Any] = {"shapes": len(sizes), "halved": self.engine.chunks.halved}
+        if sizes:
+            found |= {"smallest": min(sizes), "largest": max(sizes)}
+        return found | {"apart": self._gathering.apart}
+
     def parts(self) -> Iterator[Part]:
-        """The scores of each batch, in order. Nothing of a batch is kept."""
+        """The scores of each batch, in order. Of a batch no more is kept than what must wait."""
         raws, self._draws = self.pool.open()
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
             stack.enter_context(heap.kept(self.options.max_memory is None))
-            checkpoint = None
+            batches = self._all(raws)
             if self.options.checkpoint is not None:
                 first = self._next(raws)
-                checkpoint = stack.enter_context(self._opened(first))
-                for entry in checkpoint.entries:
-                    yield self._again(entry)
-                    bar.update(entry.read)
-                if checkpoint.finished:
+                stack.enter_context(self._opened(first))
+                for part in self._again(first):
+                    yield part
+                    bar.update(len(part))
+                if self._store.finished:
                     return
-                batches = self._rest(raws, first, checkpoint.entries.copy())
-                checkpoint.entries.clear()
+                batches = self._rest(batches, first)
                 del first  # nothing of a batch outlives it
-            else:
-                batches = self._all(raws)
             for taken in batches:
-                start, size = self._read, len(taken.batch)
-                part = self._score(taken)
-                drawn = taken.drawn
+                size, scored = len(taken.batch), self._added(taken)
                 del taken
-                if checkpoint is not None:
-                    checkpoint.add(self._entry(start, size, part.scored, drawn))
+                for found in scored:
+                    yield from self._given(found)
                 bar.update(size)
-                yield part
+            for found in self._gathering.flush():
+                yield from self._given(found)
+            self._conclude()
+            self._store.finish(self._read)
+
+    def _conclude(self) -> None:
+        self.counted = union(self.counted, self.engine.counted)
+        self.meaning.conclude()
+        if self._gathering.apart is not None:
+            message = (
+                "Samples were not gathered over batches, each of which was scored by itself: "
+                f"{self._gathering.apart}. Small batches are slow then."
+            )
+            self.findings.add([Finding("not gathered", message, "note")])
+
+    def _added(self, taken: _Taken) -> Iterator[Scored | None]:
+        """Adds a batch, and yields the scores of as many of the next samples as are there."""
+        batch, drawn, read = taken.batch, taken.drawn, self._read
+        if self.pool.sieve is None:
+            self._store.compare(drawn, read)
+        known = max(0, self._store.done.read - read)
+        if self.pool.sieve is not None and known:
+            batch, read, known = batch.take(slice(known, None)), read + min(known, len(batch)), 0
+            drawn = None if drawn is None else drawn[len(drawn) - len(batch) :]
+        self._read = read + len(batch)
+        keep, indices = self._sieved(len(batch), drawn, read)
+        if keep is not None:
+            batch = batch.take(keep.to(self.engine.subject.device))
+        start = read if self.pool.sieve is None else self._gathering.number
+        end, given = start + len(batch), max(0, self._ledger.given - start)
+        if given and given >= len(batch):
+            return
+        seen = batch.take(slice(given, None)) if given else batch
+        indices = indices if indices is None else indices[given:]
+        looks = self.witness.look(seen, keep=self.options.latency != 0) if len(seen) else ()
+        self._ledger.opened(Open(start + given, end, indices, read + given, keep, looks))
+        del seen, taken
+        yield from self._gathering.add(batch.take(slice(known, None)) if known else batch)
+        latency = self.options.latency
+        if latency is not None and self._ledger.waiting > latency:
+            yield from self._gathering.flush()
+        yield None
+
+    def _given(self, scored: Scored | None) -> Iterator[Part]:
+        """The batches that are whole with some more scores."""
+        ledger, found = self._ledger, []
+        start = ledger.done
+        if scored is not None:
+            indices, read = ledger.of(start, start + count_of(scored))
+            ledger.add(scored)
+        for batch, its in ledger.parts():
+            self.witness.examine(batch.looks, its)
+            found.append((batch.end, Part(its, batch.indices)))
+        if scored is not None:
             self.counted = union(self.counted, self.engine.counted)
-            self.meaning.conclude()
-            if checkpoint is not None:
-                checkpoint.finish()
+            state: dict[str, Any] = {
+                "seconds": self.seconds,
+                "pulled": self.pulled,
+                "verified": self.verified,
+            }
+            if self.lost is not None:
+                state["lost"] = self.lost
+            ends = [end for end, _ in found]
+            told = ends, state, self.findings, self.counted
+            self._store.add(scored, (start, read), indices, *told)
+        for _, part in found:
+            yield part
 
-    def _score(self, taken: _Taken) -> Part:
-        batch = taken.batch
-        keep, indices = self._sieved(len(batch), taken.drawn)
-        with autograd_ready():
-            chosen = batch if keep is None else batch.take(keep.to(self.engine.subject.device))
-            return Part(score_one(self.engine, self.witness, chosen), indices)
-
-    def _sieved(self, size: int, drawn: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _sieved(
+        self, size: int, drawn: Tensor | None, start: int
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are."""
-        start, self._read = self._read, self._read + size
         streamed = self._draws is None and self.pool.sieve is not None
-        return self.pool.sieved(size, torch.arange(start, self._read) if streamed else drawn)
+        return self.pool.sieved(size, torch.arange(start, start + size) if streamed else drawn)
 
     def _next(self, raws: Iterator[Any]) -> _Taken | None:
         for raw in raws:
             draws = self._draws
-            with autograd_ready():
+            with tensors_ready():
                 batch = self._reader.read(raw, None if draws is None else draws.size())
             return _Taken(batch, None if draws is None else draws.next(len(batch)))
         return None
@@ -169,116 +221,50 @@ class Run:
             del taken  # before the next one is there
 
     @contextlib.contextmanager
-    def _opened(self, taken: _Taken | None) -> Iterator[Checkpoint]:
-        assert self.options.checkpoint is not None
+    def _opened(self, taken: _Taken | None) -> Iterator[None]:
         first = None if taken is None else taken.batch
-        drawn = None if taken is None else _out_of_sequence(taken.drawn, 0)
+        drawn = None if taken is None else taken.drawn
         with autograd_ready():
-            known = facts(self.engine.subject, self.pool.total, first, drawn)
+            known = facts(self.subject, self.pool.total, first, drawn)
             known |= getattr(self.engine.outcome, "facts", {})
-        checkpoint = Checkpoint(self.options.checkpoint, known)
-        try:
-            if checkpoint.entries and first is not None:
-                state = checkpoint.entries[-1].state
-                self.engine.chunks.resume(Limits(*state["limits"]))
-                self.engine.passes.settings = Settings(**state["settings"])
+        with self._store.opened(known, first):
+            if self._store.done.state and first is not None:
+                state = self._store.done.state
                 self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
                 if self.witness.record is not None and state.get("verified"):
                     self.witness.record.add(state["verified"])
-                if not checkpoint.finished and len(first):
-                    with autograd_ready():
-                        self.engine.plan(first)  # by the same sample as then
-            yield checkpoint
-        finally:
-            checkpoint.close()
+            yield
 
-    def _entry(self, start: int, read: int, scored: Scored, drawn: Tensor | None) -> Entry:
-        columns = {f"score {name}": values for name, values in scored.scores.items()}
-        columns |= {f"error {name}": values for name, values in scored.errors.items()}
-        state: dict[str, Any] = {"seconds": self.seconds, "pulled": self.pulled}
-        state["verified"] = self.verified
-        # What bits depend on: how batches are cut, and how the model is run.
-        state["limits"] = list(self.engine.chunks.limits)
-        state["settings"] = asdict(self.engine.passes.settings)
-        if (drawn := _out_of_sequence(drawn, start)) is not None:
-            columns["indices"] = drawn
-        if self.lost is not None:
-            state["lost"] = self.lost
-        counted = union(self.counted, self.engine.counted)
-        if counted != self.counted:
-            state["counted"] = list(counted)
-            self.counted = counted
-        if len(found := self.findings.plain()) > self._told:
-            state["findings"], self._told = found, len(found)
-        return Entry(read, columns, state)
+    def _again(self, first: _Taken | None) -> Iterator[Part]:
+        """What an earlier process scored, in batches of the size of the first one."""
+        done, ledger, draws = self._store.done, self._ledger, self._draws
+        self.counted = union(self.counted, done.counted)
+        self.findings.remember(done.findings)
+        if draws is not None and "lost" in done.state:
+            draws.lose(done.state["lost"])
+        for scored in done.scored:
+            ledger.add(scored)
+        done.scored.clear()
+        size = None if first is None else len(first.batch)
+        if self.pool.sieve is not None:
+            self.pool.sieve.next(done.read)
+            size = None  # batches have as many of them as it has chosen
+        whole = self._store.finished or 0 < done.read == self.pool.total
+        for end in [*done.cuts(size), *([done.count] if whole else [])]:
+            start = ledger.given
+            if end > start:
+                where = None if done.indices is None else done.indices[start:end]
+                yield Part(ledger.take(end), where)
 
-    def _again(self, entry: Entry) -> Part:
-        """What an earlier process scored."""
-        _, indices = self._sieved(entry.read, self._drawn(entry, self._read))
-        self.counted = union(self.counted, entry.state.get("counted", ()))
-        self.findings.remember(entry.state.get("findings", ()))
-        self._told = len(self.findings.plain())
-        by_kind: dict[str, dict[str, Tensor]] = {"score": {}, "error": {}, "indices": {}}
-        for key, values in entry.columns.items():
-            kind, _, name = key.partition(" ")
-            by_kind[kind][name] = values
-        return Part(Scored(by_kind["score"], by_kind["error"]), indices)
-
-    def _drawn(self, entry: Entry, start: int) -> Tensor | None:
-        """Which samples of the dataset an earlier process drew, where that is known."""
-        if self._draws is None:
-            return None
-        if "lost" in entry.state:
-            self._draws.lose(entry.state["lost"])
-            return None
-        return entry.columns.get("indices", torch.arange(start, start + entry.read))
-
-    def _rest(
-        self, raws: Iterator[Any], first: _Taken | None, done: Sequence[Entry]
-    ) -> Iterator[_Taken]:
+    def _rest(self, batches: Iterator[_Taken], first: _Taken | None) -> Iterator[_Taken]:
         """What is left after what is done, read again only where it must be."""
-        jumped = self.pool.after([entry.read for entry in done])
+        done = self._store.done.read
+        jumped = self.pool.after(done) if done else None
         if jumped is not None:
-            self._draws = jumped.draws
-            return self._all(jumped.batches)
-        return self._past(raws, first, done)
-
-    def _past(
-        self, raws: Iterator[Any], taken: _Taken | None, done: Sequence[Entry]
-    ) -> Iterator[_Taken]:
-        start = 0
-        for number, entry in enumerate(done):
-            found = None if taken is None else len(taken.batch)
-            here, there = None if taken is None else taken.drawn, self._drawn(entry, start)
-            start += entry.read
-            if found != entry.read:
-                self._refuse(
-                    f"batch {number} has {entry.read} samples; here it has {found or 'none'}"
-                )
-            if here is not None and there is not None and not torch.equal(here, there):
-                self._refuse(
-                    f"batch {number} has the samples {in_words(there.tolist())} of the dataset; "
-                    f"here it has {in_words(here.tolist())}. Give a sampler that draws at random a "
-                    "`generator` of one seed"
-                )
-            taken = self._next(raws)
-        if taken is not None:
-            yield taken
-            del taken
-            yield from self._all(raws)
-
-    def _refuse(self, differs: str) -> NoReturn:
-        raise ValueError(
-            f"`checkpoint` must be of the same pool. Got {str(self.options.checkpoint)!r}, whose "
-            f"{differs}. Use another path, or delete it to start anew."
-        )
-
-
-def _out_of_sequence(drawn: Tensor | None, start: int) -> Tensor | None:
-    """Indices that are not those from `start` on."""
-    if drawn is None or torch.equal(drawn, torch.arange(start, start + len(drawn))):
-        return None
-    return drawn
+            reading, self._read = jumped
+            self._draws = reading.draws
+            return self._all(reading.batches)
+        return batches if first is None else chain([first], batches)
 
 
 def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:

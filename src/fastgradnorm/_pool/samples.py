@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -99,18 +99,20 @@ class Pool:
             return Reading(iter(self.loader), self.draws)
         return _traced(self.loader, self.indices)
 
-    def after(self, sizes: Sequence[int]) -> Reading | None:
-        """What follows batches of these sizes, without loading them; None if they must be read."""
+    def after(self, read: int) -> tuple[Reading, int] | None:
+        """What is left after so many samples, from the beginning of a batch, and where that is.
+
+        Nothing before that is loaded. None if it must be.
+        """
         if self.order is None or self.total is None or not isinstance(self.loader, DataLoader):
             return None
         whole = self.loader.batch_size
-        if any(size != whole for size in sizes[:-1]):
+        if whole is None or read > self.total:
             return None
-        if not sizes or (sizes[-1] != whole and sum(sizes) < self.total):
-            return None
-        left = self.order[sum(sizes) :]
+        start = read if read == self.total else read // whole * whole
+        left = self.order[start:]
         indices = left if self.indices is None else self.indices[left]
-        return _traced(_over(self.loader, left), indices)
+        return _traced(_over(self.loader, left), indices), start
 
     def sieved(self, size: int, places: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are.

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
+from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.ranks import Ranks
-from fastgradnorm._pool.run import Part, Run, union
+from fastgradnorm._pool.run import Run, union
 from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import Share, whole_pool
 from fastgradnorm._schemes.scored import Scored
@@ -32,6 +33,7 @@ class _Told(NamedTuple):
     findings: list[dict[str, str]]
     rank: int
     verified: dict[str, Any] | None  # so far
+    gathered: dict[str, Any]  # so far
 
 
 class SharedRun:
@@ -49,6 +51,7 @@ class SharedRun:
         pulled: Pull-backs so far where their number depends on the sample, on all ranks.
         lost: Why scores cannot be traced to samples, if so.
         findings: What was noticed so far, on any rank.
+        gathered: How samples were put together over batches, on the last rank.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class SharedRun:
         self.subject = Subject(model, options)
         self.counted: tuple[str, ...] = ()
         self.pulled, self.lost = 0, cast(str | None, None)
-        self.findings = Findings()
+        self.findings, self.gathered = Findings(), cast(dict[str, Any], {})
         self._verified: dict[int, dict[str, Any]] = {}
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
@@ -97,6 +100,7 @@ class SharedRun:
             for found in self.ranks.together(self._score, self.model, self.pool.loader):
                 self.counted = union(self.counted, found.counted)
                 self.pulled += found.pulled
+                self.gathered |= found.gathered
                 if found.verified is not None:
                     self._verified[found.rank] = found.verified
                 self.lost = self.lost or found.lost
@@ -116,8 +120,8 @@ class SharedRun:
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
             pulled, told = run.pulled - told, run.pulled
-            more = part.indices, run.lost, run.findings.plain(), self.ranks.rank, run.verified
-            yield _Told(part.scored, counted, pulled, *more)
+            noticed = run.findings.plain(), self.ranks.rank, run.verified, run.gathered
+            yield _Told(part.scored, counted, pulled, part.indices, run.lost, *noticed)
 
     def _checkpoint(self) -> Path | None:
         if self.options.checkpoint is None:

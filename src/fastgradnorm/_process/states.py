@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,13 @@ def autograd_ready() -> Iterator[None]:
     """
     with _shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def tensors_ready() -> AbstractContextManager[Any]:
+    """Tensors made inside can be used for gradients, whatever mode the caller is in."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(False)
+    return contextlib.nullcontext()
 
 
 # Modes and buffers of a model are its own, not a thread's: what calls it, and what looks at all of

@@ -30,6 +30,20 @@ class Scored:
             None if self.logits is None else self.logits[index],
         )
 
+    def put(self, place: int, one: "Scored") -> "Scored":
+        """The same with those of one sample in another one's place."""
+
+        def put(values: Tensor, other: Tensor | None) -> Tensor:
+            if other is None:
+                return values
+            return values.index_put((torch.tensor(place),), other[0].to(values))
+
+        return Scored(
+            {name: put(values, one.scores.get(name)) for name, values in self.scores.items()},
+            {name: put(values, one.errors.get(name)) for name, values in self.errors.items()},
+            None if self.logits is None else put(self.logits, one.logits),
+        )
+
     @classmethod
     def join(cls, parts: "Sequence[Scored]") -> "Scored":
         """Several batches as one; the errors of exact scores are 0 where others have some."""

@@ -37,14 +37,16 @@ class Meaning:
         self._predictions = Predictions()
         self._looked = False
 
+    def wants(self, batch: Batch) -> bool:
+        """Whether it is this batch's turn."""
+        return len(batch) > 0 and not (self._looked or self._are_values)
+
     def look(self, batch: Batch) -> None:
         """Looks at the first batch that has samples.
 
         Raises:
             UnsupportedModelError: If what is scored has no meaning, by name.
         """
-        if len(batch) == 0 or self._looked or self._are_values:
-            return
         self._looked = True
         try:
             self.findings.add(self._found(batch))

@@ -62,6 +62,9 @@ class Seen:
             found["sq_norms"] = self._by_name(names, rows[None])
         return Scored(found, {})
 
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`: no label is read."""
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored({"logits": torch.empty(0, dtype=dtype)}, {})

@@ -5,11 +5,12 @@ called as its owner calls it, plain autograd pulls back to its owner's parameter
 made from the definition. Logits of up to `_ROWS` samples, gradients and scores of two are compared.
 """
 
+import contextlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from fastgradnorm._engine.plan import Plan
 from fastgradnorm._errors import NOT_THE_MODELS, SlowPathWarning
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.gradients import Comparison
 from fastgradnorm._witness.logits import check_rows, seen_logits
@@ -32,13 +34,14 @@ _ROWS = 16  # samples of one own call, at most: each costs two forward passes
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """Samples that are verified: which samples of its batch, and what their own call gave."""
 
     batch: Batch
     start: int
     logits: Tensor
-    alone: bool = False  # joined by a sample that is not of the batch, which has one
+    own: int | None = None  # the place of a batch's only sample, joined by one that is not of it
+    also: bool = False  # by the witness of the scores that take a pass of their own
 
 
 class Witness:
@@ -50,10 +53,12 @@ class Witness:
     Attributes:
         record: What was compared; None with `verify=False`.
         meaning: What outputs and inputs say, which are looked at too.
+        awaited: Looks at batches whose scores are still to be compared.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.meaning = engine, Meaning(engine)
+        self.awaited = 0
         asked = engine.options.verify
         mode = "sampled" if asked is True else asked
         self.record = Record(mode) if isinstance(mode, str) else None
@@ -69,40 +74,65 @@ class Witness:
             if self.also is not None:
                 self.also.record = self.record
 
-    def score(self, batch: Batch) -> Scored:
-        """What the engine makes of a batch, verified if it is its turn.
+    def look(self, batch: Batch, *, keep: bool = False) -> list[Look]:
+        """Looks at one of the caller's batches, if it is its turn, before it is scored.
+
+        Args:
+            batch: As it was read.
+            keep: Whether its scores come so late that the samples must be copied.
+
+        Raises:
+            UnsupportedModelError: If what is scored has no meaning, by name.
+        """
+        looks: list[Look] = []
+        if self.record is None:
+            return looks
+        turn, wanted = self._turn(batch), self.meaning.wants(batch)
+        if turn or wanted:
+            with self._timed():
+                if wanted:
+                    self.meaning.look(batch)
+                looks = self._looked(batch) if turn else []
+                looks = [replace(look, batch=look.batch.kept()) for look in looks if keep] or looks
+        if self.also is not None:
+            looks += [replace(look, also=True) for look in self.also.look(batch, keep=keep)]
+        self.awaited += len(looks)
+        return looks
+
+    def count(self, scored: Scored) -> None:
+        """Counts the predictions that scores were made of."""
+        if self.record is not None:
+            self.meaning.count(scored)
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Within it the engine scores samples of the pool, by plans that are looked at after."""
+        with contextlib.nullcontext() if self.also is None else self.also.scoring():
+            before, self._scoring = self._scoring, True
+            try:
+                yield
+            finally:
+                self._scoring = before
+        if self._plans:
+            with self._timed():
+                while self._plans:
+                    pair = self._plans.pop()
+                    self._examine(self._look(pair, 0), None)
+
+    def examine(self, looks: Sequence[Look], scored: Scored) -> None:
+        """Compares what was seen of a batch with its scores.
 
         Raises:
             UnsupportedModelError: If a sample's logits depend on the others in its batch.
             VerificationError: If the engine disagrees with plain autograd.
         """
-        scored = self._score(batch)
-        if self.also is None:
-            return scored
-        more = self.also.score(batch)
-        errors = scored.errors | more.errors
-        return Scored(scored.scores | more.scores, errors, scored.logits)
-
-    def _score(self, batch: Batch) -> Scored:
-        if self.record is None:
-            return self.engine.score(batch)
-        looks: list[_Look] = []
-        with self._timed():
-            self.meaning.look(batch)
-            looks = self._looked(batch) if self._turn(batch) else []
-        self._scoring = True
-        try:
-            scored = self.engine.score(batch)
-        finally:
-            self._scoring = False
-        with self._timed():
-            self.meaning.count(scored)
-            for look in looks:
-                self._examine(look, None if look.alone else scored)
-            while self._plans:
-                pair = self._plans.pop()
-                self._examine(self._look(pair, 0, alone=False), None)
-        return scored
+        self.awaited -= len(looks)
+        for look in looks:
+            if look.also and self.also is not None:  # the logits are those of the other pass
+                self.also.examine([replace(look, also=False)], replace(scored, logits=None))
+                continue
+            with self._timed():
+                self._examine(look, scored)
 
     def _noticed(self, plan: Plan, batch: Batch) -> None:
         if self._choice.plan(plan) and self._scoring:
@@ -117,7 +147,8 @@ class Witness:
         assert self.record is not None
         start = time.perf_counter()
         try:
-            yield
+            with autograd_ready():
+                yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -130,7 +161,7 @@ class Witness:
         finally:
             self.record.seconds += time.perf_counter() - start
 
-    def _looked(self, batch: Batch) -> list[_Look]:
+    def _looked(self, batch: Batch) -> list[Look]:
         """The own call on a chunk of the batch, or on all; on two samples if the batch has one."""
         engine = self.engine
         plan = engine.plan(batch)  # a model that cannot run on one sample is told by its layer
@@ -139,26 +170,25 @@ class Witness:
             planned, count = engine.outcome.planned(plan), engine.outcome.count(plan)
             size = max(2, engine.chunks.sizes(planned, len(batch), count)[0])
             blocks = self._choice.blocks(len(batch), min(size, len(batch), _ROWS))
-            return [self._look(batch.take(block), block.start, alone=False) for block in blocks]
-        pairs = [joined(self._single, batch)] if self._single is not None else []
-        self._single = None if self._single is not None else batch
-        twice = moved(batch)
-        for pair in (*pairs, twice):
-            if pair is not None:
-                try:
-                    return [self._look(pair, 0, alone=True)]
-                except NOT_THE_MODELS:
+            return [self._look(batch.take(block), block.start) for block in blocks]
+        before = None if self._single is None else joined(self._single, batch)
+        self._single = None if self._single is not None else batch.kept()
+        pairs = [(1, before)] if before is not None else []
+        for own, pair in [*pairs, (0, moved(batch))]:
+            try:
+                return [self._look(pair, 0, own)]
+            except NOT_THE_MODELS:
+                raise
+            except Exception as error:  # a model that takes single samples alone
+                if is_out_of_memory(error):
                     raise
-                except Exception as error:  # a model that takes single samples alone
-                    if is_out_of_memory(error):
-                        raise
-        return [self._look(batch, 0, alone=True)]
+        return [self._look(batch, 0, own=0)]
 
-    def _look(self, batch: Batch, start: int, alone: bool) -> _Look:
+    def _look(self, batch: Batch, start: int, own: int | None = None) -> Look:
         if self._own is None:
             self._own = OwnModel(self.engine.subject)
         try:
-            return _Look(batch, start, self._own.logits(batch), alone)
+            return Look(batch, start, self._own.logits(batch), own)
         except Exception as error:
             error.add_note(
                 f"This is the model's own call on {len(batch)} samples of a batch, made by "
@@ -166,16 +196,20 @@ class Witness:
             )
             raise
 
-    def _examine(self, look: _Look, scored: Scored | None) -> None:
+    def _examine(self, look: Look, scored: Scored | None) -> None:
         assert self.record is not None and self._own is not None
         record, own, batch = self.record, self._own, look.batch
         record.batches += 1
         record.rows += len(batch)
-        quiet = look.alone  # the caller's batches have one sample, which has no company
-        if scored is not None:
+        quiet = look.own is not None  # the caller's batches have one sample, which has no company
+        if scored is not None and scored.logits is not None:
+            scored = replace(scored, logits=scored.logits.to(look.logits.device))
+        if scored is not None and look.own is None:
             scored = scored.take(slice(look.start, look.start + len(batch)))
-        seen = None if scored is None else scored.logits
+        seen = None if scored is None or look.own is not None else scored.logits
         seen = seen_logits(self.engine, batch) if seen is None else seen
+        if scored is not None and look.own is not None and scored.logits is not None:
+            seen = seen.index_put((torch.tensor(look.own),), scored.logits[0].to(seen))
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
         if self.engine.options.by_output:
             check_company(own, batch.take(slice(0, 2)))
@@ -185,8 +219,10 @@ class Witness:
             groups = [self._choice.pair(len(batch))]
         for group in groups:
             pair = batch.take(torch.tensor(group, device=self.engine.subject.device))
-            if scored is None:
+            if scored is None or look.own is not None:
                 made = self.engine.score(pair)
+                if scored is not None and look.own in group:
+                    made = made.put(group.index(look.own), scored)
             else:
                 made = scored.take(torch.tensor(group, device=_device(scored)))
             comparison = Comparison(self.engine, own, pair, record, self._apart)

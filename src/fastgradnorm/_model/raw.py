@@ -1,0 +1,82 @@
+"""How a model is given what a loader yields, and what of that it is not given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fastgradnorm._model.given import PLAIN
+from fastgradnorm._model.sizes import list_of_samples
+from fastgradnorm._validate import fail_type
+
+_LABELS = ("labels", "label")
+
+
+def plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:
+    """The inputs of a tensor, sequence or mapping, how the model takes them, and what is left."""
+    if isinstance(raw, (tuple, list)) and raw:
+        if not isinstance(raw[0], (Tensor, Mapping)):
+            raise refusal(raw, True)
+        mappings = [item for item in raw if isinstance(item, Mapping)]
+        like_samples = isinstance(raw, list) or all(
+            m.keys() == mappings[0].keys() for m in mappings
+        )
+        if len(mappings) == len(raw) > 1 and like_samples:
+            raise list_of_samples(raw)
+        inputs, call, _ = plain(raw[0])
+        return inputs, call, raw[1:]
+    if isinstance(raw, Mapping):
+        inputs = {key: value for key, value in raw.items() if key not in _LABELS}
+        for key, value in inputs.items():
+            if isinstance(value, (list, tuple, str)):
+                raise fail_type(
+                    "loader",
+                    f"batches whose {key!r} is a tensor",
+                    value,
+                    "Tokenise and collate in the loader, or pass `forward=`.",
+                )
+        return inputs, lambda model, given: model(**given), ()
+    if isinstance(raw, Tensor):
+        return raw, lambda model, given: model(given), ()
+    raise refusal(raw, True)
+
+
+def withheld(raw: Any, rest: Sequence[Any]) -> str:
+    """What the model is not given, for the error of one that fails without it."""
+    mapping = raw[0] if isinstance(raw, (list, tuple)) else raw
+    keys = [key for key in mapping if key in _LABELS] if isinstance(mapping, Mapping) else []
+    if keys:
+        what = f"The batch's {keys[0]!r} is not given to the model"
+    elif rest:
+        what = (
+            f"Of the batch, a {type(raw).__name__} of {len(rest) + 1}, only the first is given to "
+            "the model"
+        )
+    else:
+        return ""
+    return (
+        f"{what}: labels are never read. If it needs it, pass `forward=lambda model, batch: ...`."
+    )
+
+
+def constants(named: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...] | None:
+    return None if any(type(leaf) not in PLAIN for _, leaf in named) else tuple(named)
+
+
+def refusal(raw: Any, plainly: bool) -> TypeError:
+    """For batches without a tensor to cut samples from, or whose inputs are not told."""
+    if isinstance(raw, (list, tuple)) and len(raw) > 1 and isinstance(raw[0], (list, tuple)):
+        return TypeError(str(list_of_samples(raw)) + " Or pass `forward=lambda model, batch: ...`.")
+    arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(raw))
+    if arrays:
+        advice = "Make its arrays tensors in the loader's collate_fn, `torch.from_numpy(x)`."
+    elif plainly:
+        advice = "Pass `forward=lambda model, batch: ...` for other batches."
+    else:
+        advice = "No tensor was found in it, of which `forward` could be given one sample."
+    wanted = "an iterable of tensors, tuples or lists of tensors, or mappings of them"
+    if not plainly:
+        wanted = "an iterable of batches that hold tensors [N, ...]"
+    return fail_type("loader", wanted, raw, advice)

@@ -1,0 +1,259 @@
+"""Samples gathered over a loader's batches: as many of one shape as a chunk is planned for.
+
+Where one chunk ends depends on the samples' numbers alone: it has the planned size, counted from
+the beginning of a window of samples, and at a window's end all that wait are scored. So batches of
+any size give the same chunks, and the same bits. Samples wait in copies, because loaders may write
+their next batch where this one was.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.given import Given
+from fastgradnorm._process.states import autograd_ready, tensors_ready
+from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._witness.witness import Witness
+
+# A window is so many chunks of the first shape, and about so many samples at most.
+_CHUNKS, _SAMPLES = 32, 1 << 12
+
+
+def score_one(engine: Engine, batch: Batch) -> Scored:
+    """Scores of one batch, on the CPU."""
+    dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
+    if len(batch) == 0:
+        return engine.outcome.nothing(dtype)
+    scored = engine.score(batch)
+    if engine.also is not None:
+        more = engine.also.score(batch)
+        errors = scored.errors | more.errors
+        scored = Scored(scored.scores | more.scores, errors, scored.logits)
+    return Scored(
+        {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
+        {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
+        scored.logits,
+    )
+
+
+@dataclass
+class Sizes:
+    """How samples are gathered: planned once for a run, and gone on with.
+
+    Attributes:
+        window: Samples after which none may wait; None: not planned yet.
+        held: Bytes of samples that may wait.
+        chunks: Samples of a chunk, by shape.
+    """
+
+    window: int | None = None
+    held: int = 0
+    chunks: dict[str, int] = field(default_factory=dict)
+
+    def plain(self, known: int = 0) -> dict[str, Any]:
+        """As JSON can hold it, without the first so many chunks."""
+        chunks = list(self.chunks.items())[known:]
+        return {"window": self.window, "held": self.held, "chunks": dict(chunks)}
+
+    def resume(self, told: dict[str, Any]) -> None:
+        """Adds what an earlier process has planned."""
+        self.window, self.held = told["window"], told["held"]
+        self.chunks.update(told["chunks"])
+
+
+@dataclass
+class _Group:
+    """Samples of one shape that wait for more.
+
+    Attributes:
+        run: What the model is given beside them.
+        size: How many are a chunk.
+        parts: Those that wait.
+        numbers: Theirs, from one to before another.
+        count: How many wait.
+        bytes: What they take.
+    """
+
+    run: Given
+    size: int
+    parts: list[Batch] = field(default_factory=list)
+    numbers: list[tuple[int, int]] = field(default_factory=list)
+    count: int = 0
+    bytes: int = 0
+
+    def add(self, part: Batch, start: int, each: int) -> None:
+        self.parts.append(part)
+        self.numbers.append((start, start + len(part)))
+        self.count += len(part)
+        self.bytes += len(part) * each
+
+    def clear(self) -> None:
+        self.parts, self.numbers, self.count, self.bytes = [], [], 0, 0
+
+
+class Gathering:
+    """Scores batch after batch, in chunks that do not end where these do.
+
+    Args:
+        engine: What scores.
+        witness: Looks at plans that are made meanwhile.
+        gathers: Whether samples may wait for those of later batches.
+
+    Attributes:
+        number: Of samples added so far.
+        sizes: Planned so far.
+        apart: Why batches were scored each by itself, if some were.
+    """
+
+    def __init__(self, engine: Engine, witness: Witness, gathers: bool = True) -> None:
+        self.engine, self.witness, self._gathers = engine, witness, gathers
+        self.number = 0
+        self.sizes = Sizes()
+        self.apart: str | None = None
+        self._groups: dict[str, _Group] = {}
+        self._waiting = 0  # bytes
+        self._found: list[tuple[list[tuple[int, int]], Scored]] = []
+
+    def resume(self, sizes: Sizes, number: int) -> None:
+        """Goes on after so many samples, none of which waits."""
+        self.sizes, self.number = sizes, number
+
+    def add(self, batch: Batch) -> Iterator[Scored]:
+        """Yields scores of all samples up to one after which none waits, in order."""
+        if len(batch) == 0:
+            return
+        group = self._group(batch) if self._gathers else None
+        if group is None:
+            self._score_waiting()
+            self._score(batch, [(self.number, self.number + len(batch))])
+            self.number += len(batch)
+            yield from self._in_order()
+            return
+        start, each = 0, _bytes(batch)
+        while start < len(batch):
+            if self._room(each) <= 0:
+                self._score_waiting()
+            count = min(len(batch) - start, group.size - group.count, self._room(each))
+            part = batch if count == len(batch) else batch.take(slice(start, start + count))
+            full = group.count + count == group.size
+            with tensors_ready():
+                group.add(part if full else part.copied(), self.number, each)
+            self._waiting += count * each
+            start, self.number = start + count, self.number + count
+            if full:
+                self._score_group(group)
+            if self._room(each) <= 0:
+                self._score_waiting()
+            if not self._waiting:
+                yield from self._in_order()
+
+    def flush(self) -> Iterator[Scored]:
+        """Scores of all that wait."""
+        self._score_waiting()
+        yield from self._in_order()
+
+    def _room(self, each: int) -> int:
+        """Samples of so many bytes that may be added before the waiting ones are scored."""
+        assert self.sizes.window is not None
+        past = self.number % self.sizes.window
+        if past == 0 and self._waiting:
+            return 0
+        most = (self.sizes.held - self._waiting) // each
+        return min(self.sizes.window - past, most if self._waiting else max(1, most))
+
+    def _group(self, batch: Batch) -> _Group | None:
+        """Where its samples wait; None if they must not be mixed with those of other batches."""
+        run = batch.run
+        tensors = [*batch.leaves, batch.mask, batch.attention_mask, batch.target]
+        if batch.labelled is not None:
+            self.apart = self.apart or "the loss is given all of them"
+            return None
+        if not isinstance(run, Given) or not all(map(_is_plain, tensors)):
+            self.apart = self.apart or "they hold tensors of special kinds"
+            return None
+        shape = _shape(batch)
+        if shape not in self._groups:
+            with tensors_ready():
+                kept = run.kept()
+            self._groups[shape] = _Group(kept, self._size(shape, batch))
+        differs = self._groups[shape].run.differs(run)
+        if differs is not None:
+            self.apart = self.apart or f"they differ in {differs}"
+            return None
+        if batch.target is not None:
+            with autograd_ready():
+                self.engine.outcome.check(self.engine.plan(batch), batch)
+        return self._groups[shape]
+
+    def _size(self, shape: str, batch: Batch) -> int:
+        sizes, engine = self.sizes, self.engine
+        with autograd_ready(), self.witness.scoring():
+            plan = engine.plan(batch)  # by the first sample of this shape
+            if engine.also is not None:
+                engine.also.plan(batch)
+        if shape not in sizes.chunks:
+            planned, count = engine.outcome.planned(plan), engine.outcome.count(plan)
+            each = _bytes(batch)
+            held = None if sizes.window is None else sizes.held
+            size, held = engine.chunks.gathered(planned, count, each, held)
+            sizes.chunks[shape] = size
+            if sizes.window is None:
+                sizes.window, sizes.held = size * max(1, min(_CHUNKS, _SAMPLES // size)), held
+        return sizes.chunks[shape]
+
+    def _score_waiting(self) -> None:
+        for group in self._groups.values():
+            if group.count:
+                self._score_group(group)
+
+    def _score_group(self, group: _Group) -> None:
+        with tensors_ready():
+            batch = Batch.join(group.parts)
+        batch, numbers = replace(batch, run=group.run), group.numbers
+        self._waiting -= group.bytes
+        group.clear()
+        self._score(batch, numbers)
+
+    def _score(self, batch: Batch, numbers: list[tuple[int, int]]) -> None:
+        with autograd_ready(), self.witness.scoring():
+            scored = score_one(self.engine, batch)
+        self.witness.count(scored)
+        if not self.witness.awaited:
+            scored = replace(scored, logits=None)  # nobody compares them
+        self._found.append((numbers, scored))
+
+    def _in_order(self) -> Iterator[Scored]:
+        if not self._found:
+            return
+        runs = [run for numbers, _ in self._found for run in numbers]
+        scored = Scored.join([scored for _, scored in self._found])
+        self._found = []
+        if any(a[1] != b[0] for a, b in pairwise(runs)):
+            numbers = torch.cat([torch.arange(a, b) for a, b in runs])
+            scored = scored.take(numbers.argsort())
+        yield scored
+
+
+def _bytes(batch: Batch) -> int:
+    """Of one sample."""
+    held = [*batch.leaves, batch.mask, batch.attention_mask, batch.target]
+    return max(1, sum(tensor.nbytes for tensor in held if tensor is not None) // len(batch))
+
+
+def _is_plain(tensor: Tensor | None) -> bool:
+    return tensor is None or (type(tensor) is Tensor and tensor.layout == torch.strided)
+
+
+def _shape(batch: Batch) -> str:
+    """Equal for samples that may be put together, in any process."""
+    shapes = [f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in batch.leaves]
+    beside = {"mask": batch.mask, "attention": batch.attention_mask, "label": batch.target}
+    for name, each in beside.items():
+        shapes += [] if each is None else [f"{name} {each.dtype} {list(each.shape[1:])}"]
+    return ", ".join(shapes).replace("torch.", "")
