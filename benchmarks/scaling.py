@@ -102,7 +102,7 @@ def head(kind: str, classes: int, budget: float) -> dict[str, Any]:
     elif kind == "linear_head_scores":
         run = lambda: kernels.linear_head_scores(features, weight, bias)  # noqa: E731
     else:
-        scorer = GradNormScorer(layer, params="last_layer", verify=False, progress=False)
+        scorer = GradNormScorer(layer, params="last_layer", latency=0, verify=False, progress=False)
         scores = scorer.stream(itertools.repeat(features))
         run = lambda: next(scores)  # noqa: E731
     return {"classes": classes, "samples": samples, **_cost(run, samples, budget)}

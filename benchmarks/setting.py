@@ -55,7 +55,7 @@ class Setting:
     def stream(self, samples: int | None = None, **options: Any) -> Callable[[], Tensor]:
         """Scores of the batch, as a pool that goes on and on gets them."""
         batch = self.batch if samples is None else first(self.batch, samples)
-        scorer = GradNormScorer(self.model, **options, verify=False, progress=False)
+        scorer = GradNormScorer(self.model, **options, latency=0, verify=False, progress=False)
         scores = scorer.stream(itertools.repeat(batch))
         return lambda: next(scores)
 

@@ -163,6 +163,7 @@ def _syncs(given: _Given, report: Report, backend: str, mode: Mode) -> dict[str,
         scheme="entropy" if given.subject.dense else ("expected", "entropy"),
         backend=backend,
         autocast=mode.autocast,
+        latency=0,
         verify=False,
         progress=False,
     )

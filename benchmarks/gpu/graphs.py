@@ -49,7 +49,7 @@ def compare(row: dict[str, Any], setting: Setting, options: dict[str, Any], repo
     """Four batches and a smaller one, both ways; then the time of a batch."""
     sizes = [setting.samples] * 4 + [3 * setting.samples // 4]
     batches = [first(setting.batch, size) for size in sizes]
-    scorer = GradNormScorer(setting.model, **options, verify=False, progress=False)
+    scorer = GradNormScorer(setting.model, **options, latency=0, verify=False, progress=False)
     with as_they_are():
         plain = [scores.clone() for scores in scorer.stream(batches)]
     engine = scorer._engine()

@@ -128,3 +128,15 @@ def test_columns_that_cannot_be_scored(columns, error, message):
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="Did you mean `scheme`"):
         actor(schema="entropy")
+
+
+def test_each_batch_has_its_scores_before_the_next_one_is_there():
+    """Nothing is held back to be scored with rows that are not there yet, whatever is asked for."""
+    model, rows = pools.mlp(), pools.inputs()[:12].numpy()
+    wanted = score_pool(model, [pools.inputs()[:12]], progress=False).numpy()
+    for latency in (None, 100):
+        actor = GradNormActor(lambda: model, input_column="x", id_column="id", latency=latency)
+        for start in range(0, 12, 3):
+            part = slice(start, start + 3)
+            found = actor({"x": rows[part], "id": np.arange(12)[part]})
+            np.testing.assert_allclose(found["score"], wanted[part], rtol=1e-5)

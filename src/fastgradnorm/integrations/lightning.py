@@ -56,8 +56,9 @@ class GradNormWriter(BasePredictionWriter):
         """Starts anew."""
         self._found: dict[int, float] = {}
         self._inbox: deque[Any] = deque()
-        scorer = GradNormScorer(pl_module, **self.options)
-        # One stream, so that the model is read and verified once and not at each batch.
+        # One stream, so that the model is read and verified once and not at each batch; and each
+        # batch is scored before the next one is there.
+        scorer = GradNormScorer(pl_module, **{**self.options, "latency": 0})
         self._stream: Iterator[Any] = scorer.stream(iter(self._inbox.popleft, None))
 
     def write_on_batch_end(

@@ -62,10 +62,10 @@ class GradNormActor:
         **options: Any,
     ) -> None:
         self._inputs, self._id, self._score = input_column, id_column, score_column
-        # An actor is given rows of its own: other processes have no part in them.
-        self._scorer = GradNormScorer(
-            model_factory(), **{"progress": False, **options, "distributed": False}
-        )
+        # An actor is given rows of its own: other processes have no part in them, and the scores of
+        # a batch are asked for before the next one is there.
+        own = {"distributed": False, "latency": 0}
+        self._scorer = GradNormScorer(model_factory(), **{"progress": False, **options, **own})
         floating = (p.dtype for p in self._scorer.model.parameters() if p.is_floating_point())
         self._dtype = next(floating, torch.get_default_dtype())
         self._batch: Any = None
