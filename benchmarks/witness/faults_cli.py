@@ -43,11 +43,11 @@ FAULTS = [
     ),
     Fault(
         _GIVEN, "option that does nothing",
-        "        image_size=image_size,\n", "", "--image-size has no effect",
+        '        "image_size": image_size,\n', "", "--image-size has no effect",
     ),
     Fault(
         _GIVEN, "option that does nothing",
-        "return Given(loaded.model, origin, found, options, batch_size)", "return Given(loaded.model, origin, found, options, 32)",
+        "return Given(loaded.model, origin, found, options, batch_size, opening)", "return Given(loaded.model, origin, found, options, 32, opening)",
         "--batch-size has no effect",
     ),
     Fault(
