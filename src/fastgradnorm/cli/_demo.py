@@ -24,7 +24,8 @@ def add(app: typer.Typer) -> None:
         """See on handwritten digits what the choice is worth.
 
         Trains a small CNN on 100 labels, scores the pool with every scheme, compares speed and
-        values with plain autograd, and trains again on the best of the pool and on random ones.
+        values with plain autograd, shows which 50 to label next and why, and trains again on what
+        `acquire` chooses, on the highest scores, the highest entropies, and random ones.
         """
         from fastgradnorm.cli._failures import BadInputError
         from fastgradnorm.demo import Settings, run_demo

@@ -2,12 +2,11 @@
 
 import statistics
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm import score_pool, select
+from fastgradnorm import Selection, acquire
 from fastgradnorm.demo._digits import Digits
 from fastgradnorm.demo._network import accuracy, fit
 from fastgradnorm.demo._settings import Settings
@@ -15,10 +14,12 @@ from fastgradnorm.demo._watch import Watch
 
 STRATEGIES = {
     "random": "Random",
-    "top": "Best",
-    "gumbel": "Drawn by score",
-    "rounds": "Best in rounds",
+    "entropy": "Plain entropy",
+    "top": "Highest scores",
+    "acquire": "acquire",
 }
+# What `acquire` calls them.
+_NAMES = {"entropy": "entropy", "top": "expected/all/top", "acquire": "auto"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,27 @@ def measure_learning(digits: Digits, settings: Settings, watch: Watch) -> list[C
     return [Curve(strategy, settings.label_counts, tuple(rows)) for strategy, rows in found.items()]
 
 
+def choose(
+    model: nn.Module,
+    digits: Digits,
+    labelled: Tensor,
+    pool: Tensor,
+    settings: Settings,
+    strategy: str = "acquire",
+    seed: int = 0,
+) -> Selection:
+    """What to label next of the images at `pool`, for a model trained on those at `labelled`."""
+    return acquire(
+        model,
+        digits.batches(pool, settings),
+        settings.labels_per_step,
+        labelled=digits.batches(labelled, settings),
+        strategy=_NAMES[strategy],
+        seed=seed,
+        progress=False,
+    )
+
+
 class _Run:
     """One seed: its first labels, its pool, and its networks by the labels they learnt from."""
 
@@ -73,7 +95,6 @@ class _Run:
         self._digits, self._settings, self._seed = digits, settings, seed
         self._start, self._pool = digits.split(settings, seed)
         self._models: dict[tuple[int, ...], nn.Module] = {}
-        self._ranking: Tensor | None = None
 
     def accuracies(self, strategy: str) -> tuple[float, ...]:
         digits, labelled = self._digits, self._start
@@ -86,23 +107,14 @@ class _Run:
 
     def _choose(self, strategy: str, labelled: Tensor, step: int) -> Tensor:
         """Indices labelled after `step` steps, given those labelled before it."""
-        count = step * self._settings.labels_per_step
+        count = self._settings.labels_per_step
         if strategy == "random":
-            return torch.cat([self._start, self._pool[:count]])  # the pool is in random order
-        if strategy == "rounds":
-            left = self._pool[~torch.isin(self._pool, labelled)]
-            chosen = select(self._scores(labelled, left), self._settings.labels_per_step)
-            return torch.cat([labelled, left[chosen]])
-        if self._ranking is None:
-            self._ranking = self._scores(self._start, self._pool)
-        how: Literal["top", "gumbel"] = "gumbel" if strategy == "gumbel" else "top"
-        chosen = select(self._ranking, count, strategy=how, seed=self._seed)
-        return torch.cat([self._start, self._pool[chosen]])
-
-    def _scores(self, labelled: Tensor, pool: Tensor) -> Tensor:
-        batches = self._digits.batches(pool, self._settings)
-        scores: Tensor = score_pool(self._fit(labelled), batches, progress=False)
-        return scores
+            return torch.cat([self._start, self._pool[: step * count]])  # it is in random order
+        left = self._pool[~torch.isin(self._pool, labelled)]
+        made = choose(
+            self._fit(labelled), self._digits, labelled, left, self._settings, strategy, self._seed
+        )
+        return torch.cat([labelled, left[made.indices]])
 
     def _test_accuracy(self, labelled: Tensor) -> float:
         test = self._digits.test

@@ -14,13 +14,13 @@ from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
 from fastgradnorm.page import chart, definitions, page, pair, table, tile, tiles
 
 _SHOWN = 10  # images at either end of the ranking
-_CODE = """<pre><code>from fastgradnorm import score_pool, select
+_CODE = """<pre><code>from fastgradnorm import acquire
 
-# one score per sample, in pool order
-scores = score_pool(model, loader)
+# which to label, best first; a loader or a dataset, and what has labels
+chosen = acquire(model, pool, 100, labelled=labelled)
 
-# which to label, best first
-chosen = select(scores, k=100)</code></pre>"""
+print(chosen.indices, chosen)
+chosen.report("page")  # with the reason for each</code></pre>"""
 
 
 def write_page(
@@ -45,6 +45,8 @@ def write_page(
         lede=_lede(results),
         facts=_facts(results),
         sections={
+            f"The {len(results.pool.chosen)} to label next, and why": _paragraph(_why(results))
+            + _chosen(results),
             "What the choice is worth": _paragraph(_unbroken(escape(headline(results))))
             + pair(charts["accuracy"], _accuracy(results)),
             "What the score sees": _paragraph(_extremes(results))
@@ -78,7 +80,8 @@ def _lede(results: Results) -> str:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     point, count = results.headline_point, results.settings.start_labels
-    best, random = results.curve("top"), results.curve("random")
+    best, random = results.curve("acquire"), results.curve("random")
+    entropy = results.curve("entropy")
     main = next(s for s in results.speeds if (s.params, s.scheme) == ("all", "expected"))
     worst = max(speed.largest_relative_difference for speed in results.speeds)
     high, low = _wrong_at_ends(results)
@@ -86,9 +89,10 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return [
         (
             f"{100 * best.means[point]:.1f}&nbsp;%",
-            f"accuracy with {results.settings.label_counts[point]} labels when the "
-            f"pool&rsquo;s best are added; {100 * random.means[point]:.1f}&nbsp;% when random "
-            f"ones are. {_seeds(results)}.",
+            f"accuracy with {results.settings.label_counts[point]} labels when "
+            f"<code>acquire</code> chose the added ones; {100 * random.means[point]:.1f}&nbsp;% with random ones, "
+            f"{100 * entropy.means[point]:.1f}&nbsp;% with those of the highest entropy. "
+            f"{_seeds(results)}.",
         ),
         (
             f"{high} to {low}",
@@ -123,13 +127,42 @@ def _captions(results: Results) -> dict[str, str]:
 def _accuracy(results: Results) -> str:
     step = results.settings.labels_per_step
     strategies = (
-        f"<b>{STRATEGIES['top']}</b> takes the top of one ranking; "
-        f"<b>{STRATEGIES['gumbel'].lower()}</b> picks at random with chances in proportion to the "
-        f"score, for variety; <b>{STRATEGIES['rounds'].lower()}</b> labels {step}, trains, scores "
-        "what is left, and goes on. Within a seed all four start from the same labels and weights."
+        f"All label {step}, train, and go on. <b>{STRATEGIES['entropy']}</b> and "
+        f"<b>{STRATEGIES['top'].lower()}</b> (gradient norms over all parameters) take the top of "
+        f"a ranking; <b>{STRATEGIES['acquire']}</b> covers the pool, each image weighing its "
+        "gradient norm. Within a seed all four start from the same labels and weights. Score and entropy "
+        f"rank this pool nearly alike (rank correlation {results.pool.rank_correlation:.3f}): what "
+        "differs is what is chosen by them."
     )
     told = f'<p class="muted" style="margin-top:1.2rem">{strategies}</p>'
     return f"<div>{_accuracy_table(results)}{told}</div>"
+
+
+def _why(results: Results) -> str:
+    cover = results.pool.chosen.pool["coverage"]
+    return (
+        f"One pass over the pool. Labelled images are near {100 * cover['before']:.0f} % of it; "
+        f"with these it is {100 * cover['after']:.0f} %. Under each: its score, what the network says, "
+        "the runner-up, and the share of the pool that it covers and nothing before it did."
+    )
+
+
+def _chosen(results: Results) -> str:
+    pool = results.pool
+    return tiles(
+        (
+            tile(
+                draw_digit(pool.images[row["index"]]),
+                alt=f"Digit {int(pool.labels[row['index']])}",
+                score=f"{row['score']:.3g}",
+                note=f"{row['predicted']} {100 * row['confidence']:.0f}&nbsp;%, {row['runner_up']} "
+                f"{100 * row['runner_up_probability']:.0f}&nbsp;%<br>covers "
+                f"{100 * row['coverage']:.1f}&nbsp;%",
+            )
+            for row in pool.chosen.records
+        ),
+        kind="drawing",
+    )
 
 
 def _extremes(results: Results) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import fastgradnorm
-from fastgradnorm import GradNormScorer
+from fastgradnorm import GradNormScorer, Selection
 from fastgradnorm.demo._digits import Digits
-from fastgradnorm.demo._learning import Curve
+from fastgradnorm.demo._learning import Curve, choose
 from fastgradnorm.demo._network import ARCHITECTURE, probabilities
 from fastgradnorm.demo._settings import Settings
 from fastgradnorm.demo._speed import Speed
@@ -31,6 +31,7 @@ class ScoredPool:
         scores: Expected gradient lengths over all parameters ``[N]``.
         order: Indices of the pool, highest score first.
         provenance: What the scorer tells about its run.
+        chosen: What `acquire` would label next, and why.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class ScoredPool:
     scores: Tensor
     order: Tensor
     provenance: dict[str, Any]
+    chosen: Selection
 
     @property
     def wrong(self) -> Tensor:
@@ -113,6 +115,7 @@ class Results:
             "scorer": {key: _plain(value) for key, value in self.pool.provenance.items()},
             "settings": asdict(self.settings),
             "test_accuracy": self.test_accuracy,
+            "chosen": self.pool.chosen.records,
             "speed": [{**asdict(speed), "speedup": speed.speedup} for speed in self.speeds],
             "curves": [
                 {**asdict(curve), "means": curve.means, "spreads": curve.spreads}
@@ -121,7 +124,9 @@ class Results:
         }
 
 
-def score_digits(model: nn.Module, digits: Digits, pool: Tensor, settings: Settings) -> ScoredPool:
+def score_digits(
+    model: nn.Module, digits: Digits, labelled: Tensor, pool: Tensor, settings: Settings
+) -> ScoredPool:
     """Score the images at `pool`, and keep what the report shows of them."""
     scorer = GradNormScorer(model, scheme="expected", progress=False)
     found = scorer.score(digits.batches(pool, settings))
@@ -134,6 +139,7 @@ def score_digits(model: nn.Module, digits: Digits, pool: Tensor, settings: Setti
         scores=found.values,
         order=found.select(len(pool)),
         provenance=dict(found.provenance),
+        chosen=choose(model, digits, labelled, pool, settings),
     )
 
 

@@ -78,7 +78,7 @@ def _measure(settings: Settings, watch: Watch) -> Results:
         settings=settings,
         parameters=count_parameters(model),
         test_accuracy=accuracy(model, digits.images[digits.test], digits.labels[digits.test]),
-        pool=score_digits(model, digits, pool, settings),
+        pool=score_digits(model, digits, labelled, pool, settings),
         speeds=measure_speed(model, batches, settings.loop_images, watch),
         curves=measure_learning(digits, settings, watch),
         threads=torch.get_num_threads(),

@@ -24,13 +24,25 @@ def rate(samples_per_second: float) -> str:
 
 
 def headline(results: Results) -> str:
-    """What the best of the pool are worth against as many random images, whichever wins."""
+    """What the choice is worth against as many random images and plain entropy, whichever wins."""
+    point = results.headline_point
+    mine = results.curve("acquire")
+    others = [_against(results, name, text) for name, text in _OTHERS.items()]
+    return (
+        f"With {results.settings.label_counts[point]} labels: {percent(mine, point)} % when "
+        f"`acquire` chose the added ones; {'; '.join(others)}."
+    )
+
+
+_OTHERS = {"random": "random ones", "entropy": "those of the highest entropy"}
+
+
+def _against(results: Results, other: str, text: str) -> str:
     point, seeds = results.headline_point, results.settings.seeds
-    best, random = results.curve("top"), results.curve("random")
-    wins, ties = best.wins(random, point)
+    theirs = results.curve(other)
+    wins, ties = results.curve("acquire").wins(theirs, point)
     tied = f", equal in {ties}" if ties else ""
     return (
-        f"With {results.settings.label_counts[point]} labels: {percent(best, point)} % when the "
-        f"added ones are the pool's best, {percent(random, point)} % when they are random; the "
-        f"best are ahead in {wins} of {seeds} {'seeds' if seeds > 1 else 'seed'}{tied}."
+        f"{percent(theirs, point)} % with {text}, of which it is ahead in {wins} of {seeds} "
+        f"{'seeds' if seeds > 1 else 'seed'}{tied}"
     )
