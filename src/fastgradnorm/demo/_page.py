@@ -90,7 +90,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         (
             f"{100 * best.means[point]:.1f}&nbsp;%",
             f"accuracy with {results.settings.label_counts[point]} labels when "
-            f"<code>acquire</code> chose the added ones; {100 * random.means[point]:.1f}&nbsp;% with random ones, "
+            f"<code>acquire</code> chose the added ones; "
+            f"{100 * random.means[point]:.1f}&nbsp;% with random ones, "
             f"{100 * entropy.means[point]:.1f}&nbsp;% with those of the highest entropy. "
             f"{_seeds(results)}.",
         ),
@@ -130,8 +131,9 @@ def _accuracy(results: Results) -> str:
         f"All label {step}, train, and go on. <b>{STRATEGIES['entropy']}</b> and "
         f"<b>{STRATEGIES['top'].lower()}</b> (gradient norms over all parameters) take the top of "
         f"a ranking; <b>{STRATEGIES['acquire']}</b> covers the pool, each image weighing its "
-        "gradient norm. Within a seed all four start from the same labels and weights. Score and entropy "
-        f"rank this pool nearly alike (rank correlation {results.pool.rank_correlation:.3f}): what "
+        "gradient norm. Within a seed all four start from the same labels and weights. Score and "
+        "entropy rank this pool nearly alike (rank correlation "
+        f"{results.pool.rank_correlation:.3f}): what "
         "differs is what is chosen by them."
     )
     told = f'<p class="muted" style="margin-top:1.2rem">{strategies}</p>'
@@ -142,8 +144,8 @@ def _why(results: Results) -> str:
     cover = results.pool.chosen.pool["coverage"]
     return (
         f"One pass over the pool. Labelled images are near {100 * cover['before']:.0f} % of it; "
-        f"with these it is {100 * cover['after']:.0f} %. Under each: its score, what the network says, "
-        "the runner-up, and the share of the pool that it covers and nothing before it did."
+        f"with these it is {100 * cover['after']:.0f} %. Under each: its score, what the network "
+        "says, the runner-up, and the share of the pool that it covers and nothing before it did."
     )
 
 
