@@ -32,7 +32,7 @@ WRONG = [
     ("params", None, (TypeError, ValueError)),
     ("reduction", "mean", ValueError),
     ("reduction", None, (TypeError, ValueError)),
-    ("likelihood", "gaussian", ValueError),
+    ("likelihood", "normal", ValueError),
     ("likelihood", None, (TypeError, ValueError)),
     ("class_dim", 0, ValueError),
     ("class_dim", 1.0, TypeError),

@@ -55,7 +55,7 @@ class Dots:
         given = {name: v.to(device, dtype) for name, v in directions.items()}
         _check_names(given, subject)
         self.count_all = len(next(iter(given.values())))
-        self._sizes = torch.stack([v.flatten(1).square().sum(1) for v in given.values()]).sum(0)
+        self._sizes = _sq_sizes(given) if cosine else None
         self._scales: dict[str, Tensor] | None = None
         if scales is not None or cosine:
             one = torch.ones((), dtype=dtype, device=device)
@@ -73,7 +73,12 @@ class Dots:
             }
         self._directions = given
         self._pulled = Pulled(options, scheme)
-        self.facts = {"directions": digest(given.values()), "products": f"{scheme} {cosine}"}
+        self._told = {"products": f"{scheme} {cosine}"}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same for a run to be continued."""
+        return {**self._told, "directions": digest(self._directions.values())}
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
@@ -146,7 +151,7 @@ class Dots:
 
     def _scored(self, found: Tensor) -> Scored:
         """From products `[N, Q]`, and for cosines squared norms last."""
-        if self._cosine:
+        if self._sizes is not None:
             found, squared = found[:, :-1], found[:, -1:]
             size = squared.clamp_min(0).sqrt() * self._sizes.sqrt()
             found = torch.where(size > 0, found / size, torch.where(size == 0, 0.0, found))
@@ -168,7 +173,7 @@ class Dots:
             gradients = run.gradients(0, unit)
             exact = self._of(gradients, scale)[: self.count_all].double()
             size = sum(float(g.double().square().sum()) for g in gradients if g is not None)
-            room = limit * size**0.5 * float(scale) * self._largest()
+            room = limit * size**0.5 * float(scale) * _sq_sizes(self._directions).double().sqrt()
             gap = (found[i, : self.count_all].double() - exact).abs()
             if bool((gap > room).any()):
                 q = int((gap - room).argmax())
@@ -178,10 +183,11 @@ class Dots:
                     f"{float(found[i, q]):.6g}. Please report this with the layer's definition."
                 )
 
-    def _largest(self) -> Tensor:
-        """Norms of the directions as products are taken with, `[Q]`, float64."""
-        sizes = [v.flatten(1).double().square().sum(1) for v in self._directions.values()]
-        return torch.stack(sizes).sum(0).sqrt()
+
+def _sq_sizes(directions: Mapping[str, Tensor]) -> Tensor:
+    """Squared norms `[Q]`."""
+    sizes = [torch.linalg.vector_norm(v.flatten(1), dim=1) for v in directions.values()]
+    return torch.stack(sizes).square().sum(0)
 
 
 def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
@@ -196,7 +202,7 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
         wanted = "a mapping from parameters' names to tensors, or a sequence of such mappings"
         raise fail_type("directions", wanted, directions)
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[tuple[int, Tensor]]] = {}
     for q, direction in enumerate(several):
         if not isinstance(direction, Mapping) or not direction:
             wanted = "a non-empty mapping from parameters' names to tensors"
@@ -208,9 +214,17 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
                 raise fail(f"directions[{q}]", wanted, value)
-            if name not in found:
-                found[name] = value.new_zeros(len(several), *value.shape)
-            found[name][q] = value.detach()
+            found.setdefault(name, []).append((q, value.detach()))
+    return {name: _stacked(given, len(several)) for name, given in found.items()}
+
+
+def _stacked(given: Sequence[tuple[int, Tensor]], count: int) -> Tensor:
+    """Tensors by their number as `[Q, *shape]`, zero where there is none."""
+    if len(given) == count:
+        return torch.stack([value for _, value in given])
+    found = given[0][1].new_zeros(count, *given[0][1].shape)
+    for q, value in given:
+        found[q] = value
     return found
 
 
