@@ -136,6 +136,7 @@ def acquire(
         scores=scores,
         records=records(columns, scores, read.places, positions, cover and cover[1]),
         pool=pool_facts(columns, scores, read.labelled, len(read.candidates), cover),
+        predicted=columns["predicted"].long(),
         provenance={
             "strategy": what.name,
             "words": what.entry.words,

@@ -26,6 +26,8 @@ class Selection:
         pool: What the model thinks of the pool: `samples`, `labelled`, `candidates`; `classes`, how
             often each is predicted; `confidence`, the mean and the 5, 50 and 95 % quantiles;
             `coverage`, of the pool before and after; `findings`, what was noticed.
+        predicted: The class predicted for each sample of the pool, int64 `[N]`, in the order of
+            `scores`.
         provenance: Strategy, seed, what restricted the choice, seconds.
     """
 
@@ -33,6 +35,7 @@ class Selection:
     scores: PoolScores
     records: list[dict[str, Any]]
     pool: Mapping[str, Any]
+    predicted: Tensor
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

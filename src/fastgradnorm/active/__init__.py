@@ -7,16 +7,21 @@ from fastgradnorm.active._records import Run, load_runs
 from fastgradnorm.active._registry import strategies, strategy
 from fastgradnorm.active._strategies import ByScore, KCenter, KMeansPP, Strategy
 from fastgradnorm.active._task import Task
+from fastgradnorm.active.campaign import Asked, Campaign, Status, label_studio_answers
 
 __all__ = [
     "ActiveLearner",
+    "Asked",
     "ByScore",
+    "Campaign",
     "Context",
     "KCenter",
     "KMeansPP",
     "Run",
+    "Status",
     "Strategy",
     "Task",
+    "label_studio_answers",
     "load_runs",
     "plot",
     "strategies",

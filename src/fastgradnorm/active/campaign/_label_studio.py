@@ -1,0 +1,44 @@
+"""Answers as Label Studio exports them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def label_studio_answers(tasks: Iterable[Mapping[str, Any]], key: str = "key") -> dict[str, Any]:
+    """Labels by key, for `Campaign.tell`, from Label Studio's JSON export of all tasks.
+
+    Of several annotations of a task the one that was updated last counts. Tasks without one are
+    left out; skipped and empty ones are None. One choice is its text; all else is the list of
+    results as it stands.
+
+    Args:
+        tasks: What `exportType=JSON` gives, read as JSON.
+        key: The name in each task's `data` that holds the key, as `Selection.to_label_studio` has.
+
+    Raises:
+        ValueError: If a task has no such name.
+    """
+    found: dict[str, Any] = {}
+    for place, task in enumerate(tasks):
+        if key not in task.get("data", {}):
+            raise ValueError(
+                f"`tasks` must have {key!r} in their data. Task {place} has "
+                f"{', '.join(task.get('data', {})) or 'none'}. Import tasks with a key."
+            )
+        annotations = task.get("annotations") or ()
+        if annotations:
+            latest = max(annotations, key=_updated)
+            found[str(task["data"][key])] = _answer(latest)
+    return found
+
+
+def _updated(annotation: Mapping[str, Any]) -> str:
+    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
+
+
+def _answer(annotation: Mapping[str, Any]) -> Any:
+    results = annotation.get("result") or []
+    if annotation.get("was_cancelled") or not results:
+        return None
+    choices = results[0].get("value", {}).get("choices")
+    return choices[0] if len(results) == 1 and choices and len(choices) == 1 else results

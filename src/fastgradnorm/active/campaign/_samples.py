@@ -1,0 +1,65 @@
+"""Samples by key, their labels in JSON, and those whose predictions are watched."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import Subset
+
+from fastgradnorm import Selection
+
+_WATCHED = 1000  # samples whose predictions are kept from round to round
+
+
+def keys_of(key: Any, size: int) -> tuple[str, ...]:
+    """The key of each of so many samples; raises unless they differ."""
+    if callable(key):
+        found = tuple(str(key(i)) for i in range(size))
+    elif isinstance(key, (str, bytes)) or not isinstance(key, Sequence | Mapping):
+        raise TypeError(
+            "`key` must be a sequence with one key a sample, or a function of its index. Got "
+            f"{type(key).__name__}."
+        )
+    else:
+        if len(key) != size:
+            raise ValueError(f"`key` must have one for each of {size} samples. Got {len(key)}.")
+        found = tuple(str(key[i]) for i in range(size))
+    seen: dict[str, int] = {}
+    for i, name in enumerate(found):
+        if name in seen:
+            raise ValueError(
+                f"`key` must differ from sample to sample. Samples {seen[name]} and {i} are both "
+                f"{name!r}."
+            )
+        seen[name] = i
+    return found
+
+
+def part_of(pool: Any, kept: list[int]) -> Any:
+    """A dataset of some samples of another."""
+    if hasattr(pool, "select") and hasattr(pool, "column_names"):  # of Hugging Face
+        return pool.select(kept)
+    return Subset(pool, kept)
+
+
+def watched(keys: Sequence[str], made: Selection) -> dict[str, int]:
+    """The classes predicted for some samples, the same ones in every round."""
+    places = made.scores.indices
+    order = range(len(made.predicted)) if places is None else places.tolist()
+    found = {keys[i]: int(c) for i, c in zip(order, made.predicted.tolist(), strict=True)}
+    chosen = sorted(found, key=lambda key: (zlib.crc32(key.encode()), key))[:_WATCHED]
+    return {key: found[key] for key in chosen}
+
+
+def label_of(key: Any, label: Any) -> Any:
+    """A label as JSON holds it; raises `TypeError` where it cannot."""
+    plain = label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
+    try:
+        if json.loads(json.dumps(plain, allow_nan=False)) == plain:
+            return plain
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"`answers` must have labels that JSON can hold. Got {type(label).__name__} for {key!r}."
+    )

@@ -1,0 +1,79 @@
+"""What the events of a campaign add up to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Batch:
+    """Keys that people were asked to label.
+
+    Attributes:
+        id: Counted from 1.
+        keys: Best first.
+        records: Of each key, why it was chosen.
+        predicted: Of some keys of the pool, the class that the model predicted when it asked.
+        released: Whether what has no answer may be asked again.
+    """
+
+    id: int
+    keys: tuple[str, ...]
+    records: tuple[Mapping[str, Any], ...]
+    predicted: Mapping[str, int]
+    released: bool = False
+
+
+@dataclass
+class State:
+    """Of a campaign, now.
+
+    Attributes:
+        batches: By id, in the order they were asked.
+        answers: The latest by batch and key; None where it was skipped.
+        latest: The latest by key, whichever batch it was told for.
+    """
+
+    batches: dict[int, Batch] = field(default_factory=dict)
+    answers: dict[tuple[int, str], Any] = field(default_factory=dict)
+    latest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> dict[str, Any]:
+        """Labels by key."""
+        return {key: label for key, label in self.latest.items() if label is not None}
+
+    @property
+    def skipped(self) -> list[str]:
+        """Keys that people would not label."""
+        return [key for key, label in self.latest.items() if label is None]
+
+    @property
+    def open(self) -> Batch | None:
+        """The batch that still waits for answers."""
+        for batch in reversed(self.batches.values()):
+            if not batch.released and self.waiting(batch):
+                return batch
+        return None
+
+    def waiting(self, batch: Batch) -> tuple[str, ...]:
+        """Its keys without an answer."""
+        return tuple(key for key in batch.keys if key not in self.latest)
+
+
+def state_of(events: Iterable[Mapping[str, Any]]) -> State:
+    """The state after these events; unknown ones, of a later version, are left out."""
+    state = State()
+    for event in events:
+        if event["event"] == "ask":
+            batch = Batch(
+                event["batch"], tuple(event["keys"]), tuple(event["records"]), event["predicted"]
+            )
+            state.batches[batch.id] = batch
+        elif event["event"] == "tell":
+            for key, answer in event["answers"].items():
+                state.answers[event["batch"], key] = answer
+                state.latest[key] = answer
+        elif event["event"] == "release":
+            state.batches[event["batch"]].released = True
+    return state

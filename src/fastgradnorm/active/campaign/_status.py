@@ -1,0 +1,103 @@
+"""How far a campaign is, and whether more labels still change what the model says."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastgradnorm.active.campaign._state import State
+
+# Bloodgood and Vijay-Shanker (2009): stop once predictions on a fixed set agree, kappa of at least
+# 0.99 on average over three rounds.
+_AGREE, _ROUNDS, _FEWEST = 0.99, 3, 30
+
+
+@dataclass(frozen=True)
+class Status:
+    """Of a campaign.
+
+    Attributes:
+        samples: Of the pool.
+        labelled: How many have a label.
+        skipped: How many people would not label.
+        rounds: How often was asked.
+        open: Id of the batch that waits for answers; None: none does.
+        waiting: Its keys without an answer.
+        changed: Of each round but the first, the share of a fixed set of samples whose predicted
+            class is another than the round before.
+        agreement: Cohen's kappa of these predictions.
+        hint: What to do next, in words.
+    """
+
+    samples: int
+    labelled: int
+    skipped: int
+    rounds: int
+    open: int | None
+    waiting: tuple[str, ...]
+    changed: tuple[float, ...]
+    agreement: tuple[float, ...]
+    hint: str
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.labelled:,} of {self.samples:,} samples labelled, {self.skipped:,} skipped, in "
+            f"{self.rounds} rounds"
+        ]
+        if self.open is not None:
+            lines.append(f"batch {self.open} waits for {len(self.waiting)} answers")
+        if self.changed:
+            lines.append(f"predictions changed in the last round: {100 * self.changed[-1]:.1f} %")
+        return "\n".join([*lines, self.hint])
+
+
+def status_of(state: State, samples: int) -> Status:
+    """The status of a campaign over a pool of so many samples."""
+    rounds = list(state.batches.values())
+    compared = [_compared(a.predicted, b.predicted) for a, b in itertools.pairwise(rounds)]
+    changed = tuple(share for share, _, _ in compared)
+    agreement = tuple(kappa for _, kappa, _ in compared)
+    counts = [count for _, _, count in compared]
+    waiting = state.open
+    return Status(
+        samples=samples,
+        labelled=len(state.labelled),
+        skipped=len(state.skipped),
+        rounds=len(rounds),
+        open=None if waiting is None else waiting.id,
+        waiting=() if waiting is None else state.waiting(waiting),
+        changed=changed,
+        agreement=agreement,
+        hint=_hint(agreement, counts, waiting is not None),
+    )
+
+
+def _compared(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[float, float, int]:
+    """Share that changed, Cohen's kappa, and over how many samples of both."""
+    common = [key for key in before if key in after]
+    if not common:
+        return 0.0, 0.0, 0
+    same = sum(before[key] == after[key] for key in common) / len(common)
+    classes = {before[key] for key in common} | {after[key] for key in common}
+    by_chance = (
+        sum(
+            sum(before[key] == c for key in common) * sum(after[key] == c for key in common)
+            for c in classes
+        )
+        / len(common) ** 2
+    )
+    kappa = 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)
+    return 1 - same, kappa, len(common)
+
+
+def _hint(agreement: tuple[float, ...], counts: list[int], waiting: bool) -> str:
+    recent = agreement[-_ROUNDS:]
+    enough = len(recent) == _ROUNDS and min(counts[-_ROUNDS:]) >= _FEWEST
+    if enough and sum(recent) / _ROUNDS >= _AGREE:
+        return (
+            f"Predictions hardly changed over {_ROUNDS} rounds (kappa "
+            f"{sum(recent) / _ROUNDS:.3f}): more labels may be worth little. "
+            "Check it on held-out data."
+        )
+    if waiting:
+        return "Tell the answers, or release the batch."
+    return "Ask for the next batch."
