@@ -48,7 +48,7 @@ TESTS = {
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring",
-    "_model/views": "any_model/test_raw_parameters operations",
+    "_model/views": "model/test_slices any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
     "_model/record": "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_data_setter any_model/test_execution",
@@ -62,7 +62,8 @@ TESTS = {
     "_operations/linalg": "test_linalg",
     "_operations/numbers": "test_complex",
     "_operations/table": "test_complex operations",
-    "_operations/recurrent": "any_model/test_recurrent operations/test_layers",
+    "_operations/recurrent": "any_model/test_packed_sequences any_model/test_recurrent "
+    "operations/test_layers",
     "_operations/recurrences": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",

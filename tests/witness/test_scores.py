@@ -103,6 +103,22 @@ class TestOneClass:
         level, message = found["one class"]
         assert level == "warn" and "class 2 for 192 of the 192 samples" in message
 
+    @pytest.mark.parametrize("share", [0.7, 0.9, 0.97])
+    def test_that_most_have_is_ordinary(self, share):
+        x = torch.linspace(0, 1, 200)[:, None].expand(-1, 10) + 0.01 * torch.randn(200, 10)
+
+        def forward(m, x):
+            first = torch.sigmoid(1e3 * (share - x[:, :1])) * torch.tensor([16.0, -8, -8])
+            return m.head(x) + first + torch.tensor([0.0, 8, 0])
+
+        model = perturb(Custom(forward, head=linear(10, 3)))
+        assert "one class" not in findings(model, x[torch.randperm(200)].split(50))
+
+    @pytest.mark.parametrize("samples", [1, 8, 40, 63])
+    def test_of_a_few_samples_is_ordinary(self, samples):
+        model, x = headed(favour(12)), torch.randn(samples, 10)
+        assert "one class" not in findings(model, x.split(16))
+
     def test_a_label_that_nearly_all_have_is_no_class(self):
         asked = {"likelihood": "bernoulli", "num_samples": 4, "scheme": "entropy"}
         assert "one class" not in findings(headed(favour(12), 3), pool(), **asked)

@@ -1,0 +1,64 @@
+"""Recurrent layers that are given packed sequences: the padding of a batch has no part in them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fastgradnorm import SlowPathWarning, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import Custom, linear, perturb
+
+LENGTHS = torch.tensor([5, 2, 4, 1, 3, 5])
+X = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+# PyTorch's own, of vmap, which is tried first.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+def packed(m, x, lengths):
+    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+
+
+def last_state(m, x, lengths):
+    _, state = m.body(packed(m, x, lengths))
+    state = state[0] if isinstance(state, tuple) else state
+    return m.head(state[-1])
+
+
+def mean_of_steps(m, x, lengths):
+    out, _ = pad_packed_sequence(m.body(packed(m, x, lengths))[0], batch_first=True, total_length=5)
+    return m.head(out.sum(1) / lengths[:, None])
+
+
+def from_the_padding(m, x, lengths):
+    return last_state(m, x, (torch.arange(5) < lengths[:, None]).sum(1))
+
+
+MODELS = {
+    "LSTM": (last_state, lambda: nn.LSTM(4, 5, batch_first=True)),
+    "LSTM of two layers": (last_state, lambda: nn.LSTM(4, 5, 2, batch_first=True)),
+    "GRU": (last_state, lambda: nn.GRU(4, 5, batch_first=True)),
+    "RNN": (last_state, lambda: nn.RNN(4, 5, nonlinearity="relu", batch_first=True)),
+    "both directions": (mean_of_steps, lambda: nn.LSTM(4, 5, bidirectional=True, batch_first=True)),
+    "steps": (mean_of_steps, lambda: nn.GRU(4, 5, batch_first=True)),
+    "no biases": (last_state, lambda: nn.GRU(4, 5, bias=False, batch_first=True)),
+    "lengths from the padding": (from_the_padding, lambda: nn.GRU(4, 5, batch_first=True)),
+}
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_are_scored_by_their_steps_alone(name, verify):
+    torch.manual_seed(0)
+    forward, make = MODELS[name]
+    body = make()
+    width = 10 if body.bidirectional else 5
+    model = perturb(Custom(lambda m, given: forward(m, *given), body=body, head=linear(width, 3)))
+    samples = list(zip(X.split(1), LENGTHS.split(1), strict=True))
+    exact = oracle.scores(model, samples)
+    with pytest.warns(SlowPathWarning, match="cannot run under vmap"):
+        found = score_pool(
+            model, [(X, LENGTHS)], forward=lambda m, batch: m(batch), verify=verify, progress=False
+        )
+    assert_close_relative(found, exact, 1e-5)
