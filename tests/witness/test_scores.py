@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgradnorm._witness.scores import judge_scores
 from tests.support.cases import CASES, MLP, Custom, linear, perturb
 from tests.support.doubts import findings, warned
 
@@ -93,6 +94,22 @@ class TestFlat:
     @pytest.mark.parametrize("samples", [1, 2, 15])
     def test_a_few_samples_may_be_alike(self, samples):
         assert not warned(MLP().eval(), [torch.randn(1, 10).expand(samples, -1)])
+
+
+class TestBounds:
+    @pytest.mark.parametrize("values, kind", [
+        (torch.linspace(1, 1 + 5e-5, 100), "flat scores"), (torch.ones(16), "flat scores"),
+        (torch.linspace(1, 1.002, 100), None), (torch.linspace(1, 1.1, 100), None),
+        (torch.ones(15), None), (torch.ones(2), None), (torch.zeros(15), None),
+        (torch.cat([torch.zeros(95), torch.ones(5)]), "zero scores"),
+        (torch.cat([torch.zeros(50), torch.linspace(1, 2, 50)]), None),
+        (torch.cat([torch.zeros(85), torch.linspace(1, 2, 15)]), None),
+        (torch.cat([torch.ones(20), torch.full((10,), torch.nan)]), "flat scores"),
+        (torch.cat([torch.ones(20), torch.full((50,), torch.nan)]), None),
+    ])  # fmt: skip
+    def test_of_scores(self, values, kind):
+        found = [each.kind for each in judge_scores({"entropy": values}, False)]
+        assert found == ([] if kind is None else [kind])
 
 
 class TestOneClass:
