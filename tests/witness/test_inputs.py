@@ -145,6 +145,12 @@ class TestSilent:
     def test_noise(self, model):
         assert not warned(model, [torch.randn(24, 3, 16, 16)])
 
+    @pytest.mark.parametrize("samples", [1, 3, 7])
+    def test_a_few_that_are_even(self, model, pixels, samples):
+        """Their variance says little, and one image may be of one colour."""
+        even = pixels[:samples].mean((2, 3), keepdim=True).expand(-1, -1, 16, 16)
+        assert not warned(model, [normalised(even)])
+
     def test_one_outlier(self, model, pixels):
         given = normalised(pixels)
         given[0] = 1e3
@@ -169,6 +175,17 @@ def test_statistics_of_a_few_steps_are_no_reason(steps, size):
         convolutional(), lambda: size * torch.randn(16, 3, 8, 8, generator=generator), steps
     )
     assert not warned(model, [size * torch.randn(24, 3, 8, 8, generator=generator)])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 9])
+def test_nor_are_those_of_a_few_odd_batches(steps, pixels):
+    """Of even images, beside which ordinary ones would be far too large."""
+    generator = torch.Generator().manual_seed(1)
+
+    def even():
+        return 0.02 * torch.randn(2, 3, 1, 1, generator=generator).expand(-1, -1, 16, 16)
+
+    assert not warned(trained(norm_first(), even, steps), [normalised(pixels)])
 
 
 @pytest.mark.parametrize("steps", [10, 15, 30])

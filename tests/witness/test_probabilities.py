@@ -181,3 +181,16 @@ def test_untrained_models_are_never_suspected(classes, samples):
         assert not warned(MLP(10, 16, classes), [torch.rand(samples, 10)])
         small = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, classes))
         assert not warned(small, [torch.rand(samples, 10)], params="last_layer")
+
+
+@pytest.mark.parametrize("forward", [
+    lambda m, x: F.linear(x, m.w), lambda m, x: x @ m.w.T,
+    lambda m, x: torch.addmm(torch.zeros(4), x, m.w.T),
+    lambda m, x: F.conv1d(x[:, :, None], m.w[..., None])[..., 0],
+])  # fmt: skip
+def test_what_a_linear_layer_gives_is_none_wherever_it_lies(forward):
+    """Rows of a table whose numbers lie near to both 0 and 1, and never beyond."""
+    torch.manual_seed(0)
+    model = Custom(forward).eval()
+    model.w = nn.Parameter(torch.rand(4, 10).mul(6).sub(2.5).clamp(0.001, 0.999))
+    assert "probabilities" not in findings(model, [torch.eye(10), torch.eye(10)])

@@ -172,10 +172,18 @@ class Recorder(Watch):
         """An operation on nothing but an earlier output: its output still comes from that one."""
         known = [self._sources.get(id(t)) for t in inputs if t.requires_grad]
         if len(known) == 1 and known[0] is not None:
-            _, use, exact = known[0]
-            self._sources[id(output)] = (output, use, exact and name in _SAME_VALUES)
+            earlier, use, exact = known[0]
+            exact = exact and name in _SAME_VALUES and _same_values(earlier, output)
+            self._sources[id(output)] = (output, use, exact)
 
     def source(self, tensor: Tensor) -> tuple[Use | None, bool]:
         """The use that `tensor` comes from alone, and whether it only reshapes its output."""
         _, use, exact = self._sources.get(id(tensor), (None, None, False))
         return use, exact and use is not None and not self._changed[id(use)]()
+
+
+def _same_values(first: Tensor, second: Tensor) -> bool:
+    """In the same order: indices may choose some, or change places."""
+    if first.numel() != second.numel():
+        return False
+    return bool((first.detach().flatten() == second.detach().flatten()).all())
