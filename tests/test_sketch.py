@@ -243,3 +243,26 @@ class TestErrors:
         )
         with pytest.raises(UnsupportedModelError, match="`model` must run under"):
             gradient_sketch(model, [torch.ones(2, 3)], 4)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(), "mse"])
+def test_sketches_of_labelled_samples(loss):
+    torch.manual_seed(5)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).eval(), torch.randn(40, 3)
+    y = torch.randn(40, 3) if loss == "mse" else torch.randint(0, 3, (40,))
+    wide, rows = copy.deepcopy(model).double(), []
+    for one, label in zip(x.double(), y, strict=True):
+        function = F.mse_loss if loss == "mse" else F.cross_entropy
+        value = function(wide(one[None]), label[None])
+        rows.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(value, [*wide.parameters()])])
+        )
+    given = {"loss": loss, "progress": False, "seed": 1}
+    sketches = gradient_sketch(model, [(x[:25], y[:25]), (x[25:], y[25:])], 8, **given).double()
+    solution = assert_count_sketch(torch.stack(rows), sketches, 8)
+    if loss == "mse":  # gradients of the cross-entropy add up to zero over the classes
+        assert_signed_selection(solution)
+    with pytest.raises(ValueError, match="`scheme` must be 'loss' with a `loss`"):
+        gradient_sketch(model, [(x, y)], 8, scheme="entropy", **given)
+    with pytest.raises(ValueError, match="`scheme` must be 'loss' with a `loss`"):
+        gradient_sketch(model, [x], 8, scheme="loss")

@@ -16,7 +16,7 @@ applies, would need the same map in a second form.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -41,9 +41,8 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
-from fastgradnorm._pulled import scheme_cotangent
+from fastgradnorm._pulled import Pulled
 from fastgradnorm._results.nonfinite import tell_nonfinite
-from fastgradnorm._schemes.objective import make_objective
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SKETCHED, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
@@ -58,7 +57,7 @@ def gradient_sketch(
     loader: Iterable[Any],
     dim: int = 256,
     *,
-    scheme: SketchScheme = "entropy",
+    scheme: SketchScheme | Literal["loss"] | None = None,
     **options: Any,
 ) -> Tensor:
     r"""Sketch each sample's gradient over all parameters: `dim` numbers that keep its geometry.
@@ -76,7 +75,8 @@ def gradient_sketch(
         dim: Length of a sketch.
         scheme: Of what the gradient is: `"entropy"`, :math:`H(p)`; `"predicted"`,
             :math:`\ell(x, \hat y)` with :math:`\hat y` the most probable class. Of dense and
-            multi-label outputs, the mean over valid positions and labels.
+            multi-label outputs, the mean over valid positions and labels. `"loss"`: the `loss`
+            among the options. By default that if there is one, else `"entropy"`.
         options: Keyword arguments of `Options`, such as `params`, `class_dim` and `seed` (of
             buckets and signs); `reduction` has no meaning here.
 
@@ -100,7 +100,11 @@ def gradient_sketch(
         torch.Size([3, 4])
     """
     check_integer("dim", dim, at_least=1)
-    check_choice("scheme", scheme, tuple(SKETCHED))
+    if scheme is None:
+        scheme = "entropy" if options.get("loss") is None else "loss"
+    check_choice("scheme", scheme, ("loss", *SKETCHED))
+    if (scheme == "loss") != (options.get("loss") is not None):
+        raise fail("scheme", "'loss' with a `loss`, and another one without", scheme)
     chosen = make_options("gradient_sketch", options)
     if chosen.reduction != "global":
         raise fail("reduction", "'global' for sketches", chosen.reduction)
@@ -109,7 +113,8 @@ def gradient_sketch(
     chosen.refuse_subset("gradient_sketch")
 
     def make(model: nn.Module, options: Options) -> Engine:
-        return make_engine(model, options, partial(Sketches, dim=dim, scheme=scheme))
+        made = partial(Sketches, dim=dim, scheme=scheme)
+        return make_engine(model, options, made, labelled=True)
 
     parts, placement = [], Placement(loader, "gradient_sketch")
     with OwnRandomState():
@@ -130,8 +135,9 @@ def gradient_sketch(
 class Sketches:
     """An outcome of passes: a sketch `[dim]` of each sample's gradient."""
 
-    def __init__(self, subject: Subject, options: Options, dim: int, scheme: SketchScheme) -> None:
+    def __init__(self, subject: Subject, options: Options, dim: int, scheme: str) -> None:
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
+        self._made = Pulled(options, scheme)
         self.pulled, self.slow = 0, cast(str | None, None)
         self._tables: dict[str, Tensor] = {}
 
@@ -147,13 +153,12 @@ class Sketches:
 
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Sketches of all samples, in order."""
-        objective = make_objective(self.options, plan.logits_shape)
+        valid, target = batch.valid(plan.logits_shape), self._made.target(batch, plan.logits_shape)
 
-        def one(passage: Passage, leaves: Sequence[Tensor], valid: Tensor | None) -> Tensor:
-            return self._one(plan, objective.likelihood, batch, passage, leaves, valid)
+        def one(passage: Passage, leaves: Sequence[Tensor], *known: Tensor | None) -> Tensor:
+            return self._one(plan, batch, passage, leaves, *known)
 
-        valid = batch.valid(plan.logits_shape)
-        return Scored({_NAME: passes.run(f"sketch {id(plan)}", one, batch, valid)}, {})
+        return Scored({_NAME: passes.run(f"sketch {id(plan)}", one, batch, valid, target)}, {})
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
@@ -172,7 +177,8 @@ class Sketches:
         ) from error
 
     def check(self, plan: Plan, batch: Batch) -> None:
-        """As in `Outcome`: no label is read."""
+        """As in `Outcome`."""
+        self._made.target(batch, plan.logits_shape)
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
@@ -181,11 +187,11 @@ class Sketches:
     def _one(
         self,
         plan: Plan,
-        likelihood: str,
         batch: Batch,
         passage: Passage,
         leaves: Sequence[Tensor],
         valid: Tensor | None,
+        target: Tensor | None,
     ) -> Tensor:
         """The sketch of one sample, inside `vmap`."""
         subject = self.subject
@@ -203,7 +209,7 @@ class Sketches:
 
         zero = torch.zeros(self.dim, dtype=accumulation_dtype(subject.dtype), device=subject.device)
         logits, pull_back = cast(_Vjp, vjp(forward, zero))
-        cotangent, scale = scheme_cotangent(logits.detach(), valid, likelihood, self.scheme)
+        cotangent, scale = self._made.cotangent(logits.detach(), valid, target)
         # Nobody wants the graph of the gradients.
         with torch.no_grad(), subject.responsible():
             (sketch,) = pull_back(cotangent.to(logits.dtype), retain_graph=False)

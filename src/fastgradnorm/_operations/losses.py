@@ -35,6 +35,7 @@ def cross_entropy(
         return None
     dtype = z.dtype
     z = z.float() if dtype in (torch.float16, torch.bfloat16) else z
+    target = target.long()
     valid = target != ignore_index
     label = torch.where(valid, target, 0).unsqueeze(-1)
     others = label != torch.arange(z.shape[-1], device=z.device)
