@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -150,6 +150,15 @@ def _acquire(arguments: Arguments) -> int:
     return acquire.main(_folder(arguments))
 
 
+def _real_sizes(arguments: Arguments) -> int:
+    from benchmarks import real_sizes
+
+    if arguments.tiny:
+        return real_sizes.tiny(_folder(arguments))
+    chosen = arguments.case, arguments.classes, arguments.seconds, arguments.batch
+    return real_sizes.main(*chosen, _folder(arguments))
+
+
 def _launches(arguments: Arguments) -> int:
     from benchmarks import launches
 
@@ -221,15 +230,14 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--seconds", type=float, default=450.0, help="in all; default: 450")
     found.add_argument("--dry", action="store_true", help="tiny shapes, on the CPU")
     command("bounds", _bounds, "what an H100 could do at best, by counting")
-    found = command("witness", _witness, "planted faults: which of them tests and verification see")
-    found.add_argument("--only", default="", help="faults with this in their file or text")
-    found.add_argument(
-        "--stages", nargs="+", choices=("quick", "slow", "whole"), default=["quick", "slow"],
-        help="tests to run, each for what those before have missed; default: quick slow",
-    )  # fmt: skip
-    found.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
+    _add_stages(
+        command("witness", _witness, "planted faults: which of them tests and verification see")
+    )
     command("verification", _verification, "what verification costs of scoring a pool")
     command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
+    found = command("real-sizes", _real_sizes, "models as large as people use them")
+    _add_cases(found, 30.0, None)
+    found.add_argument("--classes", type=int, nargs="+", help="default: 10")
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
@@ -238,12 +246,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cases(parser: argparse.ArgumentParser, seconds: float) -> None:
-    parser.add_argument("--case", action="append", choices=CASES, help="may be given repeatedly")
+def _add_cases(
+    parser: argparse.ArgumentParser, seconds: float, choices: Collection[str] | None = CASES
+) -> None:
+    parser.add_argument("--case", action="append", choices=choices, help="may be given repeatedly")
     parser.add_argument("--batch", type=int, help="samples at a time")
     parser.add_argument(
         "--seconds", type=float, default=seconds, help=f"of timing a case; default: {seconds:g}"
     )
+
+
+def _add_stages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", default="", help="faults with this in their file or text")
+    parser.add_argument(
+        "--stages", nargs="+", choices=("quick", "slow", "whole"), default=["quick", "slow"],
+        help="tests to run, each for what those before have missed; default: quick slow",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=int, default=1, help="faults at a time; default: 1")
 
 
 def _check(parser: argparse.ArgumentParser, arguments: Arguments) -> None:

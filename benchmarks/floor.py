@@ -46,7 +46,8 @@ def frozen_run(setting: Setting) -> Callable[[], Any]:
         source = model.get_submodule(embeddings)(batch["input_ids"]).detach()
         rest = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
     pulled = timed_pulls(setting.classes)
-    cotangents = torch.randn(pulled, setting.samples, setting.classes, device=setting.device)
+    shape = setting.forward().shape  # with positions, where each has its logits
+    cotangents = torch.randn(pulled, *shape, device=setting.device)
 
     def run() -> None:
         if embeddings is None:

@@ -68,7 +68,8 @@ class Setting:
         """One step of stochastic gradient descent on the batch."""
         model = copy.deepcopy(self.model).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-        labels = torch.randint(self.classes, (self.samples,), device=self.device)
+        z = self.forward()
+        labels = torch.randint(self.classes, (len(z), *z.shape[2:]), device=self.device)
 
         def run() -> None:
             F.cross_entropy(logits(model, self.batch), labels).backward()

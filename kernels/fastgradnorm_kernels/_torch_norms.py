@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm_kernels import reference
+from fastgradnorm_kernels._depthwise import depthwise_sq_norm, is_swapped
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear, matmul
 from fastgradnorm_kernels.geometry import Geometry
@@ -56,7 +57,12 @@ def conv_sq_norm(
         for dim, step in enumerate(geometry.stride, 2):
             x = x[(slice(None),) * dim + (slice(None, None, step),)]
         geometry = geometry._replace(stride=(1,) * len(out))
+        if groups == 1:  # a linear layer at each position
+            return weight_sq_norm(_pixels(x, 1), _pixels(g, 2))
     t, inputs = math.prod(out), x.shape[1] // groups * math.prod(geometry.kernel_size)
+    if n > 0 and t > 1 and is_swapped(x, out, geometry, groups):
+        wide_x, wide_g = reference.widen(x, g)
+        return depthwise_sq_norm(wide_x, wide_g, geometry)
     if n == 0 or t == 1 or groups > 1:
         if len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
             return reference.direct_conv_sq_norm(x, g, *geometry, groups)
@@ -68,6 +74,13 @@ def conv_sq_norm(
     grams = _patch_grams if form == "patches" else _pixel_grams
     rows = g.contiguous().flatten(3).mT
     return _ghost(grams(x, out, geometry), rows, lambda: conv_patches(x, *geometry).mT)
+
+
+def _pixels(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+    """Rows of channels, a view in either layout of an image."""
+    if x.stride(dim) == 1:
+        return x.movedim(dim, -1).flatten(dim, -2)
+    return x.flatten(dim + 1).mT
 
 
 def _cheapest(
