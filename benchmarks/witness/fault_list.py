@@ -11,6 +11,7 @@ from benchmarks.witness import (
     faults_pool,
     faults_results,
     faults_schemes,
+    faults_selection,
     faults_told,
     faults_witness,
 )
@@ -27,6 +28,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_pool.FAULTS,
     *faults_results.FAULTS,
     *faults_active.FAULTS,
+    *faults_selection.FAULTS,
     *faults_cli.FAULTS,
     *faults_integrations.FAULTS,
 )

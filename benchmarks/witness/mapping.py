@@ -123,6 +123,7 @@ TESTS = {
     "_process": "process/test_process_state test_threads test_randomness",
     "atomic": "results cli/test_cli_disk",
     "_sketch": "engine/test_combinations test_sketch",
+    "active/campaign": "active/test_campaign active/test_campaign_processes",
     "active/_learner": "active/test_seeds_and_settings active/test_options_of_tasks "
     "active/test_learner active/test_resume",
     "active/_records": "active/test_seeds_and_settings active/test_records",
