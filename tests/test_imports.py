@@ -18,7 +18,7 @@ HOSTS = {
     "fastgradnorm.active": {"fastgradnorm._selection"},  # `acquire` and the learner share them
     "fastgradnorm.integrations": set(),
     "fastgradnorm.demo": set(),
-    "fastgradnorm.cli": {"fastgradnorm.demo"},
+    "fastgradnorm.cli": {"fastgradnorm.demo", "fastgradnorm.active"},
 }
 SHARED = {"fastgradnorm.atomic", "fastgradnorm.page"}
 FRESH = """

@@ -64,6 +64,9 @@ SHOWN = {
         ["labelled", "strategy", "seed", "max_per_folder", "max_similarity", "out", "report",
          "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
     ),
+    "ask": dict.fromkeys(["campaign", "strategy", "seed", "paths"], "test_cli_campaign"),
+    "tell": dict.fromkeys(["campaign", "answers", "release"], "test_cli_campaign"),
+    "status": dict.fromkeys(["campaign"], "test_cli_campaign"),
     "select": {
         "strategy": "test_chosen_by_chance", "seed": "test_chosen_by_chance",
         "out": "test_a_list_of_names",
@@ -84,8 +87,10 @@ def test_every_option_is_shown():
     shared = {name for name in SHOWN["score"] if name not in ("out", "report", "resume", "workers")}
     for name, command in commands.items():
         there = {p.name for p in command.params if p.param_type_name == "option"} - {"help"}
-        wanted = {*SHOWN[name]} | (shared if name in ("acquire", "explain", "bench") else set())
-        if name == "acquire":
+        wanted = {*SHOWN[name]} | (
+            shared if name in ("acquire", "ask", "explain", "bench") else set()
+        )
+        if name in ("acquire", "ask"):
             wanted -= {"loss", "target"}  # there are no labels
         assert there == wanted, name
     here = {text for shown in SHOWN.values() for text in shown.values() if "cli" not in text}

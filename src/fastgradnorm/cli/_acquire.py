@@ -13,7 +13,7 @@ from fastgradnorm.cli._failures import BadInputError, fail, told
 from fastgradnorm.cli._labelled import labelled_samples
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
-_DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
+DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
 # Arguments that stand on the command line, in the words of the function.
 _OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
 _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
@@ -86,7 +86,7 @@ def acquire(
         raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
     known = labelled_samples(given, labelled, workers)
     groups = None if max_per_folder is None else _folders(given)
-    asked = {n: v for n, v in given.options.items() if v != _DEFAULTS.get(n)}
+    asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
     typer.echo(f"Model: {given.origin}", err=True)
     try:
         chosen = acquire_samples(

@@ -65,6 +65,14 @@ def build_app() -> "Typer":
 
 def _commands() -> tuple[Callable[["Typer"], None], ...]:
     # They describe their options with Typer, and so are imported once it is known to be there.
-    from fastgradnorm.cli import _acquire, _bench, _demo, _explain, _score, _select
+    from fastgradnorm.cli import _acquire, _bench, _campaign, _demo, _explain, _score, _select
 
-    return (_acquire.add, _score.add, _select.add, _explain.add, _bench.add, _demo.add)
+    return (
+        _acquire.add,
+        _campaign.add,
+        _score.add,
+        _select.add,
+        _explain.add,
+        _bench.add,
+        _demo.add,
+    )

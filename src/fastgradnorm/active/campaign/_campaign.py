@@ -43,7 +43,7 @@ class Campaign:
     Args:
         folder: Of the campaign; made if it is not there.
         pool: A map-style dataset. It may have grown since the last time, in any order: samples go
-            by their keys.
+            by their keys. None: for all but asking.
         key: The key of each sample: a sequence, or a function of its index. Keys are kept as text,
             and must differ.
 
@@ -58,8 +58,13 @@ class Campaign:
     """
 
     def __init__(
-        self, folder: str | Path, pool: Any, key: Sequence[Any] | Callable[[int], Any]
+        self,
+        folder: str | Path,
+        pool: Any = None,
+        key: Sequence[Any] | Callable[[int], Any] | None = None,
     ) -> None:
+        if pool is None:
+            pool, key = (), ()
         if not (hasattr(pool, "__getitem__") and hasattr(pool, "__len__")):
             raise TypeError(
                 "`pool` must be a dataset with a length and indices. Got "
@@ -91,8 +96,10 @@ class Campaign:
             options: Further arguments of `acquire`.
 
         Raises:
-            ValueError: If fewer than `k` are left, and as told at `acquire`.
+            ValueError: If fewer than `k` are left, there is no pool, and as told at `acquire`.
         """
+        if not self.keys:
+            raise ValueError("`pool` must be given to the campaign to ask. Got no samples.")
         with self._journal.alone():
             state = self._state()
             if state.open is None:
@@ -190,7 +197,10 @@ class Campaign:
 
     def status(self) -> Status:
         """How far it is, how predictions changed from round to round, and a hint when to stop."""
-        return status_of(self._state(), len(self.keys))
+        state = self._state()
+        last = next(reversed(state.batches.values()), None)
+        known = 0 if last is None else last.samples
+        return status_of(state, len(self.keys) or known)
 
     def training_set(self) -> list[tuple[int, Any]]:
         """(Index in the pool, label) of what is labelled, in the pool's order."""
@@ -230,6 +240,7 @@ class Campaign:
             "event": "ask",
             "keys": [self.keys[kept[i]] for i in made],
             "records": [{**row, "index": kept[row["index"]]} for row in made.records],
+            "samples": len(self.keys),
             "predicted": watched([self.keys[i] for i in kept], made),
             "strategy": strategy,
             "seed": seed,

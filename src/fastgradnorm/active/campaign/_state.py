@@ -14,6 +14,7 @@ class Batch:
         keys: Best first.
         records: Of each key, why it was chosen.
         predicted: Of some keys of the pool, the class that the model predicted when it asked.
+        samples: Of the pool when it was asked.
         released: Whether what has no answer may be asked again.
     """
 
@@ -21,6 +22,7 @@ class Batch:
     keys: tuple[str, ...]
     records: tuple[Mapping[str, Any], ...]
     predicted: Mapping[str, int]
+    samples: int
     released: bool = False
 
 
@@ -67,7 +69,11 @@ def state_of(events: Iterable[Mapping[str, Any]]) -> State:
     for event in events:
         if event["event"] == "ask":
             batch = Batch(
-                event["batch"], tuple(event["keys"]), tuple(event["records"]), event["predicted"]
+                event["batch"],
+                tuple(event["keys"]),
+                tuple(event["records"]),
+                event["predicted"],
+                event["samples"],
             )
             state.batches[batch.id] = batch
         elif event["event"] == "tell":

@@ -1,0 +1,121 @@
+"""``fastgradnorm ask``, ``tell`` and ``status``: rounds of labels from people."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastgradnorm.active import Campaign, label_studio_answers
+from fastgradnorm.cli import _given
+from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
+from fastgradnorm.cli._failures import BadInputError, told
+
+Folder = Annotated[Path, typer.Option("--campaign", help="Folder of what was asked and told.")]
+_PLACE = Path("campaign")
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands."""
+    made = _given.opened(ask, without=("loss", "target"), params="last_layer")
+    app.command()(made)
+    app.command()(tell)
+    app.command()(status)
+
+
+def ask(
+    given: _given.Given,
+    k: K,
+    campaign: Folder = _PLACE,
+    strategy: Strategy = "auto",
+    seed: Seed = 0,
+    paths: Paths = False,
+) -> None:
+    """Name the samples to label: the batch that waits for answers, or K new ones.
+
+    Names that have no answer yet go to the screen, best first, one a line.
+    """
+    if paths and given.pool.root is None:
+        raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
+    ids = [str(name) for name in given.pool.ids]
+    asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
+    try:
+        made = Campaign(campaign, given.pool.dataset, ids)
+        batch = made.ask(
+            k,
+            given.model,
+            strategy=strategy,
+            seed=seed,
+            batch_size=given.batch_size,
+            on_nonfinite="warn",
+            **asked,
+        )
+    except OSError as error:
+        raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
+    except ValueError as error:
+        if not str(error).startswith(("`k`", "`key`", "`folder`", "`strategy`")):
+            raise
+        raise BadInputError(str(error).replace("`k`", "`K`")) from error
+    waiting = {*batch.waiting}
+    typer.echo(f"Batch {batch.id}: {len(waiting)} to label. Model: {given.origin}", err=True)
+    for name, index in zip(batch.keys, batch.indices, strict=True):
+        if name in waiting:
+            typer.echo(str(given.pool.path(index) if paths else name))
+
+
+def tell(
+    batch: Annotated[int, typer.Argument(metavar="BATCH", min=1, help="Its number.")],
+    campaign: Folder = _PLACE,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="A CSV of `id` and `label` (empty: skipped), or Label Studio's JSON."),
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="What has no answer may be asked again.")
+    ] = False,
+) -> None:
+    """Take answers of a batch: some or all of them, late, again, or corrected."""
+    if answers is None and not release:
+        raise BadInputError("`--answers` must be a file, or `--release` given.")
+    made = _there(campaign)
+    try:
+        if answers is not None:
+            count = made.tell(batch, _answers(answers))
+            typer.echo(f"{count} new or corrected")
+        if release:
+            typer.echo(f"{made.release(batch)} without an answer may be asked again")
+    except ValueError as error:
+        raise BadInputError(str(error).replace("`batch`", "`BATCH`")) from error
+
+
+def status(campaign: Folder = _PLACE) -> None:
+    """Tell how far a campaign is, and whether labels still change what the model says."""
+    typer.echo(str(_there(campaign).status()))
+
+
+def _there(folder: Path) -> Campaign:
+    if not (folder / "campaign.jsonl").is_file():
+        raise BadInputError(
+            f"`--campaign` must be a folder in which `fastgradnorm ask` was run. Got {folder}."
+        )
+    try:
+        return Campaign(folder)
+    except ValueError as error:
+        raise BadInputError(str(error).replace("`folder`", "`--campaign`")) from error
+
+
+def _answers(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return label_studio_answers(json.loads(text))
+        rows = list(csv.DictReader(text.splitlines()))
+        return {row["id"]: row["label"] or None for row in rows}
+    except OSError as error:
+        raise BadInputError(f"`--answers` cannot be read. {told(error)}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(
+            f"`--answers` must be a CSV with the columns `id` and `label`, or Label Studio's JSON "
+            f"export. Got {path}: {error}"
+        ) from error

@@ -1,0 +1,85 @@
+"""`fastgradnorm ask`, `tell` and `status`: rounds of labels from people."""
+
+import json
+
+import pytest
+
+ASK = ("ask", "their_model:make", "pool")
+
+
+def names(ran):
+    assert ran.code == 0, ran.err
+    return ran.out.splitlines()
+
+
+def answer(folder, rows):
+    lines = ["id,label", *(f"{name},{label}" for name, label in rows.items())]
+    (folder / "answers.csv").write_text("\n".join(lines))
+
+
+def test_rounds(run, folder):
+    first = names(run(*ASK, 4))
+    assert len({*first}) == 4
+    assert names(run(*ASK, 9, "--strategy", "random", "--seed", 2)) == first  # it is still open
+    answer(folder, {first[0]: "cat", first[1]: ""})
+    assert "2 new or corrected" in run("tell", 1, "--answers", "answers.csv").out
+    assert "0 new or corrected" in run("tell", 1, "--answers", "answers.csv").out
+    assert names(run(*ASK, 4)) == first[2:]
+    tasks = [
+        {
+            "data": {"key": name},
+            "annotations": [{"result": [{"value": {"choices": ["dog"]}}], "updated_at": "2026"}],
+        }
+        for name in first[2:]
+    ]
+    (folder / "export.json").write_text(json.dumps(tasks))
+    assert "2 new or corrected" in run("tell", 1, "--answers", "export.json").out
+    told = run("status").out
+    assert "3 of 10 samples labelled, 1 skipped, in 1 rounds" in told
+    second = run(*ASK, 6, "--paths")
+    assert "Batch 2: 6 to label" in second.err
+    assert not {*names(second)} & {f"pool/{name}" for name in first}
+    assert all((folder / path).is_file() for path in names(second))
+    assert "batch 2 waits for 6 answers" in run("status").out
+    assert "6 without an answer may be asked again" in run("tell", 2, "--release").out
+    assert len(names(run(*ASK, 6))) == 6
+
+
+def test_campaigns_are_folders_of_their_own(run, folder):
+    first = names(run(*ASK, 3, "--campaign", "a"))
+    assert names(run(*ASK, 3, "--campaign", "b")) == first
+    answer(folder, {first[0]: "cat"})
+    assert run("tell", 1, "--campaign", "a", "--answers", "answers.csv").code == 0
+    assert "1 of 10" in run("status", "--campaign", "a").out
+    assert "0 of 10" in run("status", "--campaign", "b").out
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ((*ASK, 11), "`K` must be at most 10"),
+        (("status", "--campaign", "nowhere"), "`--campaign` must be a folder in which"),
+        (("tell", 1, "--campaign", "nowhere", "--release"), "`--campaign` must be a folder"),
+    ],
+)
+def test_errors_before_anything_is_asked(run, folder, arguments, match):
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert match in ran.err
+
+
+def test_errors_of_answers(run, folder):
+    first = names(run(*ASK, 3))
+    answer(folder, {first[0]: "cat", "stranger.png": "dog"})
+    asked = ("tell", 1, "--answers")
+    for arguments, match in (
+        ((*asked, "answers.csv"), "'stranger.png', which is not in it"),
+        ((*asked, "nothing.csv"), "`--answers` cannot be read"),
+        ((*asked, "their_model.py"), "`--answers` must be a CSV"),
+        (("tell", 5, "--release"), "`BATCH` must be one that was asked"),
+        (("tell", 1), "`--answers` must be a file"),
+    ):
+        ran = run(*arguments)
+        assert ran.code == 2
+        assert match in ran.err, ran.err
+    assert "0 of 10" in run("status").out
