@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.plan import make_plan
 from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._schemes.scored import Scored
@@ -48,8 +49,16 @@ class Comparison:
         self.engine, self.own, self.batch, self.record = engine, own, batch, record
         self._apart = apart
         self._head = engine.options.params == "last_layer"
-        chosen = tuple(engine.subject.chosen)
-        self.names = engine.plan(batch).names if self._head else chosen
+        self.names = self._last_layers() if self._head else tuple(engine.subject.chosen)
+
+    def _last_layers(self) -> tuple[str, ...]:
+        """Of the samples, which have heads of their own where the model branches."""
+        engine, batch = self.engine, self.batch
+        if not engine.passes.branched:
+            return engine.plan(batch).names
+        each = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
+        found = [name for one in each for name in make_plan(engine.subject, one).names]
+        return tuple(dict.fromkeys(found))
 
     @property
     def _limits(self) -> Tolerance:
