@@ -92,6 +92,16 @@ FAULTS = [
         "with rtol, classes and their weights are those without the temperature",
     ),
     Fault(
+        "_engine/together.py", "dropped guard",
+        "    if not same and not torch.allclose(logits, made.reshape(logits.shape), equal_nan=True):\n        return None  # more than this layer made them, or its rows are in another order\n", "",
+        "models that sort a batch on the way get the features of other samples",
+    ),
+    Fault(
+        "_engine/together.py", "dropped guard",
+        "            raise _ApartError\n", "            pass\n",
+        "values that a model reads are those of all samples of a batch",
+    ),
+    Fault(
         "_engine/tapped.py", "buffer not kept",
         "inputs = [leaf[None].clone() for leaf in self._leaves]",
         "inputs = [leaf[None] for leaf in self._leaves]",

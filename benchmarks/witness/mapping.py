@@ -21,6 +21,7 @@ TESTS = {
     "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
+    "_engine/together": "engine/test_together",
     "_engine/rtol": "engine/test_combinations engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
     "schemes/test_likelihoods",

@@ -53,11 +53,13 @@ def bare(tensor: Tensor) -> Bare | None:
 def is_differentiated(*tensors: Tensor | None) -> bool | None:
     """Whether a derivative is taken of the tensors, right here and nowhere else.
 
-    None where light functions do not apply: outside of transforms, or inside of the model's own,
-    which may take a derivative of what is pulled back here.
+    None where light functions do not apply: outside of transforms if derivatives are taken there,
+    or inside of the model's own, which may take a derivative of what is pulled back here.
     """
     level = functorch.current_level()
-    if level is None or level > _OWN_LEVELS:
+    if level is None:
+        return False if functorch.works() and not torch.is_grad_enabled() else None
+    if level > _OWN_LEVELS:
         return None
     found = False
     for tensor in tensors:

@@ -97,6 +97,15 @@ class Engine:
         with heap.kept(self.options.max_memory is None):
             return Scored.join(self.chunks.run(self._split, batch, planned, count))
 
+    def allow_together(self, agreed: bool) -> None:
+        """Whether a plain pass of many samples may stand for one of each: where they do not mix.
+
+        Args:
+            agreed: Whether samples were found to have the same logits in company as alone.
+        """
+        possible = agreed and self.loop_reason is None and not self.passes.branched
+        self.passes.settings = replace(self.passes.settings, together=possible)
+
     def making(self, outcome: Outcome) -> "Engine":
         """One that makes something else of the same passes, by the same plans."""
         other = copy.copy(self)

@@ -19,6 +19,7 @@ from fastgradnorm._engine.replay import Replays
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
+from fastgradnorm._engine.together import Head, head_together
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.branches import Branches
@@ -134,9 +135,15 @@ class Passes:
     def head(self, plan: Plan, batch: Batch) -> tuple[Tensor, ...]:
         """Logits `[N, C]` and features `[N, D]` of the last layer: a forward pass alone.
 
-        What the layer made comes third, unless the logits are that tensor itself.
+        What the layer made comes third, unless the logits are that tensor itself, or are known to
+        be the same.
         """
         subject = self.subject
+        if self.settings.together and not self.replays.on:
+            found = self._together(plan, batch)
+            if found is not None:
+                return found
+            self.settings = replace(self.settings, together=False)
 
         def per_sample(passage: Passage, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
             tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
@@ -144,14 +151,22 @@ class Passes:
             mode = HeadInput(Pieces(tracked), stand_ins, passage, leaves)
             with mode:
                 logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])
-            if mode.features is None or mode.output is None:
+            if mode.given is None or mode.output is None:
                 raise PlanChangedError
-            found = logits, mode.features
+            found = logits, mode.given.reshape(-1)
             return found if mode.is_output(logits) else (*found, mode.output.reshape(-1))
 
         with torch.no_grad():
             found = self.run(f"head {id(plan)}", per_sample, batch)
         return cast(tuple[Tensor, ...], found)
+
+    def _together(self, plan: Plan, batch: Batch) -> Head | None:
+        (shape,) = (use.rule.shape for use in plan.uses if use.rule is not None)
+        width = shape.inputs, shape.outputs
+        passage = Passage(self.settings)
+        found = head_together(self.subject, batch, plan.names, width, passage)
+        check_repeatable(self.subject, batch.take(slice(0, 1)))
+        return found
 
     def _laid_out(self, run: Callable[[], Any]) -> Any:
         """What `run` gives; for models that need it, with all tensors contiguous."""

@@ -241,7 +241,7 @@ class Tapping(Watch):
 
 
 class HeadInput(Watch):
-    """Keeps input `[D]` and output of the one linear layer that holds a tracked parameter."""
+    """Keeps input and output of the one linear layer that holds a tracked parameter."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class HeadInput(Watch):
         leaves: Sequence[Tensor],
     ) -> None:
         super().__init__(pieces, stand_ins, passage, leaves)
-        self.features: Tensor | None = None
+        self.given: Tensor | None = None
         self.output: Tensor | None = None
         self._changed: Callable[[], bool] = lambda: True
 
@@ -263,9 +263,9 @@ class HeadInput(Watch):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        if func is not torch.nn.functional.linear or self.features is not None:
+        if func is not torch.nn.functional.linear or self.given is not None:
             raise PlanChangedError
-        self.features, self.output = call["input"].reshape(-1), self.run(func, args, kwargs)
+        self.given, self.output = call["input"], self.run(func, args, kwargs)
         self._changed = marked(in_memory(self.output))
         return self.output
 

@@ -151,6 +151,32 @@ class Subject:
         self.in_loss = False
         return loss, output
 
+    def rows(
+        self,
+        view: nn.Module,
+        batch: Batch,
+        leaves: Sequence[Tensor],
+        mode: AbstractContextManager[Any],
+    ) -> Tensor | None:
+        """Logits of many samples at once, `[N, ..., C]`; None if there is not a row for each.
+
+        Args:
+            view: What is called.
+            batch: How.
+            leaves: The samples.
+            mode: A context for that call alone.
+        """
+        before = random_states()
+        with self.responsible(), self.autocast(), mode:
+            output = batch.run(view, leaves)
+        self.drew = not same_random_states(before, random_states())
+        logits = extract(output)
+        if logits.dim() == 1:
+            logits = logits[:, None]  # a single logit each, squeezed
+        if len(logits) != len(batch) or not -logits.dim() < self.options.class_dim < logits.dim():
+            return None
+        return logits.movedim(self.options.class_dim, -1)
+
     def tempered(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
         """The same over the temperature: what is scored."""
         logits = self.run(view, batch, leaves)

@@ -41,6 +41,9 @@ _COMPARISONS: dict[str, Callable[..., Tensor]] = {
     "__contains__": lambda a, element: (a == element).any(),
 }
 
+# Calls that tell the host a value, by which a model may decide what it does.
+READING = _BRANCHES | _COMPARISONS.keys()
+
 FACTORIES = frozenset(
     {"arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "new_empty"}
     | {"new_full", "new_ones", "new_tensor", "new_zeros", "ones", "ones_like", "tensor", "zeros"}

@@ -13,6 +13,7 @@ import fastgradnorm_kernels as kernels
 import torch
 from fastgradnorm_kernels import operators
 from fastgradnorm_kernels.geometry import Geometry, sizes
+from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
@@ -29,6 +30,9 @@ from fastgradnorm._operations.single_level import (
 
 # Pixels of the output from which on oneDNN is faster with the channels last.
 _LARGE = 32
+
+# Attribute of a weight: whether it has changed since, and its copy in another layout.
+_KEPT = "_fastgradnorm_laid_out"
 
 _Sizes = tuple[int, ...]
 _Options = tuple[_Sizes, _Sizes, _Sizes, int]  # stride, padding, dilation, groups
@@ -69,11 +73,23 @@ def conv(
     last = channels_last and dims == 2 and prefers_channels_last(input, geometry, groups)
     options = *geometry[1:], groups
     format = torch.channels_last if last else torch.contiguous_format
-    weight = weight.contiguous(memory_format=format)
+    weight = _laid_out(weight, format)
     if not differentiated:
         return _forward(Rows.of(input), weight, bias, options, format)
     output: Tensor = _Conv.within(input, weight, bias, options, format)
     return output
+
+
+def _laid_out(weight: Tensor, format: torch.memory_format) -> Tensor:
+    """The weight so in memory; a copy is kept with it, for the passes to come."""
+    if weight.is_contiguous(memory_format=format):
+        return weight
+    kept = getattr(weight, _KEPT, None)
+    if kept is None or kept[0]():
+        kept = marked(weight), weight.contiguous(memory_format=format)
+        setattr(weight, _KEPT, kept)
+    copy: Tensor = kept[1]
+    return copy
 
 
 def _folds(input: Tensor, weight: Tensor) -> bool:

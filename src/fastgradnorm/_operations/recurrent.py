@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.functorch import is_transforming
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +48,8 @@ def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
     x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
     if not isinstance(has_biases, bool) or len(args) != 9:
         return None  # packed: the second argument is a tensor of batch sizes
+    if not (torch.is_grad_enabled() or is_transforming()):
+        return None  # a plain pass without derivatives, of many samples
     whole = without_derivative(getattr(torch, kind), *args)
     if whole is not None:
         return whole

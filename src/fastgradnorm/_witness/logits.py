@@ -29,6 +29,11 @@ def seen_logits(engine: Engine, batch: Batch) -> Tensor:
     return engine.making(Seen(())).score(batch).scores["logits"]
 
 
+def agree(engine: Engine, logits: Tensor, seen: Tensor) -> bool:
+    """Whether logits `[n, *positions, C]` differ by no more than rounding."""
+    return _furthest(seen, logits)[1] <= (_HALF if engine.options.autocast else _ROUNDING)
+
+
 def check_rows(
     engine: Engine,
     own: OwnModel,

@@ -23,12 +23,13 @@ from fastgradnorm._process.memory import is_out_of_memory
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.gradients import Comparison
-from fastgradnorm._witness.logits import check_rows, seen_logits
+from fastgradnorm._witness.logits import agree, check_rows, seen_logits
 from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.samples import Choice, joined, moved
+from fastgradnorm._witness.seen import Seen
 
 _ROWS = 16  # samples of one own call, at most: each costs two forward passes
 
@@ -42,6 +43,7 @@ class Look:
     logits: Tensor
     own: int | None = None  # the place of a batch's only sample, joined by one that is not of it
     also: bool = False  # by the witness of the scores that take a pass of their own
+    seen: Tensor | None = None  # logits of samples alone, where scores may be made of others
 
 
 class Witness:
@@ -93,6 +95,8 @@ class Witness:
                 if wanted:
                     self.meaning.look(batch)
                 looks = self._looked(batch) if turn else []
+                if looks and self._is_forward_alone(batch):
+                    looks = [self._compared(look) for look in looks]
                 looks = [replace(look, batch=look.batch.kept()) for look in looks if keep] or looks
         if self.also is not None:
             looks += [replace(look, also=True) for look in self.also.look(batch, keep=keep)]
@@ -133,6 +137,19 @@ class Witness:
                 continue
             with self._timed():
                 self._examine(look, scored)
+
+    def _is_forward_alone(self, batch: Batch) -> bool:
+        engine = self.engine
+        last = engine.options.params == "last_layer"
+        return last and engine.outcome.count(engine.plan(batch)) == 0
+
+    def _compared(self, look: Look) -> Look:
+        """Samples alone beside the own call, before it is known how batches may be run."""
+        apart = self.engine.making(Seen(()))
+        seen = apart.score(look.batch).scores["logits"]
+        agreed = apart.loop_reason is None and agree(self.engine, look.logits, seen)
+        self.engine.allow_together(agreed)
+        return replace(look, seen=seen)
 
     def _noticed(self, plan: Plan, batch: Batch) -> None:
         if self._choice.plan(plan) and self._scoring:
@@ -207,7 +224,11 @@ class Witness:
         if scored is not None and look.own is None:
             scored = scored.take(slice(look.start, look.start + len(batch)))
         seen = None if scored is None or look.own is not None else scored.logits
-        seen = seen_logits(self.engine, batch) if seen is None else seen
+        alone = look.seen
+        if alone is not None and seen is not None:
+            self._apart |= check_rows(self.engine, own, batch, alone, look.logits, record, quiet)
+        if seen is None:
+            seen = seen_logits(self.engine, batch) if alone is None else alone
         if scored is not None and look.own is not None and scored.logits is not None:
             seen = seen.index_put((torch.tensor(look.own),), scored.logits[0].to(seen))
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
