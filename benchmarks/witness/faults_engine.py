@@ -75,8 +75,8 @@ FAULTS = [
     ),
     Fault(
         _PASSES, "buffer not kept",
-        "logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])\n            if mode.features",
-        "logits = subject.run(view, batch, [leaf[None] for leaf in leaves])\n            if mode.features",
+        "logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])\n            if mode.given",
+        "logits = subject.run(view, batch, [leaf[None] for leaf in leaves])\n            if mode.given",
         "models that work in place on their input overwrite the caller's batch with params='last_layer'",
     ),
     Fault(
