@@ -126,3 +126,10 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path):
     with pytest.raises(Stops):
         score_pool(model, stopping(), params="last_layer", progress=False, checkpoint=path)
     assert torch.equal(last(model, X, checkpoint=path), whole)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_inputs_stay_as_they_are(verify):
+    x = X.clone()
+    last(Custom(lambda m, x: m.head(m.body(x.mul_(2)).mean(1)), **PARTS), x, verify=verify)
+    assert torch.equal(x, X)
