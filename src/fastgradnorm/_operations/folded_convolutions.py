@@ -32,7 +32,7 @@ from fastgradnorm._operations.single_level import (
 _LARGE = 32
 
 # Attribute of a weight: whether it has changed since, and its copy in another layout.
-_KEPT = "_fastgradnorm_laid_out"
+_KEPT = "fastgradnorm_laid_out"
 
 _Sizes = tuple[int, ...]
 _Options = tuple[_Sizes, _Sizes, _Sizes, int]  # stride, padding, dilation, groups
