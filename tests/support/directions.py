@@ -47,11 +47,12 @@ class Text(nn.Module):
         super().__init__()
         self.words = nn.Embedding(11, 8, padding_idx=0)
         self.places = nn.Parameter(torch.randn(1, 6, 8))
+        self.through = nn.Parameter(torch.randn(8, 5))  # the other way round than a layer's
         self.block = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(8, 4)
+        self.head = nn.Linear(5, 4)
 
     def forward(self, ids):
-        return self.head(self.block(self.words(ids) + self.places).mean(1))
+        return self.head((self.block(self.words(ids) + self.places) @ self.through).mean(1))
 
 
 class Series(nn.Module):
