@@ -129,6 +129,8 @@ def test_a_loader_that_shuffles_tells_indices_of_the_dataset(model, x, expected)
         assert record["score"] == pytest.approx(
             straight.scores.values[record["index"]].item(), 1e-5
         )
+    whole = acquire(model, shuffled(x), N - 4, labelled=LABELLED, strategy="random", progress=False)
+    assert sorted(whole) == [i for i in range(N) if i not in LABELLED]
     herded = acquire(model, shuffled(x), K, labelled=LABELLED, progress=False)
     assert torch.equal(herded.indices, expected.indices)
 
