@@ -1,6 +1,8 @@
 """The short path: a model and a pool in, the samples to label out."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -117,7 +119,8 @@ def acquire(
     if known is None:
         others = as_loader(labelled, model, asked.forward, batch_size, "labelled")
         check_loader(others, "labelled")
-    read = read_pool(model, loader, others, known, asked, wants)
+    with _told_of_default("params" in options):
+        read = read_pool(model, loader, others, known, asked, wants)
     if k > len(read.candidates):
         raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k)
     numbers = None
@@ -147,6 +150,22 @@ def acquire(
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
     )
+
+
+@contextlib.contextmanager
+def _told_of_default(chosen: bool) -> Iterator[None]:
+    """Where the last layer is what scores are of by default, tells what to ask for instead."""
+    try:
+        yield
+    except ValueError as error:
+        if chosen or not str(error).startswith("`params` must not be 'last_layer'"):
+            raise
+        raise ValueError(
+            "`params` must be given for a model in which no single layer makes the logits: by "
+            "default scores are of the last layer. Use `params='all', space='sketch'`, which looks "
+            "at all parameters, or `params='all'` with a strategy by score or prediction, such as "
+            f"'margin'. {error}"
+        ) from error
 
 
 def _options(what: Named, given: dict[str, Any]) -> Options:
@@ -193,16 +212,17 @@ def _given(read: Reading, what: Named, k: int, seed: int) -> Given:
     before = {} if read.before is None else read.before
 
     def of(name: str) -> Tensor | None:
-        return columns[name][rows] if name in columns else None
+        return columns[name][rows].float() if name in columns else None
 
     points = next((name for name in POINTS if name in columns), "")
     scores = read.gathered.scores.values[rows]
     sketch = of("sketch")
     if what.how == "proportional" and sketch is not None:
         scores = sketch.double().square().sum(1).sqrt()
-    labelled = before.get(points)
+    labelled, chances = before.get(points), before.get("probabilities")
     if labelled is not None:
-        labelled = labelled[labelled.isfinite().all(1)]
+        known = labelled.isfinite().all(1)
+        labelled, chances = labelled[known].float(), None if chances is None else chances[known]
     return Given(
         k=k,
         seed=seed,
@@ -212,7 +232,7 @@ def _given(read: Reading, what: Named, k: int, seed: int) -> Given:
         labelled=labelled,
         probabilities=of("probabilities"),
         residuals=of("residuals"),
-        labelled_probabilities=before.get("probabilities"),
+        labelled_probabilities=None if chances is None else chances.float(),
         margins=of("margin"),
         entropies=of("predictive_entropy"),
         doubts=of("doubt"),

@@ -189,6 +189,9 @@ def test_a_model_without_a_last_layer_is_told_what_to_do():
         ValueError, match=r"'herding' looks at what the last layer is given.*sketch"
     ):
         acquire(model, [X], 3, strategy="herding", params="all", progress=False)
+    for given in ({}, {"strategy": "margin"}, {"strategy": "top"}, {"space": "sketch"}):
+        with pytest.raises(ValueError, match="`params` must be given for a model"):
+            acquire(model, [X], 3, progress=False, **given)
     made = acquire(model, [X], 3, space="sketch", params="all", progress=False)
     assert len({*made}) == 3
     assert len(acquire(model, [X], 3, strategy="top", params="all", progress=False)) == 3
@@ -239,3 +242,36 @@ def test_the_loop_asks_acquire(trained, name):
     assert strategy(name).select(context).tolist() == made.indices.tolist()
     assert list(outputs(context, indices))  # what the loop runs has left no hooks
     assert context.seconds["score"] > 0
+
+
+@pytest.mark.parametrize("name", ["auto", "bait", "badge", "typiclust", "lcmd", "probcover"])
+def test_models_in_float64_and_bfloat16(name):
+    model = made("cnn")
+    single = acquire(model, [X], 5, labelled=[1, 2], strategy=name, progress=False)
+    double = acquire(
+        model.double(), [X.double()], 5, labelled=[1, 2], strategy=name, progress=False
+    )
+    assert torch.equal(single.indices, double.indices)
+    narrow = acquire(
+        model.bfloat16(), [X.bfloat16()], 5, labelled=[1, 2], strategy=name, progress=False
+    )
+    assert len({*narrow}) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["auto", "bait", "badge", "typiclust", "coreset", "margin", "random", "top", "lcmd"]
+)
+def test_samples_without_a_number_are_not_chosen(name):
+    x = X.clone()
+    x[[1, 3, 5]] = torch.nan
+    with pytest.warns(UserWarning, match="NaN"):
+        chosen = acquire(
+            made("cnn"),
+            [x],
+            35,
+            labelled=[1, 2],
+            strategy=name,
+            on_nonfinite="warn",
+            progress=False,
+        )
+    assert not {*chosen} & {1, 2, 3, 5}

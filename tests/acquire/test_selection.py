@@ -135,6 +135,9 @@ def test_groups_and_near_duplicates(model):
     made = acquire(model, [twice], 9, labelled=[0], max_similarity=0.9999, progress=False)
     assert len({i % 10 for i in made}) == 9
     assert not {i % 10 for i in made} & {0}
+    asked = {"labelled": [0], "max_similarity": 0.9999, "strategy": "random", "progress": False}
+    with pytest.raises(ValueError, match=r"`k` must be at most 9, .*Raise `max_similarity`"):
+        acquire(model, [twice], 10, **asked)
     plain = acquire(model, [twice], 19, labelled=[0], progress=False)
     assert len({i % 10 for i in plain}) == 10
 
