@@ -29,6 +29,9 @@ _OWN_CALL = 1 << 20
 # Patches of one sample's convolution, in elements, up to which they are put into memory; and from
 # which on they are alone there.
 _PATCHES, _OWN_PATCHES = 1 << 22, 1 << 17
+# Numbers of a weight up to which oneDNN's own gradient is faster than the product with patches
+# that lie in the cache, where there is one cotangent and the channels are last.
+_SHORT = 1 << 18
 
 
 class GhostNorm(NamedTuple):
@@ -198,7 +201,9 @@ def direct_conv_sq_norm(
     x, g = widen(x, grad_outputs)
     n, k, o, *out = g.shape
     inputs, t = x.shape[1] * math.prod(kernel_size), math.prod(out)
-    if groups == 1 and (inputs * t <= _PATCHES or len(out) != 2):
+    last = k == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    short = last and inputs * t > _OWN_PATCHES and inputs * o <= _SHORT
+    if groups == 1 and not short and (inputs * t <= _PATCHES or len(out) != 2):
         views = seen(padded(x, padding), kernel_size, stride, dilation)
         rows = g.flatten(3).mT  # [N, K, T, O]
         if inputs * t > _OWN_PATCHES:
@@ -209,11 +214,17 @@ def direct_conv_sq_norm(
     functions: list[Callable[..., Tensor]]
     functions = [grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight]
     weight_grad = functions[len(out) - 1]
-    shape = (k * o, x.shape[1] // groups, *kernel_size)
     norms = []
     for i in range(n):
+        if groups == 1:  # one by one, as they lie in memory
+            shape = (o, x.shape[1], *kernel_size)
+            options = stride, padding, dilation
+            each = [weight_grad(x[i : i + 1], shape, row[None], *options) for row in g[i]]
+            norms.append(_sum_of_squares(torch.stack(each)[None])[0])
+            continue
         channels = g[i].reshape(k, groups, o // groups, *out).transpose(0, 1)
         rows = channels.reshape(1, k * o, *out)  # group by group, as a convolution wants them
+        shape = (k * o, x.shape[1] // groups, *kernel_size)
         direct = weight_grad(x[i : i + 1], shape, rows, stride, padding, dilation, groups)
         norms.append(_sum_of_squares(direct.reshape(groups, k, -1)).sum(0))
     return torch.stack(norms) if norms else g.new_zeros(n, k)
