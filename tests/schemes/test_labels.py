@@ -69,6 +69,7 @@ WRONG = [
     ((X, torch.zeros(6, 2)), {"loss": "mse"}, r"labels of the logits' shape \[N, 3\]"),
     ((X, Y + 1), {"loss": nn.CrossEntropyLoss()}, "labels within the model's classes"),
     ((X, [{"b": X}] * 6), {"loss": lambda o, b: o.sum()}, "Got a list of dict for 6 samples"),
+    ((X, [X[:1]] * 6), {"loss": lambda o, b: o.sum()}, "Got a list of Tensor for 6 samples"),
     ((X, Y), {"loss": lambda o, b: o[0]}, r"one number.*Got Tensor float32 \[3\]"),
     ((X, Y), {"loss": lambda o, b: 1.0}, "one number.*Got float"),
     ((X, Y), {"loss": lambda o: o.sum()}, "`loss` must run on what the model returns.*TypeError"),
@@ -82,6 +83,20 @@ def test_what_is_wrong_is_told(model, case):
     batch, options, message = WRONG[case]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         score(model, [batch], **{"loss": "cross_entropy", **options})
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_several_labels_a_sample(model, size):
+    """As many lists as there are samples in a batch are not those of the samples."""
+
+    def loss(output, batch):
+        first, second = batch[1]
+        return F.cross_entropy(output, first) + 2 * F.cross_entropy(output, second)
+
+    parts = zip(X.split(size), Y.split(size), Y.flip(0).split(size), strict=True)
+    found = score(model, [(x, [first, second]) for x, first, second in parts], loss=loss)
+    whole = score(model, [(X, [Y, Y.flip(0)])], loss=loss)
+    assert_close_relative(found.double(), whole.double(), 1e-6)
 
 
 def test_a_label_out_of_range_further_on_is_told(model):

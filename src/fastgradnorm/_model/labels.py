@@ -119,9 +119,15 @@ def _check_lists(raw: Any, size: int) -> None:
     parts = list(raw.values()) if isinstance(raw, Mapping) else raw
     for part in parts if isinstance(parts, (list, tuple)) else ():
         inside = part if isinstance(part, (list, tuple)) else ()
-        if len(inside) == size and any(isinstance(each, (Mapping, Tensor)) for each in inside):
+        own = [isinstance(each, Mapping) or _is_other(each, size) for each in inside]
+        if len(inside) == size and any(own):
             raise ValueError(
                 "`loader` must yield labels as tensors with one entry a sample. Got a "
                 f"{type_name(part)} for {size} samples. Pad and stack them in the loader's "
                 "collate_fn, or score batches of one sample whose labels are no list."
             )
+
+
+def _is_other(item: Any, size: int) -> bool:
+    """Whether it is a tensor that does not hold one entry a sample."""
+    return isinstance(item, Tensor) and not (item.dim() and len(item) == size)
