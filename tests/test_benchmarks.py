@@ -120,3 +120,10 @@ def test_a_wrong_score_gets_no_time():
     found.check("wrong", columns.Column(lambda: torch.full((2,), 1.1), 2), torch.ones(2))
     assert set(found.found) == {"right"}
     assert found.refused["wrong"].startswith("wrong: relative error 0.1")
+
+
+def test_choosing_is_measured(tmp_path):
+    assert command_line.main(["acquire", "--tiny", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "acquire.json").read_text())["rows"]
+    assert [row["strategy"] for row in rows] == ["top", "herding"]
+    assert all(row["seconds_score"] > 0 and row["samples"] == 40 for row in rows)

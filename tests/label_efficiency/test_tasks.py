@@ -201,3 +201,19 @@ def test_pickled_cifar(tmp_path):
     x, y = task.train_set[3]
     assert x.shape == (3, 32, 32)
     assert int(y) == 3
+
+
+def test_the_papers_budget_and_what_is_compared_there(tmp_path):
+    """A tenth of the pool, then a twentieth a cycle of a half, of which each strategy is known."""
+    from benchmarks.label_efficiency import runner
+    from fastgradnorm.active import strategy
+
+    task = tasks.make("digits_paper", tmp_path)
+    size, plan = len(task.train_set), task.plan
+    assert (plan.start, plan.budget, plan.subset) == (130, 65, 650)
+    assert size / 10 == pytest.approx(plan.start, abs=1) and plan.subset <= size / 2 + 2
+    settings = runner.of_regimes(runner.Settings(root=tmp_path), task.name)
+    assert settings.seeds == 20
+    assert settings.results.name == "regimes"
+    assert [strategy(name).name for name in settings.strategies] == list(tasks.REGIMES)
+    assert "digits_paper" not in tasks.GROUPS["all"]
