@@ -51,7 +51,8 @@ TESTS = {
     "engine/test_parameters test_scoring",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
-    "_model/record": "engine/test_last_layer_after engine/test_last_layer_output engine/test_parameters",
+    "_model/record": "engine/test_last_layer_after "
+    "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_data_setter any_model/test_execution",
     "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
     "_model/layout": "model/test_memory_layout",
