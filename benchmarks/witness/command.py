@@ -70,6 +70,8 @@ def summary(results: dict[str, Any]) -> str:
                 f"1e-4 in silence, `{name}` raises for {whole} on every pool that they matter to, "
                 f"for {part} on some, for {len(some) - whole - part} on none."
             )
+    if any("pools" in row["witness"] for row in matter):
+        told.append("Of most of these faults, up to four of the pools were tried.")
     return "\n".join(lines + (told if len(told) > 1 else []))
 
 
