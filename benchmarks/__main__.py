@@ -241,8 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
     found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
     label_efficiency.add_arguments(found)
-    found = command("readme", _readme, "writes the README's tables from results/")
-    found.add_argument("--file", type=Path, default=Path(__file__).parents[1] / "README.md")
+    found = command("readme", _readme, "writes the tables of README and docs from results/")
+    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/benchmarks.md")]
+    found.add_argument("--file", type=Path, nargs="+", default=pages)
     return parser
 
 

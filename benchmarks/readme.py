@@ -1,7 +1,7 @@
-"""The README's tables, made from stored results."""
+"""The tables of the README and of the documentation, made from stored results."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,36 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def update(path: Path, folder: Path = RESULTS) -> int:
-    """Replaces what stands between `<!-- name:start -->` and `<!-- name:end -->`."""
-    if not path.exists():
+def update(paths: Sequence[Path], folder: Path = RESULTS) -> int:
+    """Replaces what stands between `<!-- name:start -->` and `<!-- name:end -->` in pages.
+
+    Returns:
+        2 if a page is missing, else 0.
+    """
+    missing = [path for path in paths if not path.exists()]
+    for path in missing:
         print(f"{path} does not exist.", file=sys.stderr)
+    if missing:
         return 2
-    text = path.read_text()
+    made = {"targets": targets.table(folder)}
     for name, (command, make) in BLOCKS.items():
         results = load(command, folder)
         if results is None:
             part = command.partition("_")[0]
             print(f"{name}: no results; run `python -m benchmarks {part}` first")
         else:
-            text = _replaced(text, name, make(results), path)
-    text = _replaced(text, "targets", targets.table(folder), path)
-    path.write_text(text)
+            made[name] = make(results)
+    for path in paths:
+        text = path.read_text()
+        for name, table in made.items():
+            text = _replaced(text, name, table)
+        path.write_text(text)
     return 0
 
 
-def _replaced(text: str, name: str, table: str, path: Path) -> str:
+def _replaced(text: str, name: str, table: str) -> str:
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     if start not in text or end not in text:
-        print(f"{name}: no {start} ... {end} in {path.name}")
         return text
     before, rest = text.split(start, 1)
     print(f"{name}: written")
