@@ -16,6 +16,7 @@ from benchmarks.provenance import RESULTS
 from benchmarks.throughput import Effort
 
 Arguments = argparse.Namespace
+_LIBRARIES = ("timm", "transformers")
 
 
 def _folder(arguments: Arguments) -> Path | None:
@@ -135,6 +136,12 @@ def _witness(arguments: Arguments) -> int:
     return command.main(_folder(arguments), *chosen, tiny=arguments.tiny)
 
 
+def _batch_sizes(arguments: Arguments) -> int:
+    from benchmarks import batch_sizes
+
+    return batch_sizes.main(_folder(arguments), tiny=arguments.tiny)
+
+
 def _verification(arguments: Arguments) -> int:
     from benchmarks import verification
 
@@ -177,10 +184,6 @@ def _parts(text: str) -> list[str]:
     return found
 
 
-def _label_efficiency(arguments: Arguments) -> int:
-    return label_efficiency.main(arguments)
-
-
 def _readme(arguments: Arguments) -> int:
     return readme.update(arguments.file, arguments.out)
 
@@ -214,8 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     command("scaling", _scaling, "cost a sample as pools, classes and batches grow")
     command("traps", _traps, "models that engines get wrong, through each of them")
     found = command("zoo", _zoo, "a small model of each family of timm and transformers")
-    libraries = ("timm", "transformers")
-    found.add_argument("--libraries", nargs="+", choices=libraries, default=libraries)
+    found.add_argument("--libraries", nargs="+", choices=_LIBRARIES, default=_LIBRARIES)
     found.add_argument("--only", nargs="+", default=(), help="families, by name, judged again")
     found.add_argument("--again", nargs="+", default=(), help="outcomes that are judged again")
     found = command("fuzz", _fuzz, "models drawn at random, beside the float64 loop")
@@ -233,13 +235,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_stages(
         command("witness", _witness, "planted faults: which of them tests and verification see")
     )
+    command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")
     _add_cases(found, 30.0, None)
     found.add_argument("--classes", type=int, nargs="+", help="default: 10")
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
-    found = command("label-efficiency", _label_efficiency, "accuracy by labels, strategy and task")
+    found = command(
+        "label-efficiency", label_efficiency.main, "accuracy by labels, strategy and task"
+    )
     label_efficiency.add_arguments(found)
     found = command("readme", _readme, "writes the tables of README and docs from results/")
     pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/benchmarks.md")]

@@ -122,6 +122,16 @@ FAULTS = [
         "a loader that fills one buffer again and again has its last batch scored several times",
     ),
     Fault(
+        "_pool/trimming.py", "dropped guard",
+        "    if not bool((at_the_end == mask).all()):\n        return None\n", "",
+        "texts padded at their beginning lose their ends",
+    ),
+    Fault(
+        _GATHER, "dropped guard",
+        "asked and is_harmless(self.engine, batch, lengths)", "asked",
+        "padding is left out of models whose logits depend on it",
+    ),
+    Fault(
         _GATHER, "lost order",
         "            scored = scored.take(numbers.argsort())\n", "            pass\n",
         "scores of ragged samples are in the order of their lengths",

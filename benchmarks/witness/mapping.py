@@ -97,6 +97,7 @@ TESTS = {
     "pool/test_held_back",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
     "_pool/gather": "pool/test_any_batch_size pool/test_held_back",
+    "_pool/trimming": "pool/test_trimming",
     "_pool/ledger": "pool/test_any_batch_size",
     "_pool/earlier": "pool/test_checkpoint pool/test_held_back",
     "_model/raw": "test_batch_errors test_errors",

@@ -58,6 +58,7 @@ def test_ragged_samples_wait_no_longer_than_a_window(window, chunked, monkeypatc
     model, rows = convolved().float(), [row[None] for row in Texts().rows]
     monkeypatch.setattr(chunks, "_GATHERED", window)
     monkeypatch.setattr(gather, "_CHUNKS", 1)
+    monkeypatch.setattr(gather, "_LEAST", 1)
     expected = scorer(model, None).score(rows)
     for stop in (3, 31):
         with pytest.raises(Stop):

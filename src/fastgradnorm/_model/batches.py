@@ -45,7 +45,7 @@ class Batch:
     labelled: Callable[[Sequence[Tensor]], Item] | None = None
 
     def __len__(self) -> int:
-        return len(self.leaves[0])
+        return self.leaves[0].shape[0]
 
     def take(self, index: Tensor | slice) -> "Batch":
         """The samples at `index`, as a batch."""

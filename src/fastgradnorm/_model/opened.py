@@ -36,6 +36,8 @@ def opened(item: Any, name: str = "", depth: int = _DEPTH) -> Opened:
     That is any mapping or dataclass, and any object with tensors among its attributes. What holds
     none is a leaf itself.
     """
+    if type(item) is Tensor:
+        return Opened([(name, item)], _only, Tensor)
     found, spec = pytree.tree_flatten_with_path(item)
     parts = [_part(leaf, name + pytree.keystr(path), depth) for path, leaf in found]
     closing = [(len(part.named), part.close) for part in parts]

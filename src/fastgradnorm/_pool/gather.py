@@ -17,12 +17,13 @@ from torch import Tensor
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.given import Given
+from fastgradnorm._pool.trimming import by_length, is_harmless, stretches
 from fastgradnorm._process.states import autograd_ready, tensors_ready
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.witness import Witness
 
-# A window is so many chunks of the first shape, and about so many samples at most.
-_CHUNKS, _SAMPLES = 32, 1 << 12
+# A window is so many chunks of the first shape, and about so many samples at least and at most.
+_CHUNKS, _LEAST, _SAMPLES = 32, 512, 1 << 12
 
 
 def score_one(engine: Engine, batch: Batch) -> Scored:
@@ -50,20 +51,23 @@ class Sizes:
         window: Samples after which none may wait; None: not planned yet.
         held: Bytes of samples that may wait.
         chunks: Samples of a chunk, by shape.
+        trims: Whether padding is left out; None: there was none yet.
     """
 
     window: int | None = None
     held: int = 0
     chunks: dict[str, int] = field(default_factory=dict)
+    trims: bool | None = None
 
     def plain(self, known: int = 0) -> dict[str, Any]:
         """As JSON can hold it, without the first so many chunks."""
         chunks = list(self.chunks.items())[known:]
-        return {"window": self.window, "held": self.held, "chunks": dict(chunks)}
+        told = {"window": self.window, "held": self.held, "trims": self.trims}
+        return {**told, "chunks": dict(chunks)}
 
     def resume(self, told: dict[str, Any]) -> None:
         """Adds what an earlier process has planned."""
-        self.window, self.held = told["window"], told["held"]
+        self.window, self.held, self.trims = told["window"], told["held"], told["trims"]
         self.chunks.update(told["chunks"])
 
 
@@ -126,6 +130,18 @@ class Gathering:
 
     def add(self, batch: Batch) -> Iterator[Scored]:
         """Yields scores of all samples up to one after which none waits, in order."""
+        lengths = by_length(batch) if self._gathers and len(batch) else None
+        if lengths is not None and self.sizes.trims is None:
+            asked = self.witness.record is not None
+            self.sizes.trims = asked and is_harmless(self.engine, batch, lengths)
+        if lengths is None or not self.sizes.trims:
+            yield from self._add(batch)
+            return
+        for part in stretches(batch, lengths):
+            yield from self._add(part)
+
+    def _add(self, batch: Batch) -> Iterator[Scored]:
+        """Samples of one shape."""
         if len(batch) == 0:
             return
         group = self._group(batch) if self._gathers else None
@@ -204,7 +220,8 @@ class Gathering:
             size, held = engine.chunks.gathered(planned, count, each, held)
             sizes.chunks[shape] = size
             if sizes.window is None:
-                sizes.window, sizes.held = size * max(1, min(_CHUNKS, _SAMPLES // size)), held
+                chunks = max(_CHUNKS, -(-_LEAST // size))
+                sizes.window, sizes.held = size * max(1, min(chunks, _SAMPLES // size)), held
         return sizes.chunks[shape]
 
     def _score_waiting(self) -> None:
