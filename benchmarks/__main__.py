@@ -149,6 +149,14 @@ def _verification(arguments: Arguments) -> int:
     return verification.main(_folder(arguments), sizes, "cnn6" if arguments.tiny else "resnet18")
 
 
+def _recurrent(arguments: Arguments) -> int:
+    from benchmarks import recurrent
+
+    if arguments.tiny:
+        return recurrent.tiny(_folder(arguments))
+    return recurrent.main(_folder(arguments))
+
+
 def _acquire(arguments: Arguments) -> int:
     from benchmarks import acquire
 
@@ -235,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stages(command("witness", _witness, "planted faults: which tests and verification see"))
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
+    command("recurrent", _recurrent, "LSTMs, GRUs and RNNs beside the loop, a step, and pull-backs")
     command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")
     _add_cases(found, 30.0, None)

@@ -61,6 +61,14 @@ def test_interrupted_and_gone_on_with(tmp_path):
     assert row["kills"] == 1
 
 
+def test_recurrent(tmp_path):
+    assert command_line.main(["recurrent", "--tiny", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "recurrent.json").read_text())["rows"]
+    assert {row["model"] for row in rows} == {"LSTM", "GRU", "RNN"}
+    assert len(rows) == 6
+    assert max(row["error"] for row in rows) < 1e-5
+
+
 def test_readme_gets_its_tables(results, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))
