@@ -61,9 +61,7 @@ def _memory(arguments: Arguments) -> int:
 
 
 def _scaling(arguments: Arguments) -> int:
-    if arguments.tiny:
-        return scaling.tiny(_folder(arguments))
-    return scaling.main(folder=_folder(arguments))
+    return (scaling.tiny if arguments.tiny else scaling.main)(folder=_folder(arguments))
 
 
 def _traps(arguments: Arguments) -> int:
@@ -152,9 +150,7 @@ def _verification(arguments: Arguments) -> int:
 def _recurrent(arguments: Arguments) -> int:
     from benchmarks import recurrent
 
-    if arguments.tiny:
-        return recurrent.tiny(_folder(arguments))
-    return recurrent.main(_folder(arguments))
+    return (recurrent.tiny if arguments.tiny else recurrent.main)(_folder(arguments))
 
 
 def _acquire(arguments: Arguments) -> int:
