@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import memory, peers, readme, scaling, throughput
+from benchmarks import memory, peers, readme, recurrent, scaling, throughput, verification
 from benchmarks.cases import CASES
 from benchmarks.label_efficiency import command as label_efficiency
 from benchmarks.provenance import RESULTS
@@ -141,15 +141,11 @@ def _batch_sizes(arguments: Arguments) -> int:
 
 
 def _verification(arguments: Arguments) -> int:
-    from benchmarks import verification
-
     sizes = (130,) if arguments.tiny else verification.SIZES
     return verification.main(_folder(arguments), sizes, "cnn6" if arguments.tiny else "resnet18")
 
 
 def _recurrent(arguments: Arguments) -> int:
-    from benchmarks import recurrent
-
     return (recurrent.tiny if arguments.tiny else recurrent.main)(_folder(arguments))
 
 
