@@ -198,9 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         found.add_argument("--threads", type=int, help="default: all cores")
         found.add_argument("--no-store", action="store_true", help="write no results")
         found.add_argument("--out", type=Path, default=RESULTS, help="where results are")
-        found.add_argument(
-            "--tiny", action="store_true", help="every step in seconds; stored with --out only"
-        )
+        found.add_argument("--tiny", action="store_true", help="in seconds; stored with --out only")
         return found
 
     found = command("throughput", _throughput, "samples a second, beside the loop and the floor")
