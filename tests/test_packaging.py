@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "src", "kernels")
+SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "src", "kernels")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
             shutil.copytree(source, target, ignore=skip)
         else:
             shutil.copy(source, target)
-    # Setuptools is there already; the default would download it anew.
+    # Hatchling is there already; the default would download it anew.
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "--no-index", "--wheel-dir", str(place), str(place / "source")],
@@ -101,3 +101,14 @@ print(fastgradnorm.__version__, *fastgradnorm.score_pool(model, pool).tolist())
     version, *scores = done.stdout.split()
     assert version == project["version"]
     assert [float(score) for score in scores] == pytest.approx([1, 2**0.5])
+
+
+def test_type_checkers_find_an_editable_install(tmp_path):
+    """Both packages lie on a plain path, which they follow; they do not run import hooks."""
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+    place = tmp_path / "site"
+    command = [*install, str(place), "--no-build-isolation", "-e", str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    lines = {line for path in place.glob("*.pth") for line in path.read_text().splitlines()}
+    assert {str(ROOT / "src"), str(ROOT / "kernels")} <= lines
+    assert not any(line.startswith("import") for line in lines)
