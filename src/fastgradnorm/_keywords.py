@@ -2,15 +2,79 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from fastgradnorm._options import Options
+import torch
+from torch import Tensor, nn
+
+from fastgradnorm._options import AnyScheme, Forward, Loss, Mask, Options, ParamSelector
+from fastgradnorm._schemes.groups import GroupBy
+from fastgradnorm._schemes.losses import Target
 
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
 R = TypeVar("R")
+
+
+class Keywords(TypedDict, total=False):
+    """All options but `scheme`, on which it depends what is returned; for type checkers."""
+
+    params: ParamSelector
+    reduction: Literal["global", "per_tensor"]
+    loss: Loss | None
+    target: Target | None
+    group_by: GroupBy | None
+    likelihood: Literal["auto", "categorical", "bernoulli", "gaussian"]
+    class_dim: int
+    temperature: float
+    forward: Forward | None
+    mask: Mask | None
+    device: torch.device | str | None
+    autocast: torch.dtype | None
+    backend: Literal["auto", "torch", "triton"]
+    max_memory: int | float | None
+    rtol: float
+    num_samples: int
+    seed: int
+    verify: bool | Literal["sampled", "first", "all"]
+    on_nonfinite: Literal["raise", "warn", "keep"]
+    subset: int | float | None
+    latency: int | None
+    checkpoint: str | Path | None
+    distributed: bool | None
+    progress: bool | None
+
+
+class ScoresPool(Protocol):
+    """A function of a model and a loader: one scheme gives a tensor, several a dict of them."""
+
+    @overload
+    def __call__(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        *,
+        scheme: AnyScheme = ...,
+        **options: Unpack[Keywords],
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        *,
+        scheme: list[AnyScheme] | tuple[AnyScheme, ...],
+        **options: Unpack[Keywords],
+    ) -> dict[str, Tensor]: ...
+
+
+def scores_pool(function: Callable[[nn.Module, Iterable[Any], Options], Any]) -> ScoresPool:
+    """`takes_options` for a function whose result type checkers know from its `scheme`."""
+    return cast(ScoresPool, takes_options(Options)(function))
 
 
 def make_options(function: str, given: Mapping[str, Any]) -> Options:
@@ -23,7 +87,7 @@ def make_options(function: str, given: Mapping[str, Any]) -> Options:
 
 def takes_options(
     make: Callable[P, Options],
-) -> Callable[[Callable[[A, B, Options], R]], Callable[Concatenate[A, B, P], R]]:
+) -> Callable[[Callable[[A, B, Options], R]], Callable[..., R]]:
     """Lets `function(first, second, options)` be called with the options as keyword arguments.
 
     Signatures shown by editors and `help` name every option with its default; a misspelt one raises
@@ -31,7 +95,7 @@ def takes_options(
     """
     names = inspect.signature(make).parameters
 
-    def decorate(function: Callable[[A, B, Options], R]) -> Callable[Concatenate[A, B, P], R]:
+    def decorate(function: Callable[[A, B, Options], R]) -> Callable[..., R]:
         own = inspect.signature(function)
         first, second = list(own.parameters.values())[:2]
 

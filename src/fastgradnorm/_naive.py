@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine.plain import plain_scores
 from fastgradnorm._engine.plan import make_plan
-from fastgradnorm._keywords import takes_options
+from fastgradnorm._keywords import scores_pool
 from fastgradnorm._model.batches import Reader
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
@@ -17,7 +17,7 @@ from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._process.states import OwnRandomState, autograd_ready
 
 
-@takes_options(Options)
+@scores_pool
 def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any:
     """Scores as `score_pool` gives them, by the plain autograd loop.
 

@@ -11,7 +11,7 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
 from fastgradnorm._engine.timing import Clock, now
 from fastgradnorm._errors import SlowPathWarning
-from fastgradnorm._keywords import takes_options
+from fastgradnorm._keywords import scores_pool, takes_options
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._options import Options
 from fastgradnorm._pool.columns import Columns
@@ -32,7 +32,7 @@ from fastgradnorm._witness.scores import ALIKE, judge_scores
 from fastgradnorm._witness.witness import Witness
 
 
-@takes_options(Options)
+@scores_pool
 def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any:
     r"""Score each sample of an unlabelled pool by the norm of its gradient.
 
