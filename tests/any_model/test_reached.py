@@ -94,7 +94,8 @@ class TestEveryTapIsReached:
         model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(4, 4)
         x[:2, 0], x[2:, 0] = 1.0, -1.0
         score_pool(model, x.split(2), verify=False, scheme="entropy", progress=False)
-        assert found == [{0, 1, 2, "body.bias"}, {0, 1}]  # the bias of both uses has no rule
+        # The bias of both uses has no rule; samples of both branches are gathered, and then split.
+        assert sorted(found, key=len) == [{0, 1}, {0, 1, 2, "body.bias"}]
 
     @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
     def test_the_same_call_with_a_gradient_for_some_samples(self, kind):

@@ -7,6 +7,7 @@ from torch import nn
 from fastgradnorm import GradNormScorer, Rule, VerificationError, register_rule, score_pool
 from fastgradnorm._engine import chunks, outcome
 from fastgradnorm._engine.engine import Engine
+from fastgradnorm._model import subject
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._witness.samples import Choice
 from tests.support.cases import MLP, Custom, linear, perturb
@@ -205,3 +206,19 @@ class TestRecord:
         assert f"verified: {scores.verified}" in repr(scores)
         unverified = GradNormScorer(MLP(), verify=False, progress=False).score([torch.ones(2, 10)])
         assert unverified.verified == "" and "verified" not in repr(unverified)
+
+
+@pytest.mark.parametrize("left_out", ["head.bias", "body.weight"])
+def test_a_parameter_that_the_engine_was_not_asked_for_is_missed(monkeypatch, left_out):
+    """Which parameters count is read anew."""
+    model, x = perturb(nn.Sequential()), torch.randn(6, 4)
+    model.body, model.head = linear(4, 5), linear(5, 3)
+    choose = subject._choose
+    score_pool(model, [x], progress=False)
+    monkeypatch.setattr(
+        subject,
+        "_choose",
+        lambda *given: {k: p for k, p in choose(*given).items() if k != left_out},
+    )
+    with pytest.raises(VerificationError, match=f"the gradient of `{left_out}`"):
+        score_pool(model, [x], progress=False)

@@ -49,7 +49,7 @@ class Comparison:
         self.engine, self.own, self.batch, self.record = engine, own, batch, record
         self._apart = apart
         self._head = engine.options.params == "last_layer"
-        self.names = self._last_layers() if self._head else tuple(engine.subject.chosen)
+        self.names = self._last_layers() if self._head else _asked_for(engine)
 
     def _last_layers(self) -> tuple[str, ...]:
         """Of the samples, which have heads of their own where the model branches."""
@@ -240,6 +240,14 @@ class Comparison:
         except Exception:  # of the caller's model too: the disagreement stands
             return False
         return True
+
+
+def _asked_for(engine: Engine) -> tuple[str, ...]:
+    """The parameters that count, read anew from the model where all that are trained do."""
+    subject = engine.subject
+    if engine.options.params != "all":
+        return tuple(subject.chosen)
+    return tuple(name for name, p in subject.model.named_parameters() if p.requires_grad)
 
 
 def _spread(places: Sequence[int], most: int) -> list[int]:
