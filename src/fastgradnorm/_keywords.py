@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -75,6 +76,12 @@ class ScoresPool(Protocol):
 def scores_pool(function: Callable[[nn.Module, Iterable[Any], Options], Any]) -> ScoresPool:
     """`takes_options` for a function whose result type checkers know from its `scheme`."""
     return cast(ScoresPool, takes_options(Options)(function))
+
+
+def changed(options: Options) -> list[str]:
+    """`name=value` of each option that is not its default."""
+    kept = {f.name: (getattr(options, f.name), f.default) for f in fields(Options)}
+    return [f"{name}={value!r}" for name, (value, default) in kept.items() if value != default]
 
 
 def make_options(function: str, given: Mapping[str, Any]) -> Options:

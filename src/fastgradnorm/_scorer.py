@@ -11,7 +11,7 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
 from fastgradnorm._engine.timing import Clock, now
 from fastgradnorm._errors import SlowPathWarning
-from fastgradnorm._keywords import scores_pool, takes_options
+from fastgradnorm._keywords import changed, scores_pool, takes_options
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._options import Options
 from fastgradnorm._pool.columns import Columns
@@ -93,8 +93,7 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
     """
     options.refuse_subset("score_pool")
     scorer = GradNormScorer(model, **_as_keywords(options))
-    scores = scorer._scores(loader, "score_pool")
-    if isinstance(scores, PoolScores):
+    if isinstance(scores := scorer._scores(loader, "score_pool"), PoolScores):
         return scores.values
     return {scheme: each.values for scheme, each in scores.items()}
 
@@ -124,6 +123,9 @@ class GradNormScorer:
         warn_if_untested()
         self.model = check_model(model)
         self.options = options
+
+    def __repr__(self) -> str:
+        return f"GradNormScorer({', '.join([type(self.model).__name__, *changed(self.options)])})"
 
     def score_batch(self, batch: Any) -> Any:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes.

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastgradnorm import GradNormScorer, Options
+from fastgradnorm import GradNormScorer, Options, score_pool
 from fastgradnorm._pool.identity import digest
 from tests.pool import test_checkpoint_options as options_tried
 from tests.support.cases import MLP, GroupNormCNN, perturb
@@ -209,3 +209,15 @@ def test_lines_after_the_end_are_no_more_scores(path):
     path.write_bytes(b"".join([*lines, lines[1]]))
     with pytest.raises(ValueError, match=r"`checkpoint` must be whole.*damaged in line 5"):
         scorer(model, path).score(x.split(4))
+
+
+def test_what_failed_before_its_first_score_blocks_nothing(tmp_path):
+    path = tmp_path / "run.jsonl"
+    model, loader = nn.Linear(3, 2), [torch.randn(4, 3)]
+    with pytest.raises(ValueError, match="must run on one sample"):
+        score_pool(model, [torch.randn(4, 5)], checkpoint=path)
+    scores = score_pool(model, loader, checkpoint=path, scheme="entropy")
+    assert torch.equal(scores, score_pool(model, loader, scheme="entropy"))
+    with pytest.raises(ValueError, match=REFUSED):  # there are scores in it now
+        score_pool(model, [torch.randn(4, 3)], checkpoint=path, scheme="expected")
+    assert torch.equal(score_pool(model, loader, checkpoint=path, scheme="entropy"), scores)

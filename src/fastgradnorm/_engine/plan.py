@@ -191,6 +191,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
+            + _cure(subject, inputs)
         ) from error
     for name in leaves:
         if changed[name]():
@@ -207,6 +208,19 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
     recorder.uses = [_without_rule(use) for use in recorder.uses]
     return _Run(recorder, leaves, logits, head, _KEPT * logits.element_size() * outputs)
+
+
+def _cure(subject: Subject, inputs: Sequence[Any]) -> str:
+    """What to do about inputs of another kind of numbers than the parameters, if that is so."""
+    wide = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
+    given = {x.dtype for x in inputs if isinstance(x, Tensor)}
+    if torch.uint8 in given:
+        return " The loader gives bytes. Convert them as in training, as by `x.float() / 255`."
+    others = sorted(str(dtype) for dtype in given - wide if dtype.is_floating_point)
+    if not (others and wide):
+        return ""
+    names = " and ".join(sorted(map(str, wide)))
+    return f" The loader gives {others[0]}, the parameters are {names}: convert one of them."
 
 
 def _without_rule(use: Use) -> Use:

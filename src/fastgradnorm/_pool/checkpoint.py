@@ -157,6 +157,11 @@ class Checkpoint:
                 f"{str(self.path)!r}, which is something else or damaged. Use another path, or "
                 "delete it to start anew."
             )
+        if len(lines) == 1 and found != header:  # of a run that failed before its first score
+            line = _line(header)
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, line, 0)
+            return len(line)
         _refuse_others(self.path, found, header)
         end = len(lines[0]) + 1
         for number, line in enumerate(lines[1:], 2):

@@ -1,7 +1,8 @@
 """Scores of a pool with all that is needed to know how they came about."""
 
+import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,17 @@ class PoolScores:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        """The score at a place as a number; of slices, lists and masks a tensor."""
+        found = self.values[place]
+        return found if found.dim() else float(found)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.values.tolist())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def __repr__(self) -> str:
         scheme = self.provenance.get("scheme", "scores")
@@ -134,6 +146,16 @@ class PoolScores:
         """
         return export.records(self, ids, low_first)
 
+    def to_pandas(self, ids: export.Ids | None = None, low_first: bool = False) -> Any:
+        """The rows of `to_records` as a `pandas.DataFrame`, indexed by `id`.
+
+        Raises:
+            ModuleNotFoundError: Without pandas.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.to_records(ids, low_first)).set_index("id")
+
     def to_csv(
         self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
     ) -> Path:
@@ -186,6 +208,11 @@ class PoolScores:
             FileNotFoundError: If there is no such file.
             ValueError: If it is not one that `save` wrote whole.
         """
+        if Path(path).suffix in (".csv", ".jsonl", ".parquet"):
+            raise ValueError(
+                f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}, a table for "
+                "other programs, without the provenance. Save what is to be loaded as .npz."
+            )
         try:
             with np.load(path, allow_pickle=False) as file:
                 values = torch.from_numpy(file["values"])

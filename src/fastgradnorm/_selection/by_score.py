@@ -1,6 +1,6 @@
 """From scores to the samples to label."""
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,13 +11,22 @@ from fastgradnorm._validate import check_choice, check_integer, fail, fail_type
 Strategy = Literal["top", "gumbel", "proportional"]
 
 
+class HasSelect(Protocol):
+    """Scores that know which samples they are of, as `PoolScores`."""
+
+    def select(self, k: int, *, strategy: Strategy = "top", seed: int = 0) -> Tensor:
+        """Dataset indices of the samples to label."""
+        ...
+
+
 def select(
-    scores: "Tensor | np.ndarray", k: int, *, strategy: Strategy = "top", seed: int = 0
+    scores: "Tensor | np.ndarray | HasSelect", k: int, *, strategy: Strategy = "top", seed: int = 0
 ) -> Tensor:
     r"""Indices of the `k` samples to label, best first.
 
     Args:
-        scores: `[N]`, higher is better. NaN is never selected.
+        scores: `[N]`, higher is better. NaN is never selected. Of `PoolScores` the result is what
+            `PoolScores.select` gives: indices in the dataset.
         k: How many.
         strategy: `"top"`: the highest scores; ties go to the lower index. `"gumbel"`: without
             replacement with probability ∝ :math:`e^{s / \sigma}`, :math:`\sigma` the standard
@@ -38,7 +47,11 @@ def select(
         tensor([1, 3])
     """
     if not isinstance(scores, (Tensor, np.ndarray)):
-        raise fail_type("scores", "a tensor or array [N]", scores)
+        own: Any = getattr(scores, "select", None)
+        if callable(own):
+            chosen: Tensor = own(k, strategy=strategy, seed=seed)
+            return chosen
+        raise fail_type("scores", "a tensor or array [N], or PoolScores", scores)
     values = torch.as_tensor(scores).detach().cpu().double()
     if values.dim() != 1:
         raise fail("scores", "one-dimensional", values)

@@ -3,8 +3,9 @@
 Exit codes: 1 the work failed, 2 something given was wrong, 130 interrupted.
 """
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -46,6 +47,12 @@ def plain_failures(*, debug: bool = False) -> Iterator[None]:
         if debug:
             raise
         fail(told(error), 1)
+
+
+def near(given: str, names: Iterable[str]) -> str:
+    """` Did you mean ...?`, if a name is close."""
+    found = difflib.get_close_matches(given, [*names], n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def first_cause(message: str) -> str:

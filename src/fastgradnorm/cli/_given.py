@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
 import typer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from fastgradnorm import LABELLED_SCHEMES, SCHEMES
-from fastgradnorm.cli._failures import BadInputError
+from fastgradnorm.cli._failures import BadInputError, near
 from fastgradnorm.cli._model import load_model
 from fastgradnorm.cli._pool import Pool, open_pool
 
@@ -21,7 +22,7 @@ Model = Annotated[
 PoolPath = Annotated[
     Path,
     typer.Argument(
-        metavar="POOL", help="Folder of images, or an .npz, .safetensors or .parquet file."
+        metavar="POOL", help="Folder of images, or an .npy, .npz, .safetensors or .parquet file."
     ),
 ]
 Weights = Annotated[
@@ -150,6 +151,11 @@ def open_all(
     Raises:
         BadInputError: If something cannot be used.
     """
+    names = (*SCHEMES, *LABELLED_SCHEMES)
+    if scheme not in names:
+        raise BadInputError(
+            f"`--scheme` must be one of {', '.join(names)}. Got {scheme!r}.{near(scheme, names)}"
+        )
     scheme = _labelled(scheme, loss, target)
     loaded = load_model(model, weights)
     if device is not None:
@@ -174,7 +180,7 @@ def open_all(
         typer.echo(f"left out: {reason}", err=True)
     options = {
         "scheme": scheme,
-        "params": _parameters(params),
+        "params": _parameters(params, loaded.model),
         "rtol": rtol,
         "class_dim": class_dim,
         "loss": loss,
@@ -198,7 +204,7 @@ def _labelled(scheme: str, loss: str | None, target: str | None) -> str:
     return scheme
 
 
-def _parameters(params: str) -> Any:
+def _parameters(params: str, model: nn.Module) -> Any:
     if params in ("all", "last_layer"):
         return params
     try:
@@ -207,4 +213,11 @@ def _parameters(params: str) -> Any:
         raise BadInputError(
             f"`--params` must be all, last_layer or a regular expression. Got {params!r}: {error}."
         ) from error
+    names = [name for name, _ in model.named_parameters()]
+    if not any(map(pattern.search, names)):
+        meant = near(params, ("all", "last_layer")) or f" The model has {', '.join(names[:5])}, ..."
+        raise BadInputError(
+            "`--params` must be all, last_layer or a regular expression that finds parameters. Got "
+            f"{params!r}.{meant}"
+        )
     return lambda name, parameter: pattern.search(name) is not None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._failures import BadInputError, near, told
 
 
 class Loaded(NamedTuple):
@@ -43,6 +43,8 @@ def load_model(factory: str, weights: Path | None) -> Loaded:
 
 def _call(factory: str) -> Any:
     module_name, colon, function_name = factory.partition(":")
+    if module_name.endswith(".py"):
+        module_name = ".".join(Path(module_name).with_suffix("").parts)
     if not (module_name and colon and function_name):
         raise BadInputError(
             f"`MODEL` must be package.module:function. Got {factory!r}. For a function `make` in "
@@ -57,16 +59,17 @@ def _call(factory: str) -> Any:
             raise BadInputError(
                 f"`MODEL`: {module_name} imports {error.name}, not found."
             ) from error
+        here = [path.stem for path in Path.cwd().glob("*.py")]
         raise BadInputError(
             f"`MODEL` must name a module that can be imported from {Path.cwd()}. "
-            f"Got {module_name!r}."
+            f"Got {module_name!r}.{near(module_name, here)}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise BadInputError(
             f"`MODEL` must name a function of {module_name}. Got {function_name!r}. "
-            f"It has: {', '.join(names) or 'none'}."
+            f"It has: {', '.join(names) or 'none'}.{near(function_name, names)}"
         )
     return function()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -68,7 +69,7 @@ def open_pool(
     skip_bad: bool = False,
     every_frame: bool = False,
 ) -> Pool:
-    """Opens a folder of images, or an .npz, .safetensors or .parquet file.
+    """Opens a folder of images, or an .npy, .npz, .safetensors or .parquet file.
 
     Args:
         path: The folder or file.
@@ -93,7 +94,7 @@ def open_pool(
         return Pool(images, images.names, images.picture, left_out, path, files)
     if not path.exists():
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
-    readers = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+    readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
     if path.suffix not in readers:
         raise BadInputError(
             f"`POOL` must be a folder of images or one of {', '.join(readers)}. Got {path}."
@@ -123,6 +124,11 @@ def open_pool(
     names = range(count) if ids is None else list(ids.tolist())
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
+    if len(arrays) > 1 and not keys:
+        typer.echo(
+            f"Inputs: {', '.join(arrays)}, by these names; choose with --key.",
+            err=True,
+        )
     known = None if labels is None else _labels(str(target), labels, count)
     return Pool(Arrays(arrays, known), names)
 
@@ -159,6 +165,19 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise BadInputError(
+            f"`POOL` {path} is damaged, or holds objects that are no arrays (nothing in it was "
+            f"executed): {error}"
+        ) from error
+
+
+def _npy(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as raw:
+            return {path.stem: np.load(raw, allow_pickle=False)}
     except FileNotFoundError:
         raise
     except Exception as error:
