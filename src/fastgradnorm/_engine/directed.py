@@ -2,26 +2,24 @@ r"""Inner products of one sample's gradient with directions, by taps: one pull-b
 
 An operation whose gradient is `Σ_t g_t a_tᵀ` adds `Σ_t g_t · (V a_t)` to the product with V: either
 so, or by forming that sum once for all directions, whichever is less work. A lookup adds
-`Σ_t g_t · V[id_t]`. Products are linear: uses of a shared parameter simply add up. What has no such
-rule is tapped as a parameter, where autograd has added up its gradient.
+`Σ_t g_t · V[id_t]`. What has no such rule is tapped as a parameter: see `linear_taps`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 from torch.func import vjp
 
+from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._model.watch import Watch
-from fastgradnorm._operations import table
 from fastgradnorm._operations.rules import Joint, Rule
 from fastgradnorm._operations.single_level import current_level
 
@@ -66,7 +64,8 @@ def sample_dots(
         }
         view, stand_ins = subject.view(tapped)
         if scales is None:
-            mode: Watch = _Directed(tapped, values, stand_ins, passage, leaves, directions, extra)
+            uses = _reader_of_uses(directions, extra)
+            mode: Watch = LinearTaps(tapped, values, stand_ins, passage, leaves, uses)
         else:
             mode = Watch(Pieces({}), stand_ins, passage, leaves)
         with mode:
@@ -102,46 +101,13 @@ def _formed(direction: Tensor, g: Tensor) -> Tensor:
     return direction.flatten(1) @ g.reshape(-1).to(direction.dtype)
 
 
-class _Directed(Watch):
-    """Takes products behind operations that have a rule for them, and there leaves the rest out.
+def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
+    """Of uses whose rule fits the directions."""
 
-    The operation itself is given the parameter without its tap, so that no use counts twice.
-    """
-
-    def __init__(
-        self,
-        tapped: Mapping[str, Tensor],
-        values: Mapping[str, Tensor],
-        stand_ins: StandIns,
-        passage: Passage,
-        leaves: Sequence[Tensor],
-        directions: Directions,
-        extra: Tensor,
-    ) -> None:
-        super().__init__(Pieces(dict(tapped)), stand_ins, passage, leaves)
-        self._names = {id(tensor): name for name, tensor in tapped.items()}
-        self._values, self._directions, self._extra = values, directions, extra
-        self._level = current_level()
-
-    def ruled(
-        self,
-        func: Callable[..., Any],
-        call: Mapping[str, Any],
-        slots: Sequence[str],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        rule = table.make_rule(func, call, slots) if torch.is_grad_enabled() else None
-        joint = None if rule is None else rule.joint
-        name = None if joint is None else self._names.get(id(call[joint.slot]))
-        if rule is None or joint is None or name is None:
-            return self.run(func, args, kwargs)
-        direction = _laid_out(self._directions[name], rule, joint)
-        if direction is None:
-            return self.run(func, args, kwargs)
-        plain = {**call, joint.slot: self._values[name]}
-        output = self.run(func, table.unbind(func, plain), {})
-        laid_out, positions = direction, rule.shape.positions
+    def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
+        laid_out, positions = _laid_out(directions[name], rule, joint), rule.shape.positions
+        if laid_out is None:
+            return None
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
             a, rows = joint.parts(saved, g)
@@ -149,7 +115,9 @@ class _Directed(Watch):
                 return _of_rows(laid_out, a, rows, joint.padding_idx)
             return _of_outer(laid_out, a, rows, positions)
 
-        return tap(self._level, output, self._extra, read, *rule.saved)
+        return extra, read
+
+    return reader
 
 
 def _laid_out(direction: Tensor, rule: Rule, joint: Joint) -> Tensor | None:

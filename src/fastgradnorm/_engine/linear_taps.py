@@ -1,0 +1,73 @@
+"""Taps for whatever is linear in the gradient: products with directions, sketches.
+
+Uses of a shared parameter simply add up, so that each is read where it happens if it has a reader,
+and all others together where autograd has added up their gradient: at the parameter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._engine.taps import tap
+from fastgradnorm._model.passage import Passage
+from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.views import Pieces
+from fastgradnorm._model.watch import Watch
+from fastgradnorm._operations import table
+from fastgradnorm._operations.rules import Joint, Rule
+from fastgradnorm._operations.single_level import current_level
+
+# From tensors that were saved and the gradient at an output.
+Read = Callable[[Sequence[Tensor], Tensor], Tensor]
+# (parameter's name, rule of a use) -> the extra input to read into, and how; None: as a parameter.
+Reader = Callable[[str, Rule, Joint], tuple[Tensor, Read] | None]
+
+
+class LinearTaps(Watch):
+    """Puts a tap behind operations that have a reader, and there leaves the parameter's tap out.
+
+    The operation itself is given the parameter without its tap, so that no use counts twice.
+
+    Args:
+        tapped: Parameters with their taps, by name.
+        values: The same without.
+        stand_ins: As in `Watch`.
+        passage: As in `Watch`.
+        leaves: As in `Watch`.
+        reader: Of uses under a rule.
+    """
+
+    def __init__(
+        self,
+        tapped: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        stand_ins: StandIns,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+        reader: Reader,
+    ) -> None:
+        super().__init__(Pieces(dict(tapped)), stand_ins, passage, leaves)
+        self._names = {id(tensor): name for name, tensor in tapped.items()}
+        self._values, self._reader, self._level = values, reader, current_level()
+
+    def ruled(
+        self,
+        func: Callable[..., Any],
+        call: Mapping[str, Any],
+        slots: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        rule = table.make_rule(func, call, slots) if torch.is_grad_enabled() else None
+        joint = None if rule is None else rule.joint
+        name = None if joint is None else self._names.get(id(call[joint.slot]))
+        if rule is None or joint is None or name is None:
+            return self.run(func, args, kwargs)
+        found = self._reader(name, rule, joint)
+        if found is None:
+            return self.run(func, args, kwargs)
+        plain = {**call, joint.slot: self._values[name]}
+        output = self.run(func, table.unbind(func, plain), {})
+        return tap(self._level, output, *found, *rule.saved)
