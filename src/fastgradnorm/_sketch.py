@@ -38,7 +38,7 @@ from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SKETCHED, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
 from fastgradnorm._witness.own_call import OwnModel
-from fastgradnorm._witness.rounding import tolerance
+from fastgradnorm._witness.rounding import movement, tolerance
 
 # Samples that are verified, and how much longer than a difference of gradients its sketch may be.
 _VERIFIED, _MARGIN = 2, 4
@@ -160,7 +160,7 @@ class Sketches:
         found = passes.run(f"sketch {id(plan)}", one, batch, valid, target)
         if self._verify:
             self._verify = False
-            self._check(batch, found)
+            self._check(plan, batch, found)
         return Scored({_NAME: found}, {})
 
     def alone(
@@ -204,14 +204,13 @@ class Sketches:
         parts = self.subject, batch, passage, leaves, plan.tracked, self._maps, cotangent
         return sample_sketch(*parts)
 
-    def _check(self, batch: Batch, found: Tensor) -> None:
+    def _check(self, plan: Plan, batch: Batch, found: Tensor) -> None:
         """The first samples by plain autograd, from the caller's own model alone on each.
 
         Raises:
-            VerificationError: If their sketches are others.
+            VerificationError: If their sketches are others, by more than rounding explains.
         """
-        own, names = OwnModel(self.subject), list(self.subject.chosen)
-        limit = _MARGIN * tolerance(self.subject).double
+        own, names = OwnModel(self.subject), plan.tracked
         for i in range(min(_VERIFIED, len(batch))):
             if not bool(found[i].isfinite().all()):
                 continue
@@ -226,10 +225,14 @@ class Sketches:
                 if g is not None:
                     exact += self._maps.of(name).formed(g.detach()).to(exact.dtype)
                     square += float(numbers(g).square().sum())
+            size = square**0.5 * float(scale)
             gap = float(torch.linalg.vector_norm(found[i] - exact * scale))
-            if gap > limit * square**0.5 * float(scale):
+            if gap <= _MARGIN * tolerance(self.subject, own.narrow).double * size:
+                continue
+            moved = movement(self.subject, sample, names, unit, own.narrow) * scale
+            if not gap <= _MARGIN * float(torch.linalg.vector_norm(moved)):
                 raise VerificationError(
                     f"The engine disagrees with plain autograd on sample {i}: its sketch is off by "
-                    f"{gap:.3g}, its gradient as long as {square**0.5 * float(scale):.6g}. Please "
-                    "report this with the layer's definition."
+                    f"{gap:.3g}, its gradient as long as {size:.6g}. Please report this with the "
+                    "layer's definition."
                 )

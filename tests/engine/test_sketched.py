@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import VerificationError, gradient_sketch
+from fastgradnorm import VerificationError, _sketch, gradient_sketch
 from fastgradnorm._engine import sketched
 from fastgradnorm._operations import tensor_sketch
 from tests.support import oracle
@@ -47,10 +47,11 @@ def by_element(gradient, dim, seed):
     return torch.tensor(sketch, dtype=torch.float64)
 
 
-def expected(model, batch, dim, seed):
+def expected(model, batch, dim, seed, names=None):
     """Sketches `[N, k]` and lengths `[N]` of gradients by a float64 loop over the samples."""
     model = copy.deepcopy(model)._apply(oracle.in_float64).eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    named = named if names is None else {name: named[name] for name in names}
     sketches, sizes = [], []
     for x, label in zip(*map(oracle.in_float64, batch), strict=True):
         loss = F.cross_entropy(model(x[None]), label[None])
@@ -247,6 +248,18 @@ def test_a_wrong_form_is_noticed(monkeypatch):
     with pytest.raises(VerificationError, match="sample 0: its sketch is off by"):
         found(model, [batch], 16, 0)
     found(model, [batch], 16, 0, verify=False)
+    # A gradient that rounding alone moves as far is nobody's fault.
+    monkeypatch.setattr(_sketch, "movement", lambda *_: torch.full((1,), 1e3))
+    found(model, [batch], 16, 0)
+
+
+@pytest.mark.parametrize("name", ["one position", "text", "groups"])
+def test_the_last_layer(name):
+    model, batch = made(name)
+    last = [n for n, _ in model.named_parameters()][-2:]
+    exact, sizes = expected(model, batch, 16, 0, last)
+    part = found(model, [batch], 16, 0, params="last_layer")
+    assert float(((part - exact).norm(dim=1) / sizes).max()) < 1e-5
 
 
 # PyTorch 2.11 warns so, once, of a profiler that has one cycle, too.
