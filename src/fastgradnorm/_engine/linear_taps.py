@@ -60,7 +60,10 @@ class LinearTaps(Watch):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        rule = table.make_rule(func, call, slots) if torch.is_grad_enabled() else None
+        # What a derivative or vmap of the model's own makes of an operation uses its parameter too,
+        # out of sight: there the parameter keeps its tap.
+        seen = torch.is_grad_enabled() and current_level() == self._level
+        rule = table.make_rule(func, call, slots) if seen else None
         joint = None if rule is None else rule.joint
         name = None if joint is None else self._names.get(id(call[joint.slot]))
         if rule is None or joint is None or name is None:
