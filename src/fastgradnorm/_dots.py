@@ -141,7 +141,7 @@ class Dots:
         square = total.new_zeros(1)
         for (name, v), gradient in zip(self._directions.items(), gradients, strict=True):
             if gradient is not None:
-                g = gradient.to(wide)
+                g = gradient.to_dense().to(wide)  # of a lookup they may be sparse
                 total = total + v.flatten(1) @ g.flatten()
                 if self._cosine and self._scales is not None:
                     square = square + (g * self._scales[name]).square().sum()

@@ -223,7 +223,8 @@ class Sketches:
             exact, square = torch.zeros_like(found[i]), 0.0
             for name, g in zip(names, run.gradients(0, unit), strict=True):
                 if g is not None:
-                    exact += self._maps.of(name).formed(g.detach()).to(exact.dtype)
+                    g = g.detach().to_dense()  # of a lookup they may be sparse
+                    exact += self._maps.of(name).formed(g).to(exact.dtype)
                     square += float(numbers(g).square().sum())
             size = square**0.5 * float(scale)
             gap = float(torch.linalg.vector_norm(found[i] - exact * scale))

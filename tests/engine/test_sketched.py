@@ -105,6 +105,10 @@ MODELS = {
     "raw": (Raw, (2, 5)),
     "complex": (Complex, (5,)),
     "lstm": (lambda: Recurrent(nn.LSTM), (6, 4)),
+    "lstm, projected": (
+        lambda: Recurrent(lambda i, o, **more: nn.LSTM(i, 7, proj_size=o, **more)),
+        (6, 4),
+    ),
     "gru": (lambda: Recurrent(nn.GRU), (6, 4)),
     "packed": (Packed, (5, 4)),
 }

@@ -49,7 +49,7 @@ def expected(model, batch, dim, seed, names=None):
     for x, label in zip(*map(oracle.in_float64, batch), strict=True):
         loss = F.cross_entropy(model(x[None]), label[None])
         grads = torch.autograd.grad(loss, [*named.values()], allow_unused=True)
-        known = {name: g for name, g in zip(named, grads, strict=True) if g is not None}
+        known = {name: g.to_dense() for name, g in zip(named, grads, strict=True) if g is not None}
         sketches.append(by_element(known, dim, seed))
         sizes.append(sum(float(g.abs().square().sum()) for g in known.values()) ** 0.5)
     return torch.stack(sketches), torch.tensor(sizes)

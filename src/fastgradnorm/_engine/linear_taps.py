@@ -71,6 +71,6 @@ class LinearTaps(Watch):
         found = self._reader(name, rule, joint)
         if found is None:
             return self.run(func, args, kwargs)
-        plain = {**call, joint.slot: self._values[name]}
-        output = self.run(func, table.unbind(func, plain), {})
+        plain = {joint.slot: self._values[name]}
+        output = self.run(func, *table.replaced(func, args, kwargs, **plain))
         return tap(self._level, output, *found, *rule.saved)

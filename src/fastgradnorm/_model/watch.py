@@ -120,12 +120,12 @@ class Watch(TorchFunctionMode):
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values
                 call = {**call, "sparse": False}
-                args, kwargs = table.unbind(func, call), {}
+                args, kwargs = table.replaced(func, args, kwargs, sparse=False)
             self.check(func, call)
             narrowed = self._narrowed(call) if operation.narrow else None
             if narrowed:
                 call = {**call, **narrowed}
-                args, kwargs = table.unbind(func, call), {}
+                args, kwargs = table.replaced(func, args, kwargs, **narrowed)
                 tensors = tensors_in(args, kwargs)
         if tracked and call is not None:
             slots = [name for name, value in call.items() if self.pieces.of(value) is not None]

@@ -5,7 +5,7 @@ batch dimension is 1, or counts more positions where the model folded some into 
 frames).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,9 +52,14 @@ def known(func: Callable[..., Any]) -> Operation:
     return TABLE.get(func, _UNKNOWN)
 
 
-def unbind(func: Callable[..., Any], call: Call) -> tuple[Any, ...]:
-    """The positional arguments of a bound call."""
-    return tuple(call[name] for name in TABLE[func].names)
+def replaced(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], **others: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with `others` in their places: some may be given by name alone."""
+    names = TABLE[func].names[: len(args)]
+    placed = [others.get(name, value) for name, value in zip(names, args, strict=False)]
+    named = {name: value for name, value in others.items() if name not in names}
+    return (*placed, *args[len(names) :]), {**kwargs, **named}
 
 
 def make_rule(func: Callable[..., Any], call: Call, tracked: Collection[str]) -> Rule | None:
