@@ -24,7 +24,14 @@ from fastgradnorm._pool.start import make_engine, start
 from fastgradnorm._process.states import OwnRandomState
 from fastgradnorm._results.nonfinite import tell_nonfinite
 from fastgradnorm._schemes.table import SKETCHED
-from fastgradnorm._validate import check_bool, check_choice, check_model, fail, fail_type
+from fastgradnorm._validate import (
+    check_bool,
+    check_choice,
+    check_model,
+    check_number,
+    fail,
+    fail_type,
+)
 
 Direction = Mapping[str, Tensor]
 Directions = Direction | Sequence[Direction]
@@ -104,6 +111,7 @@ def _over_checkpoints(
 ) -> Tensor:
     if not checkpoints:
         raise fail("checkpoints", "a sequence of at least one pair (state, weight)", checkpoints)
+    _check_checkpoints(checkpoints, loader, options)
     if given[-1] is not None:
         advice = "Add up calls with one optimizer each."
         raise fail("metric", "None with several `checkpoints`", given[-1], advice)
@@ -125,6 +133,27 @@ def _over_checkpoints(
         total = weight * found if total is None else total + weight * found
     assert total is not None
     return total
+
+
+def _check_checkpoints(checkpoints: Any, loader: Any, options: Options) -> None:
+    """Raises unless they are pairs, of which each can have a pass of its own."""
+    wanted = "a sequence of pairs (state dict or its path, weight)"
+    if isinstance(checkpoints, (Mapping, str, Path)):
+        raise fail_type("checkpoints", wanted, checkpoints, "Of one: `[(state, 1.0)]`.")
+    for place, pair in enumerate(checkpoints):
+        told = f"checkpoints[{place}]"
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise fail_type(told, "a pair (state dict or its path, weight)", pair)
+        if not isinstance(pair[0], (Mapping, str, Path)):
+            raise fail_type(f"{told}[0]", "a state dict, or the path of one", pair[0])
+        check_number(f"{told}[1]", pair[1])
+    if len(checkpoints) > 1 and hasattr(loader, "__next__"):
+        advice = "Pass a DataLoader or a list."
+        wanted = "one that can be read again, for several `checkpoints`"
+        raise fail_type("loader", wanted, loader, advice)
+    if len(checkpoints) > 1 and options.checkpoint is not None:
+        advice = "Add up calls with one of `checkpoints` and a file each."
+        raise fail("checkpoint", "None with several `checkpoints`", options.checkpoint, advice)
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:

@@ -54,6 +54,17 @@ WRONG = [
     (None, {"params": "last_layer"}, ValueError, "`params` must be 'all' or a function"),
     (None, {"metric": 3}, TypeError, "`metric` must be an optimizer"),
     (None, {"checkpoints": []}, ValueError, "`checkpoints` must be a sequence"),
+    (None, {"checkpoints": [{}]}, TypeError, r"`checkpoints\[0\]` must be a pair"),
+    (None, {"checkpoints": {"a": 1}}, TypeError, r"`checkpoints` must be.*\[\(state, 1.0\)\]"),
+    (None, {"checkpoints": "epoch.pt"}, TypeError, "`checkpoints` must be a sequence of pairs"),
+    (None, {"checkpoints": [(0.1, {})]}, TypeError, r"`checkpoints\[0\]\[0\]` must be a state"),
+    (None, {"checkpoints": [({}, "0.1")]}, TypeError, r"`checkpoints\[0\]\[1\]` must be a number"),
+    (
+        None,
+        {"checkpoints": [({}, 0.1)] * 2, "checkpoint": "run"},
+        ValueError,
+        "`checkpoint` must be None with several `checkpoints`",
+    ),
     (None, {"cosine": 1}, TypeError, "`cosine` must be"),
     (None, {"chekpoint": "x"}, TypeError, "Did you mean `checkpoint`"),
 ]
@@ -98,3 +109,12 @@ def test_no_samples(given):
             call()
     with pytest.raises((ValueError, TypeError), match="`checkpoint` must be None"):
         mean_gradient(model, [], loss="mse", checkpoint="x")
+
+
+def test_a_generator_cannot_be_read_for_each_checkpoint(given):
+    model, batches, directions = given
+    states = [(model.state_dict(), 0.1)]
+    one = dots(model, iter(batches), directions, checkpoints=states)
+    assert torch.allclose(one, 0.1 * dots(model, batches, directions))
+    with pytest.raises(TypeError, match="`loader` must be one that can be read again"):
+        dots(model, iter(batches), directions, checkpoints=states * 2)

@@ -138,7 +138,5 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
         "input previous weight_input weight_hidden bias_input bias_hidden output",
         form=_unread,
     ),
-    recurrent_projection: ruled(
-        linear.make_rule, "input weight output", form=_unread_projection, bias=None
-    ),
+    recurrent_projection: ruled(linear.make_rule, "input weight output", form=_unread_projection),
 }
