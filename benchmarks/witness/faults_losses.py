@@ -87,8 +87,8 @@ FAULTS = [
     Fault(
         "_means.py",
         "summed",
-        "return {name: (total / count)",
-        "return {name: (total / 1)",
+        "made = {name: (total / count)",
+        "made = {name: (total / 1)",
         "the mean gradient is a sum",
     ),
 ]

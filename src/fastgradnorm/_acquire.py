@@ -59,15 +59,16 @@ def acquire(
         pool: A loader, as in `score_pool`, or a map-style dataset: of tuples the first is taken, of
             mappings what the model takes; labels are never read.
         k: How many to choose.
-        labelled: What has labels already: indices of the pool, which are not chosen again, or a
-            loader or dataset of other samples, of which the inputs are read. None: nothing.
+        labelled: What has labels already: indices of the pool, which are not chosen again (any
+            collection or array of integers, or a mapping from them, such as to labels), or a loader
+            or dataset of other samples, of which the inputs are read. None, or none: nothing.
         strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
             `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
             `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,
             `"least_confidence"`, `"random"`; or one that says its score or its points too, such as
             `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see `docs/active.md`).
         groups: Which group each sample of the pool is of (a patient, a video), in its order, or a
-            mapping from indices. Samples of None are in no group.
+            mapping from indices. Samples of None or NaN are in no group.
         max_per_group: How many of a group may be chosen.
         max_similarity: Of samples whose points have a larger cosine than this, such as 0.99, only
             one is chosen, and none that is so near to a labelled one.
@@ -101,11 +102,10 @@ def acquire(
         >>> acquire(model, [pool], 2, labelled=[0], strategy="coreset").indices
         tensor([2, 1])
     """
-    check_integer("k", k, at_least=1)
-    check_integer("seed", seed, at_least=0)
-    check_integer("batch_size", batch_size, at_least=1)
+    k, seed = check_integer("k", k, at_least=1), check_integer("seed", seed, at_least=0)
+    batch_size = check_integer("batch_size", batch_size, at_least=1)
     check_choice("space", space, ("last_layer", "sketch"))
-    check_groups(groups, max_per_group)
+    max_per_group = check_groups(groups, max_per_group)
     if max_similarity is not None:
         check_number("max_similarity", max_similarity, above=0)
     known = labelled_indices(labelled)

@@ -1,13 +1,16 @@
 """Which samples of a pool may be chosen: what is labelled, and groups of samples."""
 
+import math
 import operator
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Set, Sized, ValuesView
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from fastgradnorm._pool.datasets import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
 _WHAT = "indices of the pool, or a loader or dataset of other samples"
@@ -19,27 +22,42 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     Raises:
         TypeError: If they are no integers.
     """
-    if labelled is None:
+    data = labelled.dataset if isinstance(labelled, DataLoader) else labelled
+    if labelled is None or (is_dataset(data) and not len(data)):
         return torch.empty(0, dtype=torch.int64)
-    if isinstance(labelled, (Tensor, np.ndarray)):
-        found = torch.as_tensor(labelled).detach().cpu()
-        if found.dtype == torch.bool:
-            advice = "Pass `mask.nonzero()` of a mask, flattened."
-            raise fail_type("labelled", _WHAT, found, advice)
-        if found.is_floating_point() or found.is_complex() or found.dim() > 1:
-            raise fail_type("labelled", _WHAT, found, "Wrap one batch in a list: `[batch]`.")
-        return found.reshape(-1).to(torch.int64)
     if isinstance(labelled, (str, bytes)):
         raise fail_type("labelled", _WHAT, labelled)
-    if isinstance(labelled, (list, tuple, set, frozenset, range)):
-        items = sorted(labelled) if isinstance(labelled, (set, frozenset)) else list(labelled)
-        if not items or _is_index(items[0]):
-            for place, item in enumerate(items):
-                if not _is_index(item):
-                    told = f"{item!r} at place {place}"
-                    raise TypeError(f"`labelled` must be {_WHAT}. Got {told}.")
-            return torch.tensor([operator.index(i) for i in items], dtype=torch.int64)
-    return None
+    # Of pandas, polars.
+    column = hasattr(labelled, "to_numpy") and not isinstance(labelled, Dataset)
+    if column or isinstance(labelled, (Tensor, np.ndarray)):
+        return _of_array(labelled.to_numpy() if column else labelled)
+    if not isinstance(labelled, (Sequence, Set, ValuesView, Mapping)):
+        return None
+    first = next(iter(labelled), None)
+    if isinstance(first, (str, bytes, float, bool)) and not isinstance(labelled, Mapping):
+        raise TypeError(f"`labelled` must be {_WHAT}. Got {first!r} at place 0.")
+    if first is not None and not _is_index(first):
+        return None
+    items = list(labelled)
+    for place, item in enumerate(items):
+        if not _is_index(item):
+            raise TypeError(f"`labelled` must be {_WHAT}. Got {item!r} at place {place}.")
+    found = torch.tensor([operator.index(i) for i in items], dtype=torch.int64)
+    return found.sort().values if isinstance(labelled, Set) else found
+
+
+def _of_array(labelled: Any) -> Tensor:
+    if isinstance(labelled, np.ndarray) and labelled.dtype.kind not in "biufc":
+        raise fail_type("labelled", _WHAT, labelled)
+    given = np.array(labelled) if isinstance(labelled, np.ndarray) else labelled  # it is read-only
+    found = torch.as_tensor(given).detach().cpu()
+    if found.dtype == torch.bool:
+        raise fail_type("labelled", _WHAT, found, "Pass `mask.nonzero()` of a mask, flattened.")
+    if found.dim() > 1 or (len(found.reshape(-1)) and found.dtype.is_floating_point):
+        raise fail_type("labelled", _WHAT, found, "Wrap one batch in a list: `[batch]`.")
+    if found.is_complex():
+        raise fail_type("labelled", _WHAT, found)
+    return found.reshape(-1).to(torch.int64)
 
 
 def _is_index(value: Any) -> bool:
@@ -85,19 +103,34 @@ def group_numbers(groups: Any, size: int | None, places: Tensor) -> Tensor:
             raise fail("groups", f"{wanted}, {least} of them", f"{len(values)} of them")
         found = [values[i] for i in places.tolist()]
     numbers: dict[Any, int] = {}
-    keys = [("alone", place) if value is None else value for place, value in enumerate(found)]
     try:
+        names = [_name(value) for value in found]
+        keys = [("alone", place) if name is None else name for place, name in enumerate(names)]
         told = [numbers.setdefault(key, len(numbers)) for key in keys]
     except TypeError as error:
         raise fail_type("groups", f"{wanted}, as names or numbers", found[0]) from error
     return torch.tensor(told, dtype=torch.int64)
 
 
-def check_groups(groups: Any, max_per_group: Any) -> None:
-    """Raises unless both are given, or none."""
+def _name(value: Any) -> Any:
+    """What equal groups have in common; None of what is in no group.
+
+    A tensor is equal to none but itself where its place in a mapping is looked for, and so is NaN.
+    """
+    if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        if value.ndim:
+            raise TypeError("a tensor of several numbers")
+        value = value.item()
+    missing = type(value).__name__ in ("NAType", "NaTType")  # of pandas
+    return None if missing or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def check_groups(groups: Any, max_per_group: Any) -> int | None:
+    """`max_per_group`; raises unless both are given, or none."""
     if (groups is None) != (max_per_group is None):
         one = "max_per_group" if groups is None else "groups"
         other = "groups" if groups is None else "max_per_group"
         raise ValueError(f"`{other}` must be given with `{one}`. Got None.")
-    if max_per_group is not None:
-        check_integer("max_per_group", max_per_group, at_least=1)
+    if max_per_group is None:
+        return None
+    return check_integer("max_per_group", max_per_group, at_least=1)

@@ -214,6 +214,9 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
                 raise fail(f"directions[{q}]", wanted, value)
+            if not bool(value.isfinite().all()):
+                told = "A `mean_gradient` is so where a sample's is: `score_pool` tells which."
+                raise fail(f"directions[{q}]", "of finite numbers", f"others for {name!r}", told)
             found.setdefault(name, []).append((q, value.detach()))
     return {name: _stacked(given, len(several)) for name, given in found.items()}
 

@@ -1,6 +1,7 @@
 """The mean of the gradients of a pool, from one graph of each chunk of samples."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plain import PlainPass
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._errors import VerificationError
+from fastgradnorm._errors import NonFiniteScoreError, VerificationError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.subject import Subject
@@ -42,7 +43,24 @@ def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[s
     if count == 0:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
-    return {name: (total / count).to("cpu", dtype) for name, total in sums.totals.items()}
+    made = {name: (total / count).to("cpu", dtype) for name, total in sums.totals.items()}
+    _check_finite(made, options)
+    return made
+
+
+def _check_finite(means: Mapping[str, Tensor], options: Options) -> None:
+    """Says so, as `on_nonfinite` has it, if one is no number."""
+    bad = [name for name, mean in means.items() if not bool(mean.isfinite().all())]
+    if not bad or options.on_nonfinite == "keep":
+        return
+    told = (
+        f"The mean gradient of `{bad[0]}` is NaN or infinite, as that of some sample is: "
+        "`score_pool` with the same loss tells which. `on_nonfinite='keep'` passes it on."
+    )
+    if options.on_nonfinite == "warn":
+        warnings.warn(told, stacklevel=4)
+    else:
+        raise NonFiniteScoreError(told, [], means)
 
 
 class Sums:

@@ -165,6 +165,8 @@ class Options:
     progress: bool | None = field(default=None, metadata=_RUNNING)
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, _validate.plain_integer(getattr(self, each.name)))
         if self.loss is not None and self.scheme is _DEFAULT_SCHEME:
             object.__setattr__(self, "scheme", "loss")
         self._check_schemes()
@@ -179,9 +181,8 @@ class Options:
         _validate.check_choice("on_nonfinite", self.on_nonfinite, ("raise", "warn", "keep"))
         _validate.check_integer("class_dim", self.class_dim)
         if self.class_dim == 0:
-            raise _validate.fail(
-                "class_dim", "a dimension other than the batch's", 0, "Use 1 or -1."
-            )
+            told = "class_dim", "a dimension other than the batch's", 0, "Use 1 or -1."
+            raise _validate.fail(*told)
         _validate.check_number("temperature", self.temperature, above=0)
         _validate.check_integer("num_samples", self.num_samples, at_least=1)
         _validate.check_integer("seed", self.seed, at_least=0)
@@ -209,9 +210,8 @@ class Options:
             _validate.check_choice("scheme", self.scheme, (*SCHEMES, *LABELLED_SCHEMES))
             return
         if not isinstance(self.scheme, Sequence) or not self.scheme:
-            raise _validate.fail_type(
-                "scheme", "a name or a non-empty sequence of names", self.scheme
-            )
+            wanted = "a name or a non-empty sequence of names"
+            raise _validate.fail_type("scheme", wanted, self.scheme)
         for name in self.scheme:
             _validate.check_choice("scheme", name, (*SCHEMES, *LABELLED_SCHEMES))
         if len(set(self.scheme)) < len(self.scheme):

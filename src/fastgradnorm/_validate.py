@@ -1,7 +1,10 @@
 """Argument checks; messages say which argument, what it must be, what it was, and what to do."""
 
 import math
+import numbers
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from fastgradnorm_kernels.switches import compiled_from
@@ -51,13 +54,21 @@ def check_number(
         raise fail(name, f"a finite number{bound}", value)
 
 
-def check_integer(name: str, value: object, *, at_least: int | None = None) -> None:
-    """Raises unless `value` is an integer within its bound."""
+def check_integer(name: str, value: object, *, at_least: int | None = None) -> int:
+    """`value`, an integer of Python's or NumPy's; raises unless it is one within its bound."""
     bound = "" if at_least is None else f" >= {at_least}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    plain = plain_integer(value)
+    if isinstance(plain, bool) or not isinstance(plain, int):
         raise fail_type(name, f"an integer{bound}", value)
-    if at_least is not None and value < at_least:
+    if at_least is not None and plain < at_least:
         raise fail(name, f"an integer{bound}", value)
+    return plain
+
+
+def plain_integer(value: Any) -> Any:
+    """An integer of NumPy's as one that JSON and digests take; anything else as it is."""
+    foreign = isinstance(value, numbers.Integral) and not isinstance(value, int)
+    return operator.index(value) if foreign else value
 
 
 def check_amount(name: str, value: object, unit: str) -> None:

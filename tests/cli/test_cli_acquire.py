@@ -160,4 +160,48 @@ def test_a_name_that_is_not_in_the_pool(run, folder):
     (folder / "a.csv").write_text("name\n1.png\n")
     ran = run("acquire", "their_model:make", "pool", 2, "--labelled", "a.csv")
     assert ran.code == 2
-    assert "a name a line, or a column `id`" in ran.err
+    assert "a name a line (.txt), or a column `id`" in ran.err
+    assert "there is no column 'id' in the first line, which has 'name'" in ran.err
+
+
+SHEETS = {
+    "a mark at the beginning": b"\xef\xbb\xbfid,label\r\n%s,cat\r\n",
+    "semicolons": b"id;label\n%s;cat\n",
+    "tabs": b"label\tid\ncat\t%s\n",
+    "other columns": b"no, id ,label\n7,%s,\n",
+    "quotes": b'"id","label"\n"%s","cat, or dog"\n',
+    "empty rows": b"id,label\n%s,cat\n,\n\n",
+    "one column": b"id\n%s\n",
+}
+
+
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_lists_from_spreadsheets(run, folder, sheet):
+    name = names(run("acquire", "their_model:make", "pool", 1))[0]
+    (folder / "a.csv").write_bytes(SHEETS[sheet].replace(b"%s", name.encode()))
+    ran = names(run("acquire", "their_model:make", "pool", 9, "--labelled", "a.csv"))
+    assert len({*ran}) == 9
+    assert name not in ran
+
+
+@pytest.mark.parametrize(
+    "suffix, text, match",
+    [
+        ("csv", "{name}\n", "there is no column 'id'"),  # a list without a header
+        ("csv", "", "there is no column 'id' in the first line, which has none"),
+        ("csv", "label,id\ncat,{name}\ndog\n", "line 3 has no 'id'"),
+        ("jsonl", '{{"name": "{name}"}}\n', "'id'"),
+    ],
+)
+def test_lists_that_name_nothing_are_not_taken_for_empty_ones(run, folder, suffix, text, match):
+    name = names(run("acquire", "their_model:make", "pool", 1))[0]
+    (folder / f"a.{suffix}").write_text(text.format(name=name))
+    ran = run("acquire", "their_model:make", "pool", 1, "--labelled", f"a.{suffix}")
+    assert ran.code == 2
+    assert match in ran.err
+
+
+def test_a_text_with_a_mark_at_its_beginning(run, folder):
+    name = names(run("acquire", "their_model:make", "pool", 1))[0]
+    (folder / "a.txt").write_text(f"{name}\n", encoding="utf-8-sig")
+    assert name not in names(run("acquire", "their_model:make", "pool", 9, "--labelled", "a.txt"))

@@ -83,3 +83,33 @@ def test_errors_of_answers(run, folder):
         assert ran.code == 2
         assert match in ran.err, ran.err
     assert "0 of 10" in run("status").out
+
+
+SHEETS = {
+    "a mark at the beginning": ("id,label", ",", "utf-8-sig"),
+    "semicolons": ("id;label", ";", "utf-8"),
+    "tabs and a mark": ("id\tlabel", "\t", "utf-8-sig"),
+    "another order": ("label, id", ",", "utf-8"),
+    "quotes": ('"id","label"', ",", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_answers_from_spreadsheets(run, folder, sheet):
+    header, between, encoding = SHEETS[sheet]
+    first = names(run(*ASK, 3))
+    cells = [(first[0], "cat"), (first[1], "")]
+    cells = [pair[::-1] if header.startswith("label") else pair for pair in cells]
+    rows = [between.join(pair) for pair in cells]
+    (folder / "a.csv").write_text("\n".join([header, *rows, between, ""]), encoding=encoding)
+    assert "2 new or corrected" in run("tell", 1, "--answers", "a.csv").out
+    assert "1 of 10 samples labelled, 1 skipped" in run("status").out
+
+
+def test_a_row_that_was_cut_off_is_not_a_skipped_sample(run, folder):
+    first = names(run(*ASK, 3))
+    (folder / "a.csv").write_text(f"id,label\n{first[0]},cat\n{first[1]}")
+    ran = run("tell", 1, "--answers", "a.csv")
+    assert ran.code == 2
+    assert "line 3 has no 'label'" in ran.err
+    assert "0 of 10" in run("status").out

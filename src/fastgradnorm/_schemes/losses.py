@@ -153,6 +153,8 @@ def settled(
                 "Labels in floating point are read as probabilities: use `.long()` for indices.",
             )
         return wide
+    if loss == "cross_entropy":
+        _check_chances(target)
     for form in (wide, target):
         if list(form.shape[1:]) == list(shape):
             return form
@@ -178,6 +180,19 @@ def _indices(target: Tensor, positions: Sequence[int], classes: int) -> Tensor:
             f"left out. Got {int(found[tuple(at)])} for sample {at[0]} of a batch{place}."
         )
     return found
+
+
+def _check_chances(target: Tensor) -> None:
+    """Raises unless labels of a logit each, which are 0 and 1, can be such or chances of such."""
+    wrong = ((target < 0) | (target > 1)) & (target != _IGNORED)
+    if bool(wrong.any()):
+        at = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"`target` must be labels from 0 to 1, or {_IGNORED} for what is left out, where each "
+            f"logit is a label of its own. Got {target[tuple(at)].item():g} for sample {at[0]} of "
+            "a batch. Write labels of -1 and 1 as 0 and 1; of class indices the model has one "
+            "logit each."
+        )
 
 
 def _more(shape: Sequence[int]) -> str:

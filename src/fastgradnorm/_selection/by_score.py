@@ -55,7 +55,7 @@ def select(
     values = torch.as_tensor(scores).detach().cpu().double()
     if values.dim() != 1:
         raise fail("scores", "one-dimensional", values)
-    check_integer("k", k, at_least=0)
+    k = check_integer("k", k, at_least=0)
     check_choice("strategy", strategy, ("top", "gumbel", "proportional"))
     check_integer("seed", seed, at_least=0)
     keys = values if strategy == "top" else _random_keys(values, strategy, seed)

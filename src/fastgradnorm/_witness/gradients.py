@@ -157,7 +157,9 @@ class Comparison:
         whole = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         noise = _NOISE_HALF if self._is_narrow else _NOISE
         size = torch.maximum(exact, noise * whole).clamp_min(torch.finfo(exact.dtype).tiny)
-        difference = torch.where(actual == exact, 0.0, (actual - exact).abs() / size)
+        # Of a loss that is NaN so is the gradient: samples without a score are told in the end.
+        same = (actual == exact) | (actual.isnan() & exact.isnan())
+        difference = torch.where(same, 0.0, (actual - exact).abs() / size)
         difference = difference.nan_to_num(torch.inf)
         missing = (actual == 0) & (difference > self._limits.rounding)
         worst = torch.where(missing, torch.inf, difference) if bool(missing.any()) else difference
@@ -197,6 +199,9 @@ class Comparison:
                 slack += self.engine.options.rtol * score
             for what, actual, wanted in pairs:
                 size = max(abs(wanted), torch.finfo(torch.float32).tiny)
+                if actual == wanted or (math.isnan(actual) and math.isnan(wanted)):
+                    self.record.differ(0.0)
+                    continue
                 gap = abs(actual - wanted)
                 relative = max(0.0, gap - slack) / size if math.isfinite(gap) else math.inf
                 if relative <= self._limits.rounding:

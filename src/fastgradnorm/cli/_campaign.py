@@ -1,6 +1,5 @@
 """``fastgradnorm ask``, ``tell`` and ``status``: rounds of labels from people."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from fastgradnorm.active import Campaign, label_studio_answers
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
 from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._files import ENCODING, read_rows
 
 Folder = Annotated[Path, typer.Option("--campaign", help="Folder of what was asked and told.")]
 _PLACE = Path("campaign")
@@ -107,11 +107,9 @@ def _there(folder: Path) -> Campaign:
 
 def _answers(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return label_studio_answers(json.loads(text))
-        rows = list(csv.DictReader(text.splitlines()))
-        return {row["id"]: row["label"] or None for row in rows}
+            return label_studio_answers(json.loads(path.read_text(encoding=ENCODING)))
+        return {row["id"]: row["label"] or None for row in read_rows(path, "id", "label")}
     except OSError as error:
         raise BadInputError(f"`--answers` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -12,6 +12,9 @@ import numpy as np
 from fastgradnorm import PoolScores
 from fastgradnorm.cli._failures import BadInputError, told
 
+# UTF-8, also with the mark at its beginning that spreadsheets write.
+ENCODING = "utf-8-sig"
+
 _Write = Callable[[PoolScores, Path, Sequence[Any]], Path]
 
 WRITERS: Mapping[str, _Write] = {
@@ -59,12 +62,39 @@ def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:
         ) from error
 
 
+def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Rows of a CSV as people's programs write it: with commas, semicolons or tabs between cells.
+
+    Raises:
+        ValueError: If a column is missing, or a row has no cell for it.
+    """
+    with path.open(newline="", encoding=ENCODING) as file:
+        header = file.readline()
+        file.seek(0)
+        between = max(",;\t", key=header.count)
+        reader = csv.DictReader(file, delimiter=between)
+        reader.fieldnames = found = [name.strip() for name in reader.fieldnames or ()]
+        for name in columns:
+            if name not in found:
+                told = ", ".join(map(repr, found)) or "none"
+                raise ValueError(f"there is no column {name!r} in the first line, which has {told}")
+        rows = []
+        for row in reader:
+            if not any(row.values()):
+                continue  # of a sheet that was longer once
+            cut = [name for name in columns if row[name] is None]
+            if cut:
+                raise ValueError(f"line {reader.line_num} has no {cut[0]!r}")
+            rows.append({name: row[name] for name in columns})
+        return rows
+
+
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding=ENCODING) as file:
             return list(csv.DictReader(file))
     if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding=ENCODING) as file:
             return [json.loads(line) for line in file]
     import pyarrow.parquet
 

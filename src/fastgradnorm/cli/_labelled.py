@@ -1,6 +1,5 @@
 """What has labels already, as the command line is told: names in the pool, or other samples."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._files import ENCODING, read_rows
 from fastgradnorm.cli._given import Given
 from fastgradnorm.cli._pool import Pool, open_pool
 
@@ -61,15 +61,16 @@ def _within(root: Path, name: str) -> str | None:
 
 def _names(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".csv":
+            return [row["id"] for row in read_rows(path, "id")]
+        text = path.read_text(encoding=ENCODING)
         if path.suffix == ".txt":
             return [line.strip() for line in text.splitlines() if line.strip()]
-        if path.suffix == ".csv":
-            return [row["id"] for row in csv.DictReader(text.splitlines())]
         return [str(json.loads(line)["id"]) for line in text.splitlines() if line.strip()]
     except OSError as error:
         raise BadInputError(f"`--labelled` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(
-            f"`--labelled` must have a name a line, or a column `id`. Got {path}: {error}"
+            "`--labelled` must have a name a line (.txt), or a column `id` (.csv, .jsonl). Got "
+            f"{path}: {error}"
         ) from error

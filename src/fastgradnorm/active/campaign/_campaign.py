@@ -98,6 +98,11 @@ class Campaign:
         Raises:
             ValueError: If fewer than `k` are left, there is no pool, and as told at `acquire`.
         """
+        if "labelled" in options:
+            raise TypeError(
+                "`labelled` must be left out for `ask`: a campaign knows what is labelled. Leave "
+                "what had labels before it out of its `pool`."
+            )
         if not self.keys:
             raise ValueError("`pool` must be given to the campaign to ask. Got no samples.")
         with self._journal.alone():
@@ -243,7 +248,7 @@ class Campaign:
             "samples": len(self.keys),
             "predicted": watched([self.keys[i] for i in kept], made),
             "strategy": strategy,
-            "seed": seed,
+            "seed": int(seed),
             "time": _now(),
         }
 

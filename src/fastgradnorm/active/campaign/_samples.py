@@ -1,6 +1,7 @@
 """Samples by key, their labels in JSON, and those whose predictions are watched."""
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,6 +61,9 @@ def label_of(key: Any, label: Any) -> Any:
             return plain
     except (TypeError, ValueError):
         pass
+    nan = isinstance(plain, float) and math.isnan(plain)
+    told = "NaN" if nan else type(label).__name__
     raise TypeError(
-        f"`answers` must have labels that JSON can hold. Got {type(label).__name__} for {key!r}."
+        f"`answers` must have labels that JSON can hold. Got {told} for {key!r}. What people "
+        "would not label is None."
     )

@@ -1,0 +1,162 @@
+"""What people hand over as labelled, as groups and as numbers, from the libraries that they use."""
+
+import array
+import json
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from fastgradnorm import GradNormScorer, acquire, score_pool, select
+
+N, LABELLED = 40, [3, 11, 12]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).eval()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return TensorDataset(torch.randn(N, 5, generator=torch.Generator().manual_seed(1)))
+
+
+class Column:
+    """As columns of pandas and polars are."""
+
+    def __init__(self, values):
+        self.values = np.asarray(values)
+        self.values.flags.writeable = False  # as of pandas 3
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, place):
+        return self.values[place]
+
+    def to_numpy(self):
+        return self.values
+
+
+INDICES = {
+    "keys": lambda: dict.fromkeys(LABELLED, "cat").keys(),
+    "values": lambda: dict(enumerate(LABELLED)).values(),
+    "labels by index": lambda: dict.fromkeys(LABELLED, "cat"),
+    "deque": lambda: deque(LABELLED),
+    "array": lambda: array.array("i", LABELLED),
+    "frozenset": lambda: frozenset(LABELLED),
+    "column": lambda: Column(LABELLED),
+    "unsigned": lambda: np.array(LABELLED, dtype=np.uint8),
+    "numbers of NumPy": lambda: [np.int32(i) for i in LABELLED],
+}
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_indices(model, pool, kind):
+    expected = acquire(model, pool, 6, labelled=LABELLED, progress=False)
+    made = acquire(model, pool, 6, labelled=INDICES[kind](), progress=False)
+    assert torch.equal(made.indices, expected.indices)
+    assert made.pool["labelled"] == 3
+    assert made.pool["candidates"] == N - 3
+
+
+def test_pandas(model, pool):
+    pandas = pytest.importorskip("pandas")
+    expected = acquire(model, pool, 6, labelled=LABELLED, progress=False)
+    for labelled in (pandas.Series(LABELLED), pandas.Index(LABELLED)):
+        made = acquire(model, pool, 6, labelled=labelled, progress=False)
+        assert torch.equal(made.indices, expected.indices)
+    groups = pandas.Series([f"patient {i // 10}" for i in range(N)]).astype("category")
+    made = acquire(model, pool, 4, groups=groups, max_per_group=1, progress=False)
+    assert sorted(i // 10 for i in made) == [0, 1, 2, 3]
+    missing = pandas.Series([pandas.NA, pandas.NaT, float("nan"), None] * 10, dtype=object)
+    assert len(acquire(model, pool, N, groups=missing, max_per_group=1, progress=False)) == N
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        torch.tensor([]),
+        np.array([]),
+        {},
+        {*()},
+        Column(np.array([])),
+        TensorDataset(torch.empty(0, 5)),
+        Subset(TensorDataset(torch.empty(3, 5)), []),
+        DataLoader(Subset(TensorDataset(torch.empty(3, 5)), []), 4),
+    ],
+    ids=lambda nothing: type(nothing).__name__,
+)
+def test_nothing_is_labelled_in_the_first_round(model, pool, nothing):
+    expected = acquire(model, pool, 6, progress=False)
+    made = acquire(model, pool, 6, labelled=nothing, progress=False)
+    assert torch.equal(made.indices, expected.indices)
+
+
+GROUPS = {
+    "tensors": lambda: [torch.tensor(i // 10) for i in range(N)],
+    "arrays": lambda: [np.array(i // 10) for i in range(N)],
+    "numbers of NumPy": lambda: [np.int64(i // 10) for i in range(N)],
+    "tensors by index": lambda: {i: torch.tensor(i // 10) for i in range(N)},
+    "one tensor": lambda: torch.arange(N) // 10,
+    "names": lambda: [f"patient {i // 10}" for i in range(N)],
+    "pairs": lambda: [(i // 10, "left") for i in range(N)],
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_equal_groups_are_one(model, pool, kind):
+    asked = {"groups": GROUPS[kind](), "max_per_group": 1, "progress": False}
+    assert sorted(i // 10 for i in acquire(model, pool, 4, **asked)) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="`k` must be at most 4"):
+        acquire(model, pool, 5, **asked)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [np.nan] * N,  # one and the same
+        [float("nan") for _ in range(N)],
+        torch.full((N,), torch.nan),
+        [torch.tensor(torch.nan)] * N,
+        [None, np.nan] * (N // 2),
+    ],
+    ids=["same", "others", "tensor", "tensors", "mixed"],
+)
+def test_samples_without_a_group_are_in_none(model, pool, groups):
+    made = acquire(model, pool, N, groups=groups, max_per_group=1, progress=False)
+    assert len({*made}) == N
+
+
+def test_numbers_of_numpy(model, pool, tmp_path):
+    given = {"seed": np.int32(2), "batch_size": np.int64(7), "num_samples": np.int64(3)}
+    made = acquire(
+        model,
+        pool,
+        np.int64(3),
+        groups=[0] * N,
+        max_per_group=np.int64(3),
+        strategy="gumbel",
+        progress=False,
+        **given,
+    )
+    plain = acquire(model, pool, 3, strategy="gumbel", seed=2, progress=False)
+    assert torch.equal(made.indices, plain.indices)
+    assert json.loads(json.dumps(made.provenance))["seed"] == 2
+    loader = DataLoader(pool, 8)
+    scores = GradNormScorer(model, subset=np.int64(10), progress=False).score(loader)
+    assert len(scores) == 10
+    assert len(select(scores.values, np.int64(3), seed=np.int64(1))) == 3
+    checkpoint = tmp_path / "run.jsonl"
+    asked = {"checkpoint": checkpoint, "progress": False}
+    first = score_pool(model, [pool.tensors[0]], seed=np.int64(3), **asked)
+    assert torch.equal(score_pool(model, [pool.tensors[0]], seed=3, **asked), first)
+    with pytest.raises(TypeError, match="`k` must be an integer >= 1"):
+        acquire(model, pool, np.float64(3), progress=False)
+    with pytest.raises(TypeError, match="`k` must be an integer >= 1"):
+        acquire(model, pool, np.bool_(True), progress=False)
