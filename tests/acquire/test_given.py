@@ -160,3 +160,20 @@ def test_numbers_of_numpy(model, pool, tmp_path):
         acquire(model, pool, np.float64(3), progress=False)
     with pytest.raises(TypeError, match="`k` must be an integer >= 1"):
         acquire(model, pool, np.bool_(True), progress=False)
+
+
+@pytest.mark.parametrize(
+    "given, match",
+    [
+        ({"labelled": np.array(["a"])}, "`labelled` must be indices"),
+        ({"labelled": Column(["a"])}, "`labelled` must be indices"),
+        ({"labelled": Column([0.5])}, "`labelled` must be indices"),
+        ({"labelled": {1: 0, "a": 2}}, "`labelled` must be indices.*'a' at place 1"),
+        ({"labelled": deque([1, "a"])}, "`labelled` must be indices.*'a' at place 1"),
+        ({"groups": [torch.ones(2)] * N, "max_per_group": 1}, "`groups` must be.*as names or"),
+        ({"groups": [[1]] * N, "max_per_group": 1}, "`groups` must be.*as names or"),
+    ],
+)
+def test_what_is_none_is_told(model, pool, given, match):
+    with pytest.raises(TypeError, match=match):
+        acquire(model, pool, 3, progress=False, **given)

@@ -15,6 +15,8 @@ from fastgradnorm import (
     mean_gradient,
     score_pool,
 )
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
 
 X = torch.linspace(-2, 2, 30).view(6, 5).sin()
 Y = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -63,6 +65,41 @@ def test_samples_without_a_number_are_told(model, name, verify):
         assert bool(exact.isfinite()) == (i not in bad)
         assert i in bad or float(abs(kept[i] / exact - 1)) < 1e-5
     assert {*(~kept.isfinite()).nonzero()[:, 0].tolist()} == bad
+
+
+class Slopes(nn.Module):
+    """Of some samples the output has an infinite slope."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.body, self.head, self.slope = nn.Linear(5, 4, bias=False), nn.Linear(4, 3), slope
+
+    def forward(self, x):
+        return self.head(self.slope(self.body(x)))
+
+
+SLOPES = {
+    "root": lambda h: h.square().sqrt(),
+    "length": lambda h: h / (h.square().sum(1, keepdim=True).sqrt() + 1),
+    "power": lambda h: h.abs() ** 0.5,
+    "spread": lambda h: h / (1 + h.std(1, keepdim=True)),
+    "logarithm": lambda h: (1e-30 + h.abs().sqrt()).log().clamp_min(-1) + h,
+}
+
+
+@pytest.mark.parametrize("scheme", ["expected", "entropy"])
+@pytest.mark.parametrize("slope", SLOPES)
+def test_an_infinite_slope_is_that_of_its_own_sample(slope, scheme):
+    torch.manual_seed(0)
+    model, x = Slopes(SLOPES[slope]).eval(), X.clone()
+    x[[1, 4]] = 0
+    asked = {"scheme": scheme, "verify": "all", "on_nonfinite": "keep", "progress": False}
+    found = score_pool(model, [x[:4], x[4:]], **asked).double()
+    exact = oracle.scores(model, oracle.ones(x), scheme)
+    assert torch.equal(found.isfinite(), exact.isfinite())
+    rest = exact.isfinite()
+    assert int(rest.sum()) >= 4
+    assert_close_relative(found[rest], exact[rest], 1e-4)
 
 
 @pytest.mark.parametrize("group_by", ["parameter", "module"])

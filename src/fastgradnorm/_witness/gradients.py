@@ -105,7 +105,7 @@ class Comparison:
         for i, ask in enumerate(asks):
             if not bool(units[i].isfinite().all()):
                 continue  # a NaN input has no gradient to compare
-            exact = {k: _own_sq_norms(*runs[i], ask, k) for k in places}
+            exact = self._exact(i, runs[i], ask, places)
             self.record.samples += 1
             compared = torch.stack([exact[k] for k in few])
             seen_norms = actual[i].double() * scales[i].square()[:, None]
@@ -127,6 +127,17 @@ class Comparison:
             if not self._apart:
                 return [(run, i) for i in samples]
         return [(self._alone(i), 0) for i in samples]
+
+    def _exact(
+        self, row: int, run: tuple[Gradients, int], ask: Asked, places: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Squared norms by plain autograd, by cotangent."""
+        exact = {k: _own_sq_norms(*run, ask, k) for k in places}
+        if len(self.batch) > 1 and not all(bool(each.isfinite().all()) for each in exact.values()):
+            # Zeros that are pulled back through an infinite slope of another sample are NaN.
+            alone = self._alone(row), 0
+            exact = {k: _own_sq_norms(*alone, ask, k) for k in places}
+        return exact
 
     def _alone(self, row: int) -> Gradients:
         return self.own.gradients(self.batch.take(slice(row, row + 1)), self.names)
@@ -154,7 +165,7 @@ class Comparison:
         """For squared norms `[K, P]`."""
         actual, exact = actual.clamp_min(0).sqrt(), exact.sqrt()
         self.record.gradients += exact.numel()
-        whole = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        whole = torch.linalg.vector_norm(exact.nan_to_num(0, 0), dim=-1, keepdim=True)
         noise = _NOISE_HALF if self._is_narrow else _NOISE
         size = torch.maximum(exact, noise * whole).clamp_min(torch.finfo(exact.dtype).tiny)
         # Of a loss that is NaN so is the gradient: samples without a score are told in the end.
