@@ -22,7 +22,7 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     Raises:
         TypeError: If they are no integers.
     """
-    data = labelled.dataset if isinstance(labelled, DataLoader) else labelled
+    data: Any = labelled.dataset if isinstance(labelled, DataLoader) else labelled
     if labelled is None or (is_dataset(data) and not len(data)):
         return torch.empty(0, dtype=torch.int64)
     if isinstance(labelled, (str, bytes)):
