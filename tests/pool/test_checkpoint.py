@@ -169,8 +169,11 @@ class TestRefusals:
 
     def test_a_folder_that_is_not_there(self, pool, tmp_path):
         model, inputs = pool
-        with pytest.raises(FileNotFoundError):
+        told = "`checkpoint` must be a file that can be written"
+        with pytest.raises(FileNotFoundError, match=f"{told}. No such file"):
             scorer(model, tmp_path / "no" / "file").score(inputs.split(4))
+        with pytest.raises(IsADirectoryError, match=told):
+            scorer(model, tmp_path).score(inputs.split(4))
         with pytest.raises(TypeError, match="`checkpoint` must be a path"):
             scorer(model, 3)
 

@@ -17,10 +17,41 @@ from fastgradnorm._model.watch import PlanChangedError, Watch
 # How many dimensions follow the channels of the input; a linear layer has its features last.
 _LAYERS: dict[Callable[..., Any], int] = {
     F.linear: 0,
+    F.layer_norm: 0,
+    F.rms_norm: 0,
     **dict.fromkeys((F.conv1d, F.conv_transpose1d), 1),
     **dict.fromkeys((F.conv2d, F.conv_transpose2d), 2),
     **dict.fromkeys((F.conv3d, F.conv_transpose3d), 3),
 }
+
+
+# Norms that have the channels second.
+_NORMS = (F.batch_norm, F.group_norm, F.instance_norm)
+_PRODUCTS = {"matmul", "__matmul__", "mm", "bmm"}
+
+
+def _input_of(
+    func: Callable[..., Any], call: Mapping[str, Any], slots: Sequence[str]
+) -> tuple[Tensor, int] | None:
+    """What a layer is given, and how many dimensions follow its channels; None of other layers."""
+    name = getattr(func, "__name__", "")
+    if func in _LAYERS:
+        return call["input"], _LAYERS[func]
+    if func in _NORMS:
+        return call["input"], call["input"].dim() - 2
+    if name == "addmm" and "mat1" not in slots:
+        return call["mat1"], 0
+    if name in _PRODUCTS and len(slots) == 1:
+        x = call["other" if slots[0] == "input" else "input"]
+        return x, int(slots[0] == "input" and x.dim() > 1)
+    if name == "einsum" and len(slots) == 1 and "->" in (equation := str(call["equation"])):
+        terms, _, out = equation.replace(" ", "").partition("->")
+        letters = terms.split(",")[slots[0] == "first"]
+        summed = [letter for letter in letters if letter not in out]
+        if "." not in equation and len(summed) == 1:
+            x = call["second" if slots[0] == "first" else "first"]
+            return x, len(letters) - 1 - letters.index(summed[0])
+    return None
 
 
 class LayerInput(Watch):
@@ -28,6 +59,7 @@ class LayerInput(Watch):
 
     given: Tensor | None = None
     after = 0
+    other = ""
 
     def ruled(
         self,
@@ -38,8 +70,11 @@ class LayerInput(Watch):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """Notes the input."""
-        if func in _LAYERS:
-            self.given, self.after = call["input"], _LAYERS[func]
+        found = _input_of(func, call, slots)
+        if found is None:
+            self.other = getattr(func, "__name__", "")
+        else:
+            self.given, self.after = found
         return self.run(func, args, kwargs)
 
 
@@ -93,6 +128,12 @@ def _seen(
         logits = subject.tempered(view, batch, list(given))
     if not names:
         return logits, logits.new_zeros(0)
+    if mode.given is None and mode.other:
+        raise ValueError(
+            f"`space` must be 'sketch' for a model whose last layer is `{mode.other}`, of which it "
+            "is not known what it is given. Or use a strategy by score or prediction, such as "
+            "'top' or 'margin'."
+        )
     if mode.given is None:
         raise PlanChangedError
     return logits, _mean(mode.given, mode.after, valid)

@@ -65,10 +65,14 @@ class Checkpoint:
         self.entries: list[Entry] = []
         self.finished = False
         header = {"kind": _KIND, **json.loads(json.dumps(facts))}
-        if not self.path.exists():
-            with replacing(self.path) as partial:
-                partial.write_bytes(_line(header))
-        self._file: int | None = os.open(self.path, os.O_RDWR)
+        try:
+            if not self.path.exists():
+                with replacing(self.path) as partial:
+                    partial.write_bytes(_line(header))
+            self._file: int | None = os.open(self.path, os.O_RDWR)
+        except OSError as error:
+            told = f"`checkpoint` must be a file that can be written. {error.strerror}"
+            raise OSError(error.errno, told, str(self.path)) from error
         try:
             self._lock()
             self._end = self._read(header)
