@@ -142,6 +142,7 @@ def form(request, monkeypatch):
     return request.param, used
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", MODELS)
 def test_every_form_gives_the_numbers_of_a_hash_of_each_element(name, form):
     model, batch = made(name)
