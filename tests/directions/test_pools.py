@@ -25,9 +25,10 @@ def dots(model, batches, directions, **options):
 def test_a_run_that_was_stopped_goes_on(given, tmp_path):
     model, batches, directions = given
     path = tmp_path / "dots.jsonl"
-    whole = dots(model, batches, directions)
+    few = {"max_memory": 2**13}  # so that something is scored before the stop
+    whole = dots(model, batches, directions, **few)
     with pytest.raises(Stop):
-        dots(model, stopped_after(batches, 3), directions, checkpoint=path)
+        dots(model, stopped_after(batches, 3), directions, checkpoint=path, **few)
     others = {
         "directions": ([{n: 2 * v for n, v in each.items()} for each in directions], {}),
         "products": (directions, {"cosine": True}),
@@ -35,9 +36,9 @@ def test_a_run_that_was_stopped_goes_on(given, tmp_path):
     }
     for what, (other, options) in others.items():
         with pytest.raises(ValueError, match=f"same model, options and pool.*{what}"):
-            dots(model, batches, other, checkpoint=path, **options)
-    assert torch.equal(dots(model, batches, directions, checkpoint=path), whole)
-    assert torch.equal(dots(model, batches, directions, checkpoint=path), whole)
+            dots(model, batches, other, checkpoint=path, **few, **options)
+    assert torch.equal(dots(model, batches, directions, checkpoint=path, **few), whole)
+    assert torch.equal(dots(model, batches, directions, checkpoint=path, **few), whole)
 
 
 WRONG = [
