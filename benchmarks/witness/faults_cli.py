@@ -35,7 +35,7 @@ FAULTS = [
     ),
     Fault(
         _GIVEN, "option that does nothing",
-        '        "params": _parameters(params),\n', "", "--params has no effect",
+        '        "params": _parameters(params, loaded.model),\n', "", "--params has no effect",
     ),
     Fault(
         _GIVEN, "option that does nothing",
