@@ -57,11 +57,11 @@ FAULTS = [
         "a model is given its labels once more, by the name that the batch has them under",
     ),
     Fault(
-        _DIRECTED,
+        "_engine/linear_taps.py",
         "counted twice",
-        "plain = {**call, joint.slot: self._values[name]}",
-        "plain = dict(call)",
-        "products count a layer's weight twice",
+        "plain = {joint.slot: self._values[name]}",
+        "plain = {joint.slot: call[joint.slot]}",
+        "products and sketches count a layer's weight twice",
     ),
     Fault(
         _DIRECTED,

@@ -4,7 +4,8 @@
 from benchmarks.witness.fault import Fault
 
 _EXPORT, _SCORES, _SELECTION = "_results/export.py", "_results/scores.py", "_selection/by_score.py"
-_STATES, _SKETCH = "_process/states.py", "_sketch.py"
+_STATES = "_process/states.py"
+_SKETCHED, _MAP = "_engine/sketched.py", "_operations/tensor_sketch.py"
 
 FAULTS = [
     Fault(
@@ -137,23 +138,24 @@ FAULTS = [
         "a write that failed leaves its part behind",
     ),
     Fault(
-        _SKETCH, "option that does nothing",
-        "np.random.default_rng([self.options.seed, *name.encode()])", "np.random.default_rng([0, *name.encode()])",
+        _MAP, "option that does nothing",
+        "repr((seed, name, side))", "repr((0, name, side))",
         "seed has no effect on sketches",
     ),
     Fault(
-        _SKETCH, "dropped term",
-        "np.random.default_rng([self.options.seed, *name.encode()])", "np.random.default_rng([self.options.seed])",
+        _MAP, "dropped term",
+        "repr((seed, name, side))", "repr((seed, side))",
         "all parameters share buckets and signs: inner products of sketches are biased",
     ),
     Fault(
-        _SKETCH, "wrong sign",
-        "return plus - minus", "return plus + minus",
+        _MAP, "wrong sign",
+        "signs = 1 - 2 * (mixed & np.uint64(1)).astype(np.int8)",
+        "signs = 1 + 0 * (mixed & np.uint64(1)).astype(np.int8)",
         "sketches have no signs: inner products are biased",
     ),
     Fault(
-        _SKETCH, "dropped factor",
-        "return sketch * scale", "return sketch",
+        _SKETCHED, "dropped factor",
+        "return (direct + inverse(spectrum, dim)) * scale", "return direct + inverse(spectrum, dim)",
         "sketches of confident samples are as large as others",
     ),
     Fault(
@@ -167,13 +169,13 @@ FAULTS = [
         "sketches of multi-label dense outputs ignore the mask",
     ),
     Fault(
-        _SKETCH, "option forgotten in one branch",
+        _SKETCHED, "option forgotten in one branch",
         "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
         "return subject.run(view, batch, [leaf[None].clone() for leaf in leaves])",
         "sketches ignore the temperature",
     ),
     Fault(
-        _SKETCH, "buffer not kept",
+        _SKETCHED, "buffer not kept",
         "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
         "return subject.tempered(view, batch, [leaf[None] for leaf in leaves])",
         "sketches of models that work in place on their input overwrite the caller's batch",

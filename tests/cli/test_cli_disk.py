@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -27,10 +28,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def score(folder, *arguments):
+def score(folder, pool, *arguments):
     command = [sys.executable, "-c", "from fastgradnorm.cli import main; main()", "score"]
     return subprocess.run(
-        [*command, "their_model:make", "pool", *map(str, arguments)],
+        [*command, "their_model:make", pool, *map(str, arguments)],
         cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True,
         timeout=100,
     )  # fmt: skip
@@ -46,13 +47,12 @@ def score(folder, *arguments):
 def test_scores_survive_a_full_disk(folder, small_disk, room, told):
     page = os.sysconf("SC_PAGE_SIZE")
     (small_disk / "fill").write_bytes(bytes(SIZE - room * page))
-    if room:  # ten batches of a few hundred bytes do not fill a page: let them be many
-        copies = folder / "pool" / "deeper"
-        for path in list(copies.iterdir()):
-            for i in range(30):
-                (copies / f"{i}_{path.name}").write_bytes(path.read_bytes())
-    assert score(folder, "--out", "here.csv", "--batch-size", 1).returncode == 0
-    ran = score(folder, "--out", small_disk / "scores.csv", "--batch-size", 1)
+    pool = "pool"
+    if room:  # a few scores do not fill a page: let them be many
+        pool = "many.npy"
+        np.save(pool, np.random.default_rng(0).random((3000, 3, 8, 8), dtype=np.float32))
+    assert score(folder, pool, "--out", "here.csv", "--batch-size", 1).returncode == 0
+    ran = score(folder, pool, "--out", small_disk / "scores.csv", "--batch-size", 1)
     assert ran.returncode == 1, ran.stderr
     assert told in ran.stderr
     assert "Traceback" not in ran.stderr
