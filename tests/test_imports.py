@@ -139,3 +139,27 @@ def test_files_and_functions_are_short(root):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
                 assert lines < 60, f"{path}: {node.name} has {lines} lines"
+
+
+ROOMS = sorted(path.parent.name for path in (SOURCES[0] / "fastgradnorm").glob("_*/__init__.py"))
+
+
+def _taken_from(room):
+    """Names that modules outside of a room take from it, by where they say they take them."""
+    package = f"fastgradnorm.{room}"
+    found = set()
+    for name in FILES:
+        if not _within(name, package):
+            for node in ast.walk(ast.parse(FILES[name].read_text())):
+                if isinstance(node, ast.ImportFrom) and _within(node.module or "", package):
+                    found |= {(node.module, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_hands_on_what_others_take(room):
+    taken = _taken_from(room)
+    assert {module for module, _ in taken} <= {f"fastgradnorm.{room}"}
+    face = ast.parse(FILES[f"fastgradnorm.{room}"].read_text())
+    [handed] = [n.value for n in face.body if isinstance(n, ast.Assign)] or [ast.List([])]
+    assert {name for _, name in taken} == set(ast.literal_eval(handed))

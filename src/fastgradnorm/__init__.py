@@ -4,7 +4,7 @@ from fastgradnorm_kernels import KernelError
 
 from fastgradnorm._acquire import acquire
 from fastgradnorm._directions import gradient_dots, mean_gradient
-from fastgradnorm._engine.explain import Explanation
+from fastgradnorm._engine import Explanation
 from fastgradnorm._errors import (
     BatchDependenceWarning,
     CoverageError,
@@ -16,17 +16,14 @@ from fastgradnorm._errors import (
     UntestedVersionWarning,
     VerificationError,
 )
-from fastgradnorm._model.declared import meaning_of_loss
+from fastgradnorm._model import meaning_of_loss
 from fastgradnorm._naive import naive_score_pool
-from fastgradnorm._operations.rules import Rule
-from fastgradnorm._operations.table import register_rule
+from fastgradnorm._operations import Rule, register_rule
 from fastgradnorm._options import Options
-from fastgradnorm._results.scores import PoolScores
-from fastgradnorm._results.selection import Selection
-from fastgradnorm._schemes.losses import LABELLED_SCHEMES, LabelledScheme
-from fastgradnorm._schemes.table import SCHEMES, Scheme
+from fastgradnorm._results import PoolScores, Selection
+from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES, LabelledScheme, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
-from fastgradnorm._selection.by_score import select
+from fastgradnorm._selection import select
 from fastgradnorm._sketch import gradient_sketch
 from fastgradnorm._version import __version__
 

@@ -12,17 +12,11 @@ from fastgradnorm._candidates import check_groups, group_numbers, labelled_indic
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
-from fastgradnorm._pool.datasets import as_loader
-from fastgradnorm._pool.loaders import check_loader
+from fastgradnorm._pool import as_loader, check_loader
 from fastgradnorm._reading import POINTS, Reading, read_pool
-from fastgradnorm._results.described import pool_facts, records
-from fastgradnorm._results.selection import Selection
-from fastgradnorm._schemes.losses import LABELLED_SCHEMES
-from fastgradnorm._schemes.table import SCHEMES
-from fastgradnorm._selection.covering import covering
-from fastgradnorm._selection.free import Free
-from fastgradnorm._selection.given import Given
-from fastgradnorm._selection.names import Named, in_space, named
+from fastgradnorm._results import Selection, pool_facts, records
+from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
+from fastgradnorm._selection import Free, Given, Named, covering, in_space, named
 from fastgradnorm._validate import check_choice, check_integer, check_number, fail
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastgradnorm._pool.datasets import is_dataset
+from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
 _WHAT = "indices of the pool, or a loader or dataset of other samples"

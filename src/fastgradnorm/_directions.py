@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._dots import Dots, directed, metric_of
-from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine import Engine
 from fastgradnorm._keywords import make_options
 from fastgradnorm._means import mean
 from fastgradnorm._options import Options
-from fastgradnorm._pool.order import Placement
-from fastgradnorm._pool.start import make_engine, start
-from fastgradnorm._process.states import OwnRandomState
-from fastgradnorm._results.nonfinite import tell_nonfinite
-from fastgradnorm._schemes.table import SKETCHED
+from fastgradnorm._pool import Placement, make_engine, start
+from fastgradnorm._process import OwnRandomState
+from fastgradnorm._results import tell_nonfinite
+from fastgradnorm._schemes import SKETCHED
 from fastgradnorm._validate import (
     check_bool,
     check_choice,

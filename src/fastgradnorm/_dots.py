@@ -8,21 +8,15 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 
-from fastgradnorm._engine.directed import sample_dots
-from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plain import PlainPass
-from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine import Passes, PlainPass, Plan, sample_dots
 from fastgradnorm._errors import VerificationError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.identity import digest
+from fastgradnorm._pool import digest
 from fastgradnorm._pulled import Pulled
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._schemes import Scored
 from fastgradnorm._validate import fail, fail_type
-from fastgradnorm._witness.own_call import OwnModel
-from fastgradnorm._witness.rounding import tolerance
+from fastgradnorm._witness import OwnModel, tolerance
 
 _VERIFIED = 2  # samples
 

@@ -8,22 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._engine.last_layer import logits_and_features, of_one
-from fastgradnorm._engine.outcome import Norms
-from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plan import Plan, make_plan
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._engine import Norms, Passes, Plan, logits_and_features, make_plan, of_one
+from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.columns import Columns
-from fastgradnorm._pool.ledger import Part
-from fastgradnorm._pool.run import Run
-from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._pool.start import make_engine, start
-from fastgradnorm._results.scores import PoolScores
-from fastgradnorm._schemes.predictions import predictions
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._schemes.table import SketchScheme
+from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
+from fastgradnorm._results import PoolScores
+from fastgradnorm._schemes import Scored, SketchScheme, predictions
 from fastgradnorm._scorer import GradNormScorer
 from fastgradnorm._sketch import Sketches
 

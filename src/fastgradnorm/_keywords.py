@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._options import AnyScheme, Forward, Loss, Mask, Options, ParamSelector
-from fastgradnorm._schemes.groups import GroupBy
-from fastgradnorm._schemes.losses import Target
+from fastgradnorm._schemes import GroupBy, Target
 
 P = ParamSpec("P")
 A = TypeVar("A")

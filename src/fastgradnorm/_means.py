@@ -8,24 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plain import PlainPass
-from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine import Passes, PlainPass, Plan
 from fastgradnorm._errors import NonFiniteScoreError, VerificationError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import Watch
+from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
 from fastgradnorm._options import Options
-from fastgradnorm._pool.run import Run
-from fastgradnorm._pool.samples import make_pool
-from fastgradnorm._pool.start import make_engine
-from fastgradnorm._process.states import OwnRandomState
+from fastgradnorm._pool import Run, make_engine, make_pool
+from fastgradnorm._process import OwnRandomState
 from fastgradnorm._pulled import Pulled
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.own_call import OwnModel
-from fastgradnorm._witness.rounding import tolerance
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import OwnModel, tolerance
 
 _VERIFIED = 2  # samples
 

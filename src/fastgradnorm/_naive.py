@@ -6,15 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._engine.plain import plain_scores
-from fastgradnorm._engine.plan import make_plan
+from fastgradnorm._engine import make_plan, plain_scores
 from fastgradnorm._keywords import scores_pool
-from fastgradnorm._model.batches import Reader
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model import Reader, Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.order import Placement
-from fastgradnorm._pool.samples import make_pool
-from fastgradnorm._process.states import OwnRandomState, autograd_ready
+from fastgradnorm._pool import Placement, make_pool
+from fastgradnorm._process import OwnRandomState, autograd_ready
 
 
 @scores_pool

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm import _validate
-from fastgradnorm._schemes.checks import check_loss
-from fastgradnorm._schemes.groups import GroupBy
-from fastgradnorm._schemes.losses import (
+from fastgradnorm._schemes import (
     LABELLED_SCHEMES,
+    SCHEMES,
+    GroupBy,
     LabelledScheme,
     Labels,
     LossName,
+    Scheme,
     Target,
+    check_loss,
     takes_logits,
 )
-from fastgradnorm._schemes.table import SCHEMES, Scheme
 
 ParamSelector = Literal["all", "last_layer"] | Callable[[str, nn.Parameter], bool]
 Forward = Callable[[nn.Module, Any], Any]
@@ -117,8 +118,7 @@ class Options:
             of each the logits of 16 samples, and the gradients of two. `"first"`: the first
             batch alone. `"all"`: every sample, as slow as `naive_score_pool`. False: nothing. What
             was compared, and how closely it agreed, stands in the provenance of `PoolScores`.
-            Hooks on the caller's modules run in these calls. Also a few samples' outputs and inputs
-            are looked at, and told where they are unlike what they are taken for.
+            Hooks on modules run in these calls. Outputs and inputs that look unlikely are told.
         on_nonfinite: What to do about NaN and infinite scores when the pool is done: `"raise"`
             `NonFiniteScoreError` (which holds all scores), `"warn"`, or `"keep"` them.
         subset: Score a random part of the pool: so many samples (an int), or a fraction in (0, 1]

@@ -6,13 +6,16 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._model.batches import Batch
+from fastgradnorm._model import Batch
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.labelled import labelled_pull_backs
-from fastgradnorm._schemes.losses import settled
-from fastgradnorm._schemes.objective import make_objective
-from fastgradnorm._schemes.posterior import posterior
-from fastgradnorm._schemes.table import SKETCHED, SketchScheme
+from fastgradnorm._schemes import (
+    SKETCHED,
+    SketchScheme,
+    labelled_pull_backs,
+    make_objective,
+    posterior,
+    settled,
+)
 
 
 class Pulled:

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from fastgradnorm._candidates import check_indices
 from fastgradnorm._gather import Gathered, Wants, gather
 from fastgradnorm._options import Options
-from fastgradnorm._pool.loaders import can_be_indexed, made_anew
+from fastgradnorm._pool import can_be_indexed, made_anew
 
 # Columns that hold points, of which a pass has one at most.
 POINTS = ("features", "sketch")

@@ -7,29 +7,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.explain import Explanation, explain
-from fastgradnorm._engine.timing import Clock, now
+from fastgradnorm._engine import Clock, Engine, Explanation, explain, now
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._keywords import changed, scores_pool, takes_options
-from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model import as_batch
 from fastgradnorm._options import Options
-from fastgradnorm._pool.columns import Columns
-from fastgradnorm._pool.ledger import Part
-from fastgradnorm._pool.order import Placement
-from fastgradnorm._pool.provenance import provenance
-from fastgradnorm._pool.run import Run, score_verified
-from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._pool.start import make_engine, start
-from fastgradnorm._process.states import OwnRandomState, autograd_ready
-from fastgradnorm._results.nonfinite import tell_nonfinite
-from fastgradnorm._results.scores import PoolScores
-from fastgradnorm._schemes.groups import Groups, column, is_column
-from fastgradnorm._schemes.objective import make_objective
+from fastgradnorm._pool import (
+    Columns,
+    Part,
+    Placement,
+    Run,
+    SharedRun,
+    make_engine,
+    provenance,
+    score_verified,
+    start,
+)
+from fastgradnorm._process import OwnRandomState, autograd_ready
+from fastgradnorm._results import PoolScores, tell_nonfinite
+from fastgradnorm._schemes import Groups, column, is_column, make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
-from fastgradnorm._witness.scores import ALIKE, judge_scores
-from fastgradnorm._witness.witness import Witness
+from fastgradnorm._witness import ALIKE, Witness, judge_scores
 
 
 @scores_pool

@@ -18,27 +18,19 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plan import Plan
-from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements
+from fastgradnorm._engine import Engine, Maps, Passes, Plan, sample_sketch, transient_elements
 from fastgradnorm._errors import UnsupportedModelError, VerificationError
 from fastgradnorm._keywords import make_options
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._operations.numbers import numbers
+from fastgradnorm._model import Batch, Passage, Subject
+from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
-from fastgradnorm._pool.order import Placement
-from fastgradnorm._pool.start import make_engine, start
-from fastgradnorm._process.states import OwnRandomState
+from fastgradnorm._pool import Placement, make_engine, start
+from fastgradnorm._process import OwnRandomState
 from fastgradnorm._pulled import Pulled
-from fastgradnorm._results.nonfinite import tell_nonfinite
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._schemes.table import SKETCHED, SketchScheme
+from fastgradnorm._results import tell_nonfinite
+from fastgradnorm._schemes import SKETCHED, Scored, SketchScheme
 from fastgradnorm._validate import check_choice, check_integer, fail
-from fastgradnorm._witness.own_call import OwnModel
-from fastgradnorm._witness.rounding import movement, tolerance
+from fastgradnorm._witness import OwnModel, movement, tolerance
 
 # Samples that are verified, and how much longer than a difference of gradients its sketch may be.
 _VERIFIED, _MARGIN = 2, 4

@@ -1,1 +1,37 @@
 """One batch to scores."""
+
+from fastgradnorm._engine.chunks import Limits
+from fastgradnorm._engine.directed import sample_dots
+from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine.explain import Explanation, explain
+from fastgradnorm._engine.last_layer import logits_and_features, of_one
+from fastgradnorm._engine.outcome import Norms, Outcome
+from fastgradnorm._engine.passes import Passes
+from fastgradnorm._engine.plain import PlainPass, plain_scores
+from fastgradnorm._engine.plan import Plan, make_plan
+from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements
+from fastgradnorm._engine.tapped import TappedPass
+from fastgradnorm._engine.timing import Clock, now
+
+__all__ = [
+    "Clock",
+    "Engine",
+    "Explanation",
+    "Limits",
+    "Maps",
+    "Norms",
+    "Outcome",
+    "Passes",
+    "PlainPass",
+    "Plan",
+    "TappedPass",
+    "explain",
+    "logits_and_features",
+    "make_plan",
+    "now",
+    "of_one",
+    "plain_scores",
+    "sample_dots",
+    "sample_sketch",
+    "transient_elements",
+]

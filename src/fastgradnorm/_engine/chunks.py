@@ -10,8 +10,8 @@ import torch
 
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._errors import SlowPathWarning
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memory
+from fastgradnorm._model import Batch
+from fastgradnorm._process import allowed_bytes, in_words, is_out_of_memory
 
 R = TypeVar("R")
 

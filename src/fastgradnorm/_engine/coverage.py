@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine.taps import PlannedTap
 from fastgradnorm._errors import CoverageError
-from fastgradnorm._model.record import Recorder, Use
-from fastgradnorm._model.views import Piece
-from fastgradnorm._model.watch import PlanChangedError
-from fastgradnorm._operations.rules import can_join
+from fastgradnorm._model import Piece, PlanChangedError, Recorder, Use
+from fastgradnorm._operations import can_join
 
 
 class Edges:

@@ -15,13 +15,8 @@ from torch.func import vjp
 
 from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import Watch
-from fastgradnorm._operations.rules import Joint, Rule
-from fastgradnorm._operations.single_level import current_level
+from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
+from fastgradnorm._operations import Joint, Rule, current_level
 
 # Positions and directions of one product that cost as much as a gradient that is formed: writing it
 # to memory and reading it again takes as long as so many products.

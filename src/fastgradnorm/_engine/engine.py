@@ -20,16 +20,16 @@ from fastgradnorm._errors import (
     CoverageError,
     SlowPathWarning,
 )
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.branches import DivergentControlFlowError
-from fastgradnorm._model.passage import Settings
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.watch import PlanChangedError
+from fastgradnorm._model import (
+    Batch,
+    DivergentControlFlowError,
+    PlanChangedError,
+    Settings,
+    Subject,
+)
 from fastgradnorm._options import Options
-from fastgradnorm._process import heap
-from fastgradnorm._process.memory import is_out_of_memory
-from fastgradnorm._process.states import collection_paused
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._process import collection_paused, heap, is_out_of_memory
+from fastgradnorm._schemes import Scored
 
 
 class Engine:

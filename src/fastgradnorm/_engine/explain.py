@@ -8,8 +8,7 @@ from typing import Any
 import fastgradnorm_kernels as kernels
 
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._model.record import Use
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model import Subject, Use
 
 _WIDTH = 100
 

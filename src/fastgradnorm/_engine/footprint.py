@@ -8,10 +8,8 @@ import fastgradnorm_kernels as kernels
 import torch
 from torch import Tensor
 
-from fastgradnorm._model.record import Use
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._operations.numbers import count
-from fastgradnorm._operations.rules import Rule
+from fastgradnorm._model import Subject, Use
+from fastgradnorm._operations import Rule, count
 
 _MANY = 1 << 20
 

@@ -8,11 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._engine.passes import Passes
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage, Settings
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import PlanChangedError, Watch
+from fastgradnorm._model import Batch, Passage, Pieces, PlanChangedError, Settings, Subject, Watch
 
 # How many dimensions follow the channels of the input; a linear layer has its features last.
 _LAYERS: dict[Callable[..., Any], int] = {

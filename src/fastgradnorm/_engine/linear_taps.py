@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.standins import StandIns
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import Watch
-from fastgradnorm._operations import table
-from fastgradnorm._operations.rules import Joint, Rule
-from fastgradnorm._operations.single_level import current_level
+from fastgradnorm._model import Passage, Pieces, StandIns, Watch
+from fastgradnorm._operations import Joint, Rule, current_level, table
 
 # From tensors that were saved and the gradient at an output.
 Read = Callable[[Sequence[Tensor], Tensor], Tensor]

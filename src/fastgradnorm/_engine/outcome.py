@@ -12,14 +12,17 @@ from fastgradnorm._engine.plain import by_group, plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.rtol import score_in_rounds
 from fastgradnorm._engine.tapped import TappedPass
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.watch import PlanChangedError
+from fastgradnorm._model import Batch, PlanChangedError, Subject
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.groups import Groups
-from fastgradnorm._schemes.losses import error_norm, settled
-from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._schemes import (
+    Groups,
+    Objective,
+    Scored,
+    error_norm,
+    make_objective,
+    settled,
+    total_norms,
+)
 
 
 class Outcome(Protocol):

@@ -21,14 +21,18 @@ from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._engine.together import Head, head_together
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.branches import Branches
-from fastgradnorm._model.chance import check_repeatable
-from fastgradnorm._model.passage import Passage, Settings
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import PlanChangedError, Watch
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import (
+    Batch,
+    Branches,
+    Passage,
+    Pieces,
+    PlanChangedError,
+    Settings,
+    Subject,
+    Watch,
+    check_repeatable,
+)
+from fastgradnorm._process import is_out_of_memory
 
 
 class Passes:

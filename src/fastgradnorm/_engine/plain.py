@@ -5,17 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.chance import check_repeatable
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.substitution import Swapping
-from fastgradnorm._operations.numbers import numbers
+from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable
+from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.groups import Groups, column
-from fastgradnorm._schemes.losses import settled
-from fastgradnorm._schemes.objective import Objective, make_objective, total_norms
-from fastgradnorm._schemes.pull_backs import PullBacks
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._schemes import (
+    Groups,
+    Objective,
+    PullBacks,
+    Scored,
+    column,
+    make_objective,
+    settled,
+    total_norms,
+)
 
 
 class PlainPass:

@@ -18,15 +18,21 @@ from fastgradnorm._engine.footprint import (
     transient_elements,
 )
 from fastgradnorm._errors import CoverageError, UnsupportedModelError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.chance import check_repeatable
-from fastgradnorm._model.mixing import check_unmixed
-from fastgradnorm._model.origin import Origins, behind
-from fastgradnorm._model.passage import Passage, Settings
-from fastgradnorm._model.record import Recorder, Use
-from fastgradnorm._model.subject import Subject, extract
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import (
+    Batch,
+    Origins,
+    Passage,
+    Pieces,
+    Recorder,
+    Settings,
+    Subject,
+    Use,
+    behind,
+    check_repeatable,
+    check_unmixed,
+    extract,
+)
+from fastgradnorm._process import is_out_of_memory
 from fastgradnorm._validate import type_name
 
 # Estimates of memory are of tensors; allocators and libraries add about so much.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import Branches, DivergentControlFlowError, Foreseen
+from fastgradnorm._process import is_out_of_memory
 
 # A pass over samples: given how branches are settled and tensors `[N, ...]`, a tree of such.
 Pass = Callable[..., Any]

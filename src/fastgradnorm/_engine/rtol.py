@@ -17,18 +17,19 @@ from torch.nn.functional import pad
 
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.draws import Draw
-from fastgradnorm._schemes.estimate import Partial
-from fastgradnorm._schemes.objective import Objective, total_norms
-from fastgradnorm._schemes.posterior import (
+from fastgradnorm._model import Batch
+from fastgradnorm._schemes import (
+    TABLE,
+    Draw,
+    Objective,
+    Partial,
     Posterior,
+    Scored,
     class_cotangents,
     posterior,
+    total_norms,
     unit_sized,
 )
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._schemes.table import TABLE
 
 # What it takes to start one tapped operation, in floating-point operations of a forward pass: about
 # 2.5 ms beside a pull-back at 60 GFLOP/s of those on one core; a GPU starts no faster.

@@ -16,13 +16,17 @@ from torch.func import vjp
 from fastgradnorm._engine.linear_taps import LinearTaps, Read
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._operations.numbers import count
-from fastgradnorm._operations.rules import Joint, Rule
-from fastgradnorm._operations.single_level import current_level
-from fastgradnorm._operations.tensor_sketch import ParameterMap, choose_form, inverse, scratch
+from fastgradnorm._model import Batch, Passage, Subject
+from fastgradnorm._operations import (
+    Joint,
+    ParameterMap,
+    Rule,
+    choose_form,
+    count,
+    current_level,
+    inverse,
+    scratch,
+)
 
 Cotangent = Callable[[Tensor], tuple[Tensor, Tensor]]
 _Vjp = tuple[Tensor, Callable[..., tuple[Tensor, Tensor]]]

@@ -13,11 +13,8 @@ from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import Tapping, tap_parameter
 from fastgradnorm._engine.timing import Clock
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._operations.rules import joint_sq_norm
+from fastgradnorm._model import Batch, Passage, Pieces, Subject
+from fastgradnorm._operations import joint_sq_norm
 
 _Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
 _PullBack = Callable[..., tuple[_Primals]]

@@ -19,16 +19,9 @@ from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model.handed import constant
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.standins import StandIns
-from fastgradnorm._model.views import Piece, Pieces
-from fastgradnorm._model.watch import PlanChangedError, Watch
-from fastgradnorm._operations import table
-from fastgradnorm._operations.numbers import numbers
-from fastgradnorm._operations.rules import Joint
-from fastgradnorm._operations.single_level import SingleLevel, current_level, unwrap, wrap
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import Passage, Piece, Pieces, PlanChangedError, StandIns, Watch, constant
+from fastgradnorm._operations import Joint, SingleLevel, current_level, numbers, table, unwrap, wrap
+from fastgradnorm._process import is_out_of_memory
 
 
 def tap(level: int | None, *inputs: Any) -> Tensor:

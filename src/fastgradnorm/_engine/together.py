@@ -13,12 +13,8 @@ from torch import Tensor
 
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Passage
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._model.views import Pieces
-from fastgradnorm._model.watch import READING, PlanChangedError
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import READING, Batch, Passage, Pieces, PlanChangedError, Subject
+from fastgradnorm._process import is_out_of_memory
 
 
 class Head(NamedTuple):

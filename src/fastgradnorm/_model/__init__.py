@@ -1,1 +1,51 @@
 """The caller's model and batches, watched while it runs."""
+
+from fastgradnorm._model.batches import Batch, Reader, as_batch
+from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
+from fastgradnorm._model.chance import check_repeatable
+from fastgradnorm._model.declared import meaning_of_loss
+from fastgradnorm._model.given import Given
+from fastgradnorm._model.handed import constant
+from fastgradnorm._model.mixing import check_unmixed
+from fastgradnorm._model.origin import Origins, behind
+from fastgradnorm._model.passage import Passage, Settings
+from fastgradnorm._model.record import Recorder, Use
+from fastgradnorm._model.shadow import Mold, tensor_attributes
+from fastgradnorm._model.standins import StandIns, same
+from fastgradnorm._model.subject import Subject, extract
+from fastgradnorm._model.substitution import Swapping, Unharmed
+from fastgradnorm._model.views import Piece, Pieces
+from fastgradnorm._model.watch import READING, PlanChangedError, Watch
+
+__all__ = [
+    "READING",
+    "Batch",
+    "Branches",
+    "DivergentControlFlowError",
+    "Foreseen",
+    "Given",
+    "Mold",
+    "Origins",
+    "Passage",
+    "Piece",
+    "Pieces",
+    "PlanChangedError",
+    "Reader",
+    "Recorder",
+    "Settings",
+    "StandIns",
+    "Subject",
+    "Swapping",
+    "Unharmed",
+    "Use",
+    "Watch",
+    "as_batch",
+    "behind",
+    "check_repeatable",
+    "check_unmixed",
+    "constant",
+    "extract",
+    "meaning_of_loss",
+    "same",
+    "tensor_attributes",
+]

@@ -14,7 +14,7 @@ from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
 from fastgradnorm._model.raw import constants, plain, refusal, withheld
 from fastgradnorm._model.sizes import batch_size, is_shared_graph
-from fastgradnorm._schemes.losses import Labels
+from fastgradnorm._schemes import Labels
 from fastgradnorm._validate import fail, fail_type
 
 

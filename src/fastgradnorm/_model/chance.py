@@ -12,7 +12,7 @@ from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
-from fastgradnorm._process.states import random_states, same_random_states
+from fastgradnorm._process import random_states, same_random_states
 from fastgradnorm._validate import type_name
 
 # Runs that must agree where random numbers are drawn.

@@ -13,7 +13,7 @@ from fastgradnorm_kernels.levels import outside
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations import tensors_in
 
 # fmt: off
 _CASTS = frozenset({

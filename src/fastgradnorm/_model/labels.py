@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fastgradnorm._model.opened import Opened, opened
-from fastgradnorm._schemes.losses import Labels, check_target, find_target
+from fastgradnorm._schemes import Labels, check_target, find_target
 from fastgradnorm._validate import type_name
 
 _KEYS = ("labels", "label")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fastgradnorm._model.watch import FACTORIES
-from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations import tensors_in
 
 
 class Origins:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._model.labels import Item
-from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations import tensors_in
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.losses import find_target, takes_logits
+from fastgradnorm._schemes import find_target, takes_logits
 from fastgradnorm._validate import fail, type_name
 
 _DECLARED = "problem_type"

@@ -14,9 +14,7 @@ from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import Watch, mixing_error, takes_statistics
-from fastgradnorm._operations import table
-from fastgradnorm._operations.arguments import tensors_in
-from fastgradnorm._operations.rules import Rule
+from fastgradnorm._operations import Rule, table, tensors_in
 
 # fmt: off
 _SAME_VALUES = frozenset({

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations import tensors_in
 
 # fmt: off
 IN_PLACE = frozenset({

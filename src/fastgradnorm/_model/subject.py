@@ -15,7 +15,7 @@ from fastgradnorm._model.own_loss import sample_loss, undeclared
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
 from fastgradnorm._options import Options
-from fastgradnorm._process.states import models_in_use, random_states, same_random_states
+from fastgradnorm._process import models_in_use, random_states, same_random_states
 from fastgradnorm._validate import check_model, fail, type_name
 
 

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._model.standins import StandIns
-from fastgradnorm._operations.arguments import tensors_in
-from fastgradnorm._operations.losses import FORMS
+from fastgradnorm._operations import FORMS, tensors_in
 
 _MISREAD = frozenset({F.batch_norm, F.instance_norm})
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})

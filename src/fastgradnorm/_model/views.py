@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations import tensors_in
 
 # fmt: off
 _VIEWS = frozenset({

@@ -17,9 +17,7 @@ from fastgradnorm._model.layout import check_memory
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
-from fastgradnorm._operations import table
-from fastgradnorm._operations.arguments import tensors_in
-from fastgradnorm._operations.single_level import autocast_dtype
+from fastgradnorm._operations import autocast_dtype, table, tensors_in
 
 _BRANCHES = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}

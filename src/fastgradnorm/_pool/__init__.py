@@ -1,1 +1,32 @@
 """A pool: which samples, on which ranks, resumed from where."""
+
+from fastgradnorm._pool.columns import Columns
+from fastgradnorm._pool.datasets import as_loader, is_dataset
+from fastgradnorm._pool.identity import digest
+from fastgradnorm._pool.ledger import Part
+from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
+from fastgradnorm._pool.order import Placement
+from fastgradnorm._pool.provenance import provenance
+from fastgradnorm._pool.run import Run, score_verified
+from fastgradnorm._pool.samples import make_pool
+from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._pool.start import make_engine, start
+
+__all__ = [
+    "Columns",
+    "Part",
+    "Placement",
+    "Run",
+    "SharedRun",
+    "as_loader",
+    "can_be_indexed",
+    "check_loader",
+    "digest",
+    "is_dataset",
+    "made_anew",
+    "make_engine",
+    "make_pool",
+    "provenance",
+    "score_verified",
+    "start",
+]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgradnorm._pool.checkpoint import Entry
 from fastgradnorm._pool.gather import Sizes
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._schemes import Scored
 
 
 @dataclass

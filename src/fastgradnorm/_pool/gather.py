@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.given import Given
+from fastgradnorm._engine import Engine
+from fastgradnorm._model import Batch, Given
 from fastgradnorm._pool.trimming import by_length, is_harmless, stretches
-from fastgradnorm._process.states import autograd_ready, tensors_ready
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.witness import Witness
+from fastgradnorm._process import autograd_ready, tensors_ready
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Witness
 
 # A window is so many chunks of the first shape, and about so many samples at least and at most.
 _CHUNKS, _LEAST, _SAMPLES = 32, 512, 1 << 12

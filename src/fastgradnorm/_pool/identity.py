@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._version import __version__
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.witness import Look
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Look
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgradnorm._errors import RankFailedError
-from fastgradnorm._model.shadow import Mold
+from fastgradnorm._model import Mold
 from fastgradnorm._pool.identity import likeness, tensor_digests
 from fastgradnorm._pool.shares import Share, share
 

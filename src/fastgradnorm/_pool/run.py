@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.batches import Batch, Reader
+from fastgradnorm._engine import Engine
+from fastgradnorm._model import Batch, Reader
 from fastgradnorm._pool.gather import Gathering, score_one
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
@@ -18,11 +18,9 @@ from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._pool.store import Store
-from fastgradnorm._process import heap
-from fastgradnorm._process.states import autograd_ready, tensors_ready
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.findings import Finding, Findings
-from fastgradnorm._witness.witness import Witness
+from fastgradnorm._process import autograd_ready, heap, tensors_ready
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Finding, Findings, Witness
 
 
 class _Taken(NamedTuple):

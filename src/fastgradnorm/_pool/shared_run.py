@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._engine import Engine
+from fastgradnorm._model import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.progress import progress_bar
@@ -17,9 +17,8 @@ from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Run, union
 from fastgradnorm._pool.samples import Pool, make_pool
 from fastgradnorm._pool.shares import Share, whole_pool
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.findings import Findings
-from fastgradnorm._witness.record import Record
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Findings, Record
 
 
 class _Told(NamedTuple):

@@ -6,16 +6,14 @@ from typing import Any
 from fastgradnorm_kernels import resolve_backend
 from torch import nn
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.outcome import Outcome
-from fastgradnorm._engine.timing import Clock
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._engine import Clock, Engine, Outcome
+from fastgradnorm._model import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._process.states import autograd_ready
+from fastgradnorm._process import autograd_ready
 from fastgradnorm._validate import fail
 
 

@@ -9,17 +9,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.chunks import Limits
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.passage import Settings
+from fastgradnorm._engine import Engine, Limits
+from fastgradnorm._model import Batch, Settings
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
 from fastgradnorm._pool.earlier import Earlier, earlier
 from fastgradnorm._pool.gather import Gathering
 from fastgradnorm._pool.order import in_words
-from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._schemes.scored import Scored
-from fastgradnorm._witness.findings import Findings
+from fastgradnorm._process import autograd_ready
+from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Findings
 
 
 class Store:

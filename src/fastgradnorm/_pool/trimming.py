@@ -11,11 +11,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.given import Given
-from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._witness.padding import same_without
+from fastgradnorm._engine import Engine
+from fastgradnorm._model import Batch, Given
+from fastgradnorm._process import autograd_ready
+from fastgradnorm._witness import same_without
 
 _STEP = 32  # lengths are multiples of it
 _TRIED = 4  # samples whose logits are compared

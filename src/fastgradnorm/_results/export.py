@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgradnorm._selection.by_score import select
+from fastgradnorm._selection import select
 from fastgradnorm._validate import check_bool, fail, fail_type
 from fastgradnorm.atomic import replacing
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._results import export
-from fastgradnorm._selection.by_score import Strategy, select
+from fastgradnorm._selection import Strategy, select
 from fastgradnorm.atomic import replacing
 
 _FORMAT = 1

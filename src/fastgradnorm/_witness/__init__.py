@@ -1,1 +1,23 @@
 """Verification by the caller's own model, called as they call it; what the numbers say."""
+
+from fastgradnorm._witness.findings import Finding, Findings
+from fastgradnorm._witness.own_call import OwnModel
+from fastgradnorm._witness.padding import same_without
+from fastgradnorm._witness.record import Record
+from fastgradnorm._witness.rounding import movement, tolerance
+from fastgradnorm._witness.scores import ALIKE, judge_scores
+from fastgradnorm._witness.witness import Look, Witness
+
+__all__ = [
+    "ALIKE",
+    "Finding",
+    "Findings",
+    "Look",
+    "OwnModel",
+    "Record",
+    "Witness",
+    "judge_scores",
+    "movement",
+    "same_without",
+    "tolerance",
+]

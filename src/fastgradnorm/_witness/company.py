@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._model.batches import Batch
+from fastgradnorm._model import Batch
 from fastgradnorm._validate import type_name
 from fastgradnorm._witness.own_call import OwnModel
 

@@ -1,6 +1,6 @@
 """What a model declares its outputs to be, beside what they are scored as."""
 
-from fastgradnorm._model.subject import Subject
+from fastgradnorm._model import Subject
 from fastgradnorm._witness.findings import Finding
 
 _WORDS = {

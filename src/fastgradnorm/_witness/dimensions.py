@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastgradnorm._engine.plan import Plan
-from fastgradnorm._model.batches import Batch
+from fastgradnorm._engine import Plan
+from fastgradnorm._model import Batch
 from fastgradnorm._witness.findings import Finding
 
 _CURE = (

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.labelled import loss_size
-from fastgradnorm._schemes.objective import uniform_numbers
-from fastgradnorm._schemes.table import TABLE
+from fastgradnorm._schemes import TABLE, loss_size, uniform_numbers
 from fastgradnorm._witness.known import known_label
 
 # Of the norms, by the definition; those of schemes that were added are the table's.

@@ -7,11 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.plan import make_plan
+from fastgradnorm._engine import Engine, make_plan
 from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._model import Batch
+from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.company import differ
 from fastgradnorm._witness.formulas import Asked, asked
 from fastgradnorm._witness.logits import check_rows, seen_logits

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._options import Options
-from fastgradnorm._schemes.losses import settled
+from fastgradnorm._schemes import settled
 
 
 def known_label(

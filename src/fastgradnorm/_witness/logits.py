@@ -4,14 +4,14 @@ import warnings
 
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine import Engine
 from fastgradnorm._errors import (
     NOT_THE_MODELS,
     BatchDependenceWarning,
     UnsupportedModelError,
     VerificationError,
 )
-from fastgradnorm._model.batches import Batch
+from fastgradnorm._model import Batch
 from fastgradnorm._witness.company import differ, mixing_layer
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._errors import NOT_THE_MODELS, BatchDependenceWarning, UnsupportedModelError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import Batch
+from fastgradnorm._process import is_out_of_memory
 from fastgradnorm._witness.company import differ, mixing_layer
 from fastgradnorm._witness.own_call import OwnModel
 

@@ -4,11 +4,10 @@ What outputs and inputs say is read from plain calls on some samples of the firs
 from the logits that scores are made of. What is found is told, and changes no score.
 """
 
-from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._schemes.objective import make_objective
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._model import Batch
+from fastgradnorm._schemes import Scored, make_objective
 from fastgradnorm._witness.declaration import declaration
 from fastgradnorm._witness.dimensions import class_dimension
 from fastgradnorm._witness.findings import Finding, Findings

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._model.substitution import Unharmed
+from fastgradnorm._model import Unharmed
 
 _SETTERS = frozenset({"__set__", "__delete__", "__setitem__"})
 

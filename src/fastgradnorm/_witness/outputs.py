@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgradnorm._model.subject import Subject, extract
+from fastgradnorm._model import Subject, extract
 from fastgradnorm._witness.findings import Finding
 from fastgradnorm._witness.graph import comes_from, parameters_behind
 from fastgradnorm._witness.probe import Seen, with_graph

@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.shadow import tensor_attributes
-from fastgradnorm._model.standins import same
-from fastgradnorm._model.subject import Subject, extract
-from fastgradnorm._model.substitution import Swapping
-from fastgradnorm._process.states import models_in_use, put_back_random_states
+from fastgradnorm._model import Batch, Subject, Swapping, extract, same, tensor_attributes
+from fastgradnorm._process import models_in_use, put_back_random_states
 from fastgradnorm._validate import fail
 from fastgradnorm._witness.held import Held
 from fastgradnorm._witness.noting import ChangesItself, Noting

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from fastgradnorm._engine.engine import Engine
+from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._process.memory import is_out_of_memory
+from fastgradnorm._model import Batch
+from fastgradnorm._process import is_out_of_memory
 from fastgradnorm._witness.company import differ
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.rounding import tolerance

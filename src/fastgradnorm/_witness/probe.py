@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject, extract
-from fastgradnorm._model.substitution import Swapping
+from fastgradnorm._model import Batch, Subject, Swapping, extract
 
 # Units in the last place by which a row of a batch may differ from the same sample alone.
 _ROUNDING = 1 << 12

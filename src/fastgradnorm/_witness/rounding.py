@@ -15,11 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject, extract
-from fastgradnorm._model.substitution import Swapping
-from fastgradnorm._operations.numbers import in_double, model_in_double
+from fastgradnorm._engine import Engine
+from fastgradnorm._model import Batch, Subject, Swapping, extract
+from fastgradnorm._operations import in_double, model_in_double
 from fastgradnorm._options import Options
 
 Mover = Callable[[Tensor], Tensor]

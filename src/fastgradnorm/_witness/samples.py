@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.plan import Plan
-from fastgradnorm._model.batches import Batch
+from fastgradnorm._engine import Plan
+from fastgradnorm._model import Batch
 
 _MOST = 8  # batches or plans after the first, with `verify="sampled"`
 _FIRST = 8  # no batch before this one is drawn: the first one has just been looked at

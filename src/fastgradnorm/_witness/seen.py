@@ -5,13 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.passes import Passes
-from fastgradnorm._engine.plain import PlainPass
-from fastgradnorm._engine.plan import Plan, make_plan
-from fastgradnorm._engine.tapped import TappedPass
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.subject import Subject
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._engine import Passes, PlainPass, Plan, TappedPass, make_plan
+from fastgradnorm._model import Batch, Subject
+from fastgradnorm._schemes import Scored
 
 
 class Seen:

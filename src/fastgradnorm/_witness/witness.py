@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine import Engine, Plan
 from fastgradnorm._errors import NOT_THE_MODELS, SlowPathWarning
-from fastgradnorm._model.batches import Batch
-from fastgradnorm._process.memory import is_out_of_memory
-from fastgradnorm._process.states import autograd_ready
-from fastgradnorm._schemes.scored import Scored
+from fastgradnorm._model import Batch
+from fastgradnorm._process import autograd_ready, is_out_of_memory
+from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.gradients import Comparison
 from fastgradnorm._witness.logits import agree, check_rows, seen_logits
 from fastgradnorm._witness.loss import check_company

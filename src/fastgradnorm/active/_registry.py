@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastgradnorm import SCHEMES
-from fastgradnorm._selection.names import names
-from fastgradnorm._selection.table import TABLE
+from fastgradnorm._selection import TABLE, names
 from fastgradnorm.active import _strategies as s
 from fastgradnorm.active._context import Context
 

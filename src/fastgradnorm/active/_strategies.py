@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 import fastgradnorm
-from fastgradnorm._selection.embedding import Embedding, Outer, Rows, nearest_sq_distances
-from fastgradnorm._selection.k_center import k_center
-from fastgradnorm._selection.kmeans_pp import kmeans_pp
+from fastgradnorm._selection import (
+    Embedding,
+    Outer,
+    Rows,
+    k_center,
+    kmeans_pp,
+    nearest_sq_distances,
+)
 from fastgradnorm.active._context import Context
 from fastgradnorm.active._outputs import Outputs, outputs
 
