@@ -254,10 +254,13 @@ def make():
 
 def test_interrupted_it_goes_on_where_it_was(run, folder):
     (folder / "slow_model.py").write_text(SLOW)
+    # More than are held back to be put together into one pass.
+    images = np.random.default_rng(0).random((20_000, 3, 8, 8), dtype=np.float32)
+    np.save("many.npy", images)
     # Python hears an interrupt only where it was not told, as in the background of a shell, not to.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", f"{heard}from fastgradnorm.cli import main; main()"]
-    command += ["score", "slow_model:make", "pool", "--batch-size", "1"]
+    command += ["score", "slow_model:make", "many.npy", "--batch-size", "50"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     checkpoint = folder / "scores.csv.checkpoint"
 
@@ -273,10 +276,10 @@ def test_interrupted_it_goes_on_where_it_was(run, folder):
     assert "the same command goes on" in told
     assert checkpoint.exists()
     assert not (folder / "scores.csv").exists()
-    other = run("score", "their_model:make", "pool", "--batch-size", 1)
+    other = run("score", "their_model:make", "many.npy", "--batch-size", 50)
     assert (other.code, "--no-resume" in other.err) == (2, True)
     again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
     resumed = (folder / "scores.csv").read_text()
-    assert run("score", "slow_model:make", "pool", "--batch-size", 1, "--no-resume").code == 0
+    assert run("score", "slow_model:make", "many.npy", "--batch-size", 50, "--no-resume").code == 0
     assert (folder / "scores.csv").read_text() == resumed

@@ -45,6 +45,7 @@ class Engine:
     Attributes:
         also: What makes the scores that take a pass of their own, if there are some.
         loop_reason: Why samples are run one by one, if they are.
+        singles: Whether the caller's batches are of one sample each, put together here.
         noticed: Is told of each plan that is made, with the samples it was made for.
     """
 
@@ -62,6 +63,7 @@ class Engine:
         self.also: Engine | None = None
         self.passes = Passes(subject, Settings(options.backend), self.chunks, clock)
         self.loop_reason: str | None = None
+        self.singles = False
         self.noticed: Callable[[Plan, Batch], None] | None = None
         self._spread_tried = False
         self._plans: dict[Any, list[Plan]] = {}
@@ -131,6 +133,9 @@ class Engine:
             return self._loop(batch, error) if self._spread_tried else self._spread(batch, error)
         alone = values.is_floating_point() and 2 < len(values) == len(batch)
         if alone or len(group) < len(batch):  # the latter: rounding decides the branch
+            if self.singles:
+                rows = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
+                return Scored.join([self._split(row) for row in rows])
             return self._loop(batch, None)
         parts = [(group == value).nonzero()[:, 0] for value in range(len(values))]
         order = torch.cat(parts).argsort()

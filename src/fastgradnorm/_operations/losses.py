@@ -43,7 +43,8 @@ def cross_entropy(
     each = F.softplus(gap.logsumexp(-1))
     share = valid.to(each.dtype)
     if weight is not None:
-        share = share * weight.to(each.dtype)[label.squeeze(-1)]
+        chosen = weight.to(each.dtype).index_select(0, label.flatten())  # vmap has no 0-d index
+        share = share * chosen.reshape(target.shape)
     each = torch.where(valid, each * share, 0.0)
     if reduction == "sum":
         each = each.sum()

@@ -129,6 +129,9 @@ class Gathering:
 
     def add(self, batch: Batch) -> Iterator[Scored]:
         """Yields scores of all samples up to one after which none waits, in order."""
+        if self.number == 0:
+            self.engine.singles = True
+        self.engine.singles &= len(batch) <= 1
         lengths = by_length(batch) if self._gathers and len(batch) else None
         if lengths is not None and self.sizes.trims is None:
             asked = self.witness.record is not None
