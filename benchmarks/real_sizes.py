@@ -140,7 +140,7 @@ def main(
     for name in cases or list(CASES):
         for count in classes or [10]:
             setting = Setting(CASES[name], count, batch or BATCHES.get(name, 8))
-            rows = _rows(setting, seconds, cap=60.0)
+            rows = _rows(setting, seconds, cap=20.0)
             failed |= _told(rows, folder)
     return failed
 
