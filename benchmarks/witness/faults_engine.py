@@ -93,7 +93,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/together.py", "dropped guard",
-        "    if not same and not torch.allclose(logits, made.reshape(logits.shape), equal_nan=True):\n        return None  # more than this layer made them, or its rows are in another order\n", "",
+        "    if not same and not torch.allclose(logits, made, equal_nan=True):\n        return None  # more than this layer made them, or its rows are in another order\n", "",
         "models that sort a batch on the way get the features of other samples",
     ),
     Fault(

@@ -87,8 +87,7 @@ def head_together(
         return None
     if given.numel() != count * inputs or made.numel() != count * outputs:
         return None
-    if not same and not torch.allclose(
-        logits, made.reshape(logits.shape).to(logits.dtype), equal_nan=True
-    ):
+    made = made.reshape(logits.shape).to(logits.dtype)
+    if not same and not torch.allclose(logits, made, equal_nan=True):
         return None  # more than this layer made them, or its rows are in another order
     return Head(logits, given.reshape(count, inputs))
