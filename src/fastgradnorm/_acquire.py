@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices
+from fastgradnorm._errors import NoSingleHeadError
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
@@ -151,8 +152,8 @@ def _told_of_default(chosen: bool) -> Iterator[None]:
     """Where the last layer is what scores are of by default, tells what to ask for instead."""
     try:
         yield
-    except ValueError as error:
-        if chosen or not str(error).startswith("`params` must not be 'last_layer'"):
+    except NoSingleHeadError as error:
+        if chosen:
             raise
         raise ValueError(
             "`params` must be given for a model in which no single layer makes the logits: by "

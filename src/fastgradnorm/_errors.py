@@ -19,6 +19,14 @@ class UnsupportedModelError(ValueError):
     """A layer gives samples no gradient of their own: it mixes them, or draws random numbers."""
 
 
+class LossError(ValueError):
+    """A loss, or the labels that it is given, cannot be used; raised within a model's run."""
+
+
+class NoSingleHeadError(ValueError):
+    """No single layer made the logits, so that there is no last layer."""
+
+
 class NonFiniteScoreError(ValueError):
     """Some scores are NaN or infinite. Nothing is lost: the whole pool was scored.
 

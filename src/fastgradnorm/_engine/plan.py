@@ -17,7 +17,7 @@ from fastgradnorm._engine.footprint import (
     scratch_elements,
     transient_elements,
 )
-from fastgradnorm._errors import CoverageError, UnsupportedModelError
+from fastgradnorm._errors import CoverageError, LossError, NoSingleHeadError, UnsupportedModelError
 from fastgradnorm._model import (
     Batch,
     Origins,
@@ -185,13 +185,13 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             # `torch.func` forbids hooks: a model that takes derivatives by it runs without.
             return _record(subject, batch, measured=False)
         if subject.in_loss:
-            if str(error).startswith(("`loss`", "`target`")):
+            if isinstance(error, LossError):
                 raise
             raise ValueError(
                 "`loss` must run on what the model returns for one sample, and that sample's part "
                 f"of the batch. It failed: {type(error).__name__}: {error}"
             ) from error
-        if str(error).startswith(("`loss`", "`target`")):
+        if isinstance(error, LossError):
             raise  # of a model that is given labels
         given = ", ".join(type_name(x) for x in inputs)
         raise ValueError(
@@ -257,7 +257,7 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
     use, exact = run.recorder.source(run.head)
     if use is None or use.rule is None or not use.slots:
         made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
-        raise ValueError(
+        raise NoSingleHeadError(
             "`params` must not be 'last_layer' where no single layer produced the logits. They "
             f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."
         )

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastgradnorm._errors import LossError
 from fastgradnorm._model.labels import Item
 from fastgradnorm._operations import tensors_in
 from fastgradnorm._options import Options
@@ -32,7 +33,7 @@ class _Reading(TorchFunctionMode):
     ) -> Any:
         for tensor in tensors_in(args, kwargs or {}):
             if id(tensor) in self._constants and getattr(func, "__name__", "") != "__get__":
-                raise ValueError(
+                raise LossError(
                     "`loss` must read what holds one entry a sample. It read "
                     f"`batch{self._constants[id(tensor)]}`, {type_name(tensor)}, which does not. "
                     "Give constants to the loss itself: a closure, or `functools.partial`."
@@ -64,13 +65,13 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
     except (IndexError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise
-        raise ValueError(
+        raise LossError(
             "`loss` must be given labels within the model's classes. One is out of range: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
         got = type_name(found)
-        raise ValueError(
+        raise LossError(
             f"`loss` must be a function that returns one number, a floating-point tensor, for one "
             f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgradnorm._errors import LossError
 from fastgradnorm._schemes.posterior import label_cotangents, posterior
 from fastgradnorm._validate import fail, fail_type
 
@@ -73,7 +74,7 @@ def find_target(raw: Any, target: Target | None) -> Any:
         try:
             return raw[target]
         except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(
+            raise LossError(
                 f"`target` must be a key or position of the batch. Got {target!r}; the batch "
                 f"is {_described(raw)}. Pass a function of the batch for other places."
             ) from error
@@ -84,11 +85,11 @@ def find_target(raw: Any, target: Target | None) -> Any:
         if len(found) == 1:
             return raw[found[0]]
         if found:
-            raise ValueError(
+            raise LossError(
                 "`target` must say which are the labels. Got none for a batch with both "
                 "'labels' and 'label'. Pass `target='labels'`, or the other."
             )
-    raise ValueError(
+    raise LossError(
         f"`target` must say where the labels are. Got none for a batch that is {_described(raw)}: "
         "only of two things the second, and of a mapping 'labels' or 'label', is taken for them. "
         "Pass a key or position, or a function of the batch."
