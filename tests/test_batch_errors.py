@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -110,3 +111,33 @@ class TestMask:
         model = nn.Conv2d(1, 3, 3, padding=1)
         with pytest.raises((TypeError, ValueError), match=r"`mask` must .*Got"):
             scores(model, [torch.ones(2, 1, 3, 3)], scheme="entropy", mask=mask)
+
+
+class TestArrays:
+    """Batches of NumPy's arrays are what tensors of the same numbers are."""
+
+    @pytest.mark.parametrize("score", [score_pool, naive_score_pool])
+    @pytest.mark.parametrize("dtype", ["f4", "f8", ">f8"])
+    def test_of_numbers(self, score, dtype):
+        x, model = torch.randn(6, 10), MLP()
+        array = x.numpy().astype(dtype)
+        array.flags.writeable = False
+        expected = score(model, [x])
+        for batch in (array, (array, np.arange(6)), [array, ["a"] * 6], {"x": array}):
+            assert torch.equal(score(model, [batch]), expected)
+        assert torch.equal(score(model, [array[:4], array[4:]]), expected)
+
+    def test_keep_what_a_wide_model_takes(self):
+        x = np.random.default_rng(0).standard_normal((3, 10))
+        model = MLP().double()
+        assert torch.equal(scores(model, [x]), scores(model, [torch.from_numpy(x)]))
+
+    def test_of_labels_are_read_by_a_loss(self):
+        x, y, model = torch.randn(6, 10), torch.arange(6) % 3, MLP()
+        expected = scores(model, [(x, y)], loss="cross_entropy")
+        assert torch.equal(scores(model, [(x.numpy(), y.numpy())], loss="cross_entropy"), expected)
+
+    @pytest.mark.parametrize("kind", ["U", "O", "M8[s]"])
+    def test_of_something_else_are_refused(self, kind):
+        with pytest.raises(TypeError, match=r"`loader` must be .*Arrays must hold numbers"):
+            scores(loader=[np.zeros((2, 3), kind)])

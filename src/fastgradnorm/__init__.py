@@ -6,6 +6,8 @@ from fastgradnorm._acquire import acquire
 from fastgradnorm._directions import gradient_dots, mean_gradient
 from fastgradnorm._engine import Explanation
 from fastgradnorm._errors import (
+    ArgumentError,
+    ArgumentTypeError,
     BatchDependenceWarning,
     CoverageError,
     DoubtfulScoresWarning,
@@ -30,6 +32,8 @@ from fastgradnorm._version import __version__
 __all__ = [
     "LABELLED_SCHEMES",
     "SCHEMES",
+    "ArgumentError",
+    "ArgumentTypeError",
     "BatchDependenceWarning",
     "CoverageError",
     "DoubtfulScoresWarning",

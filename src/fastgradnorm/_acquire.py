@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices
-from fastgradnorm._errors import NoSingleHeadError
+from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices, without_iterator
+from fastgradnorm._errors import ArgumentError, NoSingleHeadError
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
@@ -55,8 +55,8 @@ def acquire(
             mappings what the model takes; labels are never read.
         k: How many to choose.
         labelled: What has labels already: indices of the pool, which are not chosen again (any
-            collection or array of integers, or a mapping from them, such as to labels), or a loader
-            or dataset of other samples, of which the inputs are read. None, or none: nothing.
+            collection, iterator or array of integers, or a mapping from them, as to labels), or a
+            loader or dataset of other samples, whose inputs are read. None, or none: nothing.
         strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
             `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
             `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,
@@ -103,6 +103,7 @@ def acquire(
     max_per_group = check_groups(groups, max_per_group)
     if max_similarity is not None:
         check_number("max_similarity", max_similarity, above=0)
+    labelled = without_iterator(labelled)
     known = labelled_indices(labelled)
     what = in_space(named(strategy), space)
     asked = _options(what, {**options, "seed": seed})
@@ -155,11 +156,12 @@ def _told_of_default(chosen: bool) -> Iterator[None]:
     except NoSingleHeadError as error:
         if chosen:
             raise
-        raise ValueError(
+        raise ArgumentError(
             "`params` must be given for a model in which no single layer makes the logits: by "
             "default scores are of the last layer. Use `params='all', space='sketch'`, which looks "
             "at all parameters, or `params='all'` with a strategy by score or prediction, such as "
-            f"'margin'. {error}"
+            f"'margin'. {error}",
+            "params",
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Which samples of a pool may be chosen: what is labelled, and groups of samples."""
 
+import itertools
 import math
 import operator
 from collections.abc import Mapping, Sequence, Set, Sized, ValuesView
@@ -13,7 +14,22 @@ from torch.utils.data import DataLoader, Dataset
 from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
+_NO_BATCH = (str, bytes, float, bool)
 _WHAT = "indices of the pool, or a loader or dataset of other samples"
+
+
+def without_iterator(labelled: Any) -> Any:
+    """The same, where it can be read only once: a list of indices, or batches from the first on.
+
+    Raises:
+        TypeError: If the first is neither an index nor a batch.
+    """
+    if not hasattr(labelled, "__next__") or isinstance(labelled, DataLoader):
+        return labelled
+    for first in labelled:
+        whole = itertools.chain([first], labelled)
+        return list(whole) if _is_index(first) or isinstance(first, _NO_BATCH) else whole
+    return None
 
 
 def labelled_indices(labelled: Any) -> Tensor | None:
@@ -34,7 +50,7 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     if not isinstance(labelled, (Sequence, Set, ValuesView, Mapping)):
         return None
     first = next(iter(labelled), None)
-    if isinstance(first, (str, bytes, float, bool)) and not isinstance(labelled, Mapping):
+    if isinstance(first, _NO_BATCH) and not isinstance(labelled, Mapping):
         raise TypeError(f"`labelled` must be {_WHAT}. Got {first!r} at place 0.")
     if first is not None and not _is_index(first):
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._engine import Norms, Passes, Plan, logits_and_features, make_plan, of_one
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
@@ -144,10 +145,11 @@ class _Everything(Norms):
         with torch.no_grad():
             found = predictions(logits, valid, likelihood, wants.classes)
         if wants.single and "residuals" not in found:
-            raise ValueError(
+            raise ArgumentError(
                 f"`strategy` must be one that takes several labels a sample. Got "
                 f"{wants.strategy!r}, which takes one, and logits {list(plan.logits_shape)} of "
-                "each sample. Use 'herding' or 'diverse'."
+                "each sample. Use 'herding' or 'diverse'.",
+                "strategy",
             )
         return {**found, "features": features} if wants.features else found
 
@@ -161,9 +163,10 @@ class _Everything(Norms):
             try:
                 self._names[id(plan)] = make_plan(self._head, batch).names
             except ValueError as error:
-                raise ValueError(
+                raise ArgumentError(
                     f"`strategy` {self._wants.strategy!r} looks at what the last layer is given, "
                     "which cannot be told here. Use `space='sketch'`, or a strategy by score such "
-                    f"as 'gumbel'. {error}"
+                    f"as 'gumbel'. {error}",
+                    "strategy",
                 ) from error
         return self._names[id(plan)]

@@ -1,5 +1,7 @@
 """A pool that is chosen from, read: what of it may be chosen, and what is labelled already."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from fastgradnorm._candidates import check_indices
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._gather import Gathered, Wants, gather
 from fastgradnorm._options import Options
 from fastgradnorm._pool import can_be_indexed, made_anew
@@ -59,7 +62,8 @@ def read_pool(
     Raises:
         ValueError: If `known` does not fit the pool.
     """
-    gathered = gather(model, loader, asked, wants)
+    with _called("pool"):
+        gathered = gather(model, loader, asked, wants)
     places = gathered.scores.indices
     places = torch.arange(len(gathered.scores)) if places is None else places
     size = gathered.scores.provenance["samples"]["dataset"]
@@ -69,7 +73,8 @@ def read_pool(
     before, count = None, None if known is None else len(known)
     points = wants.features or wants.sketch is not None
     if known is None and points:
-        found = gather(model, others, _again(asked), wants)
+        with _called("labelled"):
+            found = gather(model, others, _again(asked), wants)
         before, count = found.columns, len(found.scores)
     elif known is not None:
         check_indices(known, size)
@@ -81,6 +86,18 @@ def read_pool(
         if name in gathered.columns:
             usable &= gathered.columns[name][candidates].isfinite().all(1)
     return Reading(gathered, before, places, candidates[usable], size, count)
+
+
+@contextlib.contextmanager
+def _called(name: str) -> Iterator[None]:
+    """What is wrong with a `loader` is told of the argument that it is."""
+    try:
+        yield
+    except (ArgumentError, ArgumentTypeError) as error:
+        if error.argument == "loader":
+            error.argument = name
+            error.args = (str(error).replace("`loader`", f"`{name}`"),)
+        raise
 
 
 def _first_of_each(places: Tensor) -> Tensor:
@@ -106,9 +123,10 @@ def _of_pool(
     if not len(missing):
         return found
     if not can_be_indexed(loader):
-        raise ValueError(
+        raise ArgumentError(
             "`labelled` must be among the samples that `pool` yields, where it can only be read "
-            f"from its beginning. Got {len(missing)} that are not. Pass them as a loader."
+            f"from its beginning. Got {len(missing)} that are not. Pass them as a loader.",
+            "labelled",
         )
     rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
     more = gather(model, rest, _again(asked), wants).columns

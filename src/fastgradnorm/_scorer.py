@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastgradnorm._engine import Clock, Engine, Explanation, explain, now
-from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._errors import ArgumentError, SlowPathWarning
 from fastgradnorm._keywords import changed, scores_pool, takes_options
 from fastgradnorm._model import as_batch
 from fastgradnorm._options import Options
@@ -203,7 +203,7 @@ class GradNormScorer:
         by_scheme = {scheme: columns.get(f"score {scheme}") for scheme in self.options.schemes}
         known = {scheme: scores for scheme, scores in by_scheme.items() if scores is not None}
         if not known:
-            raise ValueError(_nothing(self.options.subset))
+            raise ArgumentError(_nothing(self.options.subset), "loader")
         if self.options.verify:
             run.findings.add(judge_scores(known, run.findings.has(ALIKE)))
         part_of_it = self.options.subset is not None

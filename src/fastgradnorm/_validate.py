@@ -10,6 +10,8 @@ import torch
 from fastgradnorm_kernels.switches import compiled_from
 from torch import nn
 
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError
+
 
 def type_name(value: object) -> str:
     """The type as a reader knows it: `list of str`, `Tensor int64 [3]`, `dict`."""
@@ -21,15 +23,16 @@ def type_name(value: object) -> str:
     return name
 
 
-def fail(name: str, requirement: str, value: object, advice: str = "") -> ValueError:
+def fail(name: str, requirement: str, value: object, advice: str = "") -> ArgumentError:
     """The error for a wrong value; a tensor is told by its dtype and shape."""
     got = type_name(value) if isinstance(value, torch.Tensor) else repr(value)
-    return ValueError(f"`{name}` must be {requirement}. Got {got}. {advice}".rstrip())
+    return ArgumentError(f"`{name}` must be {requirement}. Got {got}. {advice}".rstrip(), name)
 
 
-def fail_type(name: str, requirement: str, value: object, advice: str = "") -> TypeError:
+def fail_type(name: str, requirement: str, value: object, advice: str = "") -> ArgumentTypeError:
     """The error for a wrong type."""
-    return TypeError(f"`{name}` must be {requirement}. Got {type_name(value)}. {advice}".rstrip())
+    told = f"`{name}` must be {requirement}. Got {type_name(value)}. {advice}"
+    return ArgumentTypeError(told.rstrip(), name)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -117,20 +120,23 @@ def check_model(model: object) -> nn.Module:
             break
         assert isinstance(model, nn.Module)
     if type(model).__name__ in ("FullyShardedDataParallel", "FSDPModule"):
-        raise ValueError(
+        raise ArgumentError(
             "`model` must hold whole parameters. Got one sharded by FSDP. Gather it into a plain "
-            "module first."
+            "module first.",
+            "model",
         )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
+            raise ArgumentError(
                 f"`model` must be plain PyTorch. Got a scripted module at `{name or 'model'}`. "
-                "Pass the module it was made from."
+                "Pass the module it was made from.",
+                "model",
             )
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
+            raise ArgumentError(
                 f"`model` must be initialised. Got the lazy parameter `{name}`. "
-                "Run one batch through it first."
+                "Run one batch through it first.",
+                "model",
             )
     return model

@@ -2,6 +2,7 @@
 
 import array
 import json
+import pickle
 from collections import deque
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from fastgradnorm import GradNormScorer, acquire, score_pool, select
+from fastgradnorm import ArgumentError, GradNormScorer, acquire, score_pool, select
 
 N, LABELLED = 40, [3, 11, 12]
 
@@ -51,6 +52,9 @@ INDICES = {
     "array": lambda: array.array("i", LABELLED),
     "frozenset": lambda: frozenset(LABELLED),
     "column": lambda: Column(LABELLED),
+    "iterator": lambda: iter(LABELLED),
+    "generator": lambda: (i for i in LABELLED),
+    "map": lambda: map(int, ["3", "11", "12"]),
     "unsigned": lambda: np.array(LABELLED, dtype=np.uint8),
     "numbers of NumPy": lambda: [np.int32(i) for i in LABELLED],
 }
@@ -89,6 +93,7 @@ def test_pandas(model, pool):
         TensorDataset(torch.empty(0, 5)),
         Subset(TensorDataset(torch.empty(3, 5)), []),
         DataLoader(Subset(TensorDataset(torch.empty(3, 5)), []), 4),
+        iter(()),
     ],
     ids=lambda nothing: type(nothing).__name__,
 )
@@ -96,6 +101,31 @@ def test_nothing_is_labelled_in_the_first_round(model, pool, nothing):
     expected = acquire(model, pool, 6, progress=False)
     made = acquire(model, pool, 6, labelled=nothing, progress=False)
     assert torch.equal(made.indices, expected.indices)
+
+
+def test_batches_that_are_read_once(model, pool):
+    others = torch.randn(7, 5)
+    expected = acquire(model, pool, 6, labelled=[others], progress=False)
+    made = acquire(model, pool, 6, labelled=(x for x in others.split(3)), progress=False)
+    assert torch.equal(made.indices, expected.indices)
+    assert made.pool["labelled"] == 7
+    with pytest.raises(TypeError, match=r"`labelled` must be indices of the pool.*Got 'a.png'"):
+        acquire(model, pool, 6, labelled=iter(["a.png"]), progress=False)
+
+
+@pytest.mark.parametrize("nothing", [[], (), [torch.empty(0, 5)]], ids=str)
+def test_an_empty_pool_is_called_that(model, nothing):
+    with pytest.raises(ArgumentError, match="`pool` must yield at least one sample") as told:
+        acquire(model, nothing, 2, progress=False)
+    assert told.value.argument == "pool"
+
+
+def test_which_argument_has_a_wrong_batch(model, pool):
+    with pytest.raises(TypeError, match=r"^`pool` must be an iterable of tensors") as told:
+        acquire(model, [["a text"]], 2, progress=False)
+    assert pickle.loads(pickle.dumps(told.value)).argument == "pool"
+    with pytest.raises(TypeError, match=r"^`labelled` must be an iterable of tensors"):
+        acquire(model, pool, 2, labelled=[["a text"]], progress=False)
 
 
 GROUPS = {

@@ -205,3 +205,23 @@ def test_label_studios_export():
     assert found == {"a": "cat", "b": "dog", "d": None, "e": None, "f": box}
     with pytest.raises(ValueError, match="Task 0 has text"):
         label_studio_answers([{"data": {"text": "x"}}])
+
+
+class TestAPoolThatShrinks:
+    def test_what_is_gone_is_not_waited_for(self, tmp_path):
+        first = ask(campaign(tmp_path))
+        kept = [i for i in range(N) if KEYS[i] not in first.keys[2:]]
+        smaller = Campaign(tmp_path, TensorDataset(X[kept]), [KEYS[i] for i in kept])
+        again = ask(smaller)
+        assert (again.id, again.keys, again.waiting) == (1, first.keys[:2], first.keys[:2])
+
+    def test_a_batch_that_is_gone_gives_way_to_the_next(self, tmp_path):
+        first = ask(campaign(tmp_path))
+        kept = [i for i in range(N) if KEYS[i] not in first.keys]
+        smaller = Campaign(tmp_path, TensorDataset(X[kept]), [KEYS[i] for i in kept])
+        second = ask(smaller)
+        assert second.id == 2
+        assert len(second.waiting) == 5
+        assert not {*second.keys} & {*first.keys}
+        assert ask(smaller).waiting == second.waiting
+        assert smaller.tell(first, dict.fromkeys(first.keys, "late")) == 5

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._engine.passes import Passes
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Passage, Pieces, PlanChangedError, Settings, Subject, Watch
 
 # How many dimensions follow the channels of the input; a linear layer has its features last.
@@ -125,10 +126,11 @@ def _seen(
     if not names:
         return logits, logits.new_zeros(0)
     if mode.given is None and mode.other:
-        raise ValueError(
+        raise ArgumentError(
             f"`space` must be 'sketch' for a model whose last layer is `{mode.other}`, of which it "
             "is not known what it is given. Or use a strategy by score or prediction, such as "
-            "'top' or 'margin'."
+            "'top' or 'margin'.",
+            "space",
         )
     if mode.given is None:
         raise PlanChangedError

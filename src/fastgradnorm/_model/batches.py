@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.labels import Item, read_labels
 from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
-from fastgradnorm._model.raw import constants, plain, refusal, withheld
+from fastgradnorm._model.raw import constants, plain, refusal, with_tensors, withheld
 from fastgradnorm._model.sizes import batch_size, is_shared_graph
 from fastgradnorm._schemes import Labels
 from fastgradnorm._validate import fail, fail_type
@@ -105,8 +106,9 @@ class Batch:
 class Reader:
     """Reads the items of one loader, one after the other.
 
-    A tensor is the input; of a tuple or list the first element; a mapping is passed as keywords,
-    without labels; anything else needs `forward`. The first tensor says how many samples there are.
+    A tensor or an array of NumPy's is the input; of a tuple or list the first element; a mapping is
+    passed as keywords, without labels; anything else needs `forward`. The first tensor says how
+    many samples there are.
     Any other whose first dimension is that long holds one entry a sample too; the rest are constant
     and passed as they are. So that a constant does not count as per-sample in a batch that happens
     to be as large, each must be the same thing in every batch.
@@ -130,6 +132,8 @@ class Reader:
     ) -> None:
         self._device, self._forward, self._mask, self._model = device, forward, mask, model
         self._labels = labels
+        parameters = [] if model is None else model.parameters()
+        self._wide = any(parameter.dtype == torch.float64 for parameter in parameters)
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
 
@@ -146,6 +150,7 @@ class Reader:
                 is ambiguous what a sample is.
         """
         plainly = self._forward is None
+        raw = with_tensors(raw, self._wide) if plainly else raw
         inputs, call, rest = plain(raw) if self._forward is None else (raw, self._forward, ())
         found = opened(inputs)
         size = batch_size(found.named, raw, drawn)
@@ -203,11 +208,12 @@ class Reader:
             self._per_sample.add(name)
             return True
         if name in self._per_sample or length == size:
-            raise ValueError(
+            raise ArgumentError(
                 "`loader` must yield tensors that hold one entry a sample in every batch, or in "
                 f"none. Got {list(leaf.shape)} for `batch{name}` of {size} samples, unlike in an "
                 "earlier batch. Give the constant tensors to the model in `forward=lambda model, "
-                "batch: ...`, not in the batch."
+                "batch: ...`, not in the batch.",
+                "loader",
             )
         self._constant[name] = length
         return False

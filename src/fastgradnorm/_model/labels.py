@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.opened import Opened, opened
 from fastgradnorm._schemes import Labels, check_target, find_target
 from fastgradnorm._validate import type_name
@@ -121,10 +122,11 @@ def _check_lists(raw: Any, size: int) -> None:
         inside = part if isinstance(part, (list, tuple)) else ()
         own = [isinstance(each, Mapping) or _is_other(each, size) for each in inside]
         if len(inside) == size and any(own):
-            raise ValueError(
+            raise ArgumentError(
                 "`loader` must yield labels as tensors with one entry a sample. Got a "
                 f"{type_name(part)} for {size} samples. Pad and stack them in the loader's "
-                "collate_fn, or score batches of one sample whose labels are no list."
+                "collate_fn, or score batches of one sample whose labels are no list.",
+                "loader",
             )
 
 

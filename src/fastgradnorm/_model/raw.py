@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -43,6 +44,26 @@ def plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]
     raise refusal(raw, True)
 
 
+def with_tensors(raw: Any, wide: bool) -> Any:
+    """The same batch with tensors in place of NumPy's arrays of numbers.
+
+    Args:
+        raw: What a loader yields; arrays in its lists, tuples and mappings are found.
+        wide: Whether float64, which NumPy makes where nothing else is said, stays; else it becomes
+            PyTorch's default.
+    """
+    if isinstance(raw, np.ndarray) and raw.dtype.kind in "biufc":
+        # Not of the same memory: PyTorch has no arrays that are read-only or of other byte orders.
+        found = torch.from_numpy(raw.astype(raw.dtype.newbyteorder("=")))
+        narrow = found.dtype == torch.float64 and not wide
+        return found.to(torch.get_default_dtype()) if narrow else found
+    if isinstance(raw, Mapping) and any(isinstance(v, np.ndarray) for v in raw.values()):
+        return {key: with_tensors(value, wide) for key, value in raw.items()}
+    if type(raw) in (tuple, list) and any(isinstance(v, (np.ndarray, Mapping)) for v in raw):
+        return type(raw)(with_tensors(value, wide) for value in raw)
+    return raw
+
+
 def withheld(raw: Any, rest: Sequence[Any]) -> str:
     """What the model is not given, for the error of one that fails without it."""
     mapping = raw[0] if isinstance(raw, (list, tuple)) else raw
@@ -71,7 +92,8 @@ def refusal(raw: Any, plainly: bool) -> TypeError:
         return TypeError(str(list_of_samples(raw)) + " Or pass `forward=lambda model, batch: ...`.")
     arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(raw))
     if arrays:
-        advice = "Make its arrays tensors in the loader's collate_fn, `torch.from_numpy(x)`."
+        advice = "Arrays must hold numbers, and `forward` is given tensors: make them such in the "
+        advice += "loader's collate_fn, `torch.from_numpy(x)`."
     elif plainly:
         advice = "Pass `forward=lambda model, batch: ...` for other batches."
     else:

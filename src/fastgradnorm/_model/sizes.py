@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.opened import opened
 from fastgradnorm._validate import fail, type_name
 
@@ -39,10 +40,11 @@ def batch_size(named: Sequence[tuple[str, Any]], raw: Any, drawn: int | None) ->
     tensors = [(name, leaf) for name, leaf in named if isinstance(leaf, Tensor)]
     for name, leaf in tensors:
         if leaf.is_nested:
-            raise ValueError(
+            raise ArgumentError(
                 f"`loader` must yield tensors whose samples have one shape. Got a nested (jagged) "
                 f"one{_at(name)}. Pad it, `torch.nested.to_padded_tensor(x, 0)`, and tell the "
-                "padding by a mask."
+                "padding by a mask.",
+                "loader",
             )
     if not tensors:
         return None
@@ -57,11 +59,12 @@ def batch_size(named: Sequence[tuple[str, Any]], raw: Any, drawn: int | None) ->
         others = [(n, t) for n, t in tensors[1:] if t.dim() and len(t) == drawn]
         if size > drawn or others:
             told = f", where{_at(others[0][0])} there are {drawn}" if others else ""
-            raise ValueError(
+            raise ArgumentError(
                 f"`loader` must yield batches of as many samples as it draws. Got {size}, read "
                 f"from the first dimension of {type_name(first)}{_at(name)}, for {drawn} indices"
                 f"{told}. {_PADDED} If each entry is a sample of its own, pass the batches "
-                "themselves: `(batch for batch in loader)`."
+                "themselves: `(batch for batch in loader)`.",
+                "loader",
             )
     return size
 
@@ -87,12 +90,13 @@ def _check_list(raw: Any, size: int, drawn: int | None) -> None:
         ambiguous = alike and isinstance(raw, list) and tensors[0].is_floating_point()
     if ambiguous or (alike and len(tensors) == drawn):
         shapes = ", ".join(str(list(item.shape)) for item in tensors[:4])
-        raise ValueError(
+        raise ArgumentError(
             f"`loader` must yield batches of which it is clear what a sample is. Got a "
             f"{type(raw).__name__} of tensors {shapes}{', ...' if len(tensors) > 4 else ''}, which "
             f"may be {len(tensors)} samples, or inputs of {size} samples and their labels. For "
             "samples, stack them (`torch.stack`; of several lengths, padded with a mask) in the "
-            "loader's collate_fn; for inputs and labels, yield the inputs alone, or a mapping."
+            "loader's collate_fn; for inputs and labels, yield the inputs alone, or a mapping.",
+            "loader",
         )
 
 
@@ -153,18 +157,20 @@ def is_shared_graph(name: str, leaf: Tensor, first: Tensor) -> bool:
 
 
 def _refuse_joined(name: str, leaf: Tensor, size: int, what: str) -> None:
-    raise ValueError(
+    raise ArgumentError(
         f"`loader` must yield tensors with one entry a sample. Got {type_name(leaf)}{_at(name)}, "
         f"which looks like {what}: samples of several sizes, put end to end, of which {size} would "
-        f"be read from the first tensor's first dimension. {_PADDED}"
+        f"be read from the first tensor's first dimension. {_PADDED}",
+        "loader",
     )
 
 
 def _check_arrays(named: Sequence[tuple[str, Any]], size: int) -> None:
     for name, leaf in named:
         if isinstance(leaf, np.ndarray) and leaf.ndim and len(leaf) == size:
-            raise ValueError(
+            raise ArgumentError(
                 f"`loader` must yield what differs between samples as tensors, from which samples "
                 f"are cut. Got a NumPy array {leaf.dtype} {list(leaf.shape)}{_at(name)} beside "
-                f"{size} samples. Use `torch.from_numpy` in the loader's collate_fn."
+                f"{size} samples. Use `torch.from_numpy` in the loader's collate_fn.",
+                "loader",
             )

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm.atomic import replacing
 
 _KIND = "fastgradnorm checkpoint 2"
@@ -141,9 +142,10 @@ class Checkpoint:
             # Not `flock`: workers of a loader would hold on to it when this process is killed.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise ValueError(
+            raise ArgumentError(
                 f"`checkpoint` must be a file of one run. Got {str(self.path)!r}, which another "
-                "process is writing. Wait for it, or use another path."
+                "process is writing. Wait for it, or use another path.",
+                "checkpoint",
             ) from error
         except (ImportError, OSError):
             pass  # a system or file system without locks
@@ -156,10 +158,11 @@ class Checkpoint:
         *lines, _ = content.split(b"\n")
         found = _parsed(lines[0]) if lines else None
         if found is None or found.get("kind") != _KIND:
-            raise ValueError(
+            raise ArgumentError(
                 f"`checkpoint` must be a file that scoring wrote, or a path without one. Got "
                 f"{str(self.path)!r}, which is something else or damaged. Use another path, or "
-                "delete it to start anew."
+                "delete it to start anew.",
+                "checkpoint",
             )
         if len(lines) == 1 and found != header:  # of a run that failed before its first score
             line = _line(header)
@@ -171,10 +174,11 @@ class Checkpoint:
         for number, line in enumerate(lines[1:], 2):
             item = _parsed(line)
             if item is None or self.finished:
-                raise ValueError(
+                raise ArgumentError(
                     f"`checkpoint` must be whole. Got {str(self.path)!r}, damaged in line "
                     f"{number}. Delete it to start anew, or cut it off before that "
-                    "line to keep the rest."
+                    "line to keep the rest.",
+                    "checkpoint",
                 )
             end += len(line) + 1
             if item.get("finished"):
@@ -192,9 +196,10 @@ def _refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
         if not _agree(name, found.get(name), wanted.get(name))
     ]
     if differ:
-        raise ValueError(
+        raise ArgumentError(
             f"`checkpoint` must be of the same model, options and pool. Got {str(path)!r}, which "
-            f"differs in {', '.join(differ)}. Use another path, or delete it to start anew."
+            f"differs in {', '.join(differ)}. Use another path, or delete it to start anew.",
+            "checkpoint",
         )
 
 

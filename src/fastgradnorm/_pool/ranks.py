@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgradnorm._errors import RankFailedError
+from fastgradnorm._errors import ArgumentError, RankFailedError
 from fastgradnorm._model import Mold
 from fastgradnorm._pool.identity import likeness, tensor_digests
 from fastgradnorm._pool.shares import Share, share
@@ -121,10 +121,11 @@ class Ranks:
                 )
             if orders[0] != orders[rank] or firsts[0] != firsts[rank]:
                 what = "order" if orders[0] != orders[rank] else "first sample"
-                raise ValueError(
+                raise ArgumentError(
                     f"`loader` must yield the same pool on every rank. Got another {what} on rank "
                     f"{rank} than on rank 0. Pass the whole pool, without random transforms; or "
-                    "`distributed=False` for what a rank has of its own."
+                    "`distributed=False` for what a rank has of its own.",
+                    "loader",
                 )
         if any(sums != buffers[0] for sums in buffers):
             model = self._with_first_buffers(model)
@@ -174,7 +175,8 @@ def _on_device_of(model: nn.Module) -> Iterator[None]:
 def _check_counts(counts: list[int]) -> None:
     """Dealt in turn, an earlier rank has as many batches as a later one, or one more."""
     if sorted(counts, reverse=True) != counts or counts[0] > counts[-1] + 1:
-        raise ValueError(
+        raise ArgumentError(
             "`loader` must yield the same batches on every rank. Got shares of "
-            f"{', '.join(map(str, counts))} batches, by rank."
+            f"{', '.join(map(str, counts))} batches, by rank.",
+            "loader",
         )

@@ -21,6 +21,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
     can_be_indexed,
@@ -84,9 +85,10 @@ class Pool:
             ValueError: If the pool can only be read from its beginning.
         """
         if self.order is None or not isinstance(self.loader, DataLoader):
-            raise ValueError(
+            raise ArgumentError(
                 "`loader` must be a DataLoader over a dataset with a length and indices. Got one "
-                "that can only be read from its beginning."
+                "that can only be read from its beginning.",
+                "loader",
             )
         chosen = self.order[places]
         indices = chosen if self.indices is None else self.indices[chosen]
@@ -161,17 +163,19 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
     order = _order(loader)
     if order is None:
         if isinstance(subset, int):
-            raise ValueError(
+            raise ArgumentError(
                 "`subset` must be a fraction for a loader that can only be read from its "
                 f"beginning. Got {subset}. Pass a DataLoader over a dataset with a length and "
-                "indices, or a float in (0, 1]: each sample is then drawn with that probability."
+                "indices, or a float in (0, 1]: each sample is then drawn with that probability.",
+                "subset",
             )
         return Pool(loader, total=_yielded(loader), sieve=Sieve(subset, seed), size=size)
     count = subset if isinstance(subset, int) else max(1, math.floor(subset * len(order) + 0.5))
     if count > len(order):
-        raise ValueError(
+        raise ArgumentError(
             f"`subset` must be at most the size of the pool, {len(order)}. Got {count}. "
-            "Leave it at None to score all."
+            "Leave it at None to score all.",
+            "subset",
         )
     drawn = _generator(seed).choice(len(order), count, replace=False)
     return Pool(loader, order, size=size).at(torch.from_numpy(np.sort(drawn)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.loaders import can_be_indexed, draws_of, made_anew, with_draws
 from fastgradnorm._pool.order import Draws
 
@@ -106,9 +107,10 @@ def _in_order(loader: DataLoader[Any]) -> tuple[Iterable[Any], str]:
     draws = draws_of(loader)
     sampler = getattr(draws, "sampler", draws)
     if isinstance(sampler, RandomSampler):
-        raise ValueError(
+        raise ArgumentError(
             "`loader` must not shuffle where several ranks share it: each would have another "
-            f"order. Got a {type(sampler).__name__}. Use shuffle=False."
+            f"order. Got a {type(sampler).__name__}. Use shuffle=False.",
+            "loader",
         )
     if type(draws) is BatchSampler and type(sampler) is SequentialSampler:
         # Told without listing the samples of a large pool.

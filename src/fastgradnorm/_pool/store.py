@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine import Engine, Limits
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Settings
 from fastgradnorm._pool.checkpoint import Checkpoint, Entry
 from fastgradnorm._pool.earlier import Earlier, earlier
@@ -135,9 +136,10 @@ class Store:
             )
 
     def _refuse(self, differs: str) -> NoReturn:
-        raise ValueError(
+        raise ArgumentError(
             f"`checkpoint` must be of the same pool. Got {str(self._path)!r}, whose {differs}. "
-            "Use another path, or delete it to start anew."
+            "Use another path, or delete it to start anew.",
+            "checkpoint",
         )
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._selection.by_score import Strategy, select
 from fastgradnorm._selection.given import Chosen, Given, chosen
 
@@ -38,7 +39,8 @@ def _down(given: Given, order: Tensor) -> Chosen:
                 positions.append(i)
     if len(positions) < given.k:
         given.free.check()
-        raise ValueError(
-            f"`k` must be at most {len(positions)}, the number of samples whose score is not NaN."
+        raise ArgumentError(
+            f"`k` must be at most {len(positions)}, the number of samples whose score is not NaN.",
+            "k",
         )
     return chosen(positions)

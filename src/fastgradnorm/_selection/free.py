@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentError
+
 
 class Free:
     """Candidates that may still be chosen.
@@ -75,6 +77,8 @@ class Free:
                 *(["`max_similarity`"] if self._points is not None else []),
             ]
             why = f" Raise {' or '.join(limits)}, or ask for fewer." if limits else ""
-            raise ValueError(
-                f"`k` must be at most {self._taken}, the number of samples that may be chosen.{why}"
+            raise ArgumentError(
+                f"`k` must be at most {self._taken}, the number of samples that may be chosen."
+                f"{why}",
+                "k",
             )

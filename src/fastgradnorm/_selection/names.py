@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._selection.table import TABLE, Entry
 
 # What "auto" stands for.
@@ -64,8 +65,8 @@ def named(name: str) -> Named:
     if found is not None:
         return found
     near = difflib.get_close_matches(name, names(), n=3) or ["auto", *TABLE][:8]
-    raise ValueError(f"`strategy` must be one that is known. Got {name!r}. Close to it: "
-                     f"{', '.join(near)}.")  # fmt: skip
+    raise ArgumentError(f"`strategy` must be one that is known. Got {name!r}. Close to it: "
+                     f"{', '.join(near)}.", "strategy")  # fmt: skip
 
 
 def _composed(name: str) -> Named | None:
@@ -114,8 +115,9 @@ def in_space(what: Named, space: str) -> Named:
     if space != "sketch" or what.sketch is not None or not what.entry.points:
         return what
     if not over_sketches(what.entry):
-        raise ValueError(
+        raise ArgumentError(
             f"`space` must be 'last_layer' for {what.name!r}, which is about the last layer. "
-            "Got 'sketch'."
+            "Got 'sketch'.",
+            "space",
         )
     return replace(what, sketch="predicted")

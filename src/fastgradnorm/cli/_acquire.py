@@ -9,7 +9,7 @@ from fastgradnorm import Selection
 from fastgradnorm import acquire as acquire_samples
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
-from fastgradnorm.cli._failures import BadInputError, fail, told
+from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._labelled import labelled_samples
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
@@ -18,13 +18,6 @@ DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_di
 _OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
 _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
 _OPTIONS |= {"params": "--params"}
-_ASKED = tuple(f"`{name}`" for name in _OPTIONS)
-
-
-def _in_options(message: str) -> str:
-    for name, option in _OPTIONS.items():
-        message = message.replace(f"`{name}`", f"`{option}`")
-    return message
 
 
 K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
@@ -88,7 +81,7 @@ def acquire(
     groups = None if max_per_folder is None else _folders(given)
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
     typer.echo(f"Model: {given.origin}", err=True)
-    try:
+    with in_options(_OPTIONS):
         chosen = acquire_samples(
             given.model,
             given.loader(workers),
@@ -102,10 +95,6 @@ def acquire(
             on_nonfinite="warn",
             **asked,
         )
-    except ValueError as error:
-        if not str(error).startswith(_ASKED):
-            raise
-        raise BadInputError(_in_options(str(error))) from error
     _tell(chosen)
     names = [given.pool.path(i) if paths else given.pool.ids[i] for i in chosen]
     lines = "".join(f"{name}\n" for name in names)

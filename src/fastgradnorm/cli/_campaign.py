@@ -9,11 +9,14 @@ import typer
 from fastgradnorm.active import Campaign, label_studio_answers
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
-from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._failures import BadInputError, in_options, told
 from fastgradnorm.cli._files import ENCODING, read_rows
 
 Folder = Annotated[Path, typer.Option("--campaign", help="Folder of what was asked and told.")]
 _PLACE = Path("campaign")
+# Arguments of `Campaign` that stand on the command line.
+_OPTIONS = {"k": "K", "batch": "BATCH", "answers": "--answers", "folder": "--campaign"}
+_OPTIONS |= {"strategy": "--strategy", "key": "--ids", "scheme": "--scheme", "params": "--params"}
 
 
 def add(app: typer.Typer) -> None:
@@ -41,22 +44,19 @@ def ask(
     ids = [str(name) for name in given.pool.ids]
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
     try:
-        made = Campaign(campaign, given.pool.dataset, ids)
-        batch = made.ask(
-            k,
-            given.model,
-            strategy=strategy,
-            seed=seed,
-            batch_size=given.batch_size,
-            on_nonfinite="warn",
-            **asked,
-        )
+        with in_options(_OPTIONS):
+            made = Campaign(campaign, given.pool.dataset, ids)
+            batch = made.ask(
+                k,
+                given.model,
+                strategy=strategy,
+                seed=seed,
+                batch_size=given.batch_size,
+                on_nonfinite="warn",
+                **asked,
+            )
     except OSError as error:
         raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
-    except ValueError as error:
-        if not str(error).startswith(("`k`", "`key`", "`folder`", "`strategy`")):
-            raise
-        raise BadInputError(str(error).replace("`k`", "`K`")) from error
     waiting = {*batch.waiting}
     typer.echo(f"Batch {batch.id}: {len(waiting)} to label. Model: {given.origin}", err=True)
     for name, index in zip(batch.keys, batch.indices, strict=True):
@@ -79,14 +79,12 @@ def tell(
     if answers is None and not release:
         raise BadInputError("`--answers` must be a file, or `--release` given.")
     made = _there(campaign)
-    try:
+    with in_options(_OPTIONS):
         if answers is not None:
             count = made.tell(batch, _answers(answers))
             typer.echo(f"{count} new or corrected")
         if release:
             typer.echo(f"{made.release(batch)} without an answer may be asked again")
-    except ValueError as error:
-        raise BadInputError(str(error).replace("`batch`", "`BATCH`")) from error
 
 
 def status(campaign: Folder = _PLACE) -> None:
@@ -99,10 +97,8 @@ def _there(folder: Path) -> Campaign:
         raise BadInputError(
             f"`--campaign` must be a folder in which `fastgradnorm ask` was run. Got {folder}."
         )
-    try:
+    with in_options(_OPTIONS):
         return Campaign(folder)
-    except ValueError as error:
-        raise BadInputError(str(error).replace("`folder`", "`--campaign`")) from error
 
 
 def _answers(path: Path) -> dict[str, Any]:

@@ -5,9 +5,11 @@ Exit codes: 1 the work failed, 2 something given was wrong, 130 interrupted.
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
+
+from fastgradnorm import ArgumentError
 
 # Import name -> (the distribution that brings it, the extra that asks for it).
 _EXTRAS = {
@@ -23,6 +25,27 @@ _EXTRAS = {
 
 class BadInputError(ValueError):
     """A file, folder or option that a command was given cannot be used."""
+
+
+@contextmanager
+def in_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Tells of arguments that cannot be used as what they are on the command line.
+
+    Args:
+        options: What the user wrote, by the argument of the function that it went to.
+
+    Raises:
+        BadInputError: For each `ArgumentError` about one of them.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument not in options:
+            raise
+        message = str(error)
+        for name, option in options.items():
+            message = message.replace(f"`{name}`", f"`{option}`")
+        raise BadInputError(message) from error
 
 
 @contextmanager

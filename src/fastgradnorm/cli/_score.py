@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from fastgradnorm import GradNormScorer, PoolScores
+from fastgradnorm import ArgumentError, GradNormScorer, PoolScores
 from fastgradnorm.cli import _given
-from fastgradnorm.cli._failures import BadInputError, fail, told
+from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, print_scores, write_scores
 from fastgradnorm.cli._pool import Pool
 
+# Arguments of the scorer that stand on the command line.
+_OPTIONS = {"params": "--params", "rtol": "--rtol", "class_dim": "--class-dim"}
+_OPTIONS |= {"scheme": "--scheme", "loss": "--loss", "target": "--target"}
 _PROBE = 16384  # bytes: more than the head of a checkpoint
 
 
@@ -45,12 +48,11 @@ def add(app: typer.Typer) -> None:
         if not resume:
             checkpoint.unlink(missing_ok=True)
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
-        scorer = GradNormScorer(
-            given.model,
-            checkpoint=checkpoint if _takes_more(checkpoint) else None,
-            on_nonfinite="warn",
-            **given.options,
-        )
+        place = checkpoint if _takes_more(checkpoint) else None
+        with in_options(_OPTIONS):
+            scorer = GradNormScorer(
+                given.model, checkpoint=place, on_nonfinite="warn", **given.options
+            )
         typer.echo(f"Model: {given.origin}")
         scores = _score(scorer, given.loader(workers), checkpoint)
         typer.echo(str(scores))
@@ -95,13 +97,14 @@ def _takes_more(checkpoint: Path) -> bool:
 
 def _score(scorer: GradNormScorer, loader: Any, checkpoint: Path) -> PoolScores:
     try:
-        scores: PoolScores = scorer.score(loader)
+        with in_options(_OPTIONS):
+            scores: PoolScores = scorer.score(loader)
     except KeyboardInterrupt:
         if not checkpoint.exists():
             fail("interrupted.", 130)
         fail(f"interrupted. {checkpoint} keeps what is done: the same command goes on.", 130)
-    except ValueError as error:
-        if not str(error).startswith("`checkpoint`"):
+    except ArgumentError as error:
+        if error.argument != "checkpoint":
             raise
         raise BadInputError(
             f"{error} On the command line: another --out, or --no-resume."

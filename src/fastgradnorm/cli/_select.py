@@ -7,7 +7,7 @@ import typer
 
 from fastgradnorm import select as select_indices
 from fastgradnorm.atomic import write_text
-from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._failures import BadInputError, in_options, told
 from fastgradnorm.cli._files import read_scores
 
 
@@ -35,10 +35,8 @@ def add(app: typer.Typer) -> None:
         for place, name in enumerate(names):  # scored twice, labelled once
             values[place] = float("nan") if name in seen else values[place]
             seen.add(name)
-        try:
+        with in_options({"k": "K", "strategy": "--strategy"}):
             chosen = select_indices(values, k, strategy=strategy, seed=seed)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise BadInputError(str(error)) from error
         lines = "".join(f"{names[index]}\n" for index in chosen.tolist())
         if out is None:
             typer.echo(lines, nl=False)

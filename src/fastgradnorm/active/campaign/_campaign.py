@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fastgradnorm import acquire
+from fastgradnorm import ArgumentError, acquire
 from fastgradnorm.active.campaign._journal import Event, Journal
 from fastgradnorm.active.campaign._samples import keys_of, label_of, part_of, watched
 from fastgradnorm.active.campaign._state import Batch, State, state_of
@@ -21,10 +21,10 @@ class Asked:
 
     Attributes:
         id: To be told with the answers.
-        keys: Of the samples, best first.
+        keys: Of the samples that are in the pool, best first.
         indices: In the pool as it is now.
         records: Of each, why it was chosen; see `fastgradnorm.Selection`.
-        waiting: The keys that have no answer yet.
+        waiting: Those of them that have no answer yet.
     """
 
     id: int
@@ -52,7 +52,8 @@ class Campaign:
         TypeError: If `pool` is no map-style dataset.
 
     Guarantees:
-        - `ask` gives the same batch until each of its samples is answered or it is released.
+        - `ask` gives the same batch until each of its samples is answered or gone from the pool, or
+          the batch is released.
         - No sample with an answer, also a skipped one, is asked again.
         - `tell` counts an answer once, however often it is told; of several, the last counts.
     """
@@ -104,14 +105,15 @@ class Campaign:
                 "what had labels before it out of its `pool`."
             )
         if not self.keys:
-            raise ValueError("`pool` must be given to the campaign to ask. Got no samples.")
+            raise ArgumentError(
+                "`pool` must be given to the campaign to ask. Got no samples.", "pool"
+            )
         with self._journal.alone():
             state = self._state()
-            if state.open is None:
+            batch = self._open(state)
+            if batch is None:
                 chosen = self._choose(state, k, model, strategy, seed, groups, options)
                 state = state_of(self._journal.append(lambda events: self._new(events, chosen)))
-            batch = state.open
-            if batch is None:  # all of it was answered for another batch meanwhile
                 batch = next(reversed(state.batches.values()))
             return self._asked(state, batch)
 
@@ -146,8 +148,9 @@ class Campaign:
             known = _batch(state, number)
             strange = [key for key in given if key not in known.keys]
             if strange:
-                raise ValueError(
-                    f"`answers` must be of batch {number}. Got {strange[0]!r}, which is not in it."
+                raise ArgumentError(
+                    f"`answers` must be of batch {number}. Got {strange[0]!r}, which is not in it.",
+                    "answers",
                 )
             known_answers = state.answers
             taken.update(
@@ -260,6 +263,13 @@ class Campaign:
         keys, records = [key for key, _ in left], [row for _, row in left]
         return {**chosen, "batch": len(state.batches) + 1, "keys": keys, "records": records}
 
+    def _open(self, state: State) -> Batch | None:
+        """The latest batch that waits for a sample which is still in the pool."""
+        for batch in reversed(state.batches.values()):
+            if not batch.released and any(key in self._places for key in state.waiting(batch)):
+                return batch
+        return None
+
     def _asked(self, state: State, batch: Batch) -> Asked:
         pairs = zip(batch.keys, batch.records, strict=True)
         here = [(key, row) for key, row in pairs if key in self._places]
@@ -268,15 +278,16 @@ class Campaign:
             tuple(key for key, _ in here),
             tuple(self._places[key] for key, _ in here),
             tuple({**row, "index": self._places[key]} for key, row in here),
-            state.waiting(batch),
+            tuple(key for key in state.waiting(batch) if key in self._places),
         )
 
 
 def _batch(state: State, number: Any) -> Batch:
     if number not in state.batches:
-        raise ValueError(
+        raise ArgumentError(
             f"`batch` must be one that was asked. Got {number!r}; there are "
-            f"{', '.join(map(str, state.batches)) or 'none'}."
+            f"{', '.join(map(str, state.batches)) or 'none'}.",
+            "batch",
         )
     return state.batches[number]
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastgradnorm import ArgumentError
+
 Event = dict[str, Any]
 
 
@@ -79,9 +81,10 @@ class Journal:
             event = _event(line)
             if event is None:
                 if not last:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"`folder` must hold a campaign's file. Line {number + 1} of {self.path} "
-                        "is damaged. Restore the file, or delete that line: what it told is lost."
+                        "is damaged. Restore the file, or delete that line: what it told is lost.",
+                        "folder",
                     )
                 self._tell(line)
                 break

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fastgradnorm import ArgumentError
+
 
 def label_studio_answers(tasks: Iterable[Mapping[str, Any]], key: str = "key") -> dict[str, Any]:
     """Labels by key, for `Campaign.tell`, from Label Studio's JSON export of all tasks.
@@ -21,9 +23,10 @@ def label_studio_answers(tasks: Iterable[Mapping[str, Any]], key: str = "key") -
     found: dict[str, Any] = {}
     for place, task in enumerate(tasks):
         if key not in task.get("data", {}):
-            raise ValueError(
+            raise ArgumentError(
                 f"`tasks` must have {key!r} in their data. Task {place} has "
-                f"{', '.join(task.get('data', {})) or 'none'}. Import tasks with a key."
+                f"{', '.join(task.get('data', {})) or 'none'}. Import tasks with a key.",
+                "tasks",
             )
         annotations = task.get("annotations") or ()
         if annotations:

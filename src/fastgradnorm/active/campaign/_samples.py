@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from fastgradnorm import Selection
+from fastgradnorm import ArgumentError, Selection
 
 _WATCHED = 1000  # samples whose predictions are kept from round to round
 
@@ -24,14 +24,17 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
         )
     else:
         if len(key) != size:
-            raise ValueError(f"`key` must have one for each of {size} samples. Got {len(key)}.")
+            raise ArgumentError(
+                f"`key` must have one for each of {size} samples. Got {len(key)}.", "key"
+            )
         found = tuple(str(key[i]) for i in range(size))
     seen: dict[str, int] = {}
     for i, name in enumerate(found):
         if name in seen:
-            raise ValueError(
+            raise ArgumentError(
                 f"`key` must differ from sample to sample. Samples {seen[name]} and {i} are both "
-                f"{name!r}."
+                f"{name!r}.",
+                "key",
             )
         seen[name] = i
     return found
