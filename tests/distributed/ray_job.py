@@ -10,6 +10,7 @@ import numpy as np
 import ray
 import torch
 
+from fastgradnorm import score_pool
 from fastgradnorm.integrations.ray_data import GradNormActor
 from tests.support import pools
 
@@ -65,11 +66,12 @@ def main(folder):
         (Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {error}")
 
     text = PAGE.read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(from fastgradnorm.integrations.ray_data .*?)```", text, re.S)
-    table = [{"id": i, "image": row} for i, row in enumerate(pools.inputs().numpy())]
-    names = {"dataset": ray.data.from_items(table), "load_model": pools.mlp}
+    (code,) = re.findall(r"<!-- in-ray -->\n<!-- skip: next -->\n```python\n(.*?)```", text, re.S)
+    names = {"__name__": "__main__"}
     exec(compile(code, str(PAGE), "exec"), names)
-    torch.save(names["scores"].take_all(), Path(folder) / "page.pt")
+    expected = score_pool(names["load_model"](), [torch.from_numpy(names["images"])])
+    page = {"rows": names["scores"].take_all(), "expected": expected}
+    torch.save(page, Path(folder) / "page.pt")
 
 
 if __name__ == "__main__":

@@ -1,51 +1,49 @@
-"""The documentation's snippets for other frameworks, run as they stand."""
+"""The documentation's snippets for other frameworks, run as they stand, alone."""
 
+import itertools
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from fastgradnorm import score_pool, select
-from tests.support.cases import MLP
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+DOCS = Path(__file__).parents[2] / "docs"
+RAY = Path(__file__).parents[1] / "distributed" / "ray_job.py"
+SNIPPET = re.compile(
+    r"^<!-- (in-[a-z]+) -->\n<!-- skip: next -->\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE
+)
 
 
-def run(name, names):
-    """Runs the code block behind `<!-- name -->`; `names` are what it uses and what it makes."""
-    text = PAGE.read_text(encoding="utf-8")
-    (code,) = re.findall(
-        rf"<!-- {name} -->\n<!-- skip: next -->\n```python\n(.*?)```", text, re.DOTALL
-    )
-    exec(compile(code, f"integrations.md, {name}", "exec"), names)
+def run(page, name):
+    """Runs the code block behind `<!-- name -->`; returns the names that it makes."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    (code,) = [code for found, code in SNIPPET.findall(text) if found == name]
+    names = {"__name__": "__main__"}
+    exec(compile(code, f"{page}, {name}", "exec"), names)
     return names
 
 
+def test_every_block_that_is_skipped_elsewhere_is_run_here():
+    skipped = {path.name: path.read_text().count("skip: next") for path in DOCS.glob("*.md")}
+    named = {
+        path.name: [name for name, _ in SNIPPET.findall(path.read_text())]
+        for path in DOCS.glob("*.md")
+    }
+    assert {page: len(names) for page, names in named.items()} == skipped
+    source = Path(__file__).read_text() + RAY.read_text()
+    for name in itertools.chain(*named.values()):
+        assert f'"{name}")' in source or f"<!-- {name} -->" in source, name
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
+@pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
 def test_lightning(tmp_path, monkeypatch):
-    lightning = pytest.importorskip("lightning.pytorch")
+    pytest.importorskip("lightning.pytorch")
     monkeypatch.chdir(tmp_path)
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = MLP()
-
-        def forward(self, x):
-            return self.net(x)
-
-    def trainer(callbacks):
-        return lightning.Trainer(
-            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, callbacks=callbacks,
-        )  # fmt: skip
-
-    module, loader = Module(), DataLoader(torch.randn(120, 10), batch_size=64)
-    found = run("in-lightning", {"Trainer": trainer, "module": module, "loader": loader})
-    scores = score_pool(module.net, loader, params="last_layer", progress=False)
+    found = run("integrations.md", "in-lightning")
+    scores = score_pool(found["module"].net, found["loader"], params="last_layer", progress=False)
     assert found["indices"].tolist() == select(scores, 100).tolist()
     assert Path("scores.npz").exists()
 
@@ -53,14 +51,8 @@ def test_lightning(tmp_path, monkeypatch):
 # `datasets` sorts with an argument that pyarrow has given another place.
 @pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
 def test_datasets():
-    datasets = pytest.importorskip("datasets")
-    x = np.random.default_rng(0).standard_normal((12, 10))
-    dataset = datasets.Dataset.from_dict({"x": x.tolist(), "place": list(range(12))})
-
-    def collator(rows):
-        return torch.tensor([row["x"] for row in rows])
-
-    model = MLP()
-    found = run("in-datasets", {"dataset": dataset, "model": model, "collator": collator})
-    scores = score_pool(model, [torch.from_numpy(x).float()], progress=False)
+    pytest.importorskip("datasets")
+    found = run("integrations.md", "in-datasets")
+    x = torch.tensor(found["dataset"].sort("place")["x"][:])
+    scores = score_pool(found["model"], [x], progress=False)
     assert found["dataset"]["place"][:] == select(scores, 12).tolist()
