@@ -155,8 +155,23 @@ FAULTS = [
     ),
     Fault(
         _SKETCHED, "dropped factor",
-        "return (direct + inverse(spectrum, dim)) * scale", "return direct + inverse(spectrum, dim)",
+        "return (direct + inverse(spectrum, dim)).flatten() * scale", "return (direct + inverse(spectrum, dim)).flatten()",
         "sketches of confident samples are as large as others",
+    ),
+    Fault(
+        "_pool/rows.py", "dropped guard",
+        'if zlib.crc32(content.data) != told["crc"]:', "if False:",
+        "stored sketches that changed on the disk are gone on with",
+    ),
+    Fault(
+        "_sketch_writing.py", "dropped guard",
+        "(self._path / INFO).unlink(missing_ok=True)", "pass",
+        "a folder that is made anew is taken for whole before it is",
+    ),
+    Fault(
+        "_engine/sketched.py", "option that does nothing",
+        "return given[place(name)], _of_use", "return given[0], _of_use",
+        "all layers' sketches are in the first group",
     ),
     Fault(
         "_pulled.py", "option that does nothing",

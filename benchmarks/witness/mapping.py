@@ -12,7 +12,7 @@ TESTS = {
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
     "_engine/directed": "directions/test_dots",
     "_engine/linear_taps": "directions/test_dots engine/test_sketched test_sketch",
-    "_engine/sketched": "engine/test_sketched test_sketch",
+    "_engine/sketched": "engine/test_sketched test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
     "_dots": "directions",
     "_means": "directions/test_dots",
@@ -128,7 +128,8 @@ TESTS = {
     "_process/precision": "test_float32 test_threads",
     "_process": "process/test_process_state test_threads test_randomness",
     "atomic": "results cli/test_cli_disk",
-    "_sketch": "engine/test_combinations test_sketch",
+    "_sketch": "engine/test_combinations test_sketch test_sketch_store",
+    "_pool/rows": "test_sketch_store",
     "active/campaign": "active/test_campaign active/test_campaign_processes",
     "active/_learner": "active/test_seeds_and_settings active/test_options_of_tasks "
     "active/test_learner active/test_resume",

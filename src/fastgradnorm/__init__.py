@@ -26,7 +26,8 @@ from fastgradnorm._results import PoolScores, Selection
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES, LabelledScheme, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._selection import select
-from fastgradnorm._sketch import gradient_sketch
+from fastgradnorm._sketch import gradient_sketch, store_sketches
+from fastgradnorm._sketch_store import SketchStore
 from fastgradnorm._version import __version__
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Rule",
     "Scheme",
     "Selection",
+    "SketchStore",
     "SlowPathWarning",
     "UnsupportedModelError",
     "UntestedVersionWarning",
@@ -62,4 +64,5 @@ __all__ = [
     "register_rule",
     "score_pool",
     "select",
+    "store_sketches",
 ]

@@ -113,10 +113,7 @@ class Dots:
     ) -> Scored:
         """By plain autograd."""
         plain = PlainPass(subject, sample, list(self._directions))
-        shape = plain.logits.shape
-        valid, target = sample.valid(shape), self._pulled.target(sample, shape)
-        parts = (None if part is None else part[0] for part in (valid, target))
-        unit, scale = self._pulled.cotangent(plain.logits, *parts)
+        unit, scale = self._pulled.of_sample(plain.logits, sample)
         return self._scored(self._of(plain.gradients(unit), scale)[None])
 
     def check(self, plan: Plan, batch: Batch) -> None:
@@ -155,16 +152,8 @@ class Dots:
         """The first samples by plain autograd, from the caller's own model alone on each."""
         own, names = OwnModel(subject), list(self._directions)
         limit = tolerance(subject).double
-        for i in range(min(_VERIFIED, len(batch))):
-            if not bool(found[i].isfinite().all()):
-                continue
-            sample = batch.take(slice(i, i + 1))
-            run = own.gradients(sample, names)
-            shape = run.logits.shape[1:]
-            valid, target = sample.valid(shape), self._pulled.target(sample, shape)
-            parts = (None if part is None else part[0] for part in (valid, target))
-            unit, scale = self._pulled.cotangent(run.logits[0], *parts)
-            gradients = run.gradients(0, unit)
+        for alone in self._pulled.alone(own, names, batch, found, _VERIFIED):
+            i, gradients, scale = alone.number, alone.gradients, alone.scale
             exact = self._of(gradients, scale)[: self.count_all].double()
             size = sum(float(g.double().square().sum()) for g in gradients if g is not None)
             room = limit * size**0.5 * float(scale) * _sq_sizes(self._directions).double().sqrt()

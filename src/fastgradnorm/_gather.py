@@ -16,7 +16,7 @@ from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
 from fastgradnorm._results import PoolScores
 from fastgradnorm._schemes import Scored, SketchScheme, predictions
 from fastgradnorm._scorer import GradNormScorer
-from fastgradnorm._sketch import Sketches
+from fastgradnorm._sketched import Sketches
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Sums:
     ) -> Scored:
         """By plain autograd."""
         plain = PlainPass(subject, sample, list(self.totals))
-        unit, scale = self._cotangent(plain.logits, sample)
+        unit, scale = self._pulled.of_sample(plain.logits, sample)
         found = plain.gradients(unit)
         return self._added([None if g is None else g * scale for g in found], sample)
 
@@ -127,11 +127,6 @@ class Sums:
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored({"one": torch.empty(0, dtype=dtype)}, {})
-
-    def _cotangent(self, logits: Tensor, sample: Batch) -> tuple[Tensor, Tensor]:
-        valid, target = sample.valid(logits.shape), self._pulled.target(sample, logits.shape)
-        parts = (None if part is None else part[0] for part in (valid, target))
-        return self._pulled.cotangent(logits, *parts)
 
     def _added(self, found: Sequence[Tensor | None], batch: Batch) -> Scored:
         for total, gradient in zip(self.totals.values(), found, strict=True):
@@ -146,7 +141,7 @@ class Sums:
         for i in range(len(few)):
             sample = few.take(slice(i, i + 1))
             run = own.gradients(sample, names)
-            unit, scale = self._cotangent(run.logits[0], sample)
+            unit, scale = self._pulled.of_sample(run.logits[0], sample)
             for total, gradient in zip(exact, run.gradients(0, unit), strict=True):
                 if gradient is not None:
                     total += gradient.to_dense() * scale

@@ -1,6 +1,7 @@
 """The one cotangent of each sample whose gradient is wanted whole, with its sign."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype
@@ -16,6 +17,26 @@ from fastgradnorm._schemes import (
     posterior,
     settled,
 )
+from fastgradnorm._witness import OwnModel
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One sample's gradient by plain autograd, from the caller's own model alone on it.
+
+    Attributes:
+        number: The sample's, in its batch.
+        sample: A batch of it.
+        unit: What was pulled back.
+        scale: What that was divided by.
+        gradients: Over `scale`, one a parameter; None: it takes no part.
+    """
+
+    number: int
+    sample: Batch
+    unit: Tensor
+    scale: Tensor
+    gradients: list[Tensor | None]
 
 
 class Pulled:
@@ -47,6 +68,23 @@ class Pulled:
             pull_backs = labelled_pull_backs(("loss",), *given)
             return pull_backs.cotangents[0], pull_backs.scales[0]
         return scheme_cotangent(logits.detach(), valid, objective.likelihood, self._scheme)
+
+    def of_sample(self, logits: Tensor, sample: Batch) -> tuple[Tensor, Tensor]:
+        """As `cotangent`, for the logits of a batch of one."""
+        valid, target = sample.valid(logits.shape), self.target(sample, logits.shape)
+        parts = (None if part is None else part[0] for part in (valid, target))
+        return self.cotangent(logits, *parts)
+
+    def alone(
+        self, own: OwnModel, names: Sequence[str], batch: Batch, found: Tensor, most: int
+    ) -> Iterator[Alone]:
+        """Of the first samples, those of which what was `found` is finite."""
+        for i in range(min(most, len(batch))):
+            if bool(found[i].isfinite().all()):
+                sample = batch.take(slice(i, i + 1))
+                run = own.gradients(sample, names)
+                unit, scale = self.of_sample(run.logits[0], sample)
+                yield Alone(i, sample, unit, scale, list(run.gradients(0, unit)))
 
 
 def scheme_cotangent(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm import GradNormScorer, gradient_sketch, score_pool
 from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
@@ -47,6 +47,13 @@ def test_a_stream_has_every_batch(found, rank):
     batches = found[rank]["again"]["stream"]
     assert [len(batch) for batch in batches] == [len(batch) for batch in pools.ragged()]
     assert_close_relative(torch.cat(batches), alone(), 1e-6)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_a_store_of_sketches_has_all_of_them(found, rank):
+    expected = gradient_sketch(pools.mlp(), pools.ragged(), 8)
+    assert torch.allclose(found[rank]["sketches"]["rows"], expected, rtol=1e-5, atol=1e-7)
+    assert "`path` must be a folder without sketches, for ranks" in found[rank]["sketches"]["again"]
 
 
 @pytest.mark.parametrize("rank", RANKS)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, SubsetRandomSampler
 
-from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm import GradNormScorer, score_pool, store_sketches
 from tests.support import pools
 
 
@@ -32,6 +32,15 @@ def orders():
     found["part"] = part.score(pools.loader())
     found["part of a choice"] = part.score(pools.loader(sampler=list(range(30, 3, -2))))
     return {name: (each.values, each.indices) for name, each in found.items()}
+
+
+def sketches(folder):
+    """A store of all, which one rank writes; and what a second call says."""
+    store = store_sketches(pools.mlp(), pools.ragged(), Path(folder) / "sketches", 8)
+    try:
+        store_sketches(pools.mlp(), pools.ragged(), Path(folder) / "sketches", 8)
+    except ValueError as error:
+        return {"rows": store[:], "again": str(error)}
 
 
 def whole_pools():
@@ -157,6 +166,7 @@ def main(what, folder):
     else:
         for case in whole_pools():
             found[case.__name__] = case()
+        found["sketches"] = sketches(folder)
         for case in failures():
             try:
                 found[case.__name__] = case()

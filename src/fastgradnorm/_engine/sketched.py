@@ -2,7 +2,7 @@
 
 What follows from activations and output gradients by TensorSketch is added up as Fourier
 transforms, the rest as it is; see `_operations/tensor_sketch.py`. The extra inputs of all taps are
-one zero of each kind, whose "gradients" are those sums.
+one zero of each kind and group of parameters, whose "gradients" are those sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from fastgradnorm._operations import (
 )
 
 Cotangent = Callable[[Tensor], tuple[Tensor, Tensor]]
-_Vjp = tuple[Tensor, Callable[..., tuple[Tensor, Tensor]]]
+_Vjp = tuple[Tensor, Callable[..., tuple[Tensor, ...]]]
 
 
 class Maps:
@@ -61,8 +61,10 @@ def sample_sketch(
     names: Sequence[str],
     maps: Maps,
     cotangent: Cotangent,
+    place: Callable[[str], int],
+    groups: int,
 ) -> Tensor:
-    """Of one sample, inside `vmap`: `[k]`.
+    """Of one sample, inside `vmap`: `[G * k]`, one sketch a group of parameters.
 
     Args:
         subject: The model.
@@ -72,33 +74,39 @@ def sample_sketch(
         names: Of the parameters that count.
         maps: Of those parameters.
         cotangent: From what is pulled back from to a cotangent, and what it was divided by.
+        place: Of a parameter's group.
+        groups: How many there are.
     """
     values, dim = subject.values(names), maps.dim
     wide, device = accumulation_dtype(subject.dtype), subject.device
 
-    def forward(direct: Tensor, spectrum: Tensor) -> Tensor:
+    def forward(*zeros: Tensor) -> Tensor:
+        direct, spectra = zeros[:groups], zeros[groups:]
+
         def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
             form = choose_form(rule, joint, values[name], dim)
             if form == "formed":
                 return None
-            return (direct if form == "rows" else spectrum), _of_use(maps.of(name), joint, wide)
+            given = direct if form == "rows" else spectra
+            return given[place(name)], _of_use(maps.of(name), joint, wide)
 
         level = current_level()
         tapped = {
-            name: tap(level, value, direct, _of_gradient(maps.of(name), wide))
+            name: tap(level, value, direct[place(name)], _of_gradient(maps.of(name), wide))
             for name, value in values.items()
         }
         view, stand_ins = subject.view(tapped)
         with LinearTaps(tapped, values, stand_ins, passage, leaves, reader):
             return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
-    shapes = (dim,), (dim // 2 + 1, 2)
+    shapes = [(dim,)] * groups + [(dim // 2 + 1, 2)] * groups
     zeros = [torch.zeros(shape, dtype=wide, device=device) for shape in shapes]
     scored, pull_back = cast(_Vjp, vjp(forward, *zeros))
     unit, scale = cotangent(scored.detach())
     with torch.no_grad(), subject.responsible():  # nobody wants the graph of the gradients
-        direct, spectrum = pull_back(unit.to(scored.dtype), retain_graph=False)
-    return (direct + inverse(spectrum, dim)) * scale
+        found = pull_back(unit.to(scored.dtype), retain_graph=False)
+    direct, spectrum = torch.stack(found[:groups]), torch.stack(found[groups:])
+    return (direct + inverse(spectrum, dim)).flatten() * scale
 
 
 def _of_gradient(map_: ParameterMap, wide: torch.dtype) -> Read:

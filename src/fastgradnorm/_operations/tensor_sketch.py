@@ -95,7 +95,7 @@ class ParameterMap:
 
 
 def inverse(spectrum: Tensor, dim: int) -> Tensor:
-    """The sketch `[k]` from its transform `[k // 2 + 1, 2]`."""
+    """Sketches `[..., k]` from their transforms `[..., k // 2 + 1, 2]`."""
     found: Tensor = torch.fft.irfft(torch.view_as_complex(spectrum.contiguous()), n=dim)
     return found
 

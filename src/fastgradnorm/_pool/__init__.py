@@ -1,5 +1,6 @@
 """A pool: which samples, on which ranks, resumed from where."""
 
+from fastgradnorm._pool.checkpoint import rows_of
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.datasets import as_loader, is_dataset
 from fastgradnorm._pool.identity import digest
@@ -27,6 +28,7 @@ __all__ = [
     "make_engine",
     "make_pool",
     "provenance",
+    "rows_of",
     "score_verified",
     "start",
 ]

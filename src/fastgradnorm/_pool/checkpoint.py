@@ -4,7 +4,8 @@ One JSON object a line. The first tells what was asked for; each further one hol
 batch as the bytes of their numbers, and a checksum. A line goes to the system as soon as its batch
 is done, so that a killed process loses the batch it was working on; it goes to the disk every few
 seconds, for the day the machine itself stops. A last line without its end was being written, and is
-dropped. Nothing in the file is executed.
+dropped. Nothing in the file is executed. Results of many numbers a sample lie in a file beside it,
+whose name ends in `.bin` too: see `rows.py`.
 """
 
 import base64
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.rows import RowsFile
 from fastgradnorm.atomic import replacing
 
 _KIND = "fastgradnorm checkpoint 2"
@@ -36,7 +38,8 @@ class Entry:
 
     Attributes:
         read: Samples that the loader yielded.
-        columns: Scores and standard errors, `[n]` each, by name; of the samples that were drawn.
+        columns: Scores and standard errors, `[n]` or `[n, k]` each, by name; of the samples that
+            were drawn.
         state: Whatever the run needs to go on as it would have.
     """
 
@@ -65,6 +68,7 @@ class Checkpoint:
         self.path = Path(path)
         self.entries: list[Entry] = []
         self.finished = False
+        self._rows: RowsFile | None = None
         header = {"kind": _KIND, **json.loads(json.dumps(facts))}
         try:
             if not self.path.exists():
@@ -78,15 +82,25 @@ class Checkpoint:
             self._lock()
             self._end = self._read(header)
             os.ftruncate(self._file, self._end)
+            if self._rows is not None:
+                self._rows.cut()
             os.lseek(self._file, self._end, os.SEEK_SET)
         except BaseException:
             os.close(self._file)
+            if self._rows is not None:
+                self._rows.close()
             raise
         self._synced = time.monotonic()
 
     def add(self, entry: Entry) -> None:
         """Writes one batch. A disk that takes no more is warned of once; scoring goes on."""
-        columns = {name: _encoded(values) for name, values in entry.columns.items()}
+        if self._file is None:
+            return
+        try:
+            columns = {name: self._encoded(values) for name, values in entry.columns.items()}
+        except OSError as error:
+            self._give_up(error)
+            return
         self._append({"read": entry.read, "columns": columns, "state": entry.state})
 
     def finish(self) -> None:
@@ -100,6 +114,8 @@ class Checkpoint:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+        if self._rows is not None:
+            self._rows.close()
 
     def _append(self, item: Mapping[str, Any]) -> None:
         if self._file is None:
@@ -119,6 +135,8 @@ class Checkpoint:
     def _sync(self) -> None:
         assert self._file is not None
         try:
+            if self._rows is not None:
+                self._rows.sync()  # first: a line tells of rows that are there
             os.fsync(self._file)
         except OSError as error:
             self._give_up(error)
@@ -174,19 +192,51 @@ class Checkpoint:
         for number, line in enumerate(lines[1:], 2):
             item = _parsed(line)
             if item is None or self.finished:
-                raise ArgumentError(
-                    f"`checkpoint` must be whole. Got {str(self.path)!r}, damaged in line "
-                    f"{number}. Delete it to start anew, or cut it off before that "
-                    "line to keep the rest.",
-                    "checkpoint",
-                )
+                raise self._damaged(number)
             end += len(line) + 1
             if item.get("finished"):
                 self.finished = True
-            else:
-                columns = {name: _decoded(*parts) for name, parts in item["columns"].items()}
-                self.entries.append(Entry(item["read"], columns, item["state"]))
+                continue
+            entry = self._entry(item)
+            if entry is None:
+                raise self._damaged(number)
+            self.entries.append(entry)
         return end
+
+    def _damaged(self, number: int) -> ArgumentError:
+        return ArgumentError(
+            f"`checkpoint` must be whole. Got {str(self.path)!r}, damaged in line {number}. Delete "
+            "it to start anew, or cut it off before that line to keep the rest.",
+            "checkpoint",
+        )
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry | None:
+        """None if rows that it tells of are not as they were written."""
+        columns = {name: self._decoded(told) for name, told in item["columns"].items()}
+        known = {name: values for name, values in columns.items() if values is not None}
+        return Entry(item["read"], known, item["state"]) if len(known) == len(columns) else None
+
+    def _encoded(self, values: Tensor) -> Any:
+        if values.dim() > 1:
+            return self._beside().add(values)
+        array = values.numpy()
+        return array.dtype.str, base64.b64encode(array.tobytes()).decode()
+
+    def _decoded(self, told: Any) -> Tensor | None:
+        if isinstance(told, dict):
+            return self._beside().read(told)
+        dtype, content = told
+        return torch.from_numpy(np.frombuffer(base64.b64decode(content), np.dtype(dtype)).copy())
+
+    def _beside(self) -> RowsFile:
+        if self._rows is None:
+            self._rows = RowsFile(rows_of(self.path))
+        return self._rows
+
+
+def rows_of(path: Path) -> Path:
+    """The file beside a checkpoint."""
+    return path.with_name(f"{path.name}.bin")
 
 
 def _refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -232,12 +282,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return item if isinstance(item, dict) else None
-
-
-def _encoded(values: Tensor) -> tuple[str, str]:
-    array = values.numpy()
-    return array.dtype.str, base64.b64encode(array.tobytes()).decode()
-
-
-def _decoded(dtype: str, content: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(base64.b64decode(content), np.dtype(dtype)).copy())

@@ -97,6 +97,20 @@ class Ranks:
             # The same numbers everywhere, so that every rank goes to the next meeting as late.
             rounds = max(1, min(2 * rounds, int(rounds * _SECONDS_BETWEEN_MEETINGS / slowest)))
 
+    def wait(self, last: Callable[[], None]) -> None:
+        """Lets rank 0 do something last, for which the others wait.
+
+        Raises:
+            RankFailedError: If rank 0 failed, which raises its own error.
+        """
+        failure = None
+        try:
+            if self.rank == 0:
+                last()
+        except Exception as error:
+            failure = error
+        self._meet(None, failure)
+
     def _open(self, model: nn.Module, loader: Any) -> tuple[nn.Module, Share]:
         """The model and the share to score, after making sure that all ranks mean the same."""
         mine, failure, facts = None, None, None

@@ -43,6 +43,10 @@ class Groups:
         total = sq_norms.new_zeros(len(sq_norms), len(self.names))
         return total.index_add(1, self._index[key], sq_norms.clamp_min(0))
 
+    def place(self, name: str) -> int:
+        """Of the group that a parameter is in."""
+        return self.names.index(self._of[name])
+
     def used(self, names: Iterable[str]) -> list[int]:
         """Places of the groups that one of these parameters is in."""
         groups = {self._of[name] for name in names if name in self._of}

@@ -1,0 +1,153 @@
+"""Sketches of gradients as an outcome of passes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fastgradnorm._engine import Maps, Passes, Plan, sample_sketch, transient_elements
+from fastgradnorm._errors import UnsupportedModelError, VerificationError
+from fastgradnorm._model import Batch, Passage, Subject
+from fastgradnorm._operations import numbers
+from fastgradnorm._options import Options
+from fastgradnorm._pulled import Alone, Pulled
+from fastgradnorm._schemes import Groups, Scored
+from fastgradnorm._witness import OwnModel, movement, tolerance
+
+# Samples that are verified, and how much longer than a difference of gradients its sketch may be.
+_VERIFIED, _MARGIN = 2, 4
+# Of the column of a result.
+COLUMN = "sketch"
+
+
+class Sketches:
+    """An outcome of passes: sketches `[G * dim]` of each sample's gradient, one a group.
+
+    Args:
+        subject: The model.
+        options: All that is asked for.
+        dim: Length of a sketch.
+        scheme: Of what the gradient is.
+
+    Attributes:
+        groups: Of parameters, as `group_by` has them; None: one of all.
+    """
+
+    def __init__(self, subject: Subject, options: Options, dim: int, scheme: str) -> None:
+        self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
+        self._made = Pulled(options, scheme)
+        self.pulled, self.slow = 0, cast(str | None, None)
+        self._maps, self._verify = Maps(subject, dim, options.seed), bool(options.verify)
+        by = options.group_by
+        self.groups = None if by is None else Groups(by, subject.chosen)
+        self._count = 1 if self.groups is None else len(self.groups.names)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same for a run to be continued."""
+        return {"sketches": f"{self.dim} {self.scheme}"}
+
+    def count(self, plan: Plan) -> int:
+        """As in `Outcome`."""
+        return 1
+
+    def planned(self, plan: Plan) -> Plan:
+        """No norm is taken, and of parameters with a rule no gradient formed."""
+        transient = plan.item_bytes * transient_elements(plan, self.subject, self.dim)
+        transient = max(plan.transient_bytes, transient)
+        transient += plan.item_bytes * 4 * self._count * self.dim
+        return replace(plan, transient_bytes=transient, scratch_bytes=0, gradient_bytes=0)
+
+    def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
+        """Sketches of all samples, in order."""
+        valid, target = batch.valid(plan.logits_shape), self._made.target(batch, plan.logits_shape)
+
+        def one(passage: Passage, leaves: Sequence[Tensor], *known: Tensor | None) -> Tensor:
+            return self._one(plan, batch, passage, leaves, *known)
+
+        found = passes.run(f"sketch {id(plan)}", one, batch, valid, target)
+        if self._verify:
+            self._verify = False
+            self._check(plan, batch, found)
+        return Scored({COLUMN: found}, {})
+
+    def alone(
+        self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
+    ) -> Scored:
+        """One sample that takes a branch of its own, by a pass of its own.
+
+        Raises:
+            UnsupportedModelError: If the model cannot run under `vmap`.
+        """
+        if error is None:
+            return run()
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(
+            "`model` must run under `torch.func.vmap` for sketches. Got "
+            f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
+        ) from error
+
+    def check(self, plan: Plan, batch: Batch) -> None:
+        """As in `Outcome`."""
+        self._made.target(batch, plan.logits_shape)
+
+    def nothing(self, dtype: torch.dtype) -> Scored:
+        """As in `Outcome`."""
+        return Scored({COLUMN: torch.empty(0, self._count * self.dim, dtype=dtype)}, {})
+
+    def _one(
+        self,
+        plan: Plan,
+        batch: Batch,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+        valid: Tensor | None,
+        target: Tensor | None,
+    ) -> Tensor:
+        """The sketch of one sample, inside `vmap`."""
+
+        def cotangent(logits: Tensor) -> tuple[Tensor, Tensor]:
+            return self._made.cotangent(logits, valid, target)
+
+        parts = self.subject, batch, passage, leaves, plan.tracked, self._maps, cotangent
+        return sample_sketch(*parts, self._place, self._count)
+
+    def _place(self, name: str) -> int:
+        return 0 if self.groups is None else self.groups.place(name)
+
+    def _check(self, plan: Plan, batch: Batch, found: Tensor) -> None:
+        """The first samples by plain autograd, from the caller's own model alone on each.
+
+        Raises:
+            VerificationError: If their sketches are others, by more than rounding explains.
+        """
+        own, names = OwnModel(self.subject), plan.tracked
+        for alone in self._made.alone(own, names, batch, found, _VERIFIED):
+            i, scale = alone.number, float(alone.scale)
+            exact, sizes = self._exact(alone, names, found[i])
+            gaps = torch.linalg.vector_norm((found[i] - exact).view(self._count, self.dim), dim=1)
+            room = _MARGIN * tolerance(self.subject, own.narrow).double * sizes.sum().sqrt()
+            if bool((gaps <= room * scale).all()):
+                continue
+            given = self.subject, alone.sample, names, alone.unit, own.narrow
+            moved = _MARGIN * float(torch.linalg.vector_norm(movement(*given) * scale))
+            if not bool((gaps <= moved).all()):
+                gap, size = float(gaps.max()), float(sizes.sum().sqrt()) * scale
+                raise VerificationError(
+                    f"The engine disagrees with plain autograd on sample {i}: its sketch is off by "
+                    f"{gap:.3g}, its gradient as long as {size:.6g}. Please report this with the "
+                    "layer's definition."
+                )
+
+    def _exact(self, alone: Alone, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+        """The sketches `[G * dim]`, and squared norms `[G]`, over the scale, of gradients."""
+        exact = torch.zeros_like(like).view(self._count, self.dim)
+        sizes = torch.zeros(self._count, dtype=torch.float64)
+        for name, g in zip(names, alone.gradients, strict=True):
+            if g is not None:
+                g, place = g.detach().to_dense(), self._place(name)  # of a lookup they are sparse
+                exact[place] += self._maps.of(name).formed(g).to(exact.dtype)
+                sizes[place] += float(numbers(g).square().sum())
+        return exact.flatten() * alone.scale, sizes
