@@ -103,7 +103,7 @@ FAULTS = [
     ),
     Fault(
         _SUBJECT, "wrong unit",
-        "return logits if temperature == 1 else logits / temperature", "return logits if temperature == 1 else logits * temperature",
+        "return scored if temperature == 1 else scored / temperature", "return scored if temperature == 1 else scored * temperature",
         "temperature multiplies",
     ),
     Fault(
@@ -123,6 +123,16 @@ FAULTS = [
         'next((output[key] for key in ("logits", "out") if key in output), output)',
         "next(iter(output.values()), output)",
         "of a mapping of outputs the first is scored, whatever it is called",
+    ),
+    Fault(
+        "_model/lineage.py", "dropped guard",
+        "if self._state(head) in (_State.OTHER, _State.BEYOND):", "if self._state(head) is _State.OTHER:",
+        "last layers: where another one follows for some samples, the first one's gradient counts",
+    ),
+    Fault(
+        "_model/lineage.py", "dropped guard",
+        "if self._state(head) in (_State.OTHER, _State.BEYOND):", "if self._state(head) is _State.BEYOND:",
+        "last layers: of two that are run, features are those of the one that is not returned",
     ),
     Fault(
         "_model/views.py", "stale key",

@@ -185,14 +185,13 @@ FAULTS = [
     ),
     Fault(
         _SKETCHED, "option forgotten in one branch",
-        "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
-        "return subject.run(view, batch, [leaf[None].clone() for leaf in leaves])",
+        "return subject.with_head(view, batch, inputs, mode.lineage)",
+        "return subject.run(view, batch, inputs)",
         "sketches ignore the temperature",
     ),
     Fault(
         _SKETCHED, "buffer not kept",
-        "return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])",
-        "return subject.tempered(view, batch, [leaf[None] for leaf in leaves])",
+        "inputs = [leaf[None].clone() for leaf in leaves]", "inputs = [leaf[None] for leaf in leaves]",
         "sketches of models that work in place on their input overwrite the caller's batch",
     ),
     Fault(

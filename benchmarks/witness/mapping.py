@@ -59,6 +59,7 @@ TESTS = {
     "_model/standins": "any_model/test_data_setter any_model/test_execution",
     "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
     "_model/layout": "model/test_memory_layout",
+    "_model/lineage": "engine/test_last_layers_in_a_row",
     "_model/substitution": "any_model/test_norm_layers operations",
     "_operations/embeddings": "any_model/test_embeddings operations/test_layers",
     "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
@@ -79,14 +80,17 @@ TESTS = {
     "_operations/norms": "any_model/test_norm_layers operations/test_layers",
     "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
     "operations/test_layers",
-    "_operations/linear": "operations/test_linear any_model/test_raw_parameters",
-    "_operations/products": "any_model/test_raw_parameters operations/test_linear "
+    "_operations/linear": "operations/test_layers operations/test_linear any_model/test_raw_parameters",
+    "_operations/products": "operations/test_calls any_model/test_raw_parameters operations/test_linear "
     "operations/test_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
     "witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/gradients": "engine/test_last_layers_in_a_row engine/test_small_numbers "
+    "witness/test_rounding witness/test_choice witness/test_company witness/test_left_as_it_was "
+    "witness/test_formulas witness/test_seen_logits any_model/test_reached test_linalg",
     "_witness/scores": "witness/test_scores witness/test_silence",
     "_witness/inputs": "witness/test_inputs",
     "_witness/numbers": "witness/test_probabilities witness/test_silence",

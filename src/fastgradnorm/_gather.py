@@ -96,6 +96,7 @@ class _Everything(Norms):
         self._wants, self._model = wants, subject.model
         self._head: Subject | None = None
         self._names: dict[int, tuple[str, ...]] = {}
+        self._length: int | None = None  # of features
         self._sketches: Sketches | None = None
         if wants.sketch is not None:
             self._sketches = Sketches(subject, options, wants.dim, wants.sketch)
@@ -151,7 +152,19 @@ class _Everything(Norms):
                 "each sample. Use 'herding' or 'diverse'.",
                 "strategy",
             )
-        return {**found, "features": features} if wants.features else found
+        return {**found, "features": self._alike(features)} if wants.features else found
+
+    def _alike(self, features: Tensor) -> Tensor:
+        """Features `[N, D]` if D is that of the samples before."""
+        self._length = features.shape[1] if self._length is None else self._length
+        if features.shape[1] != self._length:
+            few, many = sorted((features.shape[1], self._length))
+            raise ValueError(
+                f"`strategy` {self._wants.strategy!r} compares what the last layer is given, which "
+                f"is {few} numbers of some samples and {many} of others, whose last layer is "
+                "another. Use `space='sketch'`, or a strategy by score such as 'gumbel'."
+            )
+        return features
 
     def _last_layer(self, plan: Plan, batch: Batch) -> tuple[str, ...]:
         """Names of its parameters."""

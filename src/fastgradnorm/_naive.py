@@ -1,14 +1,15 @@
 """A pool scored by plain autograd alone: the baseline of the benchmarks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._engine import make_plan, plain_scores
 from fastgradnorm._keywords import scores_pool
-from fastgradnorm._model import Reader, Subject
+from fastgradnorm._model import READING, Batch, Reader, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, make_pool
 from fastgradnorm._process import OwnRandomState, autograd_ready
@@ -46,7 +47,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
     """
     options.refuse_subset("naive_score_pool")
     found: dict[str, list[Tensor]] = {scheme: [] for scheme in options.schemes}
-    names: list[Sequence[str]] = []
+    names = _Names()
     placement = Placement(loader, "naive_score_pool")
     with OwnRandomState(), autograd_ready():
         subjects = [Subject(model, part) for part in options.parts()]
@@ -59,13 +60,57 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
             placement.add(None if draws is None else draws.next(len(batch)), len(batch))
             for i in range(len(batch)):
                 sample = batch.take(slice(i, i + 1))
-                if not names:
-                    names = [make_plan(subject, sample).tracked for subject in subjects]
-                for subject, tracked in zip(subjects, names, strict=True):
+                for subject in subjects:
+                    tracked = names.of(subject, sample)
                     scored = plain_scores(subject, sample, tracked, subject.options)
                     for scheme, score in scored.scores.items():
                         found[scheme].append(score)
-    if not names:
+    if not names.seen:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     placement.judge(pool.size, None if draws is None else draws.lost)
     return options.pick({scheme: torch.cat(values).cpu() for scheme, values in found.items()})
+
+
+class _Names:
+    """The parameters that count; of the last layer each sample's own, where there are several.
+
+    Attributes:
+        seen: Whether any sample was looked at.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Sequence[str]] = {}
+        self.seen = False
+
+    def of(self, subject: Subject, sample: Batch) -> Sequence[str]:
+        """For a batch of one."""
+        self.seen = True
+        last = subject.options.params == "last_layer"
+        key: list[Any] = [id(subject)]
+        if last:
+            key += [(leaf.shape, leaf.dtype) for leaf in sample.leaves]
+            key += [sample.constants]
+        known = self._known.get(tuple(key))
+        if known is not None:
+            return known
+        with _Reads() as reads:
+            names = make_plan(subject, sample).tracked
+        if not last or not (reads.any or sample.constants is None):
+            self._known[tuple(key)] = names
+        return names
+
+
+class _Reads(TorchFunctionMode):
+    """Notes whether a model reads a value, by which it may choose its last layer."""
+
+    any = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.any = self.any or getattr(func, "__name__", "") in READING
+        return func(*args, **(kwargs or {}))

@@ -73,13 +73,17 @@ class TestConvolutions:
         model = after(layer, 4, lambda layer, x: torch.stack([layer(image) for image in x]))
         assert_exact(model, torch.randn(4, 2, 5, 5))
 
-    def test_frames_folded_into_the_batch(self):
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("dims", [1, 2, 3])
+    @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+    def test_frames_folded_into_the_batch(self, kind, dims, bias):
         def forward(m, x):
-            frames = torch.tanh(m.conv(x.flatten(0, 1))).mean((2, 3))
+            frames = torch.tanh(m.conv(x.flatten(0, 1))).flatten(2).mean(2)
             return m.head(frames.unflatten(0, (len(x), -1)).amax(1))
 
-        model = Custom(forward, conv=nn.Conv2d(2, 4, 3, groups=2), head=linear(4, 3))
-        assert_exact(model, torch.randn(4, 3, 2, 5, 5))
+        layer = getattr(nn, f"{kind}{dims}d")(2, 4, 3, groups=2, bias=bias)
+        model = Custom(forward, conv=layer, head=linear(4, 3))
+        assert_exact(model, torch.randn(4, 3, 2, *(5, 4, 3)[:dims]))
 
     def test_inputs_in_channels_last_order(self):
         model = after(nn.Conv2d(2, 4, 3), 4)

@@ -273,6 +273,23 @@ def test_models_that_work_in_place_on_their_input(way, case):
     assert_close_relative(actual, expected, 0.05 if "autocast" in options else RTOL)
 
 
+@pytest.mark.parametrize("case", OPTIONS_IN_PLACE)
+def test_one_batch_that_is_worked_on_in_place(case):
+    """Scored as it is, without the copy that putting batches together makes."""
+
+    class InPlace(MLP):
+        def forward(self, x):
+            return super().forward(x.mul_(2).add_(0.5))
+
+    model, x = InPlace(), torch.randn(6, 10)
+    kept, options = x.clone(), OPTIONS_IN_PLACE[case]
+    only = head_only if "params" in options else lambda name: True
+    expected = oracle.scores(model, [row.clone() for row in oracle.ones(x)], keep=only)
+    actual = GradNormScorer(model, progress=False, **options).score_batch(x)
+    assert torch.equal(x, kept)
+    assert_close_relative(actual, expected, 0.05 if "autocast" in options else RTOL)
+
+
 def test_sketches_and_the_loop_leave_the_batch_as_it_was():
     class InPlace(MLP):
         def forward(self, x):

@@ -79,6 +79,28 @@ def reading(m, x):
     return m.head(h if bool(h.abs().amax() < 100) else -h)
 
 
+def reading_if_long(m, x):
+    """The first batches, which are looked at, say nothing of what it does on others."""
+    h = m.body(x).mean(1)
+    return m.head(h if x.shape[1] < 7 or bool(h.sum() > 0) else -3 * h)
+
+
+def scaled_if_long(m, x):
+    h = m.body(x).mean(1)
+    return m.head(h if x.shape[1] < 7 else h / float(h.detach().abs().amax()))
+
+
+@pytest.mark.parametrize("forward", [reading_if_long, scaled_if_long])
+@pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
+@pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
+def test_left_where_only_later_batches_read_a_value(forward, passes):
+    model, long = Custom(forward, **PARTS), torch.randn(12, 7, 4)
+    found = score_pool(model, [X, long], params="last_layer", verify="first", progress=False)
+    assert passes and not passes[-1]
+    right = torch.cat([exact(model, X), exact(model, long)])
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("forward", [sorted_within, reading])
 def test_left_where_it_does_not_tell(forward, passes):
     model = Custom(forward, **PARTS)

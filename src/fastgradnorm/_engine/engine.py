@@ -70,9 +70,9 @@ class Engine:
 
     def plan(self, batch: Batch) -> Plan:
         """The plan for samples of this shape; made on the first of them."""
-        return self._known(batch)[0]
+        return self.plans(batch)[0]
 
-    def _known(self, batch: Batch) -> list[Plan]:
+    def plans(self, batch: Batch) -> list[Plan]:
         """Plans for samples of this shape: one for each way of using the parameters seen so far."""
         key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)
         if key not in self._plans:
@@ -160,7 +160,7 @@ class Engine:
 
     def _run(self, batch: Batch) -> Scored:
         """Samples that take the same branches, by the first plan that fits them."""
-        known = self._known(batch)
+        known = self.plans(batch)
         for plan in known:
             with contextlib.suppress(PlanChangedError), collection_paused():
                 return self.outcome.make(self.passes, plan, batch)

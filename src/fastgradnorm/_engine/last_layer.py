@@ -9,7 +9,15 @@ from torch.nn import functional as F
 
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._model import Batch, Passage, Pieces, PlanChangedError, Settings, Subject, Watch
+from fastgradnorm._model import (
+    Batch,
+    Followed,
+    Passage,
+    Pieces,
+    PlanChangedError,
+    Settings,
+    Subject,
+)
 
 # How many dimensions follow the channels of the input; a linear layer has its features last.
 _LAYERS: dict[Callable[..., Any], int] = {
@@ -51,7 +59,7 @@ def _input_of(
     return None
 
 
-class LayerInput(Watch):
+class LayerInput(Followed):
     """Keeps the input of the last such layer that holds a tracked parameter."""
 
     given: Tensor | None = None
@@ -121,8 +129,10 @@ def _seen(
     tracked = {k: v.detach() for k, v in subject.values(names).items()}
     view, stand_ins = subject.view(tracked)
     mode = LayerInput(Pieces(tracked), stand_ins, passage, leaves)
-    with mode:
-        logits = subject.tempered(view, batch, list(given))
+    mode.lineage = subject.lineage(tracked, given) if names else None
+    # No tensor has a gradient here; what the model itself keeps out of its graph is still seen.
+    with torch.enable_grad(), mode:
+        logits = subject.with_head(view, batch, list(given), mode.lineage).detach()
     if not names:
         return logits, logits.new_zeros(0)
     if mode.given is None and mode.other:
@@ -134,7 +144,7 @@ def _seen(
         )
     if mode.given is None:
         raise PlanChangedError
-    return logits, _mean(mode.given, mode.after, valid)
+    return logits, _mean(mode.given.detach(), mode.after, valid)
 
 
 def _mean(given: Tensor, after: int, valid: Tensor | None) -> Tensor:

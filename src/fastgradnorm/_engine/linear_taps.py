@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model import Passage, Pieces, StandIns, Watch
+from fastgradnorm._model import Followed, Passage, Pieces, StandIns
 from fastgradnorm._operations import Joint, Rule, current_level, table
 
 # From tensors that were saved and the gradient at an output.
@@ -20,7 +20,7 @@ Read = Callable[[Sequence[Tensor], Tensor], Tensor]
 Reader = Callable[[str, Rule, Joint], tuple[Tensor, Read] | None]
 
 
-class LinearTaps(Watch):
+class LinearTaps(Followed):
     """Puts a tap behind operations that have a reader, and there leaves the parameter's tap out.
 
     The operation itself is given the parameter without its tap, so that no use counts twice.

@@ -96,8 +96,12 @@ def sample_sketch(
             for name, value in values.items()
         }
         view, stand_ins = subject.view(tapped)
-        with LinearTaps(tapped, values, stand_ins, passage, leaves, reader):
-            return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
+        mode = LinearTaps(tapped, values, stand_ins, passage, leaves, reader)
+        if subject.options.params == "last_layer":
+            mode.lineage = subject.lineage(tapped, leaves)
+        with mode:
+            inputs = [leaf[None].clone() for leaf in leaves]
+            return subject.with_head(view, batch, inputs, mode.lineage)
 
     shapes = [(dim,)] * groups + [(dim // 2 + 1, 2)] * groups
     zeros = [torch.zeros(shape, dtype=wide, device=device) for shape in shapes]

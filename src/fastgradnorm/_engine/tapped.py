@@ -99,9 +99,11 @@ class TappedPass:
             self._reached,
             self._clock,
         )
+        if subject.options.params == "last_layer":
+            mode.lineage = subject.lineage({**self._tracked, **tapped}, self._leaves)
         with mode:
             inputs = [leaf[None].clone() for leaf in self._leaves]
-            logits = subject.tempered(view, self._batch, inputs)
+            logits = subject.with_head(view, self._batch, inputs, mode.lineage)
         mode.check_all()
         self._joints = {i: joint for i, (joint, _) in mode.joints.items()}
         return logits, {i: saved for i, (_, saved) in mode.joints.items()}

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model import Passage, Piece, Pieces, PlanChangedError, StandIns, Watch, constant
+from fastgradnorm._model import (
+    Followed,
+    Passage,
+    Piece,
+    Pieces,
+    PlanChangedError,
+    StandIns,
+    Watch,
+    constant,
+)
 from fastgradnorm._operations import Joint, SingleLevel, current_level, numbers, table, unwrap, wrap
 from fastgradnorm._process import is_out_of_memory
 
@@ -121,7 +130,7 @@ class PlannedTap:
     output_dtype: torch.dtype
 
 
-class Tapping(Watch):
+class Tapping(Followed):
     """Puts a tap behind each planned operation.
 
     Args:

@@ -6,6 +6,7 @@ from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
+from fastgradnorm._model.lineage import Followed
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "Branches",
     "DivergentControlFlowError",
+    "Followed",
     "Foreseen",
     "Given",
     "Mold",

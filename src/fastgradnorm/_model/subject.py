@@ -11,6 +11,7 @@ from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.declared import Declared, declared
+from fastgradnorm._model.lineage import Lineage
 from fastgradnorm._model.own_loss import sample_loss, undeclared
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import Holdings, StandIns
@@ -179,9 +180,31 @@ class Subject:
 
     def tempered(self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Tensor:
         """The same over the temperature: what is scored."""
-        logits = self.run(view, batch, leaves)
+        return self.with_head(view, batch, leaves, None)
+
+    def with_head(
+        self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor], lineage: Lineage | None
+    ) -> Tensor:
+        """The same, where it must come from the last layer that a lineage is of.
+
+        Raises:
+            PlanChangedError: If it comes from another.
+        """
+        scored, output = self.run_both(view, batch, leaves)
+        if lineage is not None:
+            lineage.check(extract(output) if self.options.by_output else scored)
         temperature = self.options.temperature
-        return logits if temperature == 1 else logits / temperature
+        return scored if temperature == 1 else scored / temperature
+
+    def lineage(self, own: Mapping[str, Tensor], sample: Sequence[Tensor]) -> Lineage:
+        """To follow a last layer.
+
+        Args:
+            own: Its parameters, as a pass has them.
+            sample: What the model is given.
+        """
+        others = [p for name, p in self.chosen.items() if name not in own]
+        return Lineage(own.values(), [*others, *(self._moved[id(p)] for p in others)], sample)
 
 
 def _choose(trainable: dict[str, nn.Parameter], options: Options) -> dict[str, nn.Parameter]:

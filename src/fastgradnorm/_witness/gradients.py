@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine import Engine, make_plan
+from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model import Batch
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.company import differ
+from fastgradnorm._witness.counted import counted
 from fastgradnorm._witness.formulas import Asked, asked
 from fastgradnorm._witness.logits import check_rows, seen_logits
 from fastgradnorm._witness.own_call import OwnModel
@@ -48,16 +49,15 @@ class Comparison:
         self.engine, self.own, self.batch, self.record = engine, own, batch, record
         self._apart = apart
         self._head = engine.options.params == "last_layer"
-        self.names = self._last_layers() if self._head else _asked_for(engine)
+        heads = counted(engine, batch)
+        self.names = tuple(dict.fromkeys(name for head in heads for name in head))
+        # [n or 1, P]: what is a sample's last layer may lie below that of another one.
+        self._counts = torch.tensor([[name in head for name in self.names] for head in heads])
 
-    def _last_layers(self) -> tuple[str, ...]:
-        """Of the samples, which have heads of their own where the model branches."""
-        engine, batch = self.engine, self.batch
-        if not engine.passes.branched:
-            return engine.plan(batch).names
-        each = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
-        found = [name for one in each for name in make_plan(engine.subject, one).names]
-        return tuple(dict.fromkeys(found))
+    def _counted(self, row: int, norms: Tensor) -> Tensor:
+        """Of (squared) norms `[P]`, those that count for a sample; 0 for others."""
+        counts = self._counts[row % len(self._counts)].to(norms.device)
+        return torch.where(counts, norms, 0.0)
 
     @property
     def _limits(self) -> Tolerance:
@@ -131,11 +131,11 @@ class Comparison:
         self, row: int, run: tuple[Gradients, int], ask: Asked, places: Sequence[int]
     ) -> dict[int, Tensor]:
         """Squared norms by plain autograd, by cotangent."""
-        exact = {k: _own_sq_norms(*run, ask, k) for k in places}
+        exact = {k: self._counted(row, _own_sq_norms(*run, ask, k)) for k in places}
         if len(self.batch) > 1 and not all(bool(each.isfinite().all()) for each in exact.values()):
             # Zeros that are pulled back through an infinite slope of another sample are NaN.
             alone = self._alone(row), 0
-            exact = {k: _own_sq_norms(*alone, ask, k) for k in places}
+            exact = {k: self._counted(row, _own_sq_norms(*alone, ask, k)) for k in places}
         return exact
 
     def _alone(self, row: int) -> Gradients:
@@ -229,7 +229,8 @@ class Comparison:
         last = not len(ask.weights) or scheme in ("entropy", "loss")
         heaviest = len(ask) - 1 if last else int(ask.weights.argmax())
         cotangent = ask.cotangent(heaviest)
-        whole = _own_sq_norms(self._alone(row), 0, ask, heaviest).sum().sqrt()
+        sq_norms = _own_sq_norms(self._alone(row), 0, ask, heaviest)
+        whole = self._counted(row, sq_norms).sum().sqrt()
         room = torch.linalg.vector_norm(self._movement(row, cotangent)) / whole
         return relative <= float(room) * (2 if scheme == "expected_squared" else 1)
 
@@ -237,7 +238,7 @@ class Comparison:
         sample = self.batch.take(slice(row, row + 1))
         unit = cotangent.abs().amax()
         given = self.engine.subject, sample, self.names, cotangent / unit, self._is_narrow
-        return movement(*given) * unit
+        return self._counted(row, movement(*given)) * unit
 
     def _is_rounding(self) -> bool:
         """Whether all agrees in float64; False also for models that do not run there."""
@@ -255,14 +256,6 @@ class Comparison:
         except Exception:  # of the caller's model too: the disagreement stands
             return False
         return True
-
-
-def _asked_for(engine: Engine) -> tuple[str, ...]:
-    """The parameters that count, read anew from the model where all that are trained do."""
-    subject = engine.subject
-    if engine.options.params != "all":
-        return tuple(subject.chosen)
-    return tuple(name for name, p in subject.model.named_parameters() if p.requires_grad)
 
 
 def _spread(places: Sequence[int], most: int) -> list[int]:
