@@ -80,8 +80,10 @@ TESTS = {
     "_operations/norms": "any_model/test_norm_layers operations/test_layers",
     "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
     "operations/test_layers",
-    "_operations/linear": "operations/test_layers operations/test_linear any_model/test_raw_parameters",
-    "_operations/products": "operations/test_calls any_model/test_raw_parameters operations/test_linear "
+    "_operations/linear": "operations/test_layers operations/test_linear "
+    "any_model/test_raw_parameters",
+    "_operations/products": "operations/test_calls any_model/test_raw_parameters "
+    "operations/test_linear "
     "operations/test_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",

@@ -159,10 +159,11 @@ class _Everything(Norms):
         self._length = features.shape[1] if self._length is None else self._length
         if features.shape[1] != self._length:
             few, many = sorted((features.shape[1], self._length))
-            raise ValueError(
+            raise ArgumentError(
                 f"`strategy` {self._wants.strategy!r} compares what the last layer is given, which "
                 f"is {few} numbers of some samples and {many} of others, whose last layer is "
-                "another. Use `space='sketch'`, or a strategy by score such as 'gumbel'."
+                "another. Use `space='sketch'`, or a strategy by score such as 'gumbel'.",
+                "strategy",
             )
         return features
 

@@ -155,7 +155,8 @@ def test_features_of_several_lengths_are_no_points_of_one_space():
 def test_a_constant_of_the_batch_says_which():
     """Every batch of its own kind: nothing is read from the samples."""
 
-    def forward(m, x, task):
+    def forward(m, pair):
+        x, task = pair
         z = first(m, x)
         return m.heads[1](z) if task == "fine" else z
 
@@ -165,13 +166,13 @@ def test_a_constant_of_the_batch_says_which():
     batches = [(x[:3], "coarse"), (x[3:6], "fine"), (x[6:], "coarse")]
     counts = [0] * 3 + [1] * 3 + [0] * 3
     calls = iter(("coarse", "fine", "coarse")[i // 3] for i in range(9))
-    right = exact(model, x, counts, "entropy", call=lambda m, row: m(row, next(calls)))
+    right = exact(model, x, counts, "entropy", call=lambda m, row: m((row, next(calls))))
     for scorer in (naive_score_pool, score_pool):
         for verify in (False, "all"):
             found = scorer(
                 model,
                 [{"x": part, "task": task} for part, task in batches],
-                forward=lambda m, batch: m(batch["x"], batch["task"]),
+                forward=lambda m, batch: m((batch["x"], batch["task"])),
                 params="last_layer", scheme="entropy", verify=verify, progress=False,
             )  # fmt: skip
             assert_close_relative(found, right, 1e-5)
