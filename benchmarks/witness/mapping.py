@@ -25,12 +25,12 @@ TESTS = {
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together",
-    "_engine/rtol": "engine/test_combinations engine/test_rtol",
+    "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
     "schemes/test_likelihoods",
     "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
     "engine/test_known_reasons any_model/test_control_flow",
-    "_engine/passes": "engine/test_combinations engine/test_rtol",
+    "_engine/passes": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",

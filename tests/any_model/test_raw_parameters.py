@@ -91,6 +91,31 @@ class TestParameters:
     def test_raw(self, function, shape):
         assert_exact(Raw(function, *shape), torch.randn(4, 4))
 
+    @pytest.mark.parametrize(
+        "function, shape",
+        [
+            pytest.param(lambda x, w: w @ x, (6, 4), id="operator"),
+            pytest.param(torch.Tensor.matmul, (6, 4), id="method"),
+            pytest.param(lambda x, w: torch.stack([w.mm(row) for row in x]), (6, 4), id="mm"),
+            pytest.param(lambda x, w: w @ x[:, None], (1, 6, 4), id="with-groups-of-one"),
+            pytest.param(lambda x, w: torch.einsum("oi,nit->not", w, x), (6, 4), id="einsum"),
+            pytest.param(
+                lambda x, w: torch.stack([torch.bmm(w, row.view(2, 2, 5)) for row in x]),
+                (2, 3, 2), id="bmm",
+            ),
+        ],
+    )  # fmt: skip
+    def test_from_the_left_of_several_positions(self, function, shape):
+        def forward(m, x):
+            out = (
+                function(m.weight, x) if function is torch.Tensor.matmul else function(x, m.weight)
+            )
+            return m.head(torch.tanh(out).reshape(len(x), 6, 5).amax(2))
+
+        model = Custom(forward, head=linear(6, 3))
+        model.weight = nn.Parameter(torch.randn(shape))
+        assert_exact(model, torch.randn(3, 4, 5))
+
     @pytest.mark.parametrize("parameters", [1, 4])
     def test_prelu_layers(self, parameters):
         model = after(nn.PReLU(parameters), 4, before=nn.Conv2d(2, 4, 1))
