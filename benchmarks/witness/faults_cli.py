@@ -99,7 +99,8 @@ FAULTS = [
     ),
     Fault(
         "cli/_model.py", "dropped guard",
-        "return Loaded(made.eval(), transform)", "return Loaded(made, transform)",
+        "return Loaded(made.eval(), transform, pretrained)",
+        "return Loaded(made, transform, pretrained)",
         "what is loaded is in training mode",
     ),
     Fault(

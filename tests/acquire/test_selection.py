@@ -114,6 +114,14 @@ def test_a_page(chosen, tmp_path):
         (lambda s, p: s.to_csv(p, ids=["a"]), "`ids` must be one for each sample"),
         (lambda s, p: s.to_csv(p, ids={0: 1}), "`ids` must be a mapping of every chosen index"),
         (lambda s, p: s.to_csv(p, ids="abc"), "`ids` must be a sequence"),
+        (
+            lambda s, p: s.to_csv(p, columns={"score": X}),
+            "`columns` must be of names that no record",
+        ),
+        (
+            lambda s, p: s.to_csv(p, columns={"text": ["a"]}),
+            "`columns` must be one for each sample",
+        ),
         (lambda s, p: s.to_label_studio(p, ["a"]), "`data` must be one for each"),
         (lambda s, p: s.to_label_studio(p, range(50), names=[]), "`names` must be one for each"),
     ],
@@ -148,3 +156,17 @@ def test_the_seed(model):
     )
     assert torch.equal(first.indices, same.indices)
     assert first.indices.tolist() != other.indices.tolist()
+
+
+def test_texts_and_further_columns(chosen, tmp_path):
+    texts = [f"<b>text {i}</b> " + "word " * 100 for i in range(50)]
+    columns = {"text": texts, "url": {i: f"u{i}" for i in chosen}}
+    with chosen.to_csv(tmp_path / "a.csv", columns=columns).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["text"], row["url"]) for row in rows] == [(texts[i], f"u{i}") for i in chosen]
+    lines = chosen.to_jsonl(tmp_path / "a.jsonl", columns=columns).read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [texts[i] for i in chosen]
+    page = chosen.report(tmp_path, text=texts).read_text()
+    for i in chosen:
+        assert f"&lt;b&gt;text {i}&lt;/b&gt; word" in page
+    assert "word " * 100 not in page

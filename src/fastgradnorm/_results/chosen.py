@@ -31,10 +31,21 @@ def of_index(values: Any, index: int, name: str) -> Any:
     return found.item() if hasattr(found, "item") else found
 
 
-def with_ids(records: Sequence[Record], ids: Any) -> list[Record]:
-    """Each record with an `id` in front."""
+def with_ids(
+    records: Sequence[Record], ids: Any, columns: Mapping[str, Any] | None = None
+) -> list[Record]:
+    """Each record with an `id` in front, and further columns behind."""
+    more = {} if columns is None else columns
+    if records:
+        taken = [name for name in more if name in ("id", *records[0])]
+        if taken:
+            raise fail("columns", "of names that no record has", taken[0])
     return [
-        {"id": row["index"] if ids is None else of_index(ids, row["index"], "ids"), **row}
+        {
+            "id": row["index"] if ids is None else of_index(ids, row["index"], "ids"),
+            **row,
+            **{name: of_index(values, row["index"], "columns") for name, values in more.items()},
+        }
         for row in records
     ]
 

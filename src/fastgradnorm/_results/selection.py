@@ -66,21 +66,29 @@ class Selection:
             lines.append(f"  in doubt: {', '.join(doubts)}; see pool['findings']")
         return "\n".join(lines)
 
-    def to_records(self, ids: Any = None) -> list[dict[str, Any]]:
+    def to_records(
+        self, ids: Any = None, columns: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """The records with an `id` each.
 
         Args:
             ids: One for each sample of the dataset, or a mapping from indices; by default indices.
+            columns: What else each record is to have, by name: values as `ids` has them, such as
+                `{"text": texts}`.
         """
-        return chosen.with_ids(self.records, ids)
+        return chosen.with_ids(self.records, ids, columns)
 
-    def to_csv(self, path: str | Path, ids: Any = None) -> Path:
-        """Writes a line a chosen sample, best first; returns the path."""
-        return chosen.write_csv(self.to_records(ids), path)
+    def to_csv(
+        self, path: str | Path, ids: Any = None, columns: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Writes a line a chosen sample, best first, as `to_records` has them; returns the path."""
+        return chosen.write_csv(self.to_records(ids, columns), path)
 
-    def to_jsonl(self, path: str | Path, ids: Any = None) -> Path:
-        """Writes a JSON object a line, best first; returns the path."""
-        return chosen.write_jsonl(self.to_records(ids), path)
+    def to_jsonl(
+        self, path: str | Path, ids: Any = None, columns: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Writes a JSON object a line, best first, as `to_records`; returns the path."""
+        return chosen.write_jsonl(self.to_records(ids, columns), path)
 
     def to_label_studio(
         self,
@@ -120,6 +128,7 @@ class Selection:
         *,
         ids: Any = None,
         picture: Any = None,
+        text: Any = None,
         names: Sequence[str] | None = None,
     ) -> Path:
         """Writes a page with the chosen, why they were, and the pool; returns its path.
@@ -128,11 +137,13 @@ class Selection:
             folder: Made if it is not there; the page is its `index.html`.
             ids: As in `to_records`.
             picture: `index -> PIL image`, for pictures of the samples.
+            text: The text of each sample of the dataset, or a mapping from indices; its beginning
+                is shown.
             names: Of the classes.
         """
         from fastgradnorm._results.selection_page import write
 
-        return write(self, Path(folder), ids, picture, names)
+        return write(self, Path(folder), ids, picture, text, names)
 
     def facts(self) -> str:
         """Pool and provenance as JSON."""

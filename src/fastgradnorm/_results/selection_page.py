@@ -6,16 +6,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from fastgradnorm._results.chosen import class_name
+from fastgradnorm._results.chosen import class_name, of_index
 from fastgradnorm.atomic import write_text
-from fastgradnorm.page import definitions, page, table, tile, tiles
+from fastgradnorm.page import beginning, definitions, page, table, tile, tiles
 
 _SHOWN = 100
 _PIXELS = 160
 
 
 def write(
-    selection: Any, folder: Path, ids: Any, picture: Any, names: Sequence[str] | None
+    selection: Any,
+    folder: Path,
+    ids: Any,
+    picture: Any,
+    text: Any,
+    names: Sequence[str] | None,
 ) -> Path:
     """Writes `index.html` into a folder, which is made; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -24,7 +29,7 @@ def write(
     sections = {
         "The samples, best first": _pictures(rows, picture, names)
         if picture is not None
-        else _rows(rows, names),
+        else _rows(rows, text, names),
         "What the model predicts": _classes(selection, rows, names),
     }
     found = {each["kind"].capitalize(): each["message"] for each in pool["findings"]}
@@ -69,13 +74,23 @@ def _why(row: dict[str, Any], names: Sequence[str] | None) -> str:
     return escape(text)
 
 
-def _rows(rows: list[dict[str, Any]], names: Sequence[str] | None) -> str:
+def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) -> str:
+    def told(row: dict[str, Any]) -> list[str]:
+        return [] if text is None else [beginning(of_index(text, row["index"], "text"))]
+
     return table(
-        ("rank", "sample", "score", "prediction, runner-up, what it adds"),
+        (
+            "rank",
+            "sample",
+            *([] if text is None else ["text"]),
+            "score",
+            "prediction, runner-up, what it adds",
+        ),
         [
             (
                 str(row["rank"]),
                 escape(str(row["id"])),
+                *told(row),
                 f"{row['score']:.4g}",
                 _why(row, names),
             )

@@ -134,18 +134,20 @@ def _place(
 def _write(
     given: _given.Given, chosen: Selection, lines: str, out: Path | None, report: Path | None
 ) -> None:
+    texts = given.pool.texts
+    columns = None if texts is None else {"text": texts}
     try:
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             if out.suffix == ".txt":
                 write_text(out, lines)
             elif out.suffix == ".csv":
-                chosen.to_csv(out, ids=given.pool.ids)
+                chosen.to_csv(out, ids=given.pool.ids, columns=columns)
             else:
-                chosen.to_jsonl(out, ids=given.pool.ids)
+                chosen.to_jsonl(out, ids=given.pool.ids, columns=columns)
             typer.echo(f"Chosen: {out}", err=True)
         if report is not None:
-            page = chosen.report(report, ids=given.pool.ids, picture=given.pool.picture)
+            page = chosen.report(report, ids=given.pool.ids, picture=given.pool.picture, text=texts)
             typer.echo(f"Report: {page}", err=True)
     except OSError as error:
         option = "--out" if out is not None and not out.exists() else "--report"

@@ -18,6 +18,8 @@ _EXTRAS = {
     "PIL": ("pillow", "cli"),
     "safetensors": ("safetensors", "cli"),
     "pyarrow": ("pyarrow", "parquet"),
+    "transformers": ("transformers", "huggingface"),
+    "tokenizers": ("tokenizers", "huggingface"),
     "sklearn": ("scikit-learn", "demo"),
     "rich": ("rich", "demo"),
 }

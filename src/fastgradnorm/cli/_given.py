@@ -14,20 +14,40 @@ from torch.utils.data import DataLoader
 from fastgradnorm import LABELLED_SCHEMES, SCHEMES
 from fastgradnorm.cli._failures import BadInputError, near
 from fastgradnorm.cli._model import load_model
-from fastgradnorm.cli._pool import Pool, open_pool
+from fastgradnorm.cli._pool import open_pool
+from fastgradnorm.cli._pretrained import picture_transform
+from fastgradnorm.cli._samples import Pool
+from fastgradnorm.cli._table_pool import Reading
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Function that makes it: package.module:function.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Function that makes it, package.module:function; or a folder that transformers "
+        "wrote, or hf:name.",
+    ),
 ]
 PoolPath = Annotated[
     Path,
     typer.Argument(
-        metavar="POOL", help="Folder of images, or an .npy, .npz, .safetensors or .parquet file."
+        metavar="POOL",
+        help="Folder of images; texts or numbers in .csv, .jsonl, .txt; .npy, .npz, .safetensors "
+        "or .parquet.",
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(help="State dict, read as tensors only. Without: as MODEL makes them."),
+]
+Text = Annotated[
+    str | None, typer.Option("--text", metavar="NAME", help="Column of texts, of a table.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Folder or name of a tokenizer; by default MODEL's own."),
+]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a text; by default MODEL's, at most 512.")
 ]
 Keys = Annotated[
     list[str] | None,
@@ -144,6 +164,9 @@ def open_all(
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     every_frame: EveryFrame = False,
+    text: Text = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     batch_size: BatchSize = 32,
 ) -> Given:
     """Opens the model and the pool; checks what was said of them.
@@ -166,14 +189,19 @@ def open_all(
             raise BadInputError(
                 f"`--device` must be usable here. Got {device!r}. {reason}"
             ) from error
+    transform = loaded.transform
+    if loaded.pretrained:
+        tokenizer = tokenizer or model
+        transform = picture_transform(model) if pool.is_dir() else None
     opening: dict[str, Any] = {
         "keys": key or (),
         "id_key": ids,
         "target": target,
-        "transform": loaded.transform,
+        "transform": transform,
         "image_size": image_size,
         "skip_bad": skip_bad,
         "every_frame": every_frame,
+        "reading": Reading(loaded.model, text, tokenizer, loaded.transform, max_length),
     }
     found = open_pool(pool, **opening)
     for reason in found.left_out:

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._files import ENCODING, read_rows
 from fastgradnorm.cli._given import Given
-from fastgradnorm.cli._pool import Pool, open_pool
+from fastgradnorm.cli._pool import open_pool
+from fastgradnorm.cli._samples import Pool
 
 _LISTS = (".txt", ".csv", ".jsonl")
 

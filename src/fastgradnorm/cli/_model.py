@@ -12,22 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm.cli._failures import BadInputError, near, told
+from fastgradnorm.cli._pretrained import is_pretrained, load_pretrained
 
 
 class Loaded(NamedTuple):
-    """A model in eval mode, and what turns a picture into its input, if its maker told."""
+    """A model in eval mode, and what turns a picture or text into its input, if its maker told.
+
+    `pretrained`: it is of transformers, whose files say how inputs are prepared.
+    """
 
     model: nn.Module
     transform: Callable[[Any], Tensor] | None
+    pretrained: bool = False
 
 
 def load_model(factory: str, weights: Path | None) -> Loaded:
-    """Calls `package.module:function` and loads a state dict into what it returns.
+    """Calls `package.module:function`, or reads a folder; loads a state dict into what it returns.
 
     Raises:
         BadInputError: If there is no such function, it makes no model, or the weights are not its.
     """
-    made = _call(factory)
+    pretrained = is_pretrained(factory)
+    made = load_pretrained(factory) if pretrained else _call(factory)
     transform = None
     if isinstance(made, tuple) and len(made) == 2:
         made, transform = made
@@ -38,7 +44,7 @@ def load_model(factory: str, weights: Path | None) -> Loaded:
         )
     if weights is not None:
         _load(made, weights)
-    return Loaded(made.eval(), transform)
+    return Loaded(made.eval(), transform, pretrained)
 
 
 def _call(factory: str) -> Any:
@@ -47,8 +53,8 @@ def _call(factory: str) -> Any:
         module_name = ".".join(Path(module_name).with_suffix("").parts)
     if not (module_name and colon and function_name):
         raise BadInputError(
-            f"`MODEL` must be package.module:function. Got {factory!r}. For a function `make` in "
-            "./my_model.py write my_model:make."
+            "`MODEL` must be package.module:function, a folder that transformers wrote, or "
+            f"hf:name. Got {factory!r}. For a function `make` in ./my_model.py write my_model:make."
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastgradnorm.cli._failures import BadInputError
-from fastgradnorm.cli._pool import Pool
+from fastgradnorm.cli._samples import Pool
 
 
 def check_place(pool: Pool, place: Path, option: str) -> None:

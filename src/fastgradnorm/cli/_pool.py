@@ -1,61 +1,18 @@
 """The pool a command scores: a folder of images, or a file of arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from fastgradnorm.cli._failures import BadInputError, told
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What is scored.
-
-    Attributes:
-        dataset: Inputs by index: a tensor, or a mapping of them.
-        ids: A name for each sample: the file, or the row.
-        picture: From an index to an image, where samples are images.
-        left_out: What was not read, and why.
-        root: The folder that the files are in, where samples are files.
-        files: Of each sample, relative to it.
-    """
-
-    dataset: Dataset[Any]
-    ids: Sequence[Any]
-    picture: "Callable[[int], Image.Image] | None" = None
-    left_out: Sequence[str] = ()
-    root: Path | None = None
-    files: Sequence[str] = ()
-
-    def path(self, index: int) -> Path:
-        """The file of a sample."""
-        assert self.root is not None
-        return self.root / self.files[index]
-
-
-class Arrays(Dataset[Any]):
-    """Rows of arrays: of one as tensors, of several as mappings by name; with labels as pairs."""
-
-    def __init__(self, arrays: Mapping[str, Tensor], labels: Tensor | None = None) -> None:
-        self.arrays, self.labels = dict(arrays), labels
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def __getitem__(self, index: int) -> Any:
-        row = {name: array[index] for name, array in self.arrays.items()}
-        inputs = next(iter(row.values())) if len(row) == 1 else row
-        return inputs if self.labels is None else (inputs, self.labels[index])
+from fastgradnorm.cli._samples import Arrays, Pool, labels_of
+from fastgradnorm.cli._table_pool import Reading, open_table
+from fastgradnorm.cli._tables import TABLES
 
 
 def open_pool(
@@ -68,8 +25,9 @@ def open_pool(
     image_size: int | None = None,
     skip_bad: bool = False,
     every_frame: bool = False,
+    reading: Reading | None = None,
 ) -> Pool:
-    """Opens a folder of images, or an .npy, .npz, .safetensors or .parquet file.
+    """Opens a folder of images, or a file of arrays, numbers or texts.
 
     Args:
         path: The folder or file.
@@ -80,6 +38,7 @@ def open_pool(
         image_size: Images are resized to squares of it; only for folders.
         skip_bad: Leave out images that cannot be read.
         every_frame: Of files that hold several images, take each.
+        reading: How texts are read; None: there is nothing that would take them.
 
     Raises:
         BadInputError: If it cannot be read as that.
@@ -94,10 +53,13 @@ def open_pool(
         return Pool(images, images.names, images.picture, left_out, path, files)
     if not path.exists():
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
+    if path.suffix in TABLES or (path.suffix == ".parquet" and reading and reading.column):
+        return open_table(path, reading, keys, id_key, target, skip_bad)
     readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
     if path.suffix not in readers:
         raise BadInputError(
-            f"`POOL` must be a folder of images or one of {', '.join(readers)}. Got {path}."
+            f"`POOL` must be a folder of images or one of {', '.join([*readers, *TABLES])}. Got "
+            f"{path}."
         )
     try:
         columns = readers[path.suffix](path)
@@ -129,19 +91,8 @@ def open_pool(
             f"Inputs: {', '.join(arrays)}, by these names; choose with --key.",
             err=True,
         )
-    known = None if labels is None else _labels(str(target), labels, count)
+    known = None if labels is None else labels_of(str(target), labels, count)
     return Pool(Arrays(arrays, known), names)
-
-
-def _labels(name: str, array: np.ndarray, count: int) -> Tensor:
-    """Labels as they are: integers, or values in float32."""
-    if array.ndim == 0 or len(array) != count or array.dtype.kind not in "biuf":
-        raise BadInputError(
-            f"`--target` must have one label, a number, for each of {count} rows. Got "
-            f"{array.dtype} {list(array.shape)} in {name!r}."
-        )
-    kind = np.float32 if array.dtype.kind == "f" else np.int64
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
 
 
 def _input(name: str, array: np.ndarray) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 
 from fastgradnorm import LABELLED_SCHEMES, SCHEMES, PoolScores, select
 from fastgradnorm.atomic import write_text
-from fastgradnorm.cli._pool import Pool
-from fastgradnorm.page import chart, definitions, page, table, tile, tiles
+from fastgradnorm.cli._samples import Pool
+from fastgradnorm.page import beginning, chart, definitions, page, table, tile, tiles
 from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
 
 _SHOWN = 20  # samples at either end
@@ -83,8 +83,16 @@ def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
 
 def _samples(scores: PoolScores, pool: Pool, indices: list[int]) -> str:
     if pool.picture is None:
-        rows = [(escape(str(pool.ids[i])), f"{float(scores.values[i]):.4g}") for i in indices]
-        return table(("Sample", "score"), rows)
+        texts = pool.texts
+        rows = [
+            (
+                escape(str(pool.ids[i])),
+                *([] if texts is None else [beginning(texts[i])]),
+                f"{float(scores.values[i]):.4g}",
+            )
+            for i in indices
+        ]
+        return table(("Sample", *([] if texts is None else ["text"]), "score"), rows)
     return tiles(
         tile(
             _thumbnail(pool.picture(i)),

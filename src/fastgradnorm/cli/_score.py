@@ -12,7 +12,7 @@ from fastgradnorm import ArgumentError, GradNormScorer, PoolScores
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, print_scores, write_scores
-from fastgradnorm.cli._pool import Pool
+from fastgradnorm.cli._samples import Pool
 
 # Arguments of the scorer that stand on the command line.
 _OPTIONS = {"params": "--params", "rtol": "--rtol", "class_dim": "--class-dim"}

@@ -1,6 +1,16 @@
 """Reports as one HTML file: the demo's, and that of ``fastgradnorm score --report``."""
 
-from fastgradnorm.page._frame import definitions, page, table
+from fastgradnorm.page._frame import beginning, definitions, page, table
 from fastgradnorm.page._pictures import chart, data_uri, pair, tile, tiles
 
-__all__ = ["chart", "data_uri", "definitions", "page", "pair", "table", "tile", "tiles"]
+__all__ = [
+    "beginning",
+    "chart",
+    "data_uri",
+    "definitions",
+    "page",
+    "pair",
+    "table",
+    "tile",
+    "tiles",
+]

@@ -69,6 +69,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
     return f'<div class="scroll">{whole}</div>'
 
 
+def beginning(text: object, most: int = 240) -> str:
+    """The first characters of a text, as HTML for a cell."""
+    whole = " ".join(str(text).split())
+    cut = whole if len(whole) <= most else whole[: most - 1] + "…"
+    return f'<span class="text">{escape(cut)}</span>'
+
+
 def definitions(pairs: Mapping[str, str]) -> str:
     """Names and what they stand for, plain text."""
     items = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items())

@@ -85,6 +85,7 @@ th { font-weight: 600; } thead th { color: var(--muted); font-weight: 500; verti
 tbody th { font-weight: 500; } tbody th, thead th:first-child { text-align: left; }
 td small { color: var(--muted); font-size: 0.88em; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.text { display: block; text-align: left; white-space: normal; min-width: 16rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.4rem; margin: 0; }
 dt { color: var(--muted); } dd { margin: 0; }
 pre {

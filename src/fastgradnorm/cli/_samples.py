@@ -1,0 +1,70 @@
+"""Samples of a pool, with a name each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastgradnorm.cli._failures import BadInputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What is scored.
+
+    Attributes:
+        dataset: Inputs by index: a tensor, or a mapping of them.
+        ids: A name for each sample: the file, or the row.
+        picture: From an index to an image, where samples are images.
+        left_out: What was not read, and why.
+        root: The folder that the files are in, where samples are files.
+        files: Of each sample, relative to it.
+        texts: The samples, where they are texts.
+    """
+
+    dataset: Dataset[Any]
+    ids: Sequence[Any]
+    picture: "Callable[[int], Image.Image] | None" = None
+    left_out: Sequence[str] = ()
+    root: Path | None = None
+    files: Sequence[str] = ()
+    texts: Sequence[str] | None = None
+
+    def path(self, index: int) -> Path:
+        """The file of a sample."""
+        assert self.root is not None
+        return self.root / self.files[index]
+
+
+class Arrays(Dataset[Any]):
+    """Rows of arrays: of one as tensors, of several as mappings by name; with labels as pairs."""
+
+    def __init__(self, arrays: Mapping[str, Tensor], labels: Tensor | None = None) -> None:
+        self.arrays, self.labels = dict(arrays), labels
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Any:
+        row = {name: array[index] for name, array in self.arrays.items()}
+        inputs = next(iter(row.values())) if len(row) == 1 else row
+        return inputs if self.labels is None else (inputs, self.labels[index])
+
+
+def labels_of(name: str, array: np.ndarray, count: int) -> Tensor:
+    """Labels as they are: integers, or values in float32."""
+    if array.ndim == 0 or len(array) != count or array.dtype.kind not in "biuf":
+        raise BadInputError(
+            f"`--target` must have one label, a number, for each of {count} rows. Got "
+            f"{array.dtype} {list(array.shape)} in {name!r}."
+        )
+    kind = np.float32 if array.dtype.kind == "f" else np.int64
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))

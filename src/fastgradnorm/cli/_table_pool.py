@@ -1,0 +1,131 @@
+"""A pool in a table: texts, or rows of numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+
+from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._samples import Arrays, Pool, labels_of
+from fastgradnorm.cli._tables import column, is_text, numbers, read_table
+from fastgradnorm.cli._texts import Texts, by_transform, check_ids, load_tokenizer, usable
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts become inputs.
+
+    Attributes:
+        model: What takes them.
+        column: Of the texts; None: it is looked for.
+        tokenizer: Its folder or name; None: there is none.
+        transform: What the model's function returned beside it, in place of a tokenizer.
+        max_length: Tokens of a text, at most.
+    """
+
+    model: nn.Module
+    column: str | None
+    tokenizer: str | None
+    transform: Callable[[Any], Any] | None
+    max_length: int | None
+
+
+def open_table(
+    path: Path,
+    reading: Reading | None,
+    keys: Sequence[str],
+    id_key: str | None,
+    target: str | None,
+    skip_bad: bool,
+) -> Pool:
+    """Opens a .csv, .jsonl, .txt or .parquet file.
+
+    With a column of texts these are the samples; else all columns, or those of `keys`, are numbers
+    and one input, `[columns]` a sample.
+
+    Raises:
+        BadInputError: If it cannot be read as that.
+    """
+    try:
+        columns = _parquet(path) if path.suffix == ".parquet" else read_table(path)
+    except OSError as error:
+        raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
+    count = len(next(iter(columns.values()), ()))
+    if not count:
+        raise BadInputError(f"`POOL` must hold at least one sample. Got none in {path}.")
+    names = [*range(count)] if id_key is None else column(columns, id_key, "--ids")
+    labels = None
+    if target is not None:
+        values = numbers(target, column(columns, target, "--target"), path)
+        whole = bool((values == values.astype(np.int64)).all())
+        labels = labels_of(target, values.astype(np.int64) if whole else values, count)
+    rest = {name: v for name, v in columns.items() if name not in (id_key, target)}
+    name = _text_column(path, rest, reading, keys)
+    if name is None:
+        chosen = {key: column(columns, key, "--key") for key in keys} if keys else rest
+        arrays = [numbers(key, values, path) for key, values in chosen.items()]
+        flat = [array[:, None] if array.ndim == 1 else array for array in arrays]
+        if not flat or len({array.shape[2:] for array in flat}) > 1:
+            raise BadInputError(
+                f"`POOL` must have columns of numbers. Choose them with --key: {path}."
+            )
+        table = torch.from_numpy(np.concatenate(flat, 1)).float()
+        return Pool(Arrays({"table": table}, labels), names)
+    texts = column(columns, name, "--text")
+    kept, left_out = usable(texts, names, path, skip_bad)
+    texts, names = [texts[i] for i in kept], [names[i] for i in kept]
+    labels = None if labels is None else labels[kept]
+    make = _maker(reading, texts[0])
+    return Pool(Texts(texts, make, labels), names, None, left_out, texts=texts)
+
+
+def _text_column(
+    path: Path, columns: dict[str, list[Any]], reading: Reading | None, keys: Sequence[str]
+) -> str | None:
+    """The column of texts, asked for or found; None where the columns are numbers."""
+    if reading is not None and reading.column is not None:
+        return reading.column
+    if path.suffix == ".txt":
+        return "text"
+    takes = reading is not None and (reading.tokenizer or reading.transform)
+    if keys or not takes:
+        return None
+    found = [name for name, values in columns.items() if is_text(values)]
+    if "text" in found or len(found) == 1:
+        name = "text" if "text" in found else found[0]
+        typer.echo(f"Texts: the column {name!r}; choose with --text.", err=True)
+        return name
+    if found:
+        raise BadInputError(
+            f"`--text` must say which column holds the texts. {path} has {', '.join(found)}."
+        )
+    return None
+
+
+def _maker(reading: Reading | None, first: str) -> Callable[[list[str]], list[Any]]:
+    if reading is not None and reading.transform is not None and reading.tokenizer is None:
+        return by_transform(reading.transform)
+    if reading is None or reading.tokenizer is None:
+        raise BadInputError(
+            "`--tokenizer` must be given for texts: a folder, or a name of Hugging Face's. Or let "
+            "the model's function return (model, transform), from a text to its input."
+        )
+    make = load_tokenizer(reading.tokenizer, reading.model, reading.max_length)
+    check_ids(reading.model, make, first)
+    return make
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise BadInputError(f"`POOL` {path} is damaged: {error}") from error
+    return {name: table.column(name).to_pylist() for name in table.column_names}

@@ -1,0 +1,129 @@
+"""Tables as people keep them: CSV, JSON lines, and text files with a sample a line."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgradnorm.cli._failures import BadInputError, near
+from fastgradnorm.cli._files import ENCODING
+
+TABLES = (".csv", ".jsonl", ".txt")
+_LONGEST = 2**31 - 1  # characters of a cell: Python's own limit, 131,072, is less than an article
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Columns by name; of a text file one, `text`, with its lines that are not blank.
+
+    Raises:
+        BadInputError: If it is no such table; the message names the line.
+        OSError: If it cannot be read.
+    """
+    try:
+        if path.suffix == ".txt":
+            lines = path.read_text(encoding=ENCODING).splitlines()
+            return {"text": [line for line in lines if line.strip()]}
+        return _csv(path) if path.suffix == ".csv" else _jsonl(path)
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"`POOL` {path} must be text in UTF-8. At byte {error.start} it is not."
+        ) from error
+
+
+def _csv(path: Path) -> dict[str, list[Any]]:
+    before = csv.field_size_limit(_LONGEST)
+    try:
+        with path.open(newline="", encoding=ENCODING) as file:
+            header = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            if len({*names}) != len(names) or "" in names:
+                raise BadInputError(
+                    f"`POOL` {path} must have a name for each column in its first line, all of "
+                    f"them different. Got {', '.join(map(repr, names))}."
+                )
+            rows = []
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue  # of a sheet that was longer once
+                if len(row) != len(names):
+                    raise BadInputError(
+                        f"`POOL` {path} must have {len(names)} cells in each row. Line "
+                        f"{reader.line_num} has {len(row)}."
+                    )
+                rows.append(row)
+    except csv.Error as error:
+        raise BadInputError(
+            f"`POOL` {path} is damaged in line {reader.line_num}: {error}."
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _jsonl(path: Path) -> dict[str, list[Any]]:
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding=ENCODING).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInputError(
+                f"`POOL` {path} must have a JSON object a line. Line {number}: {error}."
+            ) from error
+        if not isinstance(row, Mapping):
+            raise BadInputError(
+                f"`POOL` {path} must have a JSON object a line. Line {number} has "
+                f"{type(row).__name__}."
+            )
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def column(columns: Mapping[str, list[Any]], name: str, option: str) -> list[Any]:
+    """A column; raises unless it is there."""
+    if name not in columns:
+        raise BadInputError(
+            f"`{option}` must be one of {', '.join(columns) or 'none'}. Got {name!r}."
+            f"{near(name, columns)}"
+        )
+    return columns[name]
+
+
+def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
+    """A column of numbers `[N]`; of JSON lists of one length `[N, ...]`.
+
+    Raises:
+        BadInputError: If it holds something else; the message names the row.
+    """
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
+    for row, value in enumerate(values):
+        try:
+            np.array(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise BadInputError(
+                f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}. Choose "
+                "the inputs with --key, or read texts with --text COLUMN."
+            ) from None
+    raise BadInputError(f"Column {name!r} of {path} must hold lists of one length.")
+
+
+def is_text(values: list[Any]) -> bool:
+    """Whether a column holds texts that are no numbers."""
+    told = [value for value in values if value is not None]
+    if not told or not all(isinstance(value, str) for value in told):
+        return False
+    try:
+        np.array(told[:100], dtype=np.float64)
+    except ValueError:
+        return True
+    return False
