@@ -17,6 +17,7 @@ from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._depthwise import depthwise_sq_norm, is_swapped
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear, matmul
+from fastgradnorm_kernels.deferred import is_any, is_deferred
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import conv_patches, grouped, padded, sample_blocks
 from fastgradnorm_kernels.shapes import Float
@@ -153,7 +154,7 @@ def _ghost(
         lost = sq_norm < CANCELLED * uncancelled
     else:
         sq_norm, lost = _bounded(grams, g)
-    if sq_norm.dtype == torch.float32 and bool(lost.any()):
+    if sq_norm.dtype == torch.float32 and is_any(lost):
         samples, cotangents = lost.nonzero(as_tuple=True)
         a, rows = activations()[samples], g[samples, cotangents][:, None]
         sq_norm[samples, cotangents] = reference.direct_sq_norm(a, rows)[:, 0]
@@ -178,7 +179,7 @@ def _bounded(grams: Iterable[Tensor], g: Float[Tensor, "N K T O"]) -> tuple[Tens
         scale = torch.linalg.vector_norm(rows, dim=(1, 2)).square_() * gram.diagonal().amax()
         sums.append(sq_norm)
         lost.append(sq_norm < CANCELLED * scale)
-        if bool(lost[-1].any()):
+        if is_deferred() or bool(lost[-1].any()):
             squares = torch.linalg.vector_norm(rows, dim=-1).square_()
             lost[-1] = sq_norm < CANCELLED * (squares @ gram.diagonal())
     return torch.stack(sums), torch.stack(lost)

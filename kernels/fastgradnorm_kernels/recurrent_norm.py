@@ -15,6 +15,7 @@ from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear
 from fastgradnorm_kernels._torch_norms import CANCELLED, weight_sq_norm
+from fastgradnorm_kernels.deferred import is_any
 from fastgradnorm_kernels.shapes import Float
 
 # Elements of Grams that are in memory at a time.
@@ -109,7 +110,7 @@ def _gram(g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K T T"]:
 
 def _again(found: Tensor, lost: Tensor, a: Tensor, g: Tensor, columns: Columns) -> None:
     """Those whose terms have cancelled, by forming the gradients."""
-    if found.dtype != torch.float32 or not bool(lost.any()):
+    if found.dtype != torch.float32 or not is_any(lost):
         return
     for i, (each, rows) in enumerate(
         zip(columns.activations(a), columns.gradients(g), strict=True)

@@ -108,6 +108,12 @@ class Engine:
         possible = agreed and self.loop_reason is None and not self.passes.branched
         self.passes.settings = replace(self.passes.settings, together=possible)
 
+    def expect(self, samples: int | None) -> None:
+        """How many samples are still to come; None: unknown. Short work is not worth preparing."""
+        self.passes.traces.coming = samples
+        if self.also is not None:
+            self.also.expect(samples)
+
     def making(self, outcome: Outcome) -> "Engine":
         """One that makes something else of the same passes, by the same plans."""
         other = copy.copy(self)
@@ -124,7 +130,7 @@ class Engine:
             values, group = branch.values.unique(dim=0, return_inverse=True)
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
-                self.passes.replays.clear()
+                self.passes.clear()
                 raise
             if isinstance(error, NOT_THE_MODELS):
                 raise

@@ -103,7 +103,11 @@ class Norms:
             return self._of_outputs(passes, plan, objective, batch, target)
         if self.has_closed_form(plan):
             logits, features = self.head(plan, passes, batch)
-            return Scored(self.of_head(plan, passes, logits, features), {}, logits)
+            name = f"scores of heads {id(plan)} {self.options.schemes}"
+            scores = passes.of_tensors(
+                name, lambda *given: self.of_head(plan, passes, *given), logits, features
+            )
+            return Scored(scores, {}, logits)
         if objective.can_draw(plan.logits_shape):
             drawn, known = objective.split()
             scored, pulled = score_in_rounds(passes, plan, drawn, batch, self.options.reduction)

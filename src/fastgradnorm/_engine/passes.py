@@ -20,6 +20,7 @@ from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
 from fastgradnorm._engine.together import Head, head_together
+from fastgradnorm._engine.traces import Traces
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
     Batch,
@@ -47,6 +48,7 @@ class Passes:
     Attributes:
         settings: How the model is run. What a pass finds out about it changes them for good.
         replays: Runs the passes, on a GPU from captured ones.
+        traces: Runs them on the CPU, some from traced ones.
         branched: Whether the model has read values of its samples to decide what to do.
     """
 
@@ -54,9 +56,14 @@ class Passes:
         self, subject: Subject, settings: Settings, chunks: Chunks, clock: Clock | None = None
     ) -> None:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
-        self.replays = Replays(subject.device)
+        self.replays, self.traces = Replays(subject.device), Traces()
         self._latest = Passage(settings)
         self.branched = False
+
+    def clear(self) -> None:
+        """Lets go of all captured and traced passes."""
+        self.replays.clear()
+        self.traces.clear()
 
     def run(
         self,
@@ -88,16 +95,35 @@ class Passes:
             in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
             return vmap(one, in_dims, randomness=self.subject.randomness)(*tensors)
 
-        def replayed() -> Any:
-            key = None
-            if name is not None and self.clock is None:
-                key = self.replays.key(batch.constants, name, self.settings)
-            return self.replays.run(key, passed, (*args, *batch.leaves))
-
-        found = self._laid_out(replayed)
+        found = self._laid_out(lambda: self._again(name, passed, batch, *args))
         self.branched = self.branched or bool(self._latest.branches.noted)
-        check_repeatable(self.subject, batch.take(slice(0, 1)))
+        self._check_repeatable(batch)
         return found
+
+    def of_tensors(self, name: str, function: Callable[..., Any], *args: Tensor) -> Any:
+        """`function(*args)` of tensors `[N, ...]`, which makes nothing but tensors of them.
+
+        Where passes are traced so is that, by its name.
+        """
+        if self.replays.on or self.clock is not None:
+            return function(*args)
+        return self.traces.run((name, self.settings), lambda _, *tensors: function(*tensors), args)
+
+    def _again(
+        self, name: str | None, run: Callable[..., Any], batch: Batch, *args: Tensor | None
+    ) -> Any:
+        """`run(branches, *args, *leaves)`, from an earlier pass of that name where that can be."""
+        key = None
+        if name is not None and self.clock is None:
+            key = self.replays.key(batch.constants, name, self.settings)
+        given = *args, *batch.leaves
+        if self.replays.on or key is None or self.subject.device.type != "cpu":
+            return self.replays.run(key, run, given)
+        return self.traces.run(key, run, given)
+
+    def _check_repeatable(self, batch: Batch) -> None:
+        if self.subject.drew and not self.subject.draws_idly:
+            check_repeatable(self.subject, batch.take(slice(0, 1)))
 
     def each(
         self,
@@ -167,10 +193,14 @@ class Passes:
     def _together(self, plan: Plan, batch: Batch) -> Head | None:
         (shape,) = (use.rule.shape for use in plan.uses if use.rule is not None)
         width = shape.inputs, shape.outputs
-        passage = Passage(self.settings)
-        found = head_together(self.subject, batch, plan.names, width, passage)
-        check_repeatable(self.subject, batch.take(slice(0, 1)))
-        return found
+
+        def run(_: Branches, *leaves: Tensor) -> Head | None:
+            passage = Passage(self.settings)
+            return head_together(self.subject, batch, leaves, plan.names, width, passage)
+
+        found = self._again(f"together {id(plan)}", run, batch)
+        self._check_repeatable(batch)
+        return None if found is None else Head(*found)
 
     def _laid_out(self, run: Callable[[], Any]) -> Any:
         """What `run` gives; for models that need it, with all tensors contiguous."""

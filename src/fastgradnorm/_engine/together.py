@@ -51,6 +51,7 @@ class _Rows(HeadInput):
 def head_together(
     subject: Subject,
     batch: Batch,
+    leaves: Sequence[Tensor],
     names: Sequence[str],
     width: tuple[int, int],
     passage: Passage,
@@ -59,7 +60,8 @@ def head_together(
 
     Args:
         subject: The model.
-        batch: The samples.
+        batch: How it is called.
+        leaves: The samples.
         names: Parameters of its last layer.
         width: Inputs and outputs of that.
         passage: How the model is run.
@@ -72,7 +74,7 @@ def head_together(
     mode = _Rows(Pieces(tracked), stand_ins, passage, ())
     try:
         with torch.no_grad():
-            logits = subject.rows(view, batch, [leaf.clone() for leaf in batch.leaves], mode)
+            logits = subject.rows(view, batch, [leaf.clone() for leaf in leaves], mode)
         same = logits is not None and mode.is_output(logits)
     except (_ApartError, PlanChangedError):
         return None
@@ -82,7 +84,7 @@ def head_together(
         subject.blamed = False
         return None  # what a model raises for a batch it may not raise for one sample
     inputs, outputs = width
-    count, given, made = len(batch), mode.given, mode.output
+    count, given, made = len(leaves[0]), mode.given, mode.output
     if given is None or made is None or logits is None or logits.shape != (count, outputs):
         return None
     if given.numel() != count * inputs or made.numel() != count * outputs:

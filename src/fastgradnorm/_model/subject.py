@@ -174,7 +174,10 @@ class Subject:
         logits = extract(output)
         if logits.dim() == 1:
             logits = logits[:, None]  # a single logit each, squeezed
-        if len(logits) != len(batch) or not -logits.dim() < self.options.class_dim < logits.dim():
+        if (
+            len(logits) != len(leaves[0])
+            or not -logits.dim() < self.options.class_dim < logits.dim()
+        ):
             return None
         return logits.movedim(self.options.class_dim, -1)
 

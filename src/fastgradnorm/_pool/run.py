@@ -155,6 +155,8 @@ class Run:
             batch, read, known = batch.take(slice(known, None)), read + min(known, len(batch)), 0
             drawn = None if drawn is None else drawn[len(drawn) - len(batch) :]
         self._read = read + len(batch)
+        total = self.pool.total
+        self.engine.expect(None if total is None else total - self._read)
         keep, indices = self._sieved(len(batch), drawn, read)
         if keep is not None:
             batch = batch.take(keep.to(self.engine.subject.device))

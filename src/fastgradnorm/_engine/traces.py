@@ -1,0 +1,152 @@
+"""Which passes are traced, and when: where a pool is long enough to repay it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fastgradnorm_kernels.deferred import deferred
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastgradnorm._engine.traced import Traced
+from fastgradnorm._model import Branches, Foreseen, same
+
+# Given how branches are settled and tensors, a tree of tensors.
+_Pass = Callable[..., Any]
+# Seconds of a pass above which what Python takes is a small part of it.
+_LONGEST = 0.02
+# Tracing takes as long as some 100 passes (MLPs, small CNNs, small transformers), a replay half a
+# pass or less: so many passes that are to come repay it, or where their number is not known so many
+# that there have been.
+_COMING, _BEEN = 250, 64
+# Kinds of passes that are known at most; each has as many as there are batch sizes.
+_MOST = 256
+# Replays that were run again as they are, of which a kind is given up, and their share of all.
+_MISSED, _SHARE = 8, 0.25
+# Replays of which one must take less than every pass before.
+_TRIES = 5
+
+
+@dataclass
+class _Kind:
+    """Passes of one kind and number of samples.
+
+    Attributes:
+        seconds: Of the fastest so far.
+        runs: So far, as they are.
+        replays: So far.
+        missed: Replays that did not hold.
+        traced: The pass, if it was traced.
+        given_up: Whether it is run as it is for good.
+    """
+
+    seconds: float = float("inf")
+    runs: int = 0
+    replays: int = 0
+    missed: int = 0
+    traced: Traced | None = None
+    given_up: bool = False
+
+
+class Traces:
+    """Runs passes; those of a kind of little work that comes often from their traces.
+
+    Attributes:
+        coming: Samples that are still to come, as far as that is known.
+        replayed: How many passes were replayed.
+        reason: Why a pass could not be traced, if one could not.
+    """
+
+    def __init__(self) -> None:
+        self.coming: int | None = None
+        self.replayed = 0
+        self.reason: str | None = None
+        self._kinds: dict[Any, _Kind] = {}
+
+    def run(self, key: Any, run: _Pass, args: Sequence[Tensor | None]) -> Any:
+        """`run(branches, *args)`, for args `[N, ...]`; as in `Replays.run`."""
+        shapes = tuple(None if a is None else (a.shape, a.dtype, a.stride()) for a in args)
+        cast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        kind = self._kinds.get((key, shapes, cast))
+        if kind is None:
+            kind = _Kind()
+            if len(self._kinds) < _MOST:
+                self._kinds[key, shapes, cast] = kind
+        if kind.traced is not None:
+            outputs, holds = kind.traced([arg for arg in args if arg is not None])
+            kind.replays += 1
+            if holds is None or bool(holds):
+                self.replayed += 1
+                return outputs
+            kind.missed += 1
+            if kind.missed > max(_MISSED, _SHARE * kind.replays):
+                kind.traced, kind.given_up = None, True
+        if kind.given_up:
+            return run(Branches(), *args)
+        branches, start = Branches(), time.perf_counter()
+        outputs = run(branches, *args)
+        kind.seconds = min(kind.seconds, time.perf_counter() - start)
+        kind.runs += 1
+        if outputs is not None and self._repays(kind, args):
+            self._trace(kind, run, branches, args, outputs)
+        return outputs
+
+    def clear(self) -> None:
+        """Lets go of all traced passes."""
+        self._kinds.clear()
+
+    def _repays(self, kind: _Kind, args: Sequence[Tensor | None]) -> bool:
+        if kind.runs < 2 or kind.seconds > _LONGEST:
+            return False
+        if self.coming is None:
+            return kind.runs >= _BEEN
+        count = next(len(arg) for arg in args if arg is not None)
+        return self.coming >= _COMING * count
+
+    def _trace(
+        self,
+        kind: _Kind,
+        run: _Pass,
+        branches: Branches,
+        args: Sequence[Tensor | None],
+        outputs: Any,
+    ) -> None:
+        given = [arg for arg in args if arg is not None]
+
+        def passed(*tensors: Tensor) -> tuple[Any, Tensor | None]:
+            left, foreseen = iter(tensors), Foreseen(branches)
+            with deferred() as asked:
+                made = run(foreseen, *(None if arg is None else next(left) for arg in args))
+            holds = [foreseen.hold(), *(~each for each in asked)]
+            known = [each for each in holds if each is not None]
+            return made, torch.stack(known).all() if known else None
+
+        kind.given_up = True
+        try:
+            traced = Traced(passed, given)
+            found, holds = traced(given)
+        except Exception as error:  # whatever it is, the pass itself has just been run
+            first = str(error).strip().partition("\n")[0]
+            self.reason = f"{type(error).__name__}: {first}"
+            return
+        if holds is not None and not bool(holds):
+            kind.given_up = False  # these samples are special; others need not be
+            kind.runs = 0
+        elif not _alike(found, outputs):
+            self.reason = "the traced pass gives other numbers"
+        elif any(_seconds(traced, given) < kind.seconds for _ in range(_TRIES)):
+            kind.traced, kind.given_up = traced, False
+
+
+def _seconds(traced: Traced, args: Sequence[Tensor]) -> float:
+    start = time.perf_counter()
+    traced(args)
+    return time.perf_counter() - start
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same bits."""
+    (ours, spec), (theirs, other) = pytree.tree_flatten(a), pytree.tree_flatten(b)
+    return spec == other and all(map(same, ours, theirs))

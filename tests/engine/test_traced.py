@@ -1,0 +1,242 @@
+"""Passes traced once and replayed on the CPU: the same bits, or the pass as it is."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from fastgradnorm import GradNormScorer
+from fastgradnorm._engine import traces
+from fastgradnorm._engine.traced import NotTraceableError, Traced
+
+WAYS = [{"scheme": "expected"}, {"scheme": "entropy"}, {"params": "last_layer"}]
+
+
+class Kept(traces.Traces):
+    """All that are made, so that tests can ask them."""
+
+    made: list["Kept"]
+
+    def __init__(self):
+        super().__init__()
+        self.made.append(self)
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    """Passes are traced the second time that they are run."""
+    monkeypatch.setattr(traces, "_BEEN", 2)
+    monkeypatch.setattr(traces, "_COMING", 0)
+    monkeypatch.setattr(traces, "_LONGEST", float("inf"))
+    monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
+    monkeypatch.setattr("fastgradnorm._engine.passes.Traces", Kept)
+    Kept.made = []
+
+
+def replayed():
+    return sum(each.replayed for each in Kept.made)
+
+
+def scores(model, batches, **options):
+    scorer = GradNormScorer(model, latency=0, progress=False, **{"verify": False, **options})
+    return scorer.score(batches).values
+
+
+def as_they_are(monkeypatch, model, batches, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(traces, "_LONGEST", -1.0)
+        return scores(model, batches, **options)
+
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids):
+        return self.head(self.layer(self.embed(ids)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0].mean(1))
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.one(x) if x.sum() > 0 else self.other(x).tanh()
+
+
+class Tokens(nn.Module):
+    """So many positions that norms are ghost norms, of which some lose their digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(39, 48), nn.Linear(48, 3)
+
+    def forward(self, x):
+        return self.head((self.body(x[..., 1:]) * x[..., :1]).mean(1))
+
+
+def images():
+    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3)]
+    return nn.Sequential(*layers)
+
+
+MODELS = {
+    "rows": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (4,)),
+    "images": (images, (2, 8, 8)),
+    "text": (Text, None),
+    "recurrent": (Recurrent, (7, 4)),
+    "tokens": (Tokens, (6, 40)),
+}
+
+
+def pool(shape, count=20):
+    return torch.randint(20, (count, 6)) if shape is None else torch.randn(count, *shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_replays_give_the_same_bits(monkeypatch, name, options):
+    make, shape = MODELS[name]
+    model, batches = make().eval(), pool(shape).split(4)
+    expected = as_they_are(monkeypatch, model, batches, **options)
+    assert torch.equal(scores(model, batches, **options), expected)
+    assert replayed() >= 3
+
+
+def test_the_last_layer_of_many_samples_at_once_too(monkeypatch):
+    model, batches = images().eval(), pool((2, 8, 8)).split(4)
+    options = {"params": "last_layer", "verify": True}
+    expected = as_they_are(monkeypatch, model, batches, **options)
+    assert torch.equal(scores(model, batches, **options), expected)
+    assert replayed() >= 3
+
+
+def test_a_batch_that_branches_otherwise_is_run_as_it_is(monkeypatch):
+    x = torch.randn(24, 4).abs()
+    x[12:20] *= -1
+    x[21:23] *= -1  # two branches within one batch
+    model = Branching().eval()
+    expected = as_they_are(monkeypatch, model, x.split(4))
+    assert torch.equal(scores(model, x.split(4)), expected)
+    assert replayed() >= 1
+
+
+def test_a_batch_whose_norms_lose_their_digits_is_run_as_it_is(monkeypatch):
+    x = torch.randn(20, 6, 40)
+    x[12:16, :, 1:] = x[12:16, :1, 1:]
+    x[12:16, :, 0] = torch.tensor([1.0, -1, 1, -1, 1, -1])  # gradients that cancel
+    model = Tokens().eval()
+    expected = as_they_are(monkeypatch, model, x.split(4), scheme="entropy")
+    assert torch.equal(scores(model, x.split(4), scheme="entropy"), expected)
+    assert [each.replayed for each in Kept.made if each.replayed] == [2]
+
+
+def test_a_model_trained_between_batches_is_followed():
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval(), torch.randn(8, 4)
+    stream = GradNormScorer(model, latency=0, verify=False).stream([x] * 5)
+    before = [next(stream) for _ in range(4)]
+    with torch.no_grad():
+        model[2].weight.mul_(3)
+        model[0].bias.add_(1)
+    after = next(stream)
+    assert replayed() == 3
+    assert torch.equal(before[0], before[3])
+    assert torch.equal(after, scores(model, [x]))
+
+
+def test_other_batch_sizes_are_kinds_of_their_own(monkeypatch):
+    model, x = images().eval(), pool((2, 8, 8), 22)
+    batches = x.split([5, 5, 5, 2, 2, 2, 1])
+    expected = as_they_are(monkeypatch, model, batches)
+    assert torch.equal(scores(model, batches), expected)
+    assert replayed() == 2
+
+
+def test_what_cannot_be_traced_is_run_as_it_is_and_told(monkeypatch):
+    class Broken(Traced):
+        def __init__(self, run, args):
+            raise RuntimeError("not this one\nMore of it.")
+
+    monkeypatch.setattr(traces, "Traced", Broken)
+    model, batches = images().eval(), pool((2, 8, 8)).split(4)
+    assert torch.equal(scores(model, batches), as_they_are(monkeypatch, model, batches))
+    assert {each.reason for each in Kept.made if each.reason} == {"RuntimeError: not this one"}
+
+
+def test_a_trace_that_gives_other_numbers_is_not_used(monkeypatch):
+    class Wrong(Traced):
+        def __call__(self, args):
+            made, holds = super().__call__(args)
+            return torch.utils._pytree.tree_map(lambda t: t + 1, made), holds
+
+    monkeypatch.setattr(traces, "Traced", Wrong)
+    model, batches = images().eval(), pool((2, 8, 8)).split(4)
+    assert torch.equal(scores(model, batches), as_they_are(monkeypatch, model, batches))
+    assert replayed() == 0
+
+
+def test_short_pools_are_not_traced(monkeypatch):
+    monkeypatch.setattr(traces, "_COMING", 4)
+    model, x = nn.Linear(4, 3).eval(), torch.randn(24, 4)
+    scores(model, DataLoader(TensorDataset(x[:20]), 4))
+    assert replayed() == 0
+    scores(model, DataLoader(TensorDataset(x), 4))
+    assert replayed() == 4
+
+
+class TestOneTrace:
+    @pytest.mark.parametrize(
+        "run",
+        [lambda x: x[x > 0].sum(), lambda x: x.nonzero().sum(), lambda x: F.dropout(x)],
+        ids=["mask", "nonzero", "dropout"],
+    )
+    def test_what_depends_on_numbers_or_chance_is_refused(self, run):
+        with pytest.raises(NotTraceableError):
+            Traced(run, [torch.randn(6)])
+
+    def test_reading_by_numbers_is_not(self):
+        traced = Traced(lambda x: x[torch.tensor([2, 0])] * 2, [torch.randn(6)])
+        assert traced([torch.arange(6.0)]).tolist() == [4, 0]
+
+    def test_arguments_may_lie_anywhere_in_memory(self):
+        def run(x):
+            return x.view(2, 3).T.unsqueeze(0) * 2, x.view(3, 2)
+
+        traced, x = Traced(run, [torch.randn(6)]), torch.arange(20.0)
+        assert all(map(torch.equal, traced([x[7:13]]), run(x[7:13])))
+
+    def test_what_is_returned_is_in_no_memory_of_others(self):
+        weight = torch.randn(6)
+        traced = Traced(lambda x: (x, x.view(2, 3), weight.view(3, 2), x + weight), [torch.ones(6)])
+        x = torch.zeros(6)
+        for made in traced([x])[:3]:
+            made.add_(5)
+        assert not x.any()
+        assert torch.equal(traced([x])[3], weight)
+        assert torch.equal(traced([x])[2].flatten(), weight)
+
+    def test_views_of_views_are_one_and_what_is_written_to_them_counts(self):
+        def run(x):
+            y = x * 1
+            y.view(2, 3).T[1].mul_(10)
+            a, b = y.view(2, 3).unbind(0)
+            return a.unsqueeze(0).permute(1, 0) + b[:, None], y.view(3, 2).view(6)
+
+        traced, x = Traced(run, [torch.randn(6)]), torch.randn(6)
+        assert all(map(torch.equal, traced([x]), run(x)))
+        assert len(traced) < 12
