@@ -99,3 +99,30 @@ def test_every_link_and_anchor_resolves(site):
             assert target.exists(), f"{path}: {link}"
             if anchor and anchor != "__skip":
                 assert f'id="{anchor}"' in target.read_text(), f"{path}: {link}"
+
+
+@pytest.mark.slow
+def test_five_minutes_by_the_page_alone(tmp_path):
+    """The model in a file of its own, the folder, and then the command as it stands there."""
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    model, data, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"^(fastgradnorm acquire .*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_model.py").write_text(model)
+    (tmp_path / "data.py").write_text(model + data)
+    script = tmp_path / "fastgradnorm"
+    script.write_text(f"#!{sys.executable}\nfrom fastgradnorm.cli import main\nmain()\n")
+    script.chmod(0o755)
+    paths = [str(ROOT / root) for root in ("src", "kernels")]
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
+    }
+    given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    subprocess.run([sys.executable, "data.py"], check=True, **given)
+    done = subprocess.run(command, shell=True, **given)
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.splitlines()
+    assert len({*names}) == 10
+    assert all((tmp_path / "to_label" / name).is_file() for name in names)
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert len((tmp_path / "to_label.csv").read_text().splitlines()) == 11

@@ -205,3 +205,19 @@ def test_what_is_given_counts_instead_of_the_criterion(X, options):
     assert_close_relative(
         given, score_pool(net.module_, [torch.from_numpy(X)], progress=False), 1e-5
     )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_pipeline_is_scored_by_what_its_steps_make(X, options, nested):
+    pipelines = pytest.importorskip("sklearn.pipeline")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    net = skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss, **options)
+    last = pipelines.make_pipeline(preprocessing.MaxAbsScaler(), net) if nested else net
+    pipeline = fit(pipelines.make_pipeline(preprocessing.StandardScaler(), last), 5 * X + 1)
+    given = pipeline[:-1].transform(5 * X + 1)
+    given = pipeline[-1][:-1].transform(given) if nested else given
+    fitted = pipeline[-1][-1] if nested else pipeline[-1]
+    expected = score_pool(fitted.module_, [torch.from_numpy(given)], progress=False)
+    assert_close_relative(score_skorch(pipeline, 5 * X + 1, progress=False), expected, 1e-5)
+    with pytest.raises(TypeError, match=r"`net` must be a skorch.NeuralNet. Got StandardScaler"):
+        score_skorch(pipelines.make_pipeline(preprocessing.StandardScaler()), X)

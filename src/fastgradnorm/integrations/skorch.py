@@ -29,7 +29,8 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
     them. What is given as `forward=` or `likelihood=` counts instead.
 
     Args:
-        net: A fitted or initialised `skorch.NeuralNet`.
+        net: A fitted or initialised `skorch.NeuralNet`, or a scikit-learn `Pipeline` that ends in
+            one: what its other steps make of `X` is scored.
         X: What `net.predict` takes.
         options: Keyword arguments, see `fastgradnorm.Options`.
 
@@ -43,6 +44,9 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
     """
     with needs("skorch"):
         from skorch import NeuralNet, NeuralNetClassifier
+    while type(net).__name__ == "Pipeline" and net.steps:
+        X = net[:-1].transform(X) if len(net.steps) > 1 else X
+        net = net.steps[-1][1]
     if not isinstance(net, NeuralNet):
         raise TypeError(f"`net` must be a skorch.NeuralNet. Got {type(net).__name__}.")
     if not getattr(net, "initialized_", False):

@@ -1,0 +1,100 @@
+"""Each file of `examples/` runs as it stands, and ends with what it promises."""
+
+import csv
+import json
+import os
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a file in an empty folder, as `python FILE` does; returns its names."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the frameworks
+            return runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return call
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_has_a_test_and_a_line():
+    here, told = Path(__file__).read_text(), (EXAMPLES / "README.md").read_text()
+    for path in EXAMPLES.iterdir():
+        if path.name != "README.md":
+            assert f'"{path.name}"' in here, path
+            assert f"({path.name})" in told, path
+
+
+def test_image_folder(run):
+    found = run("image_folder.py")
+    names = Path("to_label.txt").read_text().splitlines()
+    assert len({*names}) == 20
+    assert all(Path(name).is_file() for name in names)
+    assert [row["id"] for row in rows("to_label.csv")] == names
+    assert Path("page/index.html").read_text().count('src="data:image/png') == 20
+    assert found["chosen"].pool["samples"] == 80
+
+
+def test_text_classifier(run):
+    pytest.importorskip("transformers")
+    pytest.importorskip("datasets")
+    found = run("text_classifier.py")
+    chosen = [row["text"] for row in rows("to_label.csv")]
+    assert chosen == [found["texts"][i] for i in found["chosen"]]
+    assert len(chosen) == 10
+    assert min(found["chosen"]) >= 30
+
+
+def test_segmentation(run):
+    found = run("segmentation.py")
+    assert len({*found["chosen"]} - {*range(20)}) == 8
+    assert len(found["scores"]) == 100
+
+
+def test_tabular(run, capsys):
+    pytest.importorskip("skorch")
+    found = run("tabular.py")
+    assert len({*found["chosen"]} - {*range(30)}) == 20
+    assert "with 20 more labels:" in capsys.readouterr().out
+
+
+def test_lstm(run):
+    assert len({*run("lstm.py")["chosen"]} - {*range(40)}) == 15
+
+
+def test_lightning(run):
+    pytest.importorskip("lightning.pytorch")
+    found = run("lightning_module.py")
+    assert len({*found["data"].labelled}) == 80
+    assert len(found["writer"].scores) == 300
+    assert Path("scores.npz").exists()
+
+
+def test_own_loop(run):
+    curves = run("own_loop.py")["curves"]
+    assert all(curve[-1] > curve[0] > 0.5 for curve in curves.values())
+
+
+def test_people(run, capsys):
+    found = run("people.py")
+    status = found["campaign"].status()
+    assert (status.rounds, status.labelled, status.skipped) == (3, 3 * 13, 3)
+    assert capsys.readouterr().out.count("waits for ('photo-") == 3
+    tasks = json.loads(Path("tasks.json").read_text())
+    assert [task["data"]["rank"] for task in tasks] == [*range(1, 16)]
