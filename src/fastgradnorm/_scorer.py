@@ -192,7 +192,7 @@ class GradNormScorer:
         columns, placement = Columns(), Placement(loader, function)
         with OwnRandomState():
             run = self._run(loader)
-            for part in run.parts():
+            for part in run.parts(apart=False):
                 for name, values in part.scored.scores.items():
                     if name in self.options.schemes or is_column(name):
                         columns.add(f"score {name}", values)

@@ -61,7 +61,21 @@ class Batch:
 
     def copied(self) -> "Batch":
         """The same samples in other memory: a loader may write its next batch into theirs."""
-        return self.take(torch.arange(len(self), device=self.leaves[0].device))
+
+        def copy(tensor: Tensor) -> Tensor:
+            return tensor.clone(memory_format=torch.contiguous_format)
+
+        def each(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else copy(tensor)
+
+        return replace(
+            self,
+            leaves=tuple(map(copy, self.leaves)),
+            mask=each(self.mask),
+            attention_mask=each(self.attention_mask),
+            beside=each(self.beside),
+            target=each(self.target),
+        )
 
     def kept(self) -> "Batch":
         """The same in memory of its own, and what the model is given beside the samples, too."""
@@ -136,6 +150,8 @@ class Reader:
         self._wide = any(parameter.dtype == torch.float64 for parameter in parameters)
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
+        # Where a tensor alone is the input, which all batches of a kind are read like: the kind.
+        self._alone: tuple[tuple[type, int], Batch] | None = None
 
     def read(self, raw: Any, drawn: int | None = None) -> Batch:
         """One item as a batch.
@@ -156,6 +172,9 @@ class Reader:
         size = batch_size(found.named, raw, drawn)
         if size is None:
             raise refusal(raw, plainly)
+        kind = type(raw), len(rest)
+        if type(inputs) is Tensor and self._alone is not None and self._alone[0] == kind:
+            return replace(self._alone[1], leaves=(_usable(inputs, self._device),))
         if self._model is not None and rest and not (self._labels and len(rest) == 1):
             warn_of_dropped(self._model, inputs, rest)
         self._model = None  # one batch tells
@@ -184,6 +203,8 @@ class Reader:
         leaves = tuple(flat[i] for i in places)
         batch = Batch(leaves, run, valid, attention, constants(others), untold)
         if self._labels is None:
+            if type(inputs) is Tensor and plainly and mask is None:
+                self._alone = kind, replace(batch, leaves=())
             return batch
         labels, forward, usable = self._labels, self._forward, partial(_usable, device=self._device)
 

@@ -1,5 +1,6 @@
 """How many samples a batch holds: read from its first tensor, and refused where it is ambiguous."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -145,6 +146,7 @@ def _check_joined(tensors: Sequence[tuple[str, Tensor]], size: int) -> None:
             _refuse_joined(name, leaf, size, "how many entries of the others each sample has")
 
 
+@functools.lru_cache(maxsize=1 << 10)
 def _key(name: str) -> str:
     """The last key or attribute of a leaf's place: `ptr` of `._store['ptr']`."""
     words: list[str] = re.findall(r"\w+", name)

@@ -121,6 +121,7 @@ class Gathering:
         self.apart: str | None = None
         self._groups: dict[str, _Group] = {}
         self._waiting = 0  # bytes
+        self._shapes: dict[Any, str] = {}
         self._found: list[tuple[list[tuple[int, int]], Scored]] = []
 
     def resume(self, sizes: Sizes, number: int) -> None:
@@ -153,12 +154,14 @@ class Gathering:
             self.number += len(batch)
             yield from self._in_order()
             return
-        start, each = 0, _bytes(batch)
-        while start < len(batch):
-            if self._room(each) <= 0:
+        start, size, each = 0, len(batch), _bytes(batch)
+        while start < size:
+            room = self._room(each)
+            if room <= 0:
                 self._score_waiting()
-            count = min(len(batch) - start, group.size - group.count, self._room(each))
-            part = batch if count == len(batch) else batch.take(slice(start, start + count))
+                room = self._room(each)
+            count = min(size - start, group.size - group.count, room)
+            part = batch if count == size else batch.take(slice(start, start + count))
             full = group.count + count == group.size
             with tensors_ready():
                 group.add(part if full else part.copied(), self.number, each)
@@ -195,7 +198,10 @@ class Gathering:
         if not isinstance(run, Given) or not all(map(_is_plain, tensors)):
             self.apart = self.apart or "they hold tensors of special kinds"
             return None
-        shape = _shape(batch)
+        key = tuple(None if t is None else (t.dtype, t.shape[1:]) for t in tensors)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = _shape(batch)
         if shape not in self._groups:
             with tensors_ready():
                 kept = run.kept()

@@ -90,11 +90,20 @@ class Ledger:
         known = [each for each in indices if each is not None]
         return torch.cat(known) if len(known) == len(indices) else None, read
 
-    def parts(self) -> Iterator[tuple[Open, Scored]]:
-        """Gives the batches of which all scores are there."""
-        while self._open and self._open[0].end <= self.done:
-            batch = self._open.popleft()
-            yield batch, self.take(batch.end)
+    def parts(self, apart: bool) -> Iterator[tuple[list[Open], Scored]]:
+        """Gives the batches of which all scores are there.
+
+        Args:
+            apart: Each by itself; else together those that nothing was seen of.
+        """
+        while self._is_whole():
+            batches = [self._open.popleft()]
+            while not (apart or batches[-1].looks) and self._is_whole() and not self._open[0].looks:
+                batches.append(self._open.popleft())
+            yield batches, self.take(batches[-1].end)
+
+    def _is_whole(self) -> bool:
+        return bool(self._open) and self._open[0].end <= self.done
 
     def take(self, end: int) -> Scored:
         """Gives the scores of the next samples, up to a number."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class Run:
         self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
         self._ledger = Ledger(engine.outcome.nothing(torch.float32))
         self._store = Store(options.checkpoint, engine, self._gathering)
-        self._read = 0  # samples
+        self._read, self._apart = 0, True  # samples, and whether each batch is a part
 
     @property
     def seconds(self) -> float:
@@ -107,8 +107,13 @@ class Run:
             found |= {"smallest": min(sizes), "largest": max(sizes)}
         return found | {"apart": self._gathering.apart}
 
-    def parts(self) -> Iterator[Part]:
-        """The scores of each batch, in order. Of a batch no more is kept than what must wait."""
+    def parts(self, apart: bool = True) -> Iterator[Part]:
+        """The scores of each batch, in order. Of a batch no more is kept than what must wait.
+
+        Args:
+            apart: Each batch's by themselves; else several may be one part, which takes less time.
+        """
+        self._apart = apart
         raws, self._draws = self.pool.open()
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
@@ -177,28 +182,26 @@ class Run:
 
     def _given(self, scored: Scored | None) -> Iterator[Part]:
         """The batches that are whole with some more scores."""
-        ledger, found = self._ledger, []
+        ledger, found = self._ledger, list[Part]()
         start = ledger.done
         if scored is not None:
             indices, read = ledger.of(start, start + count_of(scored))
             ledger.add(scored)
-        for batch, its in ledger.parts():
-            self.witness.examine(batch.looks, its)
-            found.append((batch.end, Part(its, batch.indices)))
+        ends: list[int] = []
+        for batches, its in ledger.parts(self._apart):
+            self.witness.examine(batches[0].looks, its)
+            found.append(Part(its, _joined([batch.indices for batch in batches])))
+            ends += [batch.end for batch in batches]
         if scored is not None:
             self.counted = union(self.counted, self.engine.counted)
-            state: dict[str, Any] = {
-                "seconds": self.seconds,
-                "pulled": self.pulled,
-                "verified": self.verified,
-            }
+            state: dict[str, Any] = {}
+            if self.options.checkpoint is not None:
+                state = {"seconds": self.seconds, "pulled": self.pulled, "verified": self.verified}
             if self.lost is not None:
                 state["lost"] = self.lost
-            ends = [end for end, _ in found]
             told = ends, state, self.findings, self.counted
             self._store.add(scored, (start, read), indices, *told)
-        for _, part in found:
-            yield part
+        yield from found
 
     def _sieved(
         self, size: int, drawn: Tensor | None, start: int
@@ -270,3 +273,11 @@ class Run:
 def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:
     """Names of both, each once, in order."""
     return tuple(dict.fromkeys([*first, *second]))
+
+
+def _joined(indices: Sequence[Tensor | None]) -> Tensor | None:
+    """Those of several batches; None where one has none."""
+    known = [each for each in indices if each is not None]
+    if len(known) < len(indices):
+        return None
+    return known[0] if len(known) == 1 else torch.cat(known)

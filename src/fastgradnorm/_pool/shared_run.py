@@ -92,7 +92,7 @@ class SharedRun:
             record.add(found)
         return record.plain()
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self, apart: bool = True) -> Iterator[Part]:
         """The scores of each batch of the whole pool, in order, on every rank."""
         shown = self.options.progress if self.ranks.rank == 0 else False
         with progress_bar(self.pool.total, shown) as bar:

@@ -163,9 +163,10 @@ class OwnRandomState:
 
     def __enter__(self) -> None:
         self._callers = random_states()
-        if self._own is not None:
+        if self._own is not None and not same_random_states(self._own, self._callers):
             _set_random_states(self._own)
 
     def __exit__(self, *_: object) -> None:
         self._own = random_states()
-        _set_random_states(self._callers)
+        if not same_random_states(self._own, self._callers):  # to set them takes longer
+            _set_random_states(self._callers)
