@@ -27,6 +27,7 @@ from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES, LabelledScheme, Sch
 from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._selection import select
 from fastgradnorm._sketch import gradient_sketch, store_sketches
+from fastgradnorm._sketch_dots import sketch_dots, sketch_errors
 from fastgradnorm._sketch_store import SketchStore
 from fastgradnorm._version import __version__
 
@@ -64,5 +65,7 @@ __all__ = [
     "register_rule",
     "score_pool",
     "select",
+    "sketch_dots",
+    "sketch_errors",
     "store_sketches",
 ]

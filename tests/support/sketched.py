@@ -58,3 +58,14 @@ def expected(model, batch, dim, seed, names=None):
 def found(model, batches, dim, seed, **options):
     options = {"loss": "cross_entropy", "progress": False, **options}
     return gradient_sketch(model, batches, dim, seed=seed, **options).double()
+
+
+def gradients_of(model, batch):
+    """Gradients `[N, P]` of the cross-entropy, by a float64 loop over the samples."""
+    model = copy.deepcopy(model).double().eval()
+    rows = []
+    for x, label in zip(*map(oracle.in_float64, batch), strict=True):
+        loss = F.cross_entropy(model(x[None]), label[None])
+        grads = torch.autograd.grad(loss, [*model.parameters()])
+        rows.append(torch.cat([g.flatten() for g in grads]))
+    return torch.stack(rows)
