@@ -23,8 +23,7 @@ def _folder(arguments: Arguments) -> Path | None:
     """Where results go; a tiny run is no measurement and never replaces one."""
     if arguments.no_store or (arguments.tiny and arguments.out == RESULTS):
         return None
-    out: Path = arguments.out
-    return out
+    return Path(arguments.out)
 
 
 def _throughput(arguments: Arguments) -> int:
@@ -115,7 +114,7 @@ def _gpu(arguments: Arguments) -> int:
     from benchmarks.gpu import command
 
     dry = arguments.dry or arguments.tiny
-    folder = arguments.out
+    folder: Path = arguments.out
     if folder == RESULTS:
         folder = Path(tempfile.mkdtemp()) if dry or arguments.no_store else command.FOLDER
     return command.main(arguments.parts, arguments.seconds, folder, dry)
@@ -141,20 +140,24 @@ def _batch_sizes(arguments: Arguments) -> int:
 
 
 def _verification(arguments: Arguments) -> int:
-    sizes = (130,) if arguments.tiny else verification.SIZES
-    return verification.main(_folder(arguments), sizes, "cnn6" if arguments.tiny else "resnet18")
+    cell = ((130,), "cnn6") if arguments.tiny else (verification.SIZES, "resnet18")
+    return verification.main(_folder(arguments), *cell)
 
 
 def _recurrent(arguments: Arguments) -> int:
     return (recurrent.tiny if arguments.tiny else recurrent.main)(_folder(arguments))
 
 
+def _recipes(arguments: Arguments) -> int:
+    from benchmarks.recipes import command
+
+    return (command.tiny if arguments.tiny else command.main)(_folder(arguments))
+
+
 def _acquire(arguments: Arguments) -> int:
     from benchmarks import acquire
 
-    if arguments.tiny:
-        return acquire.main(_folder(arguments), (40,), strategies=("top", "herding"), fresh=False)
-    return acquire.main(_folder(arguments))
+    return (acquire.tiny if arguments.tiny else acquire.main)(_folder(arguments))
 
 
 def _real_sizes(arguments: Arguments) -> int:
@@ -234,15 +237,14 @@ def _parser() -> argparse.ArgumentParser:
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("recurrent", _recurrent, "LSTMs, GRUs and RNNs beside the loop, a step, and pull-backs")
+    command("recipes", _recipes, "wrong labels, pruning, influence: what scores find in digits")
     command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")
     _add_cases(found, 30.0, None)
     found.add_argument("--classes", type=int, nargs="+", help="default: 10")
     command("launches", _launches, "what a pass starts on a GPU, counted on one that is not there")
-    found = command(
-        "label-efficiency", label_efficiency.main, "accuracy by labels, strategy and task"
-    )
-    label_efficiency.add_arguments(found)
+    what = "accuracy by labels, strategy and task"
+    label_efficiency.add_arguments(command("label-efficiency", label_efficiency.main, what))
     found = command("readme", _readme, "writes the tables of README and docs from results/")
     pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/benchmarks.md")]
     found.add_argument("--file", type=Path, nargs="+", default=pages)

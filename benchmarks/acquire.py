@@ -62,6 +62,11 @@ def choose(case: str, samples: int, strategy: str) -> dict[str, Any]:
     }
 
 
+def tiny(folder: Path | None) -> int:
+    """Of 40 images, in this process."""
+    return main(folder, (40,), strategies=("top", "herding"), fresh=False)
+
+
 def main(
     folder: Path | None,
     sizes: tuple[int, ...] = SIZES,

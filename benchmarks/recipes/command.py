@@ -1,0 +1,63 @@
+"""Runs the recipes, prints and stores what they find.
+
+python -m benchmarks recipes [--threads 1]
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import provenance, store
+from benchmarks.recipes import influence, labels, pruning
+from benchmarks.recipes.training import Digits, digits
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    train: int = 1000
+    test: int = 500
+    queries: int = 100
+    seeds: int = 5
+    epochs: int = 20
+    early: int = 5
+    halves: int = 50
+    models: int = 3
+    dim: int = 512
+    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)
+
+
+LEAST = Sizes(60, 30, 5, 2, 1, 1, 4, 1, 16, (0.5,))
+
+
+def tiny(folder: Path | None) -> int:
+    """Every step, of next to nothing."""
+    return main(folder, LEAST)
+
+
+def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
+    """All three, the slowest last."""
+    given = digits(sizes.train, sizes.test)
+    asked = Digits(given.x, given.y, given.test_x[: sizes.queries], given.test_y[: sizes.queries])
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "labels": lambda: labels.run(
+            given, sizes.seeds, (sizes.early, 3 * sizes.epochs), sizes.dim
+        ),
+        "pruning": lambda: pruning.run(given, sizes.seeds, sizes.shares, sizes.early, sizes.epochs),
+        "influence": lambda: influence.run(
+            asked, sizes.halves, sizes.seeds, sizes.epochs, sizes.models, sizes.dim
+        ),
+    }
+    found: dict[str, Any] = {}
+    for name, run in parts.items():
+        start = time.perf_counter()
+        found[name] = run()
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        for row in found[name]:
+            print("  ", {key: value for key, value in row.items() if key != "each"}, flush=True)
+    if folder is not None:
+        store("recipes", {"provenance": provenance(), "sizes": vars(sizes), **found}, folder)
+    return 0
