@@ -1,6 +1,7 @@
 """`python -m benchmarks`: tables in the terminal, figures and provenance in `results/`."""
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import memory, peers, readme, recurrent, scaling, throughput, verification
+from benchmarks import memory, peers, readme, scaling, throughput, verification
 from benchmarks.cases import CASES
 from benchmarks.label_efficiency import command as label_efficiency
 from benchmarks.provenance import RESULTS
@@ -24,6 +25,16 @@ def _folder(arguments: Arguments) -> Path | None:
     if arguments.no_store or (arguments.tiny and arguments.out == RESULTS):
         return None
     return Path(arguments.out)
+
+
+def _either(module: str) -> Callable[[Arguments], int]:
+    """`main` of a module, or its `tiny`."""
+
+    def run(arguments: Arguments) -> int:
+        found = importlib.import_module(f"benchmarks.{module}")
+        return int((found.tiny if arguments.tiny else found.main)(_folder(arguments)))
+
+    return run
 
 
 def _throughput(arguments: Arguments) -> int:
@@ -144,22 +155,6 @@ def _verification(arguments: Arguments) -> int:
     return verification.main(_folder(arguments), *cell)
 
 
-def _recurrent(arguments: Arguments) -> int:
-    return (recurrent.tiny if arguments.tiny else recurrent.main)(_folder(arguments))
-
-
-def _recipes(arguments: Arguments) -> int:
-    from benchmarks.recipes import command
-
-    return (command.tiny if arguments.tiny else command.main)(_folder(arguments))
-
-
-def _acquire(arguments: Arguments) -> int:
-    from benchmarks import acquire
-
-    return (acquire.tiny if arguments.tiny else acquire.main)(_folder(arguments))
-
-
 def _real_sizes(arguments: Arguments) -> int:
     from benchmarks import real_sizes
 
@@ -236,9 +231,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_stages(command("witness", _witness, "planted faults: which tests and verification see"))
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
-    command("recurrent", _recurrent, "LSTMs, GRUs and RNNs beside the loop, a step, and pull-backs")
-    command("recipes", _recipes, "wrong labels, pruning, influence: what scores find in digits")
-    command("acquire", _acquire, "100 of 100,000 images chosen: seconds and memory")
+    command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
+    command("gradients", _either("gradients"), "products and sketches beside a training step")
+    command("recipes", _either("recipes.command"), "wrong labels, pruning, influence: of digits")
+    command("acquire", _either("acquire"), "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")
     _add_cases(found, 30.0, None)
     found.add_argument("--classes", type=int, nargs="+", help="default: 10")

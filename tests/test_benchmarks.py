@@ -69,6 +69,22 @@ def test_recurrent(tmp_path):
     assert max(row["error"] for row in rows) < 1e-5
 
 
+def test_gradients(tmp_path):
+    assert command_line.main(["gradients", "--tiny", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "gradients.json").read_text())["rows"]
+    assert len(row["over_step"]) == 4
+    assert 0 < row["rms_over_least"] < 3
+
+
+@pytest.mark.slow
+def test_recipes(tmp_path):
+    assert command_line.main(["recipes", "--tiny", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "recipes.json").read_text())
+    assert {row["score"] for row in found["labels"]} >= {"loss", "EL2N", "random"}
+    assert {row["kept"] for row in found["pruning"]} >= {"all", "random"}
+    assert all(-1 <= row["lds"]["mean"] <= 1 for row in found["influence"])
+
+
 def test_readme_gets_its_tables(results, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))

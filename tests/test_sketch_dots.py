@@ -66,13 +66,13 @@ def test_stores_give_what_tensors_give(tmp_path):
 
 @pytest.mark.slow
 def test_errors_are_those_over_the_seeds():
-    """Of gradients of many layers and positions; of one layer at one position up to √3 more."""
+    """At most about as much as is told, where layers are no wider than sketches."""
     torch.manual_seed(0)
     x, y = torch.randn(6, 9, 8), torch.arange(6) % 3
     body = [layer for _ in range(3) for layer in (nn.Linear(8, 8), nn.Tanh())]
     deep = nn.Sequential(*body, nn.Flatten(), nn.Linear(72, 3)).eval()
     flat = nn.Sequential(nn.Flatten(), nn.Linear(72, 40, bias=False)).eval()
-    for model, most in ((deep, 1.35), (flat, 1.8)):
+    for model, least, most in ((deep, 0.5, 1.2), (flat, 0.3, 1.3)):
         exact = gradients_of(model, (x, y))
         exact = exact @ exact.T
         found, told = [], []
@@ -83,7 +83,7 @@ def test_errors_are_those_over_the_seeds():
         found, told = torch.stack(found).double(), torch.stack(told).double()
         assert ((found.mean(0) - exact).abs() < 4 * found.std(0) / 120**0.5).all()
         ratio = (found - exact).square().mean(0).sqrt() / told.square().mean(0).sqrt()
-        assert ratio.min() > 0.75
+        assert ratio.min() > least
         assert ratio.max() < most
         norms = sketch_errors(gradient_sketch(model, [(x, y)], 64, **OPTIONS))
         assert torch.allclose(norms.double(), told[0].diagonal(), rtol=1e-5)

@@ -148,9 +148,15 @@ FAULTS = [
         "all parameters share buckets and signs: inner products of sketches are biased",
     ),
     Fault(
+        _MAP, "option that does nothing",
+        "buckets = order.argsort(1, kind=\"stable\").reshape(-1)[:size]",
+        "buckets = ((mixed >> np.uint64(1)) % np.uint64(dim)).astype(np.int64)[:size]",
+        "whole rows meet in one bucket: sketches of single layers err by 1.7 times as much",
+    ),
+    Fault(
         _MAP, "wrong sign",
-        "signs = 1 - 2 * (mixed & np.uint64(1)).astype(np.int8)",
-        "signs = 1 + 0 * (mixed & np.uint64(1)).astype(np.int8)",
+        "signs = 1 - 2 * (mixed[:size] & np.uint64(1)).astype(np.int8)",
+        "signs = 1 + 0 * (mixed[:size] & np.uint64(1)).astype(np.int8)",
         "sketches have no signs: inner products are biased",
     ),
     Fault(

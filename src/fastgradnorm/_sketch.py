@@ -73,9 +73,10 @@ def gradient_sketch(
     matrix by those of its rows and columns (TensorSketch, Pham and Pagh, 2013): memory grows with
     layers' widths, not with their product, but for layers of many positions, whose gradients are
     formed where that is less work. Over the seeds, :math:`\mathrm{E}[y \cdot y'] = g \cdot g'`,
-    and the relative standard deviation of :math:`\|y\|^2` is near :math:`\sqrt{2 / \mathrm{dim}}`,
-    9 % for 256, if many layers or positions add to g, and at most :math:`\sqrt{6 / \mathrm{dim}}`,
-    15 %, for one layer at one position. For choosing samples
+    and the relative standard deviation of :math:`\|y\|^2` is at most about
+    :math:`\sqrt{2 / \mathrm{dim}}`, 9 % for 256, where layers are no wider than `dim` or many
+    layers or positions add to g; for one wider layer at one position it is less than
+    :math:`\sqrt{6 / \mathrm{dim}}`. For choosing samples
     that differ: k-means++ over sketches with `scheme="predicted"` is BADGE (Ash et al., 2020,
     https://arxiv.org/abs/1906.03671) over the whole model instead of its last layer.
 

@@ -74,8 +74,9 @@ def sketch_errors(sketches: AnySketches, queries: AnySketches | None = None) -> 
     r"""Standard errors of `sketch_dots`, over the seeds: how far products of gradients may be.
 
     :math:`\sqrt{(\|y\|^2 \|q\|^2 + (y \cdot q)^2) / \mathrm{dim}}`, from the sketches themselves,
-    which holds where many layers or positions add to the gradients. Where one layer at one
-    position makes nearly all of them it is up to :math:`\sqrt 3` times as much.
+    which holds, or is more than there is, where layers are no wider than `dim` or many layers or
+    positions add to the gradients. Where one wider layer at one position makes nearly all of them
+    the error is up to :math:`\sqrt 3` times as large.
 
     Args:
         sketches: As in `sketch_dots`.

@@ -19,11 +19,16 @@ def mixed(x):
 
 
 def hashed(seed, name, side, index, dim):
-    """Bucket and sign, in Python's own integers."""
+    """Bucket and sign, in Python's own integers: place among `dim` of them, and last bit."""
     digest = hashlib.blake2b(repr((seed, name, side)).encode(), digest_size=16).digest()
     first, second = (int.from_bytes(digest[i : i + 8], "little") for i in (0, 8))
-    x = mixed(mixed(((index + 1) * 0x9E3779B97F4A7C15 + first) & WORD) ^ second)
-    return (x >> 1) % dim, 1 - 2 * (x & 1)
+
+    def word(number):
+        return mixed(mixed(((number + 1) * 0x9E3779B97F4A7C15 + first) & WORD) ^ second)
+
+    start, x = index // dim * dim, word(index)
+    bucket = sum(word(other) >> 1 < x >> 1 for other in range(start, start + dim))
+    return bucket, 1 - 2 * (x & 1)
 
 
 def by_element(gradient, dim, seed):

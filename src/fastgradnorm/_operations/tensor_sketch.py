@@ -7,12 +7,15 @@ convolutions of the count sketches of g_t and a_t, a product of their Fourier tr
 added up over positions, layers and parameters before one inverse transform. A gradient that is
 formed is hashed the same way, to the same numbers.
 
-The relative variance of `‖y‖²` is at most 6 / k, for a gradient of rank one, and nears 2 / k for
-one of many directions: of two pairs of elements that are the corners of a rectangle, either both or
-none share a bucket.
+Two rows that share a bucket do so with all their elements at once, which may add up to 2 / k to the
+relative variance of `‖y‖²`, as may columns. So buckets are drawn without replacement: each k rows
+in turn have all k buckets among them, and so have columns. The relative variance is then at most
+about 2 / k for parameters of at most k rows and columns, whatever their gradient, and near it for
+all others of many directions; for one of rank one it is less than 6 / k.
 
 Buckets and signs come from a hash of (seed, parameter's name, row or column), by 64-bit mixing
-(SplitMix64, Steele et al., 2014): equal on every device and in every version of NumPy.
+(SplitMix64, Steele et al., 2014), the buckets from its order among k of them: equal on every device
+and in every version of NumPy.
 """
 
 import hashlib
@@ -147,13 +150,14 @@ def _sizes(rule: Rule, joint: Joint) -> tuple[int, int, int]:
 def _hashes(
     name: str, side: str, size: int, dim: int, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Buckets and signs `[size]`."""
+    """Buckets and signs `[size]`; of each `dim` in turn all buckets differ."""
     label = repr((seed, name, side)).encode()
     first, second = np.frombuffer(hashlib.blake2b(label, digest_size=16).digest(), "<u8")
-    index = np.arange(1, size + 1, dtype=np.uint64)
+    index = np.arange(1, -(-size // dim) * dim + 1, dtype=np.uint64)
     mixed = _mix(_mix(index * _STEP + first) ^ second)
-    buckets = ((mixed >> np.uint64(1)) % np.uint64(dim)).astype(np.int64)
-    signs = 1 - 2 * (mixed & np.uint64(1)).astype(np.int8)
+    order = (mixed >> np.uint64(1)).reshape(-1, dim).argsort(1, kind="stable")
+    buckets = order.argsort(1, kind="stable").reshape(-1)[:size]
+    signs = 1 - 2 * (mixed[:size] & np.uint64(1)).astype(np.int8)
     found: Sequence[Tensor] = [torch.from_numpy(each).to(device) for each in (buckets, signs)]
     return found[0], found[1]
 
