@@ -117,4 +117,18 @@ FAULTS = [
         "return norms",
         "verification fails for samples whose last layer comes after that of others",
     ),
+    Fault(
+        "_witness/own_call.py",
+        "dropped guard",
+        "                    self.carried = kept\n",
+        "                    pass\n",
+        "a model that goes on from call to call is scored as if it did not, in silence",
+    ),
+    Fault(
+        "_witness/held.py",
+        "dropped guard",
+        "                    not _alike(inner, contents)\n",
+        "                    False\n",
+        "a model that goes on from call to call by a list is scored as if it did not, in silence",
+    ),
 ]

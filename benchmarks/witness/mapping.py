@@ -98,7 +98,9 @@ TESTS = {
     "_witness/numbers": "witness/test_probabilities witness/test_silence",
     "_model/declared": "witness/test_declared",
     "_model/sizes": "model/test_what_is_a_batch model/test_containers",
-    "_witness/held": "model/test_shadow witness/test_left_as_it_was",
+    "_witness/own_call": "witness/test_carried witness/test_left_as_it_was witness/test_company "
+    "witness/test_kept witness/test_choice witness/test_seen_logits any_model/test_reached",
+    "_witness/held": "witness/test_carried model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",

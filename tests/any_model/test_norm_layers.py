@@ -133,3 +133,24 @@ for score in (naive_score_pool, score_pool):
         assert_exact(model, torch.randn(4, 2, 3, 3))
         assert model.layer.training
         assert model.layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("eps", [1e-12, 0.3])
+@pytest.mark.parametrize("make", [
+    pytest.param(lambda eps: nn.LayerNorm((4, 3), eps), id="layer"),
+    pytest.param(lambda eps: nn.RMSNorm(3, eps), id="rms"),
+    pytest.param(lambda eps: nn.GroupNorm(2, 4, eps), id="group"),
+    pytest.param(lambda eps: nn.BatchNorm1d(4, eps), id="batch"),
+    pytest.param(lambda eps: nn.InstanceNorm1d(4, eps, affine=True), id="instance"),
+    pytest.param(
+        lambda eps: nn.InstanceNorm1d(4, eps, affine=True, track_running_stats=True),
+        id="instance-with-statistics",
+    ),
+])  # fmt: skip
+def test_an_eps_of_its_own(make, eps):
+    """It matters where the variance is small."""
+    model = Custom(
+        lambda m, x: m.head(torch.tanh(m.norm(m.conv(x))).mean(2)),
+        conv=nn.Conv1d(2, 4, 1), norm=make(eps), head=linear(4, 3),
+    )  # fmt: skip
+    assert_exact(model, 0.3 * torch.randn(4, 2, 3))

@@ -6,6 +6,8 @@ from typing import Any
 
 _CONTAINERS = frozenset({list, dict, OrderedDict, defaultdict, set, deque})
 _NESTED = _CONTAINERS | {tuple}
+_REGISTRIES = {"_parameters", "_buffers", "_modules"}
+_NOTHING = object()
 _DEPTH = 4  # of lists in dicts in lists, as copies of a module tree are made
 
 
@@ -23,6 +25,22 @@ class Held:
             for value in before.values():
                 found.update((id(inner), inner) for inner in _within(value, _DEPTH))
         self._contents = [(inner, inner.copy()) for inner in found.values()]
+
+    def changed(self) -> tuple[int, str] | None:
+        """An attribute that is another now: of which dictionary, and its name. None if none is.
+
+        Registered parameters, buffers and modules apart.
+        """
+        for place, (there, before) in enumerate(self._attributes):
+            for name in (n for n in {**before, **there} if n not in _REGISTRIES):
+                value = before.get(name, _NOTHING)
+                if there.get(name, _NOTHING) is not value or any(
+                    not _alike(inner, contents)
+                    for inner, contents in self._contents
+                    if inner is value
+                ):
+                    return place, name
+        return None
 
     def put_back(self) -> None:
         """The same attributes, with the same containers, and the same objects in these."""

@@ -82,7 +82,24 @@ def check_rows(
             "largest from those it has by itself. "
         )
         _tell_dependence(told, meant)
+        if own.carried in own.written:  # that much has been said of it
+            own.carried = None
     return True
+
+
+def tell_carried(own: OwnModel) -> None:
+    """Warns, once, of a model that goes on from call to call."""
+    if own.carried is None:
+        return
+    warnings.warn(
+        f"`model` gives the same samples other logits when it is called again: what it keeps in "
+        f"`{own.carried}` goes into the next call. Every sample is scored by what the model holds "
+        "now, as if it were the first one, and that is put back. If a batch is to go on from the "
+        "one before, call the model on that one and score the next with `score_batch`.",
+        BatchDependenceWarning,
+        stacklevel=2,
+    )
+    own.carried = None
 
 
 def _may_be_meant(engine: Engine, own: OwnModel) -> tuple[str, str] | None:

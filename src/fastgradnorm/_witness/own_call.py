@@ -16,6 +16,7 @@ from fastgradnorm._witness.noting import ChangesItself, Noting
 from fastgradnorm._witness.pulled import Gradients
 
 R = TypeVar("R")
+_CLOSE = 1e-3  # relative to the largest logit
 
 
 class OwnModel:
@@ -28,16 +29,24 @@ class OwnModel:
         subject: The model.
 
     Attributes:
-        written: Names of the buffers that the last call has written, to copies.
         narrow: Whether a call has made numbers of 16 bits or fewer.
+        carried: What the model keeps from one call to the next that gives the same samples other
+            logits; None if there is nothing of that sort, or nothing was called yet.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         tensors = list(subject.parameters.values())
-        self.written: list[str] = []
+        self._state: _State | None = None
         self.narrow = False
+        self.carried: str | None = None
+        self._asked = False
         self._borrowed = all(t.device == subject.device and not t.is_inference() for t in tensors)
+
+    @property
+    def written(self) -> list[str]:
+        """Names of the buffers that the last call has written, to copies."""
+        return [] if self._state is None else self._state.written
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[n, *positions, C]` over the temperature, by one call without gradients.
@@ -48,7 +57,12 @@ class OwnModel:
 
         def call() -> Tensor:
             with self._ready({}) as model, torch.no_grad():
-                return self._called(model, batch)
+                found = self._called(model, batch)
+                fresh, self._asked = self._borrowed and not self._asked, True
+                kept = self._state.changed() if fresh and self._state is not None else None
+                if kept is not None and not _close(self._called(model, batch), found):
+                    self.carried = kept
+                return found
 
         return self._harmless(call)
 
@@ -113,7 +127,7 @@ class OwnModel:
             model = self.subject.model
             with (
                 models_in_use,
-                _as_it_was(model) as self.written,
+                _as_it_was(model) as self._state,
                 put_back_random_states(),
                 self._noting(),
             ):
@@ -122,6 +136,13 @@ class OwnModel:
         view, stand_ins = self.subject.view(leaves)
         with put_back_random_states(), Swapping(stand_ins), self._noting():
             yield view
+
+
+def _close(again: Tensor, logits: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    room = _CLOSE * float(logits.nan_to_num(0.0, 0.0, 0.0).abs().max()) if logits.numel() else 0.0
+    same_shape = again.shape == logits.shape
+    return same_shape and torch.allclose(again, logits, rtol=0.0, atol=room, equal_nan=True)
 
 
 def _rows(logits: Tensor, count: int, class_dim: int) -> Tensor:
@@ -140,27 +161,49 @@ def _rows(logits: Tensor, count: int, class_dim: int) -> Tensor:
     return logits.movedim(class_dim, -1)
 
 
-@contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[list[str]]:
-    """In eval mode inside, on buffers of its own; afterwards with all attributes of before.
+class _State:
+    """What a model keeps while it is called.
 
-    Yields a list of the buffers that were written, filled at the end.
+    Attributes:
+        written: Names of the buffers that were written, filled at the end.
     """
+
+    def __init__(self, model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> None:
+        self.written: list[str] = []
+        self._paths = [path for path, _ in model.named_modules()]
+        self._model, self._kept = model, kept
+        self._held = Held(module.__dict__ for module in model.modules())
+
+    def changed(self) -> str | None:
+        """The name of an attribute or a buffer that is another now, if there is one."""
+        found = self._held.changed()
+        if found is not None:
+            place, name = found
+            return f"{self._paths[place]}.{name}".removeprefix(".")
+        names = {id(copy): name for name, copy in self._model.named_buffers()}
+        buffers = _replaced(self._model, self._kept)
+        buffers += [names.get(id(b), "a tensor") for a, b, _ in self._kept if not same(a, b)]
+        return buffers[0] if buffers else None
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[_State]:
+    """In eval mode inside, on buffers of its own; afterwards with all attributes of before."""
     modules = list(model.modules())
     held = Held(module.__dict__ for module in modules)
-    written: list[str] = []
     parameters = [(p, p.data, _sum(p)) for p in model.parameters()]
     names = {id(p): name for name, p in model.named_parameters()}
     kept = _lent(modules)
     for module in modules:
         module.training = False
+    state = _State(model, kept)
     try:
-        yield written
+        yield state
     finally:
-        written += _replaced(model, kept)
+        state.written += _replaced(model, kept)
         held.put_back()
         changed = [names[id(p)] for p, data, total in parameters if _is_changed(p, data, total)]
-        written += _written(model, kept)
+        state.written += _written(model, kept)
     if changed:
         raise UnsupportedModelError(
             "`model` must leave its parameters as they are while it runs. Got "

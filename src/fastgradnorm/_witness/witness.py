@@ -21,7 +21,7 @@ from fastgradnorm._model import Batch
 from fastgradnorm._process import autograd_ready, is_out_of_memory
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.gradients import Comparison
-from fastgradnorm._witness.logits import agree, check_rows, seen_logits
+from fastgradnorm._witness.logits import agree, check_rows, seen_logits, tell_carried
 from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
 from fastgradnorm._witness.own_call import OwnModel
@@ -203,13 +203,14 @@ class Witness:
         if self._own is None:
             self._own = OwnModel(self.engine.subject)
         try:
-            return Look(batch, start, self._own.logits(batch), own)
+            logits = self._own.logits(batch)
         except Exception as error:
             error.add_note(
                 f"This is the model's own call on {len(batch)} samples of a batch, made by "
                 "`verify` before they are scored."
             )
             raise
+        return Look(batch, start, logits, own)
 
     def _examine(self, look: Look, scored: Scored | None) -> None:
         assert self.record is not None and self._own is not None
@@ -230,6 +231,7 @@ class Witness:
         if scored is not None and look.own is not None and scored.logits is not None:
             seen = seen.index_put((torch.tensor(look.own),), scored.logits[0].to(seen))
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
+        tell_carried(own)
         if self.engine.options.by_output:
             check_company(own, batch.take(slice(0, 2)))
         if self._choice.mode == "all":
