@@ -4,9 +4,11 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 _CONTAINERS = frozenset({list, dict, OrderedDict, defaultdict, set, deque})
 _NESTED = _CONTAINERS | {tuple}
-_REGISTRIES = {"_parameters", "_buffers", "_modules"}
+_EVERY = frozenset(vars(nn.Module()))  # attributes that every module has
 _NOTHING = object()
 _DEPTH = 4  # of lists in dicts in lists, as copies of a module tree are made
 
@@ -29,10 +31,10 @@ class Held:
     def changed(self) -> tuple[int, str] | None:
         """An attribute that is another now: of which dictionary, and its name. None if none is.
 
-        Registered parameters, buffers and modules apart.
+        What every module has apart, such as its registered buffers.
         """
         for place, (there, before) in enumerate(self._attributes):
-            for name in (n for n in {**before, **there} if n not in _REGISTRIES):
+            for name in (n for n in {**before, **there} if n not in _EVERY):
                 value = before.get(name, _NOTHING)
                 if there.get(name, _NOTHING) is not value or any(
                     not _alike(inner, contents)
