@@ -102,7 +102,7 @@ def test_a_page(chosen, tmp_path):
     text = page.read_text()
     assert page.name == "index.html"
     assert f"&lt;{chosen.indices[0]}&gt;" in text
-    assert "covers" in text
+    assert "adds " in text
     pictures = chosen.report(tmp_path / "p", picture=lambda i: image.new("L", (300, 6), i))
     assert pictures.read_text().count("<img") == 6
     assert list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.partial"))

@@ -130,6 +130,7 @@ class Selection:
         picture: Any = None,
         text: Any = None,
         names: Sequence[str] | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> Path:
         """Writes a page with the chosen, why they were, and the pool; returns its path.
 
@@ -140,10 +141,11 @@ class Selection:
             text: The text of each sample of the dataset, or a mapping from indices; its beginning
                 is shown.
             names: Of the classes.
+            told: Further facts for the page's end, such as `{"Model": "round 3"}`.
         """
         from fastgradnorm._results.selection_page import write
 
-        return write(self, Path(folder), ids, picture, text, names)
+        return write(self, Path(folder), ids, picture, text, names, told or {})
 
     def facts(self) -> str:
         """Pool and provenance as JSON."""

@@ -1,6 +1,6 @@
 """The page of a selection: the chosen with the reason for each, and what the model thinks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +21,7 @@ def write(
     picture: Any,
     text: Any,
     names: Sequence[str] | None,
+    told: Mapping[str, str],
 ) -> Path:
     """Writes `index.html` into a folder, which is made; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def write(
     found = {each["kind"].capitalize(): each["message"] for each in pool["findings"]}
     if found:
         sections = {"What was noticed": definitions(found), **sections}
-    sections["Where this comes from"] = definitions(_told(selection))
+    sections["Where this comes from"] = definitions({**told, **_told(selection)})
     html = page(
         title="Which samples to label next",
         kicker="fastgradnorm acquire",
@@ -60,18 +61,23 @@ def _facts(selection: Any) -> list[tuple[str, str]]:
     ]
     if pool.get("coverage"):
         before, after = pool["coverage"]["before"], pool["coverage"]["after"]
-        text = f"of the pool is near a labelled sample; it was {100 * before:.0f}&nbsp;%."
+        text = "of the pool is near a labelled or chosen sample; near a labelled one, "
+        text += f"{100 * before:.0f}&nbsp;%."
         found.append((f"{100 * after:.0f}&nbsp;%", text))
     return found
 
 
-def _why(row: dict[str, Any], names: Sequence[str] | None) -> str:
-    first, second = class_name(row["predicted"], names), class_name(row["runner_up"], names)
-    text = f"{first} {100 * row['confidence']:.0f} %, {second} "
-    text += f"{100 * row['runner_up_probability']:.0f} %"
+def _why(row: dict[str, Any], names: Sequence[str] | None, between: str = ", ") -> str:
+    first, second = _called(row["predicted"], names), _called(row["runner_up"], names)
+    told = [f"{first}: {100 * row['confidence']:.0f}\xa0%"]
+    told.append(f"{second}: {100 * row['runner_up_probability']:.0f}\xa0%")
     if row["coverage"] is not None:
-        text += f"; covers {100 * row['coverage']:.2g} %"
-    return escape(text)
+        told.append(f"adds {100 * row['coverage']:.2g}\xa0%")
+    return between.join(map(escape, told))
+
+
+def _called(number: int | None, names: Sequence[str] | None) -> str:
+    return f"class {number}" if names is None else str(class_name(number, names))
 
 
 def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) -> str:
@@ -84,7 +90,7 @@ def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) ->
             "sample",
             *([] if text is None else ["text"]),
             "score",
-            "prediction, runner-up, what it adds",
+            "prediction, runner-up, coverage it adds",
         ),
         [
             (
@@ -109,7 +115,7 @@ def _pictures(rows: list[dict[str, Any]], picture: Any, names: Sequence[str] | N
         image.save(buffer, format="PNG")
         name = escape(str(row["id"]))
         short = escape(Path(str(row["id"])).name)
-        note = f'{_why(row, names)}<br><span class="name" title="{name}">{short}</span>'
+        note = f'{_why(row, names, "<br>")}<br><span class="name" title="{name}">{short}</span>'
         text = f"{row['rank']}. {row['score']:.3g}"
         found.append(tile(buffer.getvalue(), alt=str(row["id"]), score=text, note=note))
     return tiles(found)
@@ -123,7 +129,7 @@ def _classes(selection: Any, rows: list[dict[str, Any]], names: Sequence[str] | 
     return table(
         ("class", "in the pool", "among the chosen"),
         [
-            (escape(str(class_name(name, names))), f"{count:,}", str(chosen.get(name, 0)))
+            (escape(_called(name, names)), f"{count:,}", str(chosen.get(name, 0)))
             for name, count in counts[:50]
         ],
     )

@@ -1,5 +1,7 @@
 """``fastgradnorm acquire``."""
 
+import shlex
+import sys
 from pathlib import Path, PurePath
 from typing import Annotated
 
@@ -147,7 +149,10 @@ def _write(
                 chosen.to_jsonl(out, ids=given.pool.ids, columns=columns)
             typer.echo(f"Chosen: {out}", err=True)
         if report is not None:
-            page = chosen.report(report, ids=given.pool.ids, picture=given.pool.picture, text=texts)
+            facts = {"Command": shlex.join(["fastgradnorm", *sys.argv[1:]]), "Model": given.origin}
+            page = chosen.report(
+                report, ids=given.pool.ids, picture=given.pool.picture, text=texts, told=facts
+            )
             typer.echo(f"Report: {page}", err=True)
     except OSError as error:
         option = "--out" if out is not None and not out.exists() else "--report"

@@ -1,5 +1,7 @@
 """The page of ``fastgradnorm score --report``: the ranking, with pictures of both ends."""
 
+import shlex
+import sys
 from html import escape
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -45,7 +47,7 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
             "The least valuable" if pool.picture else "The lowest scores": _samples(
                 scores, pool, order[::-1][:shown]
             ),
-            "How the scores lie": chart(
+            "How the scores are spread": chart(
                 draw(lambda axes, theme: _histogram(scores, axes, theme), LIGHT),
                 draw(lambda axes, theme: _histogram(scores, axes, theme), DARK),
                 "Scores of the pool. Plain top-k selection takes the right end; where it is full "
@@ -135,6 +137,7 @@ def _provenance(scores: PoolScores, origin: str) -> dict[str, str]:
     counted = facts["parameters"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     told = {
+        "Command": shlex.join(["fastgradnorm", *sys.argv[1:]]),
         "Model": origin,
         "Scheme": str(facts["scheme"]),
         "Parameters": f"{counted['elements']:,} elements of {counted['tensors']} tensors",

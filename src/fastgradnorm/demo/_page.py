@@ -14,7 +14,7 @@ from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
 from fastgradnorm.page import chart, definitions, page, pair, table, tile, tiles
 
 _SHOWN = 10  # images at either end of the ranking
-_CODE = """<pre><code>from fastgradnorm import acquire
+_CODE = """<pre tabindex="0"><code>from fastgradnorm import acquire
 
 # which to label, best first; a loader or a dataset, and what has labels
 chosen = acquire(model, pool, 100, labelled=labelled)
@@ -52,7 +52,7 @@ def write_page(
             "What the score sees": _paragraph(_extremes(results))
             + f"<h3>Highest scores</h3>{_tiles(results, order[:_SHOWN])}"
             + f"<h3>Lowest scores</h3>{_tiles(results, order.flip(0)[:_SHOWN])}",
-            "How the scores lie": pair(charts["histogram"], charts["entropy"]),
+            "How the scores are spread": pair(charts["histogram"], charts["entropy"]),
             "Speed, and the same numbers": _paragraph(_speed(results)) + _speed_table(results),
             "In your code": _CODE,
             "Where these numbers come from": definitions(results.provenance()),
@@ -158,7 +158,7 @@ def _chosen(results: Results) -> str:
                 alt=f"Digit {int(pool.labels[row['index']])}",
                 score=f"{row['score']:.3g}",
                 note=f"{row['predicted']} {100 * row['confidence']:.0f}&nbsp;%, {row['runner_up']} "
-                f"{100 * row['runner_up_probability']:.0f}&nbsp;%<br>covers "
+                f"{100 * row['runner_up_probability']:.0f}&nbsp;%<br>adds "
                 f"{100 * row['coverage']:.1f}&nbsp;%",
             )
             for row in pool.chosen.records

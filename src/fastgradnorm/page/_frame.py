@@ -1,7 +1,8 @@
 """The frame of a page: one HTML file without scripts, fonts or anything else from elsewhere."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape, unescape
 
 from fastgradnorm.page._style import STYLE
 
@@ -66,7 +67,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
     )
     told = f"<caption>{caption}</caption>" if caption else ""
     whole = f"<table>{told}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{whole}</div>'
+    # In reach of the keyboard, which scrolls it where it is too wide.
+    label = escape(_plain(caption) or f"Table: {', '.join(map(_plain, head))}")
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{whole}</div>'
+
+
+def _plain(cell: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", cell))
 
 
 def beginning(text: object, most: int = 240) -> str:

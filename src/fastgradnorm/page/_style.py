@@ -86,8 +86,9 @@ tbody th { font-weight: 500; } tbody th, thead th:first-child { text-align: left
 td small { color: var(--muted); font-size: 0.88em; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .text { display: block; text-align: left; white-space: normal; min-width: 16rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.4rem; margin: 0; }
-dt { color: var(--muted); } dd { margin: 0; }
+[tabindex]:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.4rem 1.4rem; }
+dl, dd { margin: 0; } dd { overflow-wrap: anywhere; } dt { color: var(--muted); }
 pre {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow-x: auto;
   padding: 1rem 1.2rem; font-size: 0.88rem; line-height: 1.55; margin: 0;
@@ -95,11 +96,13 @@ pre {
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 footer { padding-top: 2rem; padding-bottom: 3rem; font-size: 0.9rem; }
 @media (max-width: 34rem) {
+  .facts { grid-template-columns: 1fr 1fr; gap: 0.6rem; }
+  .facts li { padding: 0.8rem 0.9rem; } .facts b { font-size: 1.5rem; }
   body { font-size: 16px; }
   header { padding-top: 2.2rem; }
   main, footer { padding: 0 1rem; }
-  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.6rem; }
-  .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 0.7rem 0.5rem; }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 0.6rem; }
+  .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 0.8rem 0.6rem; }
   .tiles figcaption { font-size: 0.75rem; }
   table { font-size: 0.74rem; } th, td { padding-right: 0.3rem; }
   pre { font-size: 0.78rem; padding: 0.9rem; } td small { display: block; }
