@@ -125,6 +125,11 @@ FAULTS = [
         "of a mapping of outputs the first is scored, whatever it is called",
     ),
     Fault(
+        "_model/standins.py", "dropped branch",
+        'if not held or (name == "requires_grad_" and not own):', "if not held:",
+        "derivatives that a model takes by its own parameters are zero",
+    ),
+    Fault(
         "_model/lineage.py", "dropped guard",
         "if self._state(head) in (_State.OTHER, _State.BEYOND):", "if self._state(head) is _State.OTHER:",
         "last layers: where another one follows for some samples, the first one's gradient counts",

@@ -120,8 +120,8 @@ FAULTS = [
     ),
     Fault(
         _PRODUCTS, "swapped axis",
-        "outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)",
-        "outer = (x2.unsqueeze(-1) * x1.unsqueeze(-2)).flatten(-2)",
+        "outer = (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2)",
+        "outer = (input2.unsqueeze(-1) * input1.unsqueeze(-2)).flatten(-2)",
         "bilinear layers of two inputs of one size are transposed",
     ),
     Fault(

@@ -56,7 +56,8 @@ TESTS = {
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
     "_model/record": "engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
-    "_model/standins": "any_model/test_data_setter any_model/test_execution",
+    "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
+    "any_model/test_execution",
     "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
     "_model/layout": "model/test_memory_layout",
     "_model/lineage": "engine/test_last_layers_in_a_row",
@@ -74,6 +75,8 @@ TESTS = {
     "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",
+    "_operations/others": "operations/test_arguments operations/test_layers "
+    "any_model/test_raw_parameters any_model/test_norm_layers",
     "_operations/pooling": "operations/test_max_pool operations",
     "_operations/rules": "any_model/test_embeddings engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",

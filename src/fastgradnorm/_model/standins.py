@@ -119,7 +119,10 @@ class StandIns:
             return None
         names, memory = self._holdings.names, self._holdings.memory
         held = [t for t in written if id(t) in names or _address(t) in memory]
-        if not held:
+        own = [t for t in held if id(t) in self._names]
+        if not held or (name == "requires_grad_" and not own):
+            # Of a parameter too, where the model itself takes a derivative by it: that is a wrapper
+            # of its transform, or a tensor that it has detached.
             asks = name == "requires_grad_" and is_transforming()
             return (_as_allowed(func, *args, **kwargs),) if asks else None
         if name in _FLAGS:

@@ -216,7 +216,8 @@ def _open(func: Callable[..., Any]) -> Callable[..., Any] | None:
 
     Such functions hand themselves over whole to an active mode. In this copy that check says no.
     """
-    if not isinstance(func, types.FunctionType) or func.__module__ != F.__name__:
+    # Max pools say that they are of that module, and only choose which function of it is called.
+    if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(F):
         return None
     hidden = {name: lambda *_: False for name in func.__globals__ if name.startswith("has_torch_f")}
     opened = types.FunctionType(

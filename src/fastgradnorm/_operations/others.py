@@ -46,9 +46,9 @@ def set_masked(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
     return tensor.copy_(torch.where(mask, value.to(tensor.dtype), tensor))
 
 
-def scatter_(tensor: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+def scatter_(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
     """`Tensor.scatter_`, of which only the form that is not in place has a vmap rule."""
-    return tensor.copy_(tensor.scatter(dim, index, value))
+    return tensor.copy_(tensor.scatter(*args, **named))
 
 
 def to_dense(

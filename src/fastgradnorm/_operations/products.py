@@ -103,9 +103,9 @@ def _einsum(call: Call, tracked: Collection[str]) -> Rule | None:
     return replace(rule, joint=None)
 
 
-def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.bilinear` as a linear layer on the outer products of its inputs."""
-    outer = (x1.unsqueeze(-1) * x2.unsqueeze(-2)).flatten(-2)
+    outer = (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2)
     return F.linear(outer, weight.flatten(1), bias)
 
 
