@@ -242,7 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     what = "accuracy by labels, strategy and task"
     label_efficiency.add_arguments(command("label-efficiency", label_efficiency.main, what))
     found = command("readme", _readme, "writes the tables of README and docs from results/")
-    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/benchmarks.md")]
+    names = ("README.md", "docs/benchmarks.md", "docs/recipes.md")
+    pages = [Path(__file__).parents[1] / name for name in names]
     found.add_argument("--file", type=Path, nargs="+", default=pages)
     return parser
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import tables, targets
 from benchmarks.provenance import RESULTS, load
+from benchmarks.recipes import pages
 
 
 def _traps(results: dict[str, Any]) -> str:
@@ -26,6 +27,10 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling": ("scaling", tables.scaling),
     "traps": ("traps", _traps),
     "gpu": ("gpu_throughput", tables.gpu),
+    "recipe-labels": ("recipes", pages.labels),
+    "recipe-pruning": ("recipes", pages.pruning),
+    "recipe-influence": ("recipes", pages.influence),
+    "gradients": ("gradients", pages.gradients),
 }
 
 

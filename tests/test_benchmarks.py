@@ -17,7 +17,7 @@ from fastgradnorm import naive_score_pool
 
 pytestmark = pytest.mark.slow
 
-STORED = ("throughput", "peers", "memory", "scaling")
+STORED = ("throughput", "peers", "memory", "scaling", "recipes", "gradients")
 BLOCKS = (*readme.BLOCKS, "targets")
 
 

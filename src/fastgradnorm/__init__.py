@@ -18,6 +18,7 @@ from fastgradnorm._errors import (
     UntestedVersionWarning,
     VerificationError,
 )
+from fastgradnorm._explained import explain_gradients
 from fastgradnorm._model import meaning_of_loss
 from fastgradnorm._naive import naive_score_pool
 from fastgradnorm._operations import Rule, register_rule
@@ -57,6 +58,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "acquire",
+    "explain_gradients",
     "gradient_dots",
     "gradient_sketch",
     "mean_gradient",

@@ -92,7 +92,7 @@ def gradient_dots(
                 [8.]])
     """
     check_bool("cosine", cosine)
-    chosen = _checked("gradient_dots", scheme, options)
+    chosen = checked_dots("gradient_dots", scheme, options)
     given = scheme, cosine, metric
     if checkpoints is None:
         made = directions(model) if callable(directions) else directions
@@ -161,7 +161,8 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     return torch.equal(first, second)
 
 
-def _checked(function: str, scheme: DotScheme, options: Mapping[str, Any]) -> Options:
+def checked_dots(function: str, scheme: DotScheme, options: Mapping[str, Any]) -> Options:
+    """The options of products."""
     check_choice("scheme", scheme, ("loss", *SKETCHED))
     if scheme == "loss" and options.get("loss") is None:
         advice = "Such as 'cross_entropy'; or scheme='predicted', which needs no labels."
@@ -250,7 +251,7 @@ def mean_gradient(
         >>> mean_gradient(model, pool, loss="mse")
         {'weight': tensor([[1., 4.]])}
     """
-    chosen = _checked("mean_gradient", scheme, options)
+    chosen = checked_dots("mean_gradient", scheme, options)
     if chosen.checkpoint is not None:
         raise fail_type("checkpoint", "None for `mean_gradient`", chosen.checkpoint)
     return mean(model, loader, chosen, scheme)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgradnorm._engine import Passes, PlainPass, Plan, sample_dots
 from fastgradnorm._errors import VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
+from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._pulled import Pulled
@@ -61,7 +62,7 @@ class Dots:
             given = {name: given[name] * s for name, s in self._scales.items() if name in given}
         if cosine:
             given |= {
-                name: value.new_zeros(self.count_all, *value.shape, dtype=dtype)
+                name: torch.zeros(self.count_all, *_shape(value), dtype=dtype, device=device)
                 for name, value in subject.values(list(subject.chosen)).items()
                 if name not in given
             }
@@ -132,10 +133,10 @@ class Dots:
         square = total.new_zeros(1)
         for (name, v), gradient in zip(self._directions.items(), gradients, strict=True):
             if gradient is not None:
-                g = gradient.to_dense().to(wide)  # of a lookup they may be sparse
-                total = total + v.flatten(1) @ g.flatten()
+                g = numbers(gradient.to_dense()).to(wide)  # of a lookup they may be sparse
+                total = total + v.reshape(len(v), -1) @ g
                 if self._cosine and self._scales is not None:
-                    square = square + (g * self._scales[name]).square().sum()
+                    square = square + (g * self._scales[name].reshape(-1)).square().sum()
         if not self._cosine:
             return total * scale
         return torch.cat([total * scale, square * scale.square()])
@@ -155,7 +156,8 @@ class Dots:
         for alone in self._pulled.alone(own, names, batch, found, _VERIFIED):
             i, gradients, scale = alone.number, alone.gradients, alone.scale
             exact = self._of(gradients, scale)[: self.count_all].double()
-            size = sum(float(g.double().square().sum()) for g in gradients if g is not None)
+            known = [numbers(g.to_dense()) for g in gradients if g is not None]
+            size = sum(float(g.double().square().sum()) for g in known)
             room = limit * size**0.5 * float(scale) * _sq_sizes(self._directions).double().sqrt()
             gap = (found[i, : self.count_all].double() - exact).abs()
             if bool((gap > room).any()):
@@ -169,7 +171,7 @@ class Dots:
 
 def _sq_sizes(directions: Mapping[str, Tensor]) -> Tensor:
     """Squared norms `[Q]`."""
-    sizes = [torch.linalg.vector_norm(v.flatten(1), dim=1) for v in directions.values()]
+    sizes = [torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1) for v in directions.values()]
     return torch.stack(sizes).square().sum(0)
 
 
@@ -184,7 +186,8 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
     if not isinstance(several, Sequence) or not several:
         wanted = "a mapping from parameters' names to tensors, or a sequence of such mappings"
         raise fail_type("directions", wanted, directions)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    shapes = {name: p.shape for name, p in parameters.items()}
     found: dict[str, list[tuple[int, Tensor]]] = {}
     for q, direction in enumerate(several):
         if not isinstance(direction, Mapping) or not direction:
@@ -200,8 +203,18 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
             if not bool(value.isfinite().all()):
                 told = "A `mean_gradient` is so where a sample's is: `score_pool` tells which."
                 raise fail(f"directions[{q}]", "of finite numbers", f"others for {name!r}", told)
-            found.setdefault(name, []).append((q, value.detach()))
+            value = value.detach()
+            if parameters[name].is_complex():  # two numbers each, as in norms
+                value = torch.view_as_real(value.to(parameters[name].dtype))
+            elif value.is_complex():
+                raise fail(f"directions[{q}]", f"of real numbers for {name!r}", value)
+            found.setdefault(name, []).append((q, value))
     return {name: _stacked(given, len(several)) for name, given in found.items()}
+
+
+def _shape(parameter: Tensor) -> tuple[int, ...]:
+    """Of a direction's numbers; complex ones are two each."""
+    return (*parameter.shape, 2) if parameter.is_complex() else tuple(parameter.shape)
 
 
 def _stacked(given: Sequence[tuple[int, Tensor]], count: int) -> Tensor:
@@ -246,6 +259,7 @@ def metric_of(
             moments = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
             if name is None or moments is None:
                 continue
+            moments = torch.view_as_real(moments) if moments.is_complex() else moments
             correction = 1 - group["betas"][1] ** float(state["step"])
             root = (moments.detach() / correction).sqrt()
             found[name] = 1 / (root + group["eps"])

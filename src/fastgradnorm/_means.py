@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgradnorm._engine import Passes, PlainPass, Plan
 from fastgradnorm._errors import NonFiniteScoreError, VerificationError
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
+from fastgradnorm._operations import in_double, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Run, make_engine, make_pool
 from fastgradnorm._process import OwnRandomState
@@ -34,7 +35,8 @@ def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[s
     if count == 0:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
-    made = {name: (total / count).to("cpu", dtype) for name, total in sums.totals.items()}
+    made = {name: (total / count).cpu() for name, total in sums.totals.items()}
+    made = {n: v.to(dtype.to_complex() if v.is_complex() else dtype) for n, v in made.items()}
     _check_finite(made, options)
     return made
 
@@ -66,7 +68,7 @@ class Sums:
         self.slow: str | None = "This model cannot run under vmap: its samples are run one by one."
         self._pulled, self._verify = Pulled(options, scheme), bool(options.verify)
         self.totals = {
-            name: torch.zeros(value.shape, dtype=torch.float64, device=subject.device)
+            name: torch.zeros_like(in_double(value))
             for name, value in subject.values(list(subject.chosen)).items()
         }
 
@@ -145,7 +147,7 @@ class Sums:
             for total, gradient in zip(exact, run.gradients(0, unit), strict=True):
                 if gradient is not None:
                     total += gradient.to_dense() * scale
-        whole = sum(float(total.square().sum()) for total in exact) ** 0.5
+        whole = sum(float(numbers(total).square().sum()) for total in exact) ** 0.5
         room = tolerance(subject).double * whole
         for name, total, gradient in zip(names, exact, found, strict=True):
             gap = float((total if gradient is None else total - gradient).norm())

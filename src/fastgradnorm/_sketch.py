@@ -116,10 +116,10 @@ def gradient_sketch(
         torch.Size([3, 4])
     """
     given = {**options, "group_by": group_by}
-    chosen, scheme = _checked("gradient_sketch", dim, scheme, given)
+    chosen, scheme = checked_sketches("gradient_sketch", dim, scheme, given)
     parts, placement = [], Placement(loader, "gradient_sketch")
     with OwnRandomState():
-        run = start(model, loader, chosen, _maker(dim, scheme))
+        run = start(model, loader, chosen, sketching(dim, scheme))
         for part in run.parts():
             placement.add(part.indices, len(part))
             parts += [part.scored.scores[COLUMN]] if len(part) else []
@@ -184,10 +184,10 @@ def store_sketches(
         raise fail("checkpoint", "None for `store_sketches`", options["checkpoint"], advice)
     folder = Folder(path)
     given = {**options, "checkpoint": folder.checkpoint}
-    chosen, scheme = _checked("store_sketches", dim, scheme, given)
+    chosen, scheme = checked_sketches("store_sketches", dim, scheme, given)
     placement = Placement(loader)
     with OwnRandomState():
-        run = start(model, loader, chosen, _maker(dim, scheme))
+        run = start(model, loader, chosen, sketching(dim, scheme))
         folder.write(run, placement)
     samples = placement.judge(run.pool.size, run.lost)
     if not folder.count:
@@ -200,7 +200,9 @@ def store_sketches(
     return store
 
 
-def _maker(dim: int, scheme: str) -> Callable[[nn.Module, Options], Engine]:
+def sketching(dim: int, scheme: str) -> Callable[[nn.Module, Options], Engine]:
+    """Makes an engine of a model and options."""
+
     def make(model: nn.Module, options: Options) -> Engine:
         made = partial(Sketches, dim=dim, scheme=scheme)
         return make_engine(model, options, made, labelled=True)
@@ -219,9 +221,10 @@ def _groups(run: Run | SharedRun) -> dict[int, str] | None:
     return {i: groups.names[i] for i in places}
 
 
-def _checked(
+def checked_sketches(
     function: str, dim: int, scheme: AnySketchScheme | None, options: Mapping[str, Any]
 ) -> tuple[Options, AnySketchScheme]:
+    """The options of sketches, and of what gradient they are."""
     check_integer("dim", dim, at_least=1)
     if scheme is None:
         scheme = "entropy" if options.get("loss") is None else "loss"

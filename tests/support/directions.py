@@ -12,7 +12,7 @@ from tests.support.losses import singles
 
 def gradients(model, batches, loss):
     """A list of mappings from names to gradients, one a sample."""
-    model = copy.deepcopy(model).double().eval()
+    model = copy.deepcopy(model)._apply(oracle.in_float64).eval()
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     found = []
     for batch in oracle.in_float64(batches):

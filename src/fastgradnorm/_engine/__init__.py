@@ -4,6 +4,7 @@ from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.directed import sample_dots
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
+from fastgradnorm._engine.explain_linear import explain_dots, explain_sketches
 from fastgradnorm._engine.last_layer import logits_and_features, of_one
 from fastgradnorm._engine.outcome import Norms, Outcome
 from fastgradnorm._engine.passes import Passes
@@ -26,6 +27,8 @@ __all__ = [
     "Plan",
     "TappedPass",
     "explain",
+    "explain_dots",
+    "explain_sketches",
     "logits_and_features",
     "make_plan",
     "now",

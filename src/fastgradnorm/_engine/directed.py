@@ -16,7 +16,7 @@ from torch.func import vjp
 from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
-from fastgradnorm._operations import Joint, Rule, current_level
+from fastgradnorm._operations import Joint, Rule, current_level, numbers
 
 # Positions and directions of one product that cost as much as a gradient that is formed: writing it
 # to memory and reading it again takes as long as so many products.
@@ -86,21 +86,22 @@ def _reader(
         found = _formed(direction, g)
         if scales is None:
             return found
-        scaled = g.to(direction.dtype) * scales[name]
+        scaled = numbers(g).to(direction.dtype) * scales[name].reshape(-1)
         return torch.cat([found, scaled.square().sum()[None]])
 
     return read
 
 
 def _formed(direction: Tensor, g: Tensor) -> Tensor:
-    return direction.flatten(1) @ g.reshape(-1).to(direction.dtype)
+    return direction.reshape(len(direction), -1) @ numbers(g).to(direction.dtype)
 
 
 def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
     """Of uses whose rule fits the directions."""
 
     def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
-        laid_out, positions = _laid_out(directions[name], rule, joint), rule.shape.positions
+        laid_out = _laid_out(directions[name], rule, joint)
+        positions = rule.shapes.get(joint.slot, rule.shape).positions
         if laid_out is None:
             return None
 
@@ -115,12 +116,32 @@ def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
     return reader
 
 
+def form_of(shape: Sequence[int], count: int, rule: Rule, joint: Joint) -> str:
+    """How a use is multiplied with `count` directions.
+
+    By `"lookup"`; as a `"product"` with each; with its gradient `"formed"` once for all; or with
+    the parameter's `"gradient"`, as autograd has formed it.
+    """
+    if _laid_out(torch.empty(count, *shape, device="meta"), rule, joint) is None:
+        return "gradient"
+    if joint.kind == "rows":
+        return "lookup"
+    positions = rule.shapes.get(joint.slot, rule.shape).positions
+    return "formed" if _forms(count, positions) else "product"
+
+
+def _forms(count: int, positions: int) -> bool:
+    """Whether the gradient is formed once for all directions."""
+    return count * positions > positions + count + _FORMING
+
+
 def _laid_out(direction: Tensor, rule: Rule, joint: Joint) -> Tensor | None:
     """Directions as `[Q, G, O, I]`, of lookups `[Q, V, O]`; None where they do not fit."""
     count = len(direction)
     if joint.kind == "rows":
         return direction if direction.dim() == 3 else None
-    groups, inputs, outputs = rule.groups, rule.shape.inputs, rule.shape.outputs
+    shape = rule.shapes.get(joint.slot, rule.shape)
+    groups, inputs, outputs = rule.groups, shape.inputs, shape.outputs
     if direction[0].numel() != groups * inputs * outputs:
         return None
     if joint.flipped:
@@ -142,7 +163,7 @@ def _of_outer(direction: Tensor, a: Tensor, g: Tensor, positions: int) -> Tensor
     """For a `[G, T, I]` and g `[G, T, O]`."""
     count, wide = len(direction), direction.dtype
     a, g = a.to(wide), g.to(wide)
-    if count * positions > positions + count + _FORMING:
+    if _forms(count, positions):
         return direction.flatten(1) @ (g.mT @ a).reshape(-1)
     through = a @ direction.mT  # [Q, G, T, O]
     return (through * g).sum((1, 2, 3))

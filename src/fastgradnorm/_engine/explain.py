@@ -22,7 +22,8 @@ class Row:
         shape: Its shape.
         operation: What uses it; `xn` for n uses.
         layer: Path of the module of its first use.
-        rule: `"closed form"`, `"ghost"`, `"direct"`, `"leftover"` or `"loop"`.
+        rule: `"closed form"`, `"ghost"`, `"direct"`, `"leftover"` or `"loop"`. Of products and
+            sketches, see `explain_gradients`.
         positions: T, over all uses.
         inputs: I.
         outputs: O.
@@ -95,8 +96,8 @@ class Explanation:
         total = self.totals
         notes = [
             f"{total['parameters']:,} elements of {len(self.rows)} parameters; {self.cotangents} "
-            f"pull-backs a sample; norms {_short(total['flops'])} FLOPs a sample, "
-            f"{100 * total['leftover_share']:.2g} % of them in leftovers"
+            f"pull-backs a sample; {total.get('what', 'norms')} {_short(total['flops'])} FLOPs a "
+            f"sample, {100 * total['leftover_share']:.2g} % of them in leftovers"
         ]
         if self.unused:
             notes.append(f"unused, counting zero: {', '.join(self.unused)}")
@@ -149,14 +150,18 @@ def explain(
 def _row(subject: Subject, plan: Plan, name: str, k: int, loop: bool, share: float | None) -> Row:
     shape = tuple(subject.parameters[name].shape)
     uses = [u for u in plan.uses if name in _names(u)]
-    operation = uses[0].operation if uses else "hidden"
-    if len(uses) > 1:
-        operation += f" x{len(uses)}"
+    operation = operation_of(uses)
     leftover = name in plan.coverage.leftovers
     rule, t, i, o, flops, peak = _cost(name, uses, leftover, k, subject.parameters[name].numel())
     layer = uses[0].layer if uses else ""
     rule = "loop" if loop else rule
     return Row(name, shape, operation, layer, rule, t, i, o, flops, peak, share)
+
+
+def operation_of(uses: Sequence[Use]) -> str:
+    """What uses a parameter, and how often."""
+    operation = uses[0].operation if uses else "hidden"
+    return operation if len(uses) < 2 else f"{operation} x{len(uses)}"
 
 
 def _names(use: Use) -> set[str]:

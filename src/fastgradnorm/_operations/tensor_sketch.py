@@ -49,7 +49,7 @@ class ParameterMap:
     """
 
     def __init__(self, name: str, parameter: Tensor, dim: int, seed: int) -> None:
-        self.dim, self.shape = dim, tuple(parameter.shape)
+        self.name, self.dim, self.shape = name, dim, tuple(parameter.shape)
         rows, columns = matrix_shape(parameter)
         device = parameter.device
         self._rows, self._row_signs = _hashes(name, "rows", rows, dim, seed, device)

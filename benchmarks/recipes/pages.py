@@ -1,0 +1,84 @@
+"""What the recipes found, as tables of the documentation."""
+
+from typing import Any
+
+from benchmarks import tables
+
+Results = dict[str, Any]
+
+
+def labels(results: Results) -> str:
+    """A row a score, a column an epoch."""
+    rows = results["labels"]
+    epochs = sorted({row["epochs"] for row in rows})
+    known = {(row["score"], row["epochs"]): row["auc"] for row in rows}
+    scores = dict.fromkeys(row["score"] for row in rows)
+    best = {epoch: max(known[score, epoch]["mean"] for score in scores) for epoch in epochs}
+    lines = ["| ranked by | " + " | ".join(f"after {epoch} epochs" for epoch in epochs) + " |"]
+    lines.append("|---|" + "---|" * len(epochs))
+    for score in scores:
+        cells = [_cell(known[score, epoch], best[epoch]) for epoch in epochs]
+        lines.append(f"| {score} | " + " | ".join(cells) + " |")
+    seeds = results["sizes"]["seeds"]
+    told = (
+        f"Area under the curve: the share of pairs of a wrong and a right label in which the wrong "
+        f"one ranks higher; mean of {seeds} seeds and half the width of its 95 % interval."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+
+
+def pruning(results: Results) -> str:
+    """A row a way of choosing, a column a share that is left out."""
+    rows = results["pruning"]
+    shares = sorted({row["left_out"] for row in rows} - {0.0})
+    known = {(row["kept"], row["left_out"]): row["accuracy"] for row in rows}
+    ways = dict.fromkeys(row["kept"] for row in rows if row["left_out"])
+    best = {share: max(known[way, share]["mean"] for way in ways) for share in shares}
+    lines = ["| kept: highest | " + " | ".join(f"{100 * s:.0f} % left out" for s in shares) + " |"]
+    lines.append("|---|" + "---|" * len(shares))
+    for way in ways:
+        cells = [_cell(known[way, share], best[share], 100) for share in shares]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    everything = _cell(known["all", 0.0], 2.0, 100)
+    told = (
+        f"Test accuracy in per cent after training anew on what is kept, of {everything} with all "
+        f"{results['sizes']['train']} images; mean of {results['sizes']['seeds']} seeds."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+
+
+def influence(results: Results) -> str:
+    """A row a way of attributing."""
+    rows, sizes = results["influence"], results["sizes"]
+    best = max(row["lds"]["mean"] for row in rows)
+    lines = ["| attributed by | LDS |", "|---|---|"]
+    lines += [f"| {row['way']} | {_cell(row['lds'], best)} |" for row in rows]
+    told = (
+        f"{sizes['halves']} random halves of {sizes['train']} images, {sizes['seeds']} trainings "
+        f"each; {sizes['queries']} test images; attributions add up those of {sizes['models']} "
+        "trained models; mean over test images and half the width of its 95 % interval."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+
+
+def _cell(value: dict[str, float], best: float, times: float = 1.0) -> str:
+    digits = 1 if times > 1 else 3
+    text = f"{times * value['mean']:.{digits}f} ± {times * value['interval']:.{digits}f}"
+    return f"**{text}**" if value["mean"] >= best else text
+
+
+def gradients(results: Results) -> str:
+    """A row a model."""
+    rows = results["rows"]
+    names = list(rows[0]["over_step"])
+    lines = ["| model | " + " | ".join(names) + " | rms error of ‖g‖², of √(2/k) |"]
+    lines.append("|---|" + "---|" * (len(names) + 1))
+    for row in rows:
+        cells = [f"{row['over_step'][name]:.2f}" for name in names]
+        error = f"{row['rms_over_least']:.2f} ({row['expected_over_least']:.2f} by the gradient)"
+        lines.append(f"| {row['model']} | " + " | ".join([*cells, error]) + " |")
+    told = (
+        f"In training steps on the same {rows[0]['batch']} samples, whole calls without "
+        f"verification; k = {results['dim']}, {rows[0]['seeds']} seeds."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])

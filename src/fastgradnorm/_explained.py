@@ -1,0 +1,83 @@
+"""How sketches and products would be made of batches like one, without making them."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from fastgradnorm._directions import Directions, checked_dots
+from fastgradnorm._dots import directed
+from fastgradnorm._engine import Explanation, explain_dots, explain_sketches
+from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._model import as_batch
+from fastgradnorm._process import OwnRandomState, autograd_ready
+from fastgradnorm._sketch import checked_sketches, sketching
+from fastgradnorm._validate import check_bool, check_integer, check_model, fail
+
+
+def explain_gradients(
+    model: nn.Module,
+    batch: Any,
+    *,
+    dim: int | None = None,
+    directions: Directions | int | None = None,
+    cosine: bool = False,
+    **options: Any,
+) -> Explanation:
+    """How `gradient_sketch` or `gradient_dots` treats each parameter on batches like this one.
+
+    The rule of a parameter is, of sketches, `"TensorSketch"` of inputs and output gradients, the
+    gradient of a use `"formed"` and hashed, or a `"lookup"` of the rows it took; of products,
+    a `"product"` of the inputs with each direction, the gradient of a use `"formed"` once for all
+    directions, or a `"lookup"`. `"gradient"`: as autograd has formed it, for the parameters that
+    have no such rule, such as biases, and of cosines for all. FLOPs and bytes are of one sample.
+
+    Args:
+        model: As in `score_pool`.
+        batch: As a loader yields it.
+        dim: Length of a sketch, for sketches.
+        directions: As in `gradient_dots`, or how many there are, for products.
+        cosine: As in `gradient_dots`.
+        options: As of these, `scheme` included.
+
+    Returns:
+        A table to print, with `.to_dict()`.
+
+    Raises:
+        ValueError: As these; also unless one of `dim` and `directions` is given.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(3, 2).eval()
+        >>> found = explain_gradients(model, torch.ones(1, 3), directions=1, scheme="entropy")
+        >>> [(row.parameter, row.rule) for row in found.rows]
+        [('weight', 'product'), ('bias', 'gradient')]
+    """
+    if (dim is None) == (directions is None):
+        raise fail("dim", "given for sketches, or `directions` for products", dim)
+    check_bool("cosine", cosine)
+    scheme = options.pop("scheme", None)
+    if dim is not None:
+        if cosine:
+            raise fail("cosine", "False for sketches", cosine)
+        chosen, scheme = checked_sketches("explain_gradients", dim, scheme, options)
+    else:
+        chosen = checked_dots("explain_gradients", scheme or "loss", options)
+    make = sketching(dim or 1, scheme or "loss")
+    with OwnRandomState(), autograd_ready(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)  # told in the table
+        engine = make(check_model(model), chosen)
+        subject = engine.subject
+        given = chosen.forward, chosen.mask, subject.model, chosen.labels
+        parsed = as_batch(batch, subject.device, *given)
+        plan = engine.plan(parsed)
+        if dim is not None:
+            return explain_sketches(subject, plan, dim, engine.loop_reason)
+        return explain_dots(subject, plan, _count(model, directions), cosine, engine.loop_reason)
+
+
+def _count(model: nn.Module, directions: Any) -> int:
+    if isinstance(directions, (Mapping, list, tuple)):
+        return len(next(iter(directed(model, directions).values())))
+    return check_integer("directions", directions, at_least=1)
