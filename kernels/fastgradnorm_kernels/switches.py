@@ -242,6 +242,15 @@ def _maker(name: str) -> Callable[[Any], Any]:
     return lambda module: module.parametrizations[name]()
 
 
+def has_backward_hooks(module: nn.Module) -> bool:
+    """Whether something is to run when a module is pulled back through.
+
+    There is no public list of that. Goes when PyTorch has one.
+    """
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for name in names)
+
+
 @contextlib.contextmanager
 def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Hooks on tensors do not run inside: those of parameters are for training, and may change it.

@@ -191,6 +191,12 @@ class Engine:
             if error is not None:
                 first = str(error).strip().splitlines()[0]
                 self.loop_reason = f"{type(error).__name__}: {first}"
+                hooked = self.subject.hooked()
+                if hooked is not None:
+                    self.loop_reason = (
+                        f"{hooked} has a backward hook. Remove it while scoring, or register one "
+                        f"on the module's output, which is fast. PyTorch says: {self.loop_reason}"
+                    )
             if self.outcome.slow is not None:
                 message = f"{self.outcome.slow} {self.loop_reason}"
                 warnings.warn(message, SlowPathWarning, stacklevel=2)

@@ -20,7 +20,7 @@ _LONGEST = 0.02
 # Tracing takes as long as some 100 passes (MLPs, small CNNs, small transformers), a replay half a
 # pass or less: so many passes that are to come repay it, or where their number is not known so many
 # that there have been.
-_COMING, _BEEN = 250, 64
+_COMING, _BEEN = 250, 24
 # Kinds of passes that are known at most; each has as many as there are batch sizes.
 _MOST = 256
 # Replays that were run again as they are, of which a kind is given up, and their share of all.

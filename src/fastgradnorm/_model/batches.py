@@ -174,7 +174,9 @@ class Reader:
             raise refusal(raw, plainly)
         kind = type(raw), len(rest)
         if type(inputs) is Tensor and self._alone is not None and self._alone[0] == kind:
-            return replace(self._alone[1], leaves=(_usable(inputs, self._device),))
+            alone = _usable(inputs, self._device)
+            if alone.layout == torch.strided:
+                return replace(self._alone[1], leaves=(alone,))
         if self._model is not None and rest and not (self._labels and len(rest) == 1):
             warn_of_dropped(self._model, inputs, rest)
         self._model = None  # one batch tells
@@ -188,6 +190,9 @@ class Reader:
             for i, (name, _) in enumerate(found.named)
             if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
+        for i in places:
+            if isinstance(leaf := flat[i], Tensor) and leaf.layout != torch.strided:
+                flat[i] = leaf.to_dense()  # no transform tells rows of sparse ones apart
         names = tuple(name for name, _ in found.named)
         shared = tuple(None if i in places else leaf for i, leaf in enumerate(flat))
         run = Given(names, shared, tuple(places), found.close, call, found.form, found.beside)

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from fastgradnorm_kernels.switches import has_backward_hooks
 from torch import Tensor, nn
 
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
@@ -94,6 +95,14 @@ class Subject:
                 f"`{names.get(changed[0], 'a tensor')}`, changed past the module tree; it has its "
                 "values back. Change it by operations of PyTorch, on the module's attribute."
             )
+
+    def hooked(self) -> str | None:
+        """The first module with a backward hook, in words; transforms do not run those."""
+        for path, module in self.model.named_modules():
+            if has_backward_hooks(module):
+                name = f"`model.{path}`" if path else "`model`"
+                return f"{name} ({type_name(module)})"
+        return None
 
     @property
     def randomness(self) -> Literal["error", "same"]:

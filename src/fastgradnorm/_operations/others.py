@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from fastgradnorm_kernels import switches
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastgradnorm._operations.operation import Operation
 
@@ -60,10 +61,23 @@ def to_dense(
     return tensor if dtype is None else tensor.to(dtype)
 
 
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor | None:
+    """`F.one_hot` of a known number of classes, which reads its input to check it; else None."""
+    if num_classes <= 0:
+        return None
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
+def retain_grad(tensor: Tensor) -> None:
+    """`Tensor.retain_grad`: nobody reads that gradient, and transforms refuse to keep it."""
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     switches.weight_norm: Operation(opened=weight_norm),
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
     torch.Tensor.scatter_: Operation(opened=scatter_),
     torch.Tensor.to_dense: Operation(form=to_dense),
+    torch.Tensor.retain_grad: Operation(form=retain_grad),
+    F.one_hot: Operation(opened=one_hot),
 }
