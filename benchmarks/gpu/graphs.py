@@ -14,6 +14,7 @@ from benchmarks.setting import Setting
 from fastgradnorm import GradNormScorer
 from fastgradnorm._engine.replay import as_they_are
 from fastgradnorm._model.batches import as_batch
+from fastgradnorm._pool import make_engine
 from fastgradnorm._process.states import autograd_ready
 
 CLASSES = 10
@@ -52,7 +53,7 @@ def compare(row: dict[str, Any], setting: Setting, options: dict[str, Any], repo
     scorer = GradNormScorer(setting.model, **options, latency=0, verify=False, progress=False)
     with as_they_are():
         plain = [scores.clone() for scores in scorer.stream(batches)]
-    engine = scorer._engine()
+    engine = make_engine(scorer.model, scorer.options)
     with autograd_ready():
         found = []
         for raw in batches:

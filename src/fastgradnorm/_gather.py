@@ -1,7 +1,7 @@
 """One pass over a pool for all that choosing takes: scores, features, sketches and predictions."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine import Norms, Passes, Plan, logits_and_features, make_plan, of_one
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._keywords import as_keywords
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
@@ -60,12 +61,11 @@ def gather(model: nn.Module, loader: Iterable[Any], options: Options, wants: Wan
     return Gathered(scores, gatherer.columns())
 
 
-class _Gatherer(GradNormScorer):
+class _Gatherer(GradNormScorer[Any, Any]):
     """A scorer that keeps what else its outcome makes."""
 
     def __init__(self, model: nn.Module, options: Options, wants: Wants) -> None:
-        given = {field.name: getattr(options, field.name) for field in fields(options)}
-        super().__init__(model, **given)
+        super().__init__(model, **as_keywords(options))
         self._wants, self._kept = wants, Columns()
         self._widths: dict[str, tuple[int, ...]] = {}
 

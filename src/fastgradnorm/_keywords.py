@@ -13,6 +13,11 @@ from torch import Tensor, nn
 from fastgradnorm._options import AnyScheme, Forward, Loss, Mask, Options, ParamSelector
 from fastgradnorm._schemes import GroupBy, Target
 
+SeveralSchemes = list[AnyScheme] | tuple[AnyScheme, ...]
+
+# What a batch and a whole pool give: of one scheme, or a dict of several.
+Found = TypeVar("Found")
+Scores = TypeVar("Scores")
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
@@ -67,7 +72,7 @@ class ScoresPool(Protocol):
         model: nn.Module,
         loader: Iterable[Any],
         *,
-        scheme: list[AnyScheme] | tuple[AnyScheme, ...],
+        scheme: SeveralSchemes,
         **options: Unpack[Keywords],
     ) -> dict[str, Tensor]: ...
 
@@ -81,6 +86,11 @@ def changed(options: Options) -> list[str]:
     """`name=value` of each option that is not its default."""
     kept = {f.name: (getattr(options, f.name), f.default) for f in fields(Options)}
     return [f"{name}={value!r}" for name, (value, default) in kept.items() if value != default]
+
+
+def as_keywords(options: Options) -> dict[str, Any]:
+    """The keyword arguments that make these options."""
+    return {field.name: getattr(options, field.name) for field in fields(options)}
 
 
 def make_options(function: str, given: Mapping[str, Any]) -> Options:

@@ -2,30 +2,40 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from typing import Any
+from typing import Any, Generic, Unpack, cast, overload
 
 from torch import Tensor, nn
 
-from fastgradnorm._engine import Clock, Engine, Explanation, explain, now
+from fastgradnorm._engine import Clock, Explanation, explain, now
 from fastgradnorm._errors import ArgumentError, SlowPathWarning
-from fastgradnorm._keywords import changed, scores_pool, takes_options
+from fastgradnorm._keywords import (
+    Found,
+    Keywords,
+    Scores,
+    SeveralSchemes,
+    as_keywords,
+    changed,
+    scores_pool,
+    takes_options,
+)
 from fastgradnorm._model import as_batch
-from fastgradnorm._options import Options
+from fastgradnorm._options import AnyScheme, Options
 from fastgradnorm._pool import (
     Columns,
     Part,
     Placement,
     Run,
     SharedRun,
+    by_group,
     make_engine,
+    nothing_to_score,
     provenance,
     score_verified,
     start,
 )
 from fastgradnorm._process import OwnRandomState, autograd_ready
 from fastgradnorm._results import PoolScores, tell_nonfinite
-from fastgradnorm._schemes import Groups, column, is_column, make_objective
+from fastgradnorm._schemes import is_column, make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
 from fastgradnorm._witness import ALIKE, Witness, judge_scores
@@ -91,13 +101,13 @@ def score_pool(model: nn.Module, loader: Iterable[Any], options: Options) -> Any
         tensor([1.0000, 1.4142])
     """
     options.refuse_subset("score_pool")
-    scorer = GradNormScorer(model, **_as_keywords(options))
+    scorer = GradNormScorer(model, **as_keywords(options))
     if isinstance(scores := scorer._scores(loader, "score_pool"), PoolScores):
         return scores.values
     return {scheme: each.values for scheme, each in scores.items()}
 
 
-class GradNormScorer:
+class GradNormScorer(Generic[Found, Scores]):
     """Scores samples of a pool by gradient norm: whole pools, streams, or single batches.
 
     Args:
@@ -117,6 +127,24 @@ class GradNormScorer:
         tensor([0.])
     """
 
+    @overload
+    def __init__(
+        self: "GradNormScorer[Tensor, PoolScores]",
+        model: nn.Module,
+        *,
+        scheme: AnyScheme = ...,
+        **options: Unpack[Keywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "GradNormScorer[dict[str, Tensor], dict[str, PoolScores]]",
+        model: nn.Module,
+        *,
+        scheme: SeveralSchemes,
+        **options: Unpack[Keywords],
+    ) -> None: ...
+
     @takes_options(Options)
     def __init__(self, model: nn.Module, options: Options) -> None:
         warn_if_untested()
@@ -126,7 +154,7 @@ class GradNormScorer:
     def __repr__(self) -> str:
         return f"GradNormScorer({', '.join([type(self.model).__name__, *changed(self.options)])})"
 
-    def score_batch(self, batch: Any) -> Any:
+    def score_batch(self, batch: Any) -> Found:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
 
         All of it, without a checkpoint, whatever `subset` and `checkpoint` say. Raises what
@@ -134,15 +162,15 @@ class GradNormScorer:
         """
         options = self.options
         with OwnRandomState(), autograd_ready():
-            engine = self._engine()
+            engine = make_engine(self.model, options)
             subject = engine.subject
             given = options.forward, options.mask, subject.model, options.labels
             parsed = as_batch(batch, subject.device, *given)
             scored = score_verified(engine, Witness(engine), parsed)
         self._judge({name: PoolScores(scored.scores[name]) for name in options.schemes})
-        return options.pick(scored.scores)
+        return cast(Found, options.pick(scored.scores))
 
-    def stream(self, loader: Iterable[Any]) -> Iterator[Any]:
+    def stream(self, loader: Iterable[Any]) -> Iterator[Found]:
         """Yields the scores of each batch, in order, for pools of any length.
 
         Memory does not grow with the pool; `latency` bounds how many samples are read ahead. NaN
@@ -156,7 +184,7 @@ class GradNormScorer:
         self.options.refuse_subset("stream")
         return self._streamed(loader)
 
-    def _streamed(self, loader: Iterable[Any]) -> Iterator[Any]:
+    def _streamed(self, loader: Iterable[Any]) -> Iterator[Found]:
         random_state, placement = OwnRandomState(), Placement(loader, "stream")
         run = self._run(loader)
         parts = run.parts()
@@ -167,9 +195,9 @@ class GradNormScorer:
                 placement.judge(run.pool.size, run.lost)
                 return
             placement.add(part.indices, len(part))
-            yield self.options.pick(part.scored.scores)
+            yield cast(Found, self.options.pick(part.scored.scores))
 
-    def score(self, loader: Iterable[Any]) -> Any:
+    def score(self, loader: Iterable[Any]) -> Scores:
         """`PoolScores` of a whole pool, with standard errors and provenance; a dict of several.
 
         The result's `indices` tell which sample of `loader.dataset` each score is of, also of a
@@ -185,7 +213,7 @@ class GradNormScorer:
             UserWarning: If samples of the dataset were left out (but by a sampler that is given
                 indices) or came more than once, or cannot be told.
         """
-        return self._scores(loader)
+        return cast(Scores, self._scores(loader))
 
     def _scores(self, loader: Iterable[Any], function: str | None = None) -> Any:
         """`PoolScores`; `function`, if its result is bare scores, whose order is then judged."""
@@ -203,7 +231,7 @@ class GradNormScorer:
         by_scheme = {scheme: columns.get(f"score {scheme}") for scheme in self.options.schemes}
         known = {scheme: scores for scheme, scores in by_scheme.items() if scores is not None}
         if not known:
-            raise ArgumentError(_nothing(self.options.subset), "loader")
+            raise ArgumentError(nothing_to_score(self.options.subset), "loader")
         if self.options.verify:
             run.findings.add(judge_scores(known, run.findings.has(ALIKE)))
         part_of_it = self.options.subset is not None
@@ -217,19 +245,10 @@ class GradNormScorer:
                 columns.get(f"error {scheme}"),
                 {"scheme": scheme, **facts},
                 indices,
-                self._by_group(run, scheme, columns),
+                by_group(run, scheme, columns),
             )
         self._judge(found)
         return self.options.pick(found)
-
-    def _by_group(self, run: Run | SharedRun, scheme: str, columns: Columns) -> dict[str, Tensor]:
-        if self.options.group_by is None:
-            return {}
-        groups = Groups(self.options.group_by, run.subject.chosen)
-        last = self.options.params == "last_layer"
-        places = groups.used(run.counted) if last else range(len(groups.names))
-        found = {groups.names[i]: columns.get(f"score {column(scheme, i)}") for i in places}
-        return {name: values for name, values in found.items() if values is not None}
 
     def explain(self, batch: Any, *, measure: bool = False) -> Explanation:
         """How each parameter is counted on batches like this one, at what cost, and what is slow.
@@ -265,9 +284,6 @@ class GradNormScorer:
     def _see(self, part: Part) -> None:
         """Is shown each part of a whole pool, for those who want more than its scores."""
 
-    def _engine(self) -> Engine:
-        return make_engine(self.model, self.options)
-
     def _run(self, loader: Iterable[Any]) -> Run | SharedRun:
         return start(self.model, loader, self.options, make_engine)
 
@@ -280,19 +296,3 @@ class GradNormScorer:
         indices = sorted(bad if places is None else places[sorted(bad)].tolist())
         count, everything = len(next(iter(found.values()))), self.options.pick(found)
         tell_nonfinite("scores", indices, count, everything, self.options.on_nonfinite)
-
-
-def _nothing(subset: int | float | None) -> str:
-    if isinstance(subset, float):
-        return (
-            f"`subset` must leave samples to score. Got {subset}, by which none of the pool's was "
-            "drawn, or an empty `loader`. Raise it, or use another `seed`."
-        )
-    return (
-        "`loader` must yield at least one sample. Got none. A generator can be read only once; "
-        "pass a DataLoader or a list."
-    )
-
-
-def _as_keywords(options: Options) -> dict[str, Any]:
-    return {field.name: getattr(options, field.name) for field in fields(options)}

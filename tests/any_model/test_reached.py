@@ -5,8 +5,9 @@ import torch
 from fastgradnorm_kernels import functorch
 from torch import nn
 
-from fastgradnorm import CoverageError, GradNormScorer, VerificationError, score_pool
+from fastgradnorm import CoverageError, Options, VerificationError, score_pool
 from fastgradnorm._model.batches import as_batch
+from fastgradnorm._pool import make_engine
 from tests.any_model.test_casts import CASTS, PLACES
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
@@ -46,7 +47,7 @@ class TestEveryTapIsReached:
             return m.head(y if len(calls) == 1 else y.detach())
 
         model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(5, 4)
-        engine = GradNormScorer(model, progress=False)._engine()
+        engine = make_engine(model, Options(progress=False))
         engine.plan(as_batch(x, torch.device("cpu")))
         assert len(engine._plans) == 1
         engine.score(as_batch(x, torch.device("cpu")))

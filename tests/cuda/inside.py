@@ -24,6 +24,7 @@ from fastgradnorm import (
     naive_score_pool,
 )
 from fastgradnorm._model.batches import as_batch
+from fastgradnorm._pool import make_engine
 from fastgradnorm._pool.run import score_verified
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._witness.witness import Witness
@@ -97,7 +98,7 @@ def _on_device(model, inputs, options):
     options = {"verify": False, **options}
     scorer = GradNormScorer(model, scheme=tuple(SCHEMES), progress=False, **options)
     with autograd_ready():
-        engine = scorer._engine()
+        engine = make_engine(scorer.model, scorer.options)
         batch = as_batch(inputs, engine.subject.device)
         score_verified(engine, Witness(engine), batch)  # plans, and tries kernels
         emulator.COUNTS.clear()
@@ -136,7 +137,7 @@ def counted(name):
             converted(model, "cuda"), verify=False, progress=False, backend="triton"
         )
         with autograd_ready():
-            engine = scorer._engine()
+            engine = make_engine(scorer.model, scorer.options)
             batch = as_batch(moved(inputs), engine.subject.device)
             score_verified(engine, Witness(engine), batch)
             emulator.COUNTS.clear()

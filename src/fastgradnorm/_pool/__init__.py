@@ -7,9 +7,9 @@ from fastgradnorm._pool.identity import digest
 from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
 from fastgradnorm._pool.order import Placement
-from fastgradnorm._pool.provenance import provenance
+from fastgradnorm._pool.provenance import by_group, provenance
 from fastgradnorm._pool.run import Run, score_verified
-from fastgradnorm._pool.samples import make_pool
+from fastgradnorm._pool.samples import make_pool, nothing_to_score
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.start import make_engine, start
 
@@ -20,6 +20,7 @@ __all__ = [
     "Run",
     "SharedRun",
     "as_loader",
+    "by_group",
     "can_be_indexed",
     "check_loader",
     "digest",
@@ -27,6 +28,7 @@ __all__ = [
     "made_anew",
     "make_engine",
     "make_pool",
+    "nothing_to_score",
     "provenance",
     "rows_of",
     "score_verified",

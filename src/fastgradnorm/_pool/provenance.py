@@ -5,14 +5,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.identity import model_hash, plain_options
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._schemes import Groups, column
 from fastgradnorm._version import __version__
 
 # Told in places of their own.
 _ELSEWHERE = ("scheme", "params", "seed", "subset")
+
+
+def by_group(run: Run | SharedRun, scheme: str, columns: Columns) -> dict[str, Tensor]:
+    """Squared norms of each group of parameters that counted, by its name."""
+    options = run.subject.options
+    if options.group_by is None:
+        return {}
+    groups = Groups(options.group_by, run.subject.chosen)
+    last = options.params == "last_layer"
+    places = groups.used(run.counted) if last else range(len(groups.names))
+    found = {groups.names[i]: columns.get(f"score {column(scheme, i)}") for i in places}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def provenance(run: Run | SharedRun) -> dict[str, Any]:

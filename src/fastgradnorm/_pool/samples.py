@@ -274,3 +274,16 @@ def _warn_if_hidden(loader: Any) -> None:
             "for `PoolScores.indices`, or use shuffle=False.",
             stacklevel=4,
         )
+
+
+def nothing_to_score(subset: int | float | None) -> str:
+    """What to tell where no sample was scored."""
+    if isinstance(subset, float):
+        return (
+            f"`subset` must leave samples to score. Got {subset}, by which none of the pool's was "
+            "drawn, or an empty `loader`. Raise it, or use another `seed`."
+        )
+    return (
+        "`loader` must yield at least one sample. Got none. A generator can be read only once; "
+        "pass a DataLoader or a list."
+    )

@@ -95,10 +95,10 @@ def _takes_more(checkpoint: Path) -> bool:
     return True
 
 
-def _score(scorer: GradNormScorer, loader: Any, checkpoint: Path) -> PoolScores:
+def _score(scorer: GradNormScorer[Any, PoolScores], loader: Any, checkpoint: Path) -> PoolScores:
     try:
         with in_options(_OPTIONS):
-            scores: PoolScores = scorer.score(loader)
+            scores = scorer.score(loader)
     except KeyboardInterrupt:
         if not checkpoint.exists():
             fail("interrupted.", 130)
