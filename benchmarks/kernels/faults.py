@@ -11,6 +11,7 @@ copy without a fault must pass them. Kernels are interpreted: no GPU is needed.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 import pytest
+from fastgradnorm_kernels import functorch
 
 from benchmarks import planting
 from benchmarks.kernels.fault_list import FAULTS, ROOT, Fault
@@ -96,6 +98,8 @@ def plant(faults: list[Fault], processes: int) -> list[Outcome]:
     with contextlib.redirect_stdout(io.StringIO()):  # so that no fork imports the tests by itself
         files = (f for m in _TESTS for f in _test_files(m))
         pytest.main(["--collect-only", "-q", *_PYTEST, *files])
+    functorch.works()  # brings a second's worth of imports, which every fork would make by itself
+    gc.freeze()  # no fork looks through what all of them have
     with tempfile.TemporaryDirectory() as folder:
         runs = [partial(_run, fault, folder) for fault in faults]
         verdicts = dict(planting.in_forks(runs, processes, _SECONDS))
