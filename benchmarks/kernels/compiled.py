@@ -220,8 +220,17 @@ _ALL: dict[int, list[tuple[str, torch.dtype, str, Launch]]] = {}
 
 def table(processes: int, archs: tuple[int, ...] = ARCHS) -> list[Row]:
     """All rows, compiled by so many processes."""
-    _ALL.update({arch: launches(arch) for arch in archs})  # before the fork: workers have them
-    jobs = [(i, arch) for arch in archs for i in range(len(_ALL[arch]))]
+    jobs = [(i, arch) for arch in archs for i in range(len(gathered(arch)))]
+    return rows_of(jobs, processes)
+
+
+def gathered(arch: int) -> list[tuple[str, torch.dtype, str, Launch]]:
+    """`launches` of an architecture, kept for the processes that compile: these fork later."""
+    return _ALL.setdefault(arch, launches(arch))
+
+
+def rows_of(jobs: list[tuple[int, int]], processes: int) -> list[Row]:
+    """Rows of launches, each by its number and architecture, that `gathered` has kept."""
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         return pool.starmap(compile_one, jobs, chunksize=4)
 
