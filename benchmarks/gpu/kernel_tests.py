@@ -44,7 +44,7 @@ def run(report: Report) -> None:
 
 def _run(report: Report, scratch: Path) -> list[Job]:
     names = ["backends"] if report.dry else _files()
-    workers = 2 if report.dry else max(1, (os.cpu_count() or 1) - 1)
+    workers = 1 if report.dry else max(1, (os.cpu_count() or 1) - 1)
     kept = 2 if report.dry else max(8, min(35, 0.15 * report.left))  # for the large ones
     seconds = report.left - kept
     tests = _pytest(scratch, "tests", f"not {LARGE}", seconds, _paths(names), workers)
