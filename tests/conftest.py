@@ -22,7 +22,9 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random numbers, in whatever order tests run."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():  # else `torch.manual_seed` writes the stack down, for later
+        torch.cuda.manual_seed_all(0)
     np.random.seed(0)
     random.seed(0)
 
