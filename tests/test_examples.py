@@ -98,3 +98,27 @@ def test_people(run, capsys):
     assert capsys.readouterr().out.count("waits for ('photo-") == 3
     tasks = json.loads(Path("tasks.json").read_text())
     assert [task["data"]["rank"] for task in tasks] == [*range(1, 16)]
+
+
+def test_notebook(tmp_path, monkeypatch, capsys):
+    """Its cells in order; they print as many lines as stand below them."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "first_hour.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    names = {"__name__": "__main__"}
+    pictures = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+            told = ["".join(o["text"]) for o in cell["outputs"] if o["output_type"] == "stream"]
+            pictures += any("image/png" in o.get("data", {}) for o in cell["outputs"])
+            printed = capsys.readouterr().out
+            assert bool(printed) == bool(told), cell["id"]
+            assert len(printed.splitlines()) == len("".join(told).splitlines()), cell["id"]
+    assert pictures == 2
+    assert len({*names["chosen"]} - {*range(60)}) == 60
+    assert Path("page/index.html").exists()
+    assert len(json.loads(Path("tasks.json").read_text())) == 60
