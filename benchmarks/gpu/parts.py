@@ -5,12 +5,12 @@ from types import ModuleType
 
 from benchmarks.gpu import (
     engine,
+    exact,
     graphs,
     heads,
     kernel_tests,
     kernels,
     launches,
-    split_convolutions,
     sweep,
     throughput,
 )
@@ -42,5 +42,5 @@ PARTS = {
     "kernels": Part(kernels, 50),
     "heads": Part(heads, 20),
     "sweep": Part(sweep, 40),
-    "convolutions": Part(split_convolutions, 30, asked=True),
+    "exact": Part(exact, 60, asked=True),
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import heads, kernels, precision, sweep
+from benchmarks.gpu import exact, heads, kernels, precision, sweep
 from benchmarks.gpu.kernel_cases import cases
 from benchmarks.gpu.large_models import case
 from benchmarks.gpu.report import Report
@@ -31,7 +31,8 @@ def wanted(parts: list[str]) -> list[str]:
     found = []
     if {"launches", "throughput"} & {*parts}:
         found += MODELS
-    for part, slices in (("heads", heads.SLICES), ("kernels", SLICES), ("sweep", SLICES)):
+    sliced = {"heads": heads.SLICES, "kernels": SLICES, "sweep": SLICES, "exact": exact.SLICES}
+    for part, slices in sliced.items():
         if part in parts:
             found += [f"{part}:{i}" for i in range(slices)]
     return found
@@ -44,8 +45,8 @@ def one(report: Report, what: str) -> None:
         found = kernels.ordered(cases(torch.device(report.device), report.dry))
         for each in found[int(rest[0]) :: SLICES]:
             _step(report, f"{each.operation}, {each.shape}, {each.dtype}", _call(each))
-    elif kind == "heads":
-        heads.warm(report, int(rest[0]))
+    elif kind in ("heads", "exact"):
+        {"heads": heads, "exact": exact}[kind].warm(report, int(rest[0]))
     elif kind == "sweep":
         sweep.warm(report, int(rest[0]), SLICES)
     else:

@@ -16,7 +16,7 @@ from fastgradnorm_kernels._dispatch import (
 )
 from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
-from fastgradnorm_kernels._matmul import linear
+from fastgradnorm_kernels._matmul import linear, linear_pulled
 from fastgradnorm_kernels.patches import conv_patches
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 
@@ -37,6 +37,7 @@ __all__ = [
     "head_scores",
     "linear",
     "linear_head_scores",
+    "linear_pulled",
     "recurrent_sq_norms",
     "resolve_backend",
     "scaled_channels",

@@ -45,6 +45,13 @@ def norm_precision(dtype: torch.dtype, device: torch.device) -> str:
     return _EXACT if _capability(device) >= _EXACT_FROM else asked
 
 
+def is_exact_on_matrix_units(tensor: Tensor) -> bool:
+    """Whether float32 products are made of half-precision ones: with Triton, without TF32."""
+    if not tensor.is_cuda or _interpreted() or input_precision(tensor.dtype) != "ieee":
+        return False
+    return uses_triton("auto", tensor)
+
+
 @functools.cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)

@@ -8,7 +8,6 @@ tensors `a [N, T, I]`, `g [N, K, T, O]` and shares what depends on `a` alone.
 Kernels are imported where they are called: `backend="torch"` never imports Triton.
 """
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,15 +19,11 @@ from fastgradnorm_kernels import _device_norms, _torch_norms, recurrent_norm, re
 from fastgradnorm_kernels._backends import norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_tiled_form
+from fastgradnorm_kernels._launch import on
 from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.recurrent_norm import Columns
-
-
-def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """The tensor's own GPU made the current one, on which Triton launches."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def _alike(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +67,7 @@ def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
     if not uses_triton(backend, g):
         sq_norm: Tensor = _torch_form(g).weight_sq_norm(a, g)
         return sq_norm
-    with _on(g):
+    with on(g):
         return _triton_weight_sq_norm(a, g)
 
 
@@ -94,7 +89,7 @@ def recurrent_sq_norms(
     columns = Columns(inputs, both, (g.shape[-1] - both) // 2)
     if not uses_triton(backend, g):
         return recurrent_norm.recurrent_sq_norms(a, g, columns, _torch_form(g).weight_sq_norm)
-    with _on(g):
+    with on(g):
         return recurrent_norm.recurrent_sq_norms(a, g, columns, _triton_weight_sq_norm)
 
 
@@ -112,7 +107,7 @@ def ghost_sq_norm(
         return sq_norm, uncancelled
     from fastgradnorm_kernels import ghost_norm
 
-    with _on(g):
+    with on(g):
         sq_norm, uncancelled = ghost_norm.ghost_sq_norm(
             a, g, input_precision=norm_precision(g.dtype, g.device)
         )
@@ -127,7 +122,7 @@ def direct_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
         return reference.direct_sq_norm(a, g)
     from fastgradnorm_kernels import direct_norm
 
-    with _on(g):
+    with on(g):
         return direct_norm.direct_sq_norm(a, g, input_precision=norm_precision(g.dtype, g.device))
 
 
@@ -164,7 +159,7 @@ def conv_sq_norm(
     x, grad_outputs = _alike(x, grad_outputs)
     geometry = Geometry(*map(tuple, (kernel_size, stride, padding, dilation)))
     if uses_triton(backend, grad_outputs):
-        with _on(x):
+        with on(x):
             return _triton_conv_sq_norm(x, grad_outputs, geometry, groups)
     sq_norm: Tensor = _torch_form(x).conv_sq_norm(x, grad_outputs, geometry, groups)
     return sq_norm
@@ -176,7 +171,7 @@ def _affine_sq_norms(normalized: Tensor, grad_outputs: Tensor, backend: str = "a
         return torch.stack(reference.affine_sq_norm(normalized, grad_outputs), -1)
     from fastgradnorm_kernels import affine_norm
 
-    with _on(grad_outputs):
+    with on(grad_outputs):
         return affine_norm.affine_sq_norms(normalized, grad_outputs)
 
 
@@ -197,7 +192,7 @@ def embedding_sq_norm(
         return reference.embedding_sq_norm(ids, grad_outputs, padding_idx)
     from fastgradnorm_kernels import embedding_norm
 
-    with _on(grad_outputs):
+    with on(grad_outputs):
         return embedding_norm.embedding_sq_norm(ids, grad_outputs, padding_idx)
 
 
@@ -209,7 +204,7 @@ def scaled_channels(g: Tensor, scale: Tensor, backend: str = "auto") -> Tensor:
         return reference.scaled_channels(g, scale)
     from fastgradnorm_kernels import scaled
 
-    with _on(g):
+    with on(g):
         return scaled.scaled_channels(g, scale)
 
 
@@ -228,7 +223,7 @@ def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
 def _triton_head_scores(logits: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from fastgradnorm_kernels import logit_head
 
-    with _on(logits):
+    with on(logits):
         expected, expected_squared, entropy = logit_head.head_scores(logits, q)
         return expected, expected_squared, entropy
 
@@ -247,7 +242,7 @@ def _triton_linear_head_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fastgradnorm_kernels import linear_head
 
-    with _on(features):
+    with on(features):
         scores = linear_head.linear_head_scores(features, weight, bias)
         return scores.expected, scores.expected_squared, scores.entropy
 

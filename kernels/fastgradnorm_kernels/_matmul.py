@@ -1,8 +1,8 @@
-"""Matrix products in float32 on the CPU: oneDNN's where PyTorch has them, else PyTorch's own.
+"""Matrix products in float32: on a GPU's matrix units; on the CPU oneDNN's, else PyTorch's own.
 
-PyTorch gives them to MKL, which reaches half of oneDNN's rate on processors that Intel did not make
-(AMD EPYC of 2024, one core: 95 against 215 GFLOP/s) and has no switch for it. The arithmetic is the
-same. The operator is private, so that it proves itself before it is relied on.
+On the CPU PyTorch gives them to MKL, which reaches half of oneDNN's rate on processors that Intel
+did not make (AMD EPYC of 2024, one core: 95 against 215 GFLOP/s) and has no switch for it. The
+arithmetic is the same. The operator is private, so that it proves itself before it is relied on.
 """
 
 import functools
@@ -11,20 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm_kernels import operators
+from fastgradnorm_kernels import exact_products, operators
 
 # Multiplications below which the call itself costs more than is gained.
 _WORTH = 1 << 20
+# And below which to split numbers on a GPU costs more: it takes two launches.
+_WORTH_SPLITTING = 1 << 26
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` of `x [..., I]`, `weight [O, I]` and `bias [O]`, without a graph."""
-    large = x.numel() * len(weight) >= _WORTH
+    work = x.numel() * len(weight)
+    if work >= _WORTH_SPLITTING and exact_products.convolves(x, weight):
+        return exact_products.linear(x, weight, bias)
+    large = work >= _WORTH
     plain = x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu"
     enabled = large and plain and torch.backends.mkldnn.enabled
     if enabled and _has_onednn() and operators.has_onednn_linear():
         return operators.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def linear_pulled(g: Tensor, weight: Tensor, plans: exact_products.Kept | None) -> Tensor:
+    """The pull-back of `linear`, `g weight`; with `plans` where exact products may take it."""
+    if plans is not None and g.numel() * weight.shape[1] >= _WORTH_SPLITTING:
+        return exact_products.linear_pulled(g, weight, plans)
+    return linear(g, weight.mT)
 
 
 @functools.cache

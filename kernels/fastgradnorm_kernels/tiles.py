@@ -166,6 +166,17 @@ def choose(
     return tile._replace(rows=32, columns=32, warps=4 if vectors else 8) if spills else tile
 
 
+# Exact products, of operands that are four numbers of half precision: of many columns, and of few.
+EXACT = (Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 3), Tile(128, 64, 32, 4, 3))
+
+
+def exact(columns: int, device: torch.device) -> Tile:
+    """The tile of an exact product with so many columns."""
+    shared = shared_memory(gpu(device)[1])
+    tiles = [tile for tile in EXACT if tile.fits(4, shared)]
+    return next((tile for tile in tiles if tile.columns <= columns), tiles[-1])
+
+
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:
     """No wider than the product; fewer warps for fewer numbers."""
     rows, columns = (

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from fastgradnorm_kernels.exact_products import Kept, keeping
 from torch import Tensor
 from torch.func import vmap
 
@@ -58,6 +59,7 @@ class Passes:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
         self.replays, self.traces = Replays(subject.device), Traces()
         self._latest = Passage(settings)
+        self._kept: Kept = {}  # the parts of weights
         self.branched = False
 
     def clear(self) -> None:
@@ -93,7 +95,8 @@ class Passes:
                 return per_sample(passage, tensors[count:], *tensors[:count])
 
             in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
-            return vmap(one, in_dims, randomness=self.subject.randomness)(*tensors)
+            with keeping(self._kept):
+                return vmap(one, in_dims, randomness=self.subject.randomness)(*tensors)
 
         found = self._laid_out(lambda: self._again(name, passed, batch, *args))
         self.branched = self.branched or bool(self._latest.branches.noted)

@@ -11,7 +11,7 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 import torch
-from fastgradnorm_kernels import operators
+from fastgradnorm_kernels import exact_products, operators
 from fastgradnorm_kernels.geometry import Geometry, sizes
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
@@ -70,10 +70,11 @@ def conv(
     geometry = Geometry(
         tuple(weight.shape[2:]), sizes(stride, dims), sizes(padding, dims), sizes(dilation, dims)
     )
-    last = channels_last and dims == 2 and prefers_channels_last(input, geometry, groups)
+    last = channels_last and dims == 2 and prefers_channels_last(input, weight, geometry, groups)
     options = *geometry[1:], groups
     format = torch.channels_last if last else torch.contiguous_format
-    weight = _laid_out(weight, format)
+    if not (groups == 1 and exact_products.pulls(input, weight)):  # has its weights' parts itself
+        weight = _laid_out(weight, format)
     if not differentiated:
         return _forward(Rows.of(input), weight, bias, options, format)
     output: Tensor = _Conv.within(input, weight, bias, options, format)
@@ -101,23 +102,29 @@ def _folds(input: Tensor, weight: Tensor) -> bool:
     return plain and not torch.is_autocast_enabled("cpu")
 
 
-def prefers_channels_last(input: Tensor, geometry: Geometry, groups: int) -> bool:
-    """Whether oneDNN is faster so, as for large images, or cuDNN, as on the matrix units.
+def prefers_channels_last(input: Tensor, weight: Tensor, geometry: Geometry, groups: int) -> bool:
+    """Whether oneDNN is faster so, as for large images, or what the matrix units make.
 
-    Else it copies all it is given and makes there (on an NVIDIA H200 15 % of a ResNet-18's pass).
+    Else cuDNN copies all it is given and makes there (on an NVIDIA H200 15 % of a ResNet-18's
+    pass).
     """
     if not input.is_cuda:
         return math.prod(geometry.out(input.shape[2:])) >= _LARGE
+    if groups != 1:
+        return False
     cudnn: Any = torch.backends.cudnn  # whose stubs do not know all that it has
     if input.dtype == torch.float32 and cudnn.conv.fp32_precision != "tf32":
-        return False
-    return input.dtype != torch.float64 and groups == 1
+        return exact_products.pulls(input, weight)
+    return input.dtype != torch.float64
 
 
 def _forward(
     x: Rows, weight: Tensor, bias: Tensor | None, options: _Options, format: torch.memory_format
 ) -> Tensor:
     def run(rows: Tensor) -> Tensor:
+        if options[3] == 1 and exact_products.convolves(rows, weight):
+            output = exact_products.convolution(rows, weight, bias, _geometry(weight, options))
+            return output.contiguous(memory_format=format)
         rows = rows.contiguous(memory_format=format)
         if _is_product(rows, weight, options):
             return _product(rows, weight.flatten(1), bias)
@@ -125,6 +132,10 @@ def _forward(
         return function(rows, weight, bias, *options)
 
     return x.apply(run)
+
+
+def _geometry(weight: Tensor, options: _Options) -> Geometry:
+    return Geometry(tuple(weight.shape[2:]), *options[:3])
 
 
 def _is_product(rows: Tensor, weight: Tensor, options: _Options) -> bool:
@@ -162,6 +173,9 @@ class _Conv(SingleLevel):
         ctx.save_for_backward(weight)
         ctx.options, ctx.format = options, format
         ctx.shape, ctx.like = x.shape, layout(rows.tensor)
+        # Found here: the backward pass of a GPU has another thread.
+        exact = options[3] == 1 and exact_products.pulls(rows.tensor, weight)
+        ctx.plans = exact_products.kept() if exact else None
         return wrap(_forward(rows, weight, bias, options, format))
 
     @staticmethod
@@ -169,6 +183,10 @@ class _Conv(SingleLevel):
         (weight,) = ctx.saved_tensors
 
         def run(rows: Tensor) -> Tensor:
+            if ctx.plans is not None:
+                given = weight, _geometry(weight, ctx.options), ctx.shape[2:], ctx.plans
+                pulled = exact_products.convolution_pulled(rows, *given)
+                return pulled.contiguous(memory_format=ctx.like)
             rows = rows.contiguous(memory_format=ctx.format)
             if _is_product(rows, weight, ctx.options):
                 pulled = _product(rows, weight.flatten(1).mT, None)

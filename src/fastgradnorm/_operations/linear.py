@@ -10,7 +10,8 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 import torch
-from fastgradnorm_kernels.levels import bare, outside, wrapped
+from fastgradnorm_kernels import exact_products
+from fastgradnorm_kernels.levels import Bare, bare, outside, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,13 +53,26 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     inside = bare(x)
     if inside is None:
         return F.linear(x, weight, bias)
+    return _folded(inside, lambda rows: kernels.linear(rows, weight, bias))
+
+
+def _pulled(g: Tensor, weight: Tensor, plans: exact_products.Kept | None) -> Tensor:
+    """`g weight`, likewise."""
+    inside = bare(g)
+    if inside is None:
+        return F.linear(g, weight.mT)
+    return _folded(inside, lambda rows: kernels.linear_pulled(rows, weight, plans))
+
+
+def _folded(inside: Bare, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `function` makes of the last dimension of a tensor under vmap."""
+    x = inside.tensor
     with outside():
-        if x.is_cuda and inside.tensor.dim() - 1 not in inside.places.values():
+        if x.is_cuda and x.dim() - 1 not in inside.places.values():
             # Where samples and cotangents lie: to bring them to the front may be a copy.
-            output = F.linear(inside.tensor, weight, bias)
-            output = inside._replace(tensor=output).fronted()
+            output = inside._replace(tensor=function(x)).fronted()
         else:
-            output = kernels.linear(inside.fronted(), weight, bias)
+            output = function(inside.fronted())
     return wrapped(output, tuple(inside.places))
 
 
@@ -68,12 +82,14 @@ class _Linear(SingleLevel):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
+        # Found here: the backward pass of a GPU has another thread.
+        ctx.plans = exact_products.kept() if exact_products.pulls(x, weight) else None
         return wrap(product(unwrap(x), weight, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return product(g, weight.mT, None), None, None
+        return _pulled(g, weight, ctx.plans), None, None
 
 
 def make_rule(call: Call, tracked: Collection[str]) -> Rule | None:
