@@ -10,11 +10,14 @@ from fastgradnorm_kernels import (
     conv_norm,
     direct_norm,
     embedding_norm,
+    exact_convolution,
     ghost_norm,
     logit_head,
     scaled,
 )
+from fastgradnorm_kernels.geometry import Geometry
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -93,6 +96,31 @@ def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
 
 
+def _exact() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Exact products of float32: convolutions, a strided pull-back, and a linear layer."""
+    square, point = ((3, 3), (1, 1), (1, 1), (1, 1)), ((), (), (), ())
+    strided = ((3, 3), (2, 2), (1, 1), (1, 1))
+    for outputs, inputs, make, geometry in (
+        *((64, 64, exact_convolution.pull_plan, square),),
+        *((256, 256, exact_convolution.forward_plan, square),),
+        *((128, 16, exact_convolution.pull_plan, strided),),
+        *((3072, 768, exact_convolution.forward_plan, point),),
+    ):
+        space = (16,) * len(geometry[0])
+        weight = torch.zeros(outputs, inputs, *geometry[0])  # a plan reads none, but is made of it
+        plan = _on_meta(make(weight, Geometry(*geometry), space))
+        channels = plan.weights.high.shape[1]
+        sizes = plan.space if geometry[0] else ()
+        x = _meta(torch.float32, 64, *sizes[3 - len(space) :], channels)
+        bias = _meta(torch.float32, plan.weights.high.shape[2])
+        yield "exact_convolution", partial(exact_convolution.convolve, x, plan)
+        yield "exact_convolution", partial(exact_convolution.convolve, x, plan, bias)
+
+
+def _on_meta(plan: Any) -> Any:
+    return pytree.tree_map_only(Tensor, lambda t: t.to("meta"), plan)
+
+
 def _odd(dtype: torch.dtype, size: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every size the same: one, which Triton turns into a constant, or no multiple of sixteen."""
     a, g = _meta(dtype, size, size, size), _meta(dtype, size, size, size, size)
@@ -118,6 +146,8 @@ def calls() -> Iterator[tuple[str, torch.dtype, str, Callable[[], Any]]]:
     for dtype in _DTYPES:
         for operation, call in _others(dtype):
             yield operation, dtype, "ieee", call
+    for operation, call in _exact():
+        yield operation, torch.float32, "halves", call
     for dtype, size in ((torch.float32, 1), (torch.float32, 37), (torch.bfloat16, 37)):
         for operation, call in _odd(dtype, size):
             yield operation, dtype, "ieee", call

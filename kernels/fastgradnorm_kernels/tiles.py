@@ -166,15 +166,19 @@ def choose(
     return tile._replace(rows=32, columns=32, warps=4 if vectors else 8) if spills else tile
 
 
-# Exact products, of operands that are four numbers of half precision: of many columns, and of few.
-EXACT = (Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 3), Tile(128, 64, 32, 4, 3))
+# Exact products, of operands that are four numbers of half precision: of many columns, as it was
+# fastest on an NVIDIA H100 (`benchmarks/results/gpu_exact.json`), and of few; else one that spills
+# nowhere.
+_HOPPER_EXACT = Tile(128, 128, 64, 8, 3), Tile(128, 64, 32, 4, 4)
+_EXACT = Tile(128, 64, 32, 4, 3)
 
 
 def exact(columns: int, device: torch.device) -> Tile:
     """The tile of an exact product with so many columns."""
-    shared = shared_memory(gpu(device)[1])
-    tiles = [tile for tile in EXACT if tile.fits(4, shared)]
-    return next((tile for tile in tiles if tile.columns <= columns), tiles[-1])
+    if gpu(device)[1] != (9, 0):
+        return _EXACT
+    wide, narrow = _HOPPER_EXACT
+    return wide if columns >= wide.columns else narrow
 
 
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:

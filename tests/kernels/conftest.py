@@ -21,6 +21,7 @@ from fastgradnorm_kernels import (  # noqa: E402
     conv_norm,  # noqa: F401
     direct_norm,  # noqa: F401
     embedding_norm,  # noqa: F401
+    exact_convolution,  # noqa: F401
     ghost_norm,  # noqa: F401
     linear_head,  # noqa: F401
     logit_head,  # noqa: F401

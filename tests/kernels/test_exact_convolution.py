@@ -1,0 +1,221 @@
+"""Exact float32 products of halves, against float64, at every geometry and at odd magnitudes."""
+
+import pytest
+import torch
+from fastgradnorm_kernels import exact_convolution, exact_products, half_parts, tiles
+from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.tiles import Tile
+from torch.nn import functional as F
+
+from tests.support.kernel_support import DEVICE, guarded, randn
+
+CONVS = (F.conv1d, F.conv2d, F.conv3d)
+# Kernel, stride, padding, dilation, space; channels in and out.
+GEOMETRIES = [
+    ((3, 3), 1, 1, 1, (5, 4), 16, 16),
+    ((3, 3), 2, 1, 1, (5, 6), 16, 32),
+    ((1, 1), 1, 0, 1, (3, 3), 32, 16),
+    ((1, 1), 2, 0, 1, (5, 4), 16, 16),
+    ((1, 1), 1, 1, 1, (3, 3), 16, 16),
+    ((3, 3), 2, 2, 2, (7, 6), 16, 16),
+    ((3, 2), 4, 0, 1, (9, 9), 16, 16),
+    ((2, 2), 3, 1, 1, (6, 7), 16, 16),
+    ((4, 3), 2, 1, 3, (12, 9), 16, 16),
+    ((3,), 2, 1, 1, (9,), 16, 48),
+    ((3, 3, 3), 2, 1, 1, (3, 4, 4), 16, 16),
+    ((), 1, 0, 1, (), 48, 24),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """The interpreter takes as long for what is masked."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(tiles, "exact", lambda columns, device: Tile(32, 16, 16, 4, 2))
+
+
+def _geometry(kernel, *options):
+    return Geometry(kernel, *((option,) * len(kernel) for option in options))
+
+
+def _exact(x, weight, bias, geometry):
+    """In float64, with what pulls it back."""
+    x, weight = x.double().requires_grad_(), weight.double()
+    bias = None if bias is None else bias.double()
+    if not geometry.kernel_size:
+        return x, F.linear(x, weight, bias)
+    return x, CONVS[len(geometry.kernel_size) - 1](x, weight, bias, *geometry[1:])
+
+
+def _error(found, exact):
+    """Root mean square, in parts of the numbers' own."""
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+def _both(x, weight, bias, geometry):
+    """Errors of a convolution and of its pull-back."""
+    own, y = _exact(x, weight, bias, geometry)
+    g = randn(*y.shape)
+    (pulled,) = torch.autograd.grad(y, own, g.double())
+    found = exact_products.convolution(x, weight, bias, geometry)
+    back = exact_products.convolution_pulled(g, weight, geometry, x.shape[2:], {})
+    assert found.shape == y.shape
+    assert back.shape == x.shape
+    return _error(found, y.detach()), _error(back, pulled)
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+def test_both_ways(case):
+    kernel, stride, padding, dilation, space, inputs, outputs = case
+    x = guarded(randn(3, inputs, *space).relu())
+    weight, bias = guarded(randn(outputs, inputs, *kernel)), guarded(randn(outputs))
+    errors = _both(x, weight, bias, _geometry(kernel, stride, padding, dilation))
+    assert max(errors) < 3e-7
+
+
+SQUARE = _geometry((3, 3), 1, 1, 1)
+
+
+def _levels(size, most):
+    """Powers of ten from 1 to `most`, one for each of so many, in no order."""
+    return (10.0 ** (most * torch.rand(size))).to(DEVICE)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e25])
+def test_numbers_of_any_size(scale):
+    x, weight = randn(2, 16, 4, 4) * scale, randn(16, 16, 3, 3)
+    assert max(_both(x, weight, None, SQUARE)) < 3e-7
+
+
+def test_channels_of_any_size_that_weights_make_up_for():
+    """As batch norms fold into weights: half precision alone would lose the small channels."""
+    level = _levels(16, 9)[:, None, None]
+    x, weight = randn(2, 16, 4, 4) * level, randn(16, 16, 3, 3) / level
+    _, y = _exact(x, weight, None, SQUARE)
+    found = exact_products.convolution(x, weight, None, SQUARE)
+    assert _error(found, y.detach()) < 3e-7
+
+
+def test_outputs_of_any_size():
+    """Each is as exact as the others, not as the largest."""
+    weight = randn(16, 16, 3, 3) * _levels(16, 9)[:, None, None, None]
+    x = randn(2, 16, 4, 4)
+    _, y = _exact(x, weight, None, SQUARE)
+    found = exact_products.convolution(x, weight, None, SQUARE)
+    for channel in range(16):
+        assert _error(found[:, channel], y[:, channel].detach()) < 5e-7
+
+
+def test_rows_of_any_size():
+    x = (
+        randn(4, 16, 4, 4)
+        * torch.tensor([1e-20, 1.0, 1e10, 1e20], device=DEVICE)[:, None, None, None]
+    )
+    weight = randn(16, 16, 3, 3)
+    _, y = _exact(x, weight, None, SQUARE)
+    found = exact_products.convolution(x, weight, None, SQUARE)
+    for row in range(4):
+        assert _error(found[row], y[row].detach()) < 3e-7
+
+
+def test_a_row_of_zeros_gives_zeros():
+    x, weight = randn(2, 16, 4, 4), randn(16, 16, 3, 3)
+    x[0] = 0
+    assert not exact_products.convolution(x, weight, None, SQUARE)[0].any()
+    assert not exact_products.convolution(x, torch.zeros_like(weight), None, SQUARE).any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_in_its_row(bad):
+    x, weight = randn(3, 16, 4, 4), randn(16, 16, 3, 3)
+    before = exact_products.convolution(x, weight, None, SQUARE)
+    x[1, 5, 2, 2] = bad
+    found = exact_products.convolution(x, weight, None, SQUARE)
+    assert not found[1].isfinite().any()
+    assert torch.equal(found[[0, 2]], before[[0, 2]])
+
+
+def test_bits_of_a_row_do_not_depend_on_the_others():
+    x, weight = randn(5, 16, 4, 4), randn(32, 16, 3, 3)
+    together = exact_products.convolution(x, weight, None, SQUARE)
+    for row in range(5):
+        alone = exact_products.convolution(x[row : row + 1], weight, None, SQUARE)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_any_layout_in_memory():
+    x, weight = randn(2, 16, 5, 4), randn(16, 16, 3, 3)
+    expected = exact_products.convolution(x, weight, None, SQUARE)
+    last = x.to(memory_format=torch.channels_last)
+    strided = torch.stack([x, -x], -1)[..., 0]
+    for given in (last, strided):
+        assert torch.equal(exact_products.convolution(given, weight, None, SQUARE), expected)
+    turned = weight.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(exact_products.convolution(x, turned, None, SQUARE), expected)
+
+
+def test_rows_beyond_32_bits_are_cut(monkeypatch):
+    x, weight = randn(5, 16, 4, 4), randn(16, 16, 3, 3)
+    expected = exact_products.convolution(x, weight, None, SQUARE)
+    monkeypatch.setattr(exact_convolution, "_MOST_ROWS", 40)
+    assert torch.equal(exact_products.convolution(x, weight, None, SQUARE), expected)
+
+
+def test_no_rows():
+    weight = randn(16, 16, 3, 3)
+    assert exact_products.convolution(randn(0, 16, 4, 4), weight, None, SQUARE).shape == (
+        0,
+        16,
+        4,
+        4,
+    )
+
+
+def test_linear_layers():
+    x, weight, bias = randn(2, 3, 32), randn(16, 32), randn(16)
+    found = exact_products.linear(x, weight, bias)
+    assert _error(found, F.linear(x.double(), weight.double(), bias.double())) < 3e-7
+    g = randn(2, 3, 16)
+    pulled = exact_products.linear_pulled(g, weight, {})
+    assert _error(pulled, g.double() @ weight.double()) < 3e-7
+
+
+def test_plans_are_kept_until_their_weights_change(monkeypatch):
+    made = []
+    original = exact_convolution.forward_plan
+    monkeypatch.setattr(
+        exact_convolution, "forward_plan", lambda *args: made.append(1) or original(*args)
+    )
+    original.__name__ = "forward_plan"
+    x, weight, plans = randn(2, 16, 4, 4), randn(16, 16, 3, 3), {}
+    with exact_products.keeping(plans):
+        first = exact_products.convolution(x, weight, None, SQUARE)
+        exact_products.convolution(x, weight.detach(), None, SQUARE)
+        assert len(made) == len(plans) == 1
+        weight.mul_(2)
+        assert torch.equal(exact_products.convolution(x, weight, None, SQUARE), 2 * first)
+        assert len(made) == 2
+    exact_products.convolution(x, weight, None, SQUARE)
+    assert len(made) == 3  # nobody keeps
+
+
+def test_halves_are_the_number_to_its_last_bits():
+    x = randn(3, 5, 16) * _levels(3, 20)[:, None, None]
+    balance = 2.0 ** torch.randint(-9, 9, (16,)).to(DEVICE)
+    parts = half_parts.split(x, balance)
+    found = (parts.high.double() + parts.low.double()) * parts.inverse.double()[:, None, None]
+    exact = x.double() * balance
+    assert (
+        (found - exact).abs() <= exact.abs() * 2**-23 + exact.abs().amax((1, 2), True) * 2**-39
+    ).all()
+    assert parts.high.abs().max() < 2**15
+
+
+@pytest.mark.parametrize("inputs, outputs, takes", [(16, 8, True), (8, 16, False), (16, 12, False)])
+def test_channels_are_whole_vectors(monkeypatch, inputs, outputs, takes):
+    monkeypatch.setattr(exact_products._backends, "is_exact_on_matrix_units", lambda x: True)
+    x, weight = randn(1, inputs, 4, 4), randn(outputs, inputs, 3, 3)
+    assert exact_products.convolves(x, weight) == takes
+    assert exact_products.pulls(x, weight.transpose(0, 1)) == takes
+    assert not exact_products.convolves(x.double(), weight.double())
+    assert not exact_products.convolves(x.bfloat16(), weight.bfloat16())
