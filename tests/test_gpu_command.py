@@ -42,7 +42,7 @@ def _dry(tmp_path, name="part"):
 def results(tmp_path_factory):
     """A folder that the parts whose kernels are interpreted have written to."""
     folder = tmp_path_factory.mktemp("gpu")
-    parts = "tests,kernels,heads,sweep,convolutions"
+    parts = "tests,kernels,heads,sweep,exact"
     options = ["--dry", "--parts", parts, "--seconds", "300", "--out", str(folder)]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
@@ -51,7 +51,7 @@ def results(tmp_path_factory):
 
 
 def test_one_file_a_part_and_a_summary(results):
-    parts = {"gpu_tests", "gpu_kernels", "gpu_heads", "gpu_sweep", "gpu_convolutions"}
+    parts = {"gpu_tests", "gpu_kernels", "gpu_heads", "gpu_sweep", "gpu_exact"}
     assert set(results) == {*parts, "gpu_summary"}
     summary = results["gpu_summary"]
     assert {"commit", "versions"} <= set(summary["provenance"])
@@ -102,11 +102,11 @@ def test_other_packages_are_timed_where_they_are_right():
         baselines.rival(wrong, setting, precision.IEEE)
 
 
-def test_split_convolutions_are_exact(results):
-    rows = results["gpu_convolutions"]["rows"]
-    assert len(rows) == 10
-    for way in ("added", "stacked", "promoted"):
-        assert all(row[f"{way} error"] < 1e-6 for row in rows)
+def test_exact_products_are_exact(results):
+    rows = results["gpu_exact"]["rows"]
+    assert len(rows) == 3
+    assert all(row["exact error"] < 3e-7 for row in rows)
+    assert all(row["tiles"] for row in rows)
 
 
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from fastgradnorm_kernels import _backends, exact_convolution, half_parts
-from fastgradnorm_kernels.exact_convolution import Plan
+from fastgradnorm_kernels import _backends, exact_convolution, exact_plans, half_parts
+from fastgradnorm_kernels.exact_plans import Plan
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.tiles import Tile
 from torch import Tensor
@@ -84,11 +84,11 @@ def _operands(report: Report, layer: Layer, pulled: bool) -> tuple[Tensor, Plan]
     inputs, outputs, side, kernel, stride = layer
     if not side:
         weight = torch.randn(outputs, inputs, device=report.device) * inputs**-0.5
-        return weight, exact_convolution.forward_plan(weight, Geometry((), (), (), ()), ())
+        return weight, exact_plans.forward_plan(weight, Geometry((), (), (), ()), ())
     size = outputs, inputs, kernel, kernel
     weight = torch.randn(size, device=report.device) * (2 / (kernel * kernel * inputs)) ** 0.5
     geometry = Geometry(*((number,) * 2 for number in (kernel, stride, kernel // 2, 1)))
-    make = exact_convolution.pull_plan if pulled else exact_convolution.forward_plan
+    make = exact_plans.pull_plan if pulled else exact_plans.forward_plan
     return weight, make(weight, geometry, (side, side))
 
 

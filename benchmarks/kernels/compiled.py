@@ -196,7 +196,7 @@ def compile_one(index: int, arch: int) -> Row:
         problems.append(f"{shared} bytes of shared memory, {SHARED_LIMIT[arch]} at most")
     products = "PRECISION" in blocks or "BLOCK_S" in blocks
     allowed = products and (dtype != torch.float32 or precision != "ieee")
-    allowed = allowed or precision == "halves"
+    allowed = allowed or "TAPS" in blocks
     if allowed and not counts["mma.sync"] + counts["wgmma"] + counts["tcgen05"]:
         problems.append("no matrix-unit instruction in a product that allows it")
     if counts["atom"]:

@@ -11,6 +11,7 @@ from fastgradnorm_kernels import (
     direct_norm,
     embedding_norm,
     exact_convolution,
+    exact_plans,
     ghost_norm,
     logit_head,
     scaled,
@@ -101,10 +102,10 @@ def _exact() -> Iterator[tuple[str, Callable[[], Any]]]:
     square, point = ((3, 3), (1, 1), (1, 1), (1, 1)), ((), (), (), ())
     strided = ((3, 3), (2, 2), (1, 1), (1, 1))
     for outputs, inputs, make, geometry in (
-        *((64, 64, exact_convolution.pull_plan, square),),
-        *((256, 256, exact_convolution.forward_plan, square),),
-        *((128, 16, exact_convolution.pull_plan, strided),),
-        *((3072, 768, exact_convolution.forward_plan, point),),
+        *((64, 64, exact_plans.pull_plan, square),),
+        *((256, 256, exact_plans.forward_plan, square),),
+        *((128, 16, exact_plans.pull_plan, strided),),
+        *((3072, 768, exact_plans.forward_plan, point),),
     ):
         space = (16,) * len(geometry[0])
         weight = torch.zeros(outputs, inputs, *geometry[0])  # a plan reads none, but is made of it

@@ -53,6 +53,9 @@ _TESTS = {
     "affine_norm": ["affine_norm"],
     "scaled": ["scaled"],
     "embedding_norm": ["embedding_norm"],
+    "exact_convolution": ["exact_convolution"],
+    "exact_plans": ["exact_convolution"],
+    "half_parts": ["exact_convolution"],
 }
 
 

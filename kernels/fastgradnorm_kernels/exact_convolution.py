@@ -4,132 +4,28 @@ A float32 product is three of half precision, `x w = x_high w_high + x_high w_lo
 to within `2^-23`: on matrix units, which have 15 times the rate of float32, or more. Sums over one
 step are formed there, small terms first, and added up outside, as matrix units cut sums off.
 
-Forward or back, output position `y` of a phase has inputs at `y step + first + tap each` in each
-dimension: a pull-back with a stride has as many phases as positions between two outputs, each with
-taps of its own. Positions of all rows are the product's rows, output channels its columns, and it
-sums over taps and input channels, which are last in memory.
+Positions of all rows are the product's rows, output channels its columns, and it sums over taps and
+input channels, which are last in memory; see `exact_plans`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
-import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgradnorm_kernels import half_parts, tiles
+from fastgradnorm_kernels import exact_plans, half_parts, tiles
 from fastgradnorm_kernels._addresses import aligned
 from fastgradnorm_kernels._launch import LAUNCH
-from fastgradnorm_kernels.geometry import Geometry
-from fastgradnorm_kernels.half_parts import Weights
+from fastgradnorm_kernels.exact_plans import Plan
 from fastgradnorm_kernels.shapes import Float
 from fastgradnorm_kernels.tiles import Tile
 
 # Rows of a product that 32 bits number, with what a tile has beyond them.
 _MOST_ROWS = 2**31 - 2**16
-# Columns of the table of phases: first output, first input, taps and positions in each dimension,
-# and the place of the first tap's weights.
-_FIRST_OUT, _FIRST_IN, _TAPS, _SIZES, _PLACE, _FACTS = 0, 3, 6, 9, 12, 16
-
-
-class Plan(NamedTuple):
-    """A convolution, or a pull-back, with its weights in the order in which they are read.
-
-    Attributes:
-        weights: Of all phases' taps, one phase after the other.
-        phases: `[phases, 16]`, int32, see `_FACTS`.
-        most: Positions of the phase that has most.
-        space: Sizes of the input, of three dimensions.
-        out: Sizes of the output.
-        step: Inputs from one output of a phase to the next.
-        out_step: Outputs from one of a phase to the next.
-        each: Inputs from one tap of a phase to the next.
-        shape: Of the output without its rows and channels, in the caller's dimensions.
-    """
-
-    weights: Weights
-    phases: Tensor
-    most: int
-    space: tuple[int, ...]
-    out: tuple[int, ...]
-    step: tuple[int, ...]
-    out_step: tuple[int, ...]
-    each: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
-    return (fill,) * (3 - len(values)) + tuple(values)
-
-
-def _weights(weight: Tensor) -> Tensor:
-    """`[O, I, *kernel]` with three dimensions of space."""
-    return weight.reshape(*weight.shape[:2], *_three(weight.shape[2:], 1))
-
-
-def forward_plan(weight: Tensor, geometry: Geometry, space: Sequence[int]) -> Plan:
-    """Of a convolution of an input of that size."""
-    out = geometry.out(space)
-    taps, step, pads, each = (
-        _three(values, fill) for values, fill in zip(geometry, (1, 1, 0, 1), strict=True)
-    )
-    sizes = _three(out, 1)
-    row = [0, 0, 0, *(-pad for pad in pads), *taps, *sizes, 0, 0, 0, 0]
-    ordered = _weights(weight).permute(2, 3, 4, 1, 0).flatten(0, 2)  # [taps, I, O]
-    phases = torch.tensor([row], dtype=torch.int32, device=weight.device)
-    return Plan(
-        half_parts.split_weights(ordered),
-        *(phases, math.prod(sizes), _three(space, 1), sizes),
-        *(step, (1, 1, 1), each, tuple(out)),
-    )
-
-
-def pull_plan(weight: Tensor, geometry: Geometry, space: Sequence[int]) -> Plan:
-    """Of a convolution's pull-back to an input of that size."""
-    kernel, stride, pads, dilation = (
-        _three(values, fill) for values, fill in zip(geometry, (1, 1, 0, 1), strict=True)
-    )
-    sizes = _three(space, 1)
-    # Taps of a phase are so far from each other that what they read is a whole number of strides.
-    apart = [s // math.gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
-    each = tuple(-a * d // s for a, d, s in zip(apart, dilation, stride, strict=True))
-    rows, chosen, place = [], [], 0
-    for phase in itertools.product(*map(range, stride)):
-        found = [
-            _phase(*facts)
-            for facts in zip(phase, kernel, stride, pads, dilation, apart, sizes, strict=True)
-        ]
-        firsts, inputs, held = zip(*found, strict=True)
-        taps = [range(*of_dim) for of_dim in zip(firsts, kernel, apart, strict=True)]
-        counts = [len(of_dim) for of_dim in taps]
-        rows.append([*phase, *inputs, *counts, *held, place, 0, 0, 0])
-        chosen += list(itertools.product(*taps))
-        place += math.prod(counts)
-    index = torch.tensor(chosen, device=weight.device).T
-    ordered = _weights(weight).permute(2, 3, 4, 0, 1)[tuple(index)]  # [taps, O, I]
-    return Plan(
-        half_parts.split_weights(ordered),
-        torch.tensor(rows, dtype=torch.int32, device=weight.device),
-        max(math.prod(row[_SIZES : _SIZES + 3]) for row in rows),
-        _three(geometry.out(space), 1),
-        *(sizes, (1, 1, 1), stride, each, tuple(space)),
-    )
-
-
-def _phase(
-    phase: int, kernel: int, stride: int, pad: int, dilation: int, apart: int, size: int
-) -> tuple[int, int, int]:
-    """Its first tap in one dimension, what that reads for its first output, and its outputs."""
-    positions = -(-(size - phase) // stride) if phase < size else 0
-    for tap in range(min(apart, kernel)):
-        if (phase + pad - tap * dilation) % stride == 0:
-            return tap, (phase + pad - tap * dilation) // stride, positions
-    return kernel, 0, positions
 
 
 @triton.jit
@@ -137,6 +33,13 @@ def _fact(phases_ptr, phase, column: tl.constexpr, FACTS: tl.constexpr):
     """Three numbers of a phase."""
     place = phases_ptr + phase * FACTS + column
     return tl.load(place), tl.load(place + 1), tl.load(place + 2)
+
+
+@triton.jit
+def _carried(digit, next, base):
+    """Two digits of a number, the lower of which has just been counted up."""
+    full = (digit >= base).to(tl.int32)
+    return digit * (1 - full), next + full
 
 
 @triton.jit(
@@ -212,8 +115,7 @@ def _exact_convolution_kernel(
     from_z, from_y, from_x = z * STEP_Z + first_z, y * STEP_Y + first_y, x * STEP_X + first_x
     c, column = tl.arange(0, BLOCK_C), column_tile * BLOCK_O + tl.arange(0, BLOCK_O)
     within = column < columns
-    column = tl.where(within, column, 0)
-    column = tl.max_contiguous(tl.multiple_of(column, VECTOR), VECTOR)
+    column = tl.max_contiguous(tl.multiple_of(tl.where(within, column, 0), VECTOR), VECTOR)
     place = tl.load(phases_ptr + phase * FACTS + PLACE)
     weights = (place * channels + c)[:, None] * columns + column[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_O], tl.float32)
@@ -237,18 +139,11 @@ def _exact_convolution_kernel(
         part = tl.dot(high, weight_low, part)
         part = tl.dot(high, weight_high, part)
         total += part
-        weights += BLOCK_C * columns
-        channel += BLOCK_C
+        weights, channel = weights + BLOCK_C * columns, channel + BLOCK_C
         if not POINTWISE:
-            done = (channel >= channels).to(tl.int32)
-            channel *= 1 - done
-            tap_x += done
-            done = (tap_x >= taps_x).to(tl.int32)
-            tap_x *= 1 - done
-            tap_y += done
-            done = (tap_y >= taps_y).to(tl.int32)
-            tap_y *= 1 - done
-            tap_z += done
+            channel, tap_x = _carried(channel, tap_x, channels)
+            tap_x, tap_y = _carried(tap_x, tap_y, taps_x)
+            tap_y, tap_z = _carried(tap_y, tap_z, taps_y)
     total *= tl.load(inverse_ptr + row)[:, None]
     total *= tl.load(weight_inverse_ptr + column)[None, :]
     if HAS_BIAS:
@@ -305,12 +200,12 @@ def convolve(
         HAS_BIAS=bias is not None,
         POINTWISE=pointwise,
         VECTOR=math.gcd(columns, 8),
-        FIRST_OUT=_FIRST_OUT,
-        FIRST_IN=_FIRST_IN,
-        TAPS=_TAPS,
-        SIZES=_SIZES,
-        PLACE=_PLACE,
-        FACTS=_FACTS,
+        FIRST_OUT=exact_plans.FIRST_OUT,
+        FIRST_IN=exact_plans.FIRST_IN,
+        TAPS=exact_plans.TAPS,
+        SIZES=exact_plans.SIZES,
+        PLACE=exact_plans.PLACE,
+        FACTS=exact_plans.FACTS,
         BLOCK_M=tile.rows,
         BLOCK_O=tile.columns,
         BLOCK_C=depth,

@@ -78,11 +78,11 @@ def convolution(
     geometry: Geometry,
 ) -> Tensor:
     """A convolution of one group; what comes out has its channels last in memory."""
-    from fastgradnorm_kernels import exact_convolution as exact
+    from fastgradnorm_kernels import exact_convolution, exact_plans
 
     with on(x):
-        plan = _plan(kept(), exact.forward_plan, weight, geometry, x.shape[2:])
-        return exact.convolve(x.movedim(1, -1), plan, bias).movedim(-1, 1)
+        plan = _plan(kept(), exact_plans.forward_plan, weight, geometry, x.shape[2:])
+        return exact_convolution.convolve(x.movedim(1, -1), plan, bias).movedim(-1, 1)
 
 
 @telling("exact_convolution_pulled")
@@ -94,11 +94,11 @@ def convolution_pulled(
     plans: Kept,
 ) -> Tensor:
     """The pull-back of `convolution` to an input `[R, I, *space]`; its channels are last."""
-    from fastgradnorm_kernels import exact_convolution as exact
+    from fastgradnorm_kernels import exact_convolution, exact_plans
 
     with on(g):
-        plan = _plan(plans, exact.pull_plan, weight, geometry, space)
-        return exact.convolve(g.movedim(1, -1), plan).movedim(-1, 1)
+        plan = _plan(plans, exact_plans.pull_plan, weight, geometry, space)
+        return exact_convolution.convolve(g.movedim(1, -1), plan).movedim(-1, 1)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

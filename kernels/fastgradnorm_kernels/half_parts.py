@@ -96,7 +96,6 @@ def _split_kernel(
     bits = tl.max(found, 0)
     # Exponents have a bias of 127: of 2^254 / x, and so of the scale and of its inverse.
     biased = tl.minimum(254 + EXPONENT - (bits >> 23), 253)
-    biased = tl.where(bits == 0, 127, biased)
     scale = (biased << 23).to(tl.float32, bitcast=True)
     inverse = ((254 - biased) << 23).to(tl.float32, bitcast=True)
     inverse = tl.where((bits >> 23) == 255, float("nan"), inverse)
