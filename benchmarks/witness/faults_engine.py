@@ -232,4 +232,29 @@ FAULTS = [
         "elif all(t.grad_fn is None or t in self.made for t in given):", "else:",
         "below a call that nobody sees, all parameters count as the last layer's",
     ),
+    Fault(
+        "_engine/traces.py", "dropped guard",
+        "if holds is None or bool(holds):", "if True:",
+        "a replayed batch that branches otherwise, or whose norms have lost their digits, is scored as the traced one was",
+    ),
+    Fault(
+        "_engine/traces.py", "dropped guard",
+        "        elif not _alike(found, outputs):\n", "        elif False:\n",
+        "a traced pass that gives other numbers is replayed all the same",
+    ),
+    Fault(
+        "_engine/traces.py", "dropped guard",
+        "(a.shape, a.dtype, a.stride())", "(a.shape[1:], a.dtype, a.stride())",
+        "a batch of another size is replayed with the shapes of the traced one",
+    ),
+    Fault(
+        "_engine/traced.py", "dropped guard",
+        "            if memory not in self._given and not", "            if not",
+        "views of arguments that lie elsewhere in their memory are of other numbers",
+    ),
+    Fault(
+        "_engine/traced.py", "dropped guard",
+        "        _keep_apart(traced, layouts)\n", "",
+        "what a replay returns is the caller's batch or a parameter, and is written over later",
+    ),
 ]  # fmt: skip

@@ -28,6 +28,8 @@ TESTS = {
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together",
+    "_engine/traced": "engine/test_traced",
+    "_engine/traces": "engine/test_traced",
     "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
     "schemes/test_likelihoods",

@@ -16,11 +16,12 @@ from fastgradnorm._model import Branches, Foreseen, same
 # Given how branches are settled and tensors, a tree of tensors.
 _Pass = Callable[..., Any]
 # Seconds of a pass above which what Python takes is a small part of it.
-_LONGEST = 0.02
-# Tracing takes as long as some 100 passes (MLPs, small CNNs, small transformers), a replay half a
-# pass or less: so many passes that are to come repay it, or where their number is not known so many
-# that there have been.
-_COMING, _BEEN = 250, 24
+_LONGEST = 0.1
+# Tracing takes as long as some 100 passes (MLPs, small CNNs, small transformers, recurrent layers),
+# a replay of short ones half a pass or less: so many passes that are to come repay it, or where
+# their number is not known so many that there have been. Of longer passes a replay saves less:
+# more of them, by how many times they are as long as this.
+_COMING, _BEEN, _SHORT = 250, 24, 0.006
 # Kinds of passes that are known at most; each has as many as there are batch sizes.
 _MOST = 256
 # Replays that were run again as they are, of which a kind is given up, and their share of all.
@@ -100,10 +101,11 @@ class Traces:
     def _repays(self, kind: _Kind, args: Sequence[Tensor | None]) -> bool:
         if kind.runs < 2 or kind.seconds > _LONGEST:
             return False
+        times = max(1.0, kind.seconds / _SHORT)
         if self.coming is None:
-            return kind.runs >= _BEEN
+            return kind.runs >= _BEEN * times
         count = next(len(arg) for arg in args if arg is not None)
-        return self.coming >= _COMING * count
+        return self.coming >= _COMING * times * count
 
     def _trace(
         self,
