@@ -241,13 +241,20 @@ FAULTS = [
     ),
     Fault(
         "_operations/attention.py", "option that does nothing",
-        "scale = query.shape[-1] ** -0.5 if scale is None else scale\n    if attn_mask", "scale = query.shape[-1] ** -0.5\n    if attn_mask",
+        "scale = query.shape[-1] ** -0.5 if scale is None else scale\n    if attn_mask is not None", "scale = query.shape[-1] ** -0.5\n    if attn_mask is not None",
         "scaled_dot_product_attention ignores the scale it is given",
     ),
     Fault(
         "_operations/attention.py", "lost order",
-        "(t.repeat_interleave(repeats, -3) for t in (key, value))", "(torch.cat([t] * repeats, -3) for t in (key, value))",
+        "return tensor.repeat_interleave(heads // tensor.shape[-3], -3)",
+        "return torch.cat([tensor] * (heads // tensor.shape[-3]), -3)",
         "grouped queries attend to other heads' keys",
+    ),
+    Fault(
+        "_operations/attention.py", "dropped guard",
+        "key, value = (_repeated(t, query.shape[-3]) for t in (key, value))",
+        "key, value = (t.repeat_interleave(query.shape[-3] // key.shape[-3], -3) for t in (key, value))",
+        "where values have more heads than keys, others are attended to",
     ),
     Fault(
         "_operations/attention.py", "flipped mask",

@@ -70,7 +70,8 @@ TESTS = {
     "_operations/embeddings": "any_model/test_embeddings operations/test_layers",
     "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
     "operations/test_rules",
-    "_operations/attention": "any_model/test_attention any_model/test_attention_ways",
+    "_operations/attention": "any_model/test_attention any_model/test_attention_heads "
+    "any_model/test_attention_ways",
     "_operations/linalg": "test_linalg",
     "_operations/numbers": "test_complex",
     "_operations/table": "test_complex operations",

@@ -47,18 +47,20 @@ def attention(
         query, key, value = (t.to(dtype) for t in (query, key, value))
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(dtype)
-    if enable_gqa and query.shape[-3] != key.shape[-3]:
-        repeats = query.shape[-3] // key.shape[-3]
-        key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
+    if enable_gqa:  # keys and values each have their own number of heads
+        key, value = (_repeated(t, query.shape[-3]) for t in (key, value))
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
         attn_mask = zeros.masked_fill(~attn_mask, -torch.inf)
     batched = query.dim() == 4
     q, k, v = (t if batched else t[None] for t in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if attn_mask is not None:  # [B, 1 or H, T, S]
+    if attn_mask is not None:
         attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
-        attn_mask = attn_mask.expand(len(q), -1, -1, -1)
+    laid = _broadcast(q, k, v, attn_mask)
+    if laid is None:
+        return None  # PyTorch says what does not fit: kernels would read past the end
+    q, k, v, attn_mask = laid
     if not functorch.is_transforming():
         return None
     differentiated = is_differentiated(q, k, v, attn_mask) if has_unwatched() else None
@@ -71,6 +73,37 @@ def attention(
             else:
                 output, *_ = _attended(q, k, v, attn_mask, is_causal, scale)
     return output if batched or output is None else output[0]
+
+
+def _repeated(tensor: Tensor, heads: int) -> Tensor:
+    if tensor.shape[-3] == heads:
+        return tensor
+    return tensor.repeat_interleave(heads // tensor.shape[-3], -3)
+
+
+_Laid = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
+
+def _broadcast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> _Laid | None:
+    """All of one batch and number of heads, the mask `[B, 1 or H, T, S]`; None if they do not fit.
+
+    Kernels take the shape of the queries for that of all.
+    """
+    if not q.dim() == k.dim() == v.dim() == 4 or q.shape[-1] != k.shape[-1]:
+        return None
+    (length, others), shapes = (q.shape[-2], k.shape[-2]), [t.shape[:-2] for t in (q, k, v)]
+    if others != v.shape[-2]:
+        return None
+    if mask is not None:
+        if mask.shape[-2] not in (1, length) or mask.shape[-1] not in (1, others):
+            return None
+        shapes.append(mask.shape[:-2])
+    try:
+        outer = torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return None
+    q, k, v = (t if t.shape[:-2] == outer else t.expand(*outer, -1, -1) for t in (q, k, v))
+    return q, k, v, None if mask is None else mask.expand(outer[0], -1, -1, -1)
 
 
 def _plain(
