@@ -49,6 +49,12 @@ class TestJudge:
         assert row["error"] < 1e-5
         assert row["parameters"] == 43
 
+    def test_activations_whose_squares_overflow_are_no_case(self):
+        model = nn.Sequential(nn.Linear(4, 5), Custom(lambda m, x: 1e25 * x), nn.Sigmoid(),
+                              nn.Linear(5, CLASSES))  # fmt: skip
+        row = judge(family(model))
+        assert row["outcome"] == "not made" and "activations of" in row["message"]
+
     def test_wrong(self, monkeypatch):
         right = fastgradnorm.score_pool
         monkeypatch.setattr(fastgradnorm, "score_pool", lambda *a, **k: 1.01 * right(*a, **k))

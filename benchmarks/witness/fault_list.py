@@ -2,6 +2,7 @@
 
 from benchmarks.witness import (
     faults_active,
+    faults_attention,
     faults_cli,
     faults_engine,
     faults_integrations,
@@ -25,6 +26,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_engine.FAULTS,
     *faults_model.FAULTS,
     *faults_operations.FAULTS,
+    *faults_attention.FAULTS,
     *faults_pool.FAULTS,
     *faults_results.FAULTS,
     *faults_active.FAULTS,

@@ -1,9 +1,10 @@
 """One model: its scores beside a float64 loop over the model itself."""
 
+import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 import fastgradnorm
 
@@ -23,6 +24,7 @@ CLASSES = 3
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-3}
 
 _MOST = 1e12  # of a logit
+_MOST_INSIDE = 1e18  # of what a module returns: squares leave float32's range
 
 Batch = Tensor | Mapping[str, Tensor]
 Outcome = dict[str, Any]
@@ -130,6 +132,23 @@ def _ours(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, l
     return scores, slow
 
 
+@contextlib.contextmanager
+def _largest(model: nn.Module) -> Iterator[list[float]]:
+    """The largest number that each module returns."""
+    sizes: list[float] = []
+
+    def note(_: nn.Module, args: Any, output: Any) -> None:
+        tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+        sizes.extend(float(t.abs().max()) for t in tensors if t.is_floating_point() and t.numel())
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class NotMade(Exception):
     """There is no such small model here; or it does not run by itself."""
 
@@ -140,12 +159,14 @@ def judge(family: Family) -> Outcome:
     try:
         model, batch, which = family.build()
         model = perturbed(model)
-        with torch.no_grad():
+        with torch.no_grad(), _largest(model) as sizes:
             logits = _logits(model, batch)
         if logits.dim() != 2 or not bool(logits.isfinite().all()):
             raise NotMade(f"logits {list(logits.shape)}, or not finite")
         if float(logits.abs().max()) > _MOST:  # squares of activations leave float32's range
             raise NotMade(f"random weights give logits of {float(logits.abs().max()):.0e}")
+        if max(sizes, default=0.0) > _MOST_INSIDE:
+            raise NotMade(f"random weights give activations of {max(sizes):.0e}")
         # So that no posterior is nearly certain, where float32 logits decide all digits.
         temperature = max(1.0, float(logits.std()))
         # Some keep what they make of parameters, without a gradient in `no_grad`: till they train.
