@@ -170,3 +170,18 @@ def test_texts_and_further_columns(chosen, tmp_path):
     for i in chosen:
         assert f"&lt;b&gt;text {i}&lt;/b&gt; word" in page
     assert "word " * 100 not in page
+
+
+def test_records_for_argilla(chosen, tmp_path):
+    path = chosen.to_argilla(tmp_path / "a.json", [f"text {i}" for i in range(50)], names="abc")
+    records = json.loads(path.read_text())
+    assert [record["id"] for record in records] == [str(i) for i in chosen]
+    first, row = records[0], chosen.records[0]
+    assert first["fields"] == {"text": f"text {row['index']}"}
+    assert first["metadata"] == {name: row[name] for name in ("score", "rank", "confidence")}
+    suggestion = first["suggestions"]["label"]
+    assert (suggestion["value"], suggestion["score"]) == (
+        "abc"[row["predicted"]],
+        row["confidence"],
+    )
+    assert not json.loads(chosen.to_argilla(path, range(50)).read_text())[0]["suggestions"]

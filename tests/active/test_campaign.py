@@ -1,11 +1,13 @@
 """A campaign: what people answer, in whatever order, is kept, whatever happens to processes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 import fastgradnorm
-from fastgradnorm.active import Campaign, label_studio_answers
+from fastgradnorm.active import Campaign, argilla_answers, label_studio_answers
 from tests.support.campaigns import KEYS, N, X, ask, campaign, lines, network
 
 
@@ -225,3 +227,38 @@ class TestAPoolThatShrinks:
         assert not {*second.keys} & {*first.keys}
         assert ask(smaller).waiting == second.waiting
         assert smaller.tell(first, dict.fromkeys(first.keys, "late")) == 5
+
+
+class TestArgilla:
+    def record(self, key, *values, **other):
+        """As `dataset.records.to_json` of Argilla 2.8 writes it."""
+        told = [{"value": value, "user_id": f"user {i}"} for i, value in enumerate(values)]
+        return {
+            "id": key, "fields": {"text": "t"}, "metadata": {}, "suggestions": {},
+            "responses": {"label": told} if told else {}, "vectors": {}, "status": "pending",
+            "_server_id": None, **other,
+        }  # fmt: skip
+
+    def test_answers_of_its_export(self):
+        records = [
+            self.record("a", "cat"), self.record("b"), self.record("c", "dog", "cat", "cat"),
+            self.record("d", "dog", "cat"), self.record("e", ["x", "y"], ["z"], ["x", "y"]),
+            self.record("f", responses={"other": [{"value": 1, "user_id": "u"}]}),
+        ]  # fmt: skip
+        expected = {"a": "cat", "c": "cat", "d": "dog", "e": ["x", "y"]}
+        assert argilla_answers(records) == expected
+        assert argilla_answers(records, "other") == {"f": 1}
+        with pytest.raises(ValueError, match=r"`records` must have an id each. Record 1 has none"):
+            argilla_answers([records[0], self.record(None)])
+
+    def test_answers_of_its_records(self):
+        def record(key, *told):
+            made = [SimpleNamespace(question_name="label", value=v, status=s) for v, s in told]
+            return SimpleNamespace(id=key, responses=made)
+
+        records = [
+            record("a", ("cat", "submitted")), record("b", ("cat", "draft")),
+            record("c", ("cat", "discarded")), record("d", ("cat", "discarded"), ("dog", None)),
+            record("e"),
+        ]  # fmt: skip
+        assert argilla_answers(records) == {"a": "cat", "c": None, "d": "dog"}

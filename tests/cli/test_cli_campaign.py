@@ -34,6 +34,10 @@ def test_rounds(run, folder):
     ]
     (folder / "export.json").write_text(json.dumps(tasks))
     assert "2 new or corrected" in run("tell", 1, "--answers", "export.json").out
+    responses = {"label": [{"value": "dog", "user_id": "u"}]}
+    records = [{"id": name, "fields": {}, "responses": responses} for name in first[2:]]
+    (folder / "argilla.json").write_text(json.dumps(records))
+    assert "0 new or corrected" in run("tell", 1, "--answers", "argilla.json").out
     told = run("status").out
     assert "3 of 10 samples labelled, 1 skipped, in 1 rounds" in told
     second = run(*ASK, 6, "--paths")

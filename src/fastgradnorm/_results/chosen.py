@@ -96,6 +96,39 @@ def write_tasks(
     return Path(path)
 
 
+def write_argilla(
+    records: Sequence[Record],
+    path: str | Path,
+    data: Any,
+    field: str,
+    question: str,
+    names: Sequence[str] | None,
+) -> Path:
+    """Argilla's records."""
+    found = []
+    for row in map(_plain, records):
+        suggestion = {
+            "value": class_name(row["predicted"], names),
+            "score": row["confidence"],
+            "agent": "fastgradnorm",
+        }
+        numbers = {name: row[name] for name in ("score", "rank", "confidence")}
+        found.append(
+            {
+                "id": str(row["id"]),
+                "fields": {field: of_index(data, row["index"], "data")},
+                "metadata": {name: value for name, value in numbers.items() if value is not None},
+                "suggestions": {} if names is None else {question: suggestion},
+                "responses": {},
+                "vectors": {},
+            }
+        )
+    with replacing(path) as partial:
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1)
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
 def class_name(number: int | None, names: Sequence[str] | None) -> Any:
     """A class as people call it."""
     if number is None or names is None:

@@ -113,6 +113,32 @@ class Selection:
         """
         return chosen.write_tasks(self.to_records(ids), path, data, field, names)
 
+    def to_argilla(
+        self,
+        path: str | Path,
+        data: Any,
+        *,
+        field: str = "text",
+        question: str = "label",
+        ids: Any = None,
+        names: Sequence[str] | None = None,
+    ) -> Path:
+        """Writes records that `dataset.records.from_json` of Argilla 2 takes; returns the path.
+
+        Each has its id, the sample under `field`, and `score`, `rank` and `confidence` as metadata,
+        by which Argilla sorts; with `names` the predicted class as a suggestion. Answers come back
+        by `fastgradnorm.active.argilla_answers`.
+
+        Args:
+            path: A `.json` file.
+            data: Text or address of each sample of the dataset, or a mapping from indices.
+            field: The dataset's field.
+            question: The dataset's question about the label.
+            ids: As in `to_records`.
+            names: Of the classes, as the question has them.
+        """
+        return chosen.write_argilla(self.to_records(ids), path, data, field, question, names)
+
     def to_fiftyone(self, ids: Any) -> dict[Any, dict[str, Any]]:
         """Fields for FiftyOne by sample id: `score`, `rank`, `predicted`, `confidence`.
 

@@ -7,7 +7,13 @@ from fastgradnorm.active._records import Run, load_runs
 from fastgradnorm.active._registry import strategies, strategy
 from fastgradnorm.active._strategies import ByScore, KCenter, KMeansPP, Strategy
 from fastgradnorm.active._task import Task
-from fastgradnorm.active.campaign import Asked, Campaign, Status, label_studio_answers
+from fastgradnorm.active.campaign import (
+    Asked,
+    Campaign,
+    Status,
+    argilla_answers,
+    label_studio_answers,
+)
 
 __all__ = [
     "ActiveLearner",
@@ -21,6 +27,7 @@ __all__ = [
     "Status",
     "Strategy",
     "Task",
+    "argilla_answers",
     "label_studio_answers",
     "load_runs",
     "plot",

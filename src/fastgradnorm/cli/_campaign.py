@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastgradnorm.active import Campaign, label_studio_answers
+from fastgradnorm.active import Campaign, argilla_answers, label_studio_answers
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
 from fastgradnorm.cli._failures import BadInputError, in_options, told
@@ -69,7 +69,9 @@ def tell(
     campaign: Folder = _PLACE,
     answers: Annotated[
         Path | None,
-        typer.Option(help="A CSV of `id` and `label` (empty: skipped), or Label Studio's JSON."),
+        typer.Option(
+            help="A CSV of `id` and `label` (empty: skipped), or JSON of Label Studio or Argilla."
+        ),
     ] = None,
     release: Annotated[
         bool, typer.Option("--release", help="What has no answer may be asked again.")
@@ -104,12 +106,14 @@ def _there(folder: Path) -> Campaign:
 def _answers(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".json":
-            return label_studio_answers(json.loads(path.read_text(encoding=ENCODING)))
+            items = json.loads(path.read_text(encoding=ENCODING))
+            records = bool(items) and "responses" in items[0]
+            return argilla_answers(items) if records else label_studio_answers(items)
         return {row["id"]: row["label"] or None for row in read_rows(path, "id", "label")}
     except OSError as error:
         raise BadInputError(f"`--answers` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInputError(
-            f"`--answers` must be a CSV with the columns `id` and `label`, or Label Studio's JSON "
-            f"export. Got {path}: {error}"
+            f"`--answers` must be a CSV with the columns `id` and `label`, or the JSON export of "
+            f"Label Studio or Argilla. Got {path}: {error}"
         ) from error

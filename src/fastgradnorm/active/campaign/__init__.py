@@ -1,7 +1,8 @@
 """People in the loop: batches to label, their answers as they come, over days and processes."""
 
+from fastgradnorm.active.campaign._argilla import argilla_answers
 from fastgradnorm.active.campaign._campaign import Asked, Campaign
 from fastgradnorm.active.campaign._label_studio import label_studio_answers
 from fastgradnorm.active.campaign._status import Status
 
-__all__ = ["Asked", "Campaign", "Status", "label_studio_answers"]
+__all__ = ["Asked", "Campaign", "Status", "argilla_answers", "label_studio_answers"]
