@@ -108,7 +108,7 @@ class Passes:
 
         Where passes are traced so is that, by its name.
         """
-        if self.replays.on or self.clock is not None:
+        if self.replays.on or self.clock is not None or self.subject.device.type != "cpu":
             return function(*args)
         return self.traces.run((name, self.settings), lambda _, *tensors: function(*tensors), args)
 
@@ -122,7 +122,9 @@ class Passes:
         given = *args, *batch.leaves
         if self.replays.on or key is None or self.subject.device.type != "cpu":
             return self.replays.run(key, run, given)
-        return self.traces.run(key, run, given)
+        found = self.traces.run(key, run, given)
+        self.subject.blamed = False  # whatever an attempt to trace it has raised
+        return found
 
     def _check_repeatable(self, batch: Batch) -> None:
         if self.subject.drew and not self.subject.draws_idly:
