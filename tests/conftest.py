@@ -40,9 +40,12 @@ def nothing_leaks():
 
 # Files whose tests take longest; a worker that begins one last keeps the others waiting.
 _FIRST = (
-    "kernels/test_proof.py", "test_gpu_command.py", "cuda/test_emulated_device.py",
-    "distributed/test_ray_data.py", "test_scoring.py", "any_model/test_random_models.py",
-    "any_model/test_wider_models.py", "cli/test_cli_failures.py", "distributed/test_torchrun.py",
+    "kernels/test_proof.py", "test_gpu_command.py", "any_model/test_module_db.py",
+    "cuda/test_emulated_device.py", "test_scoring.py", "kernels/test_engine.py",
+    "any_model/test_random_models.py", "distributed/test_ray_data.py", "kernels/test_conv_norm.py",
+    "cli/test_cli_disk.py", "any_model/test_wider_models.py", "active/test_campaign_processes.py",
+    "cli/test_cli_failures.py", "distributed/test_torchrun.py", "distributed/test_accelerate.py",
+    "label_efficiency/test_runner.py", "cli/test_cli_demo.py",
 )  # fmt: skip
 
 
