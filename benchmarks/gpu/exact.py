@@ -12,6 +12,7 @@ import torch
 from fastgradnorm_kernels import _backends, exact_convolution, exact_plans, half_parts
 from fastgradnorm_kernels.exact_plans import Plan
 from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.half_parts import Weights
 from fastgradnorm_kernels.tiles import Tile
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,9 +51,9 @@ def warm(report: Report, index: int) -> None:
     for number, tile in enumerate(TILES):
         if number % SLICES == index and report.left > 5:
             for kernel in (1, 3):
-                _, plan = _operands(report, (128, 128, 8, kernel, 1), True)
+                _, plan, parts = _operands(report, (128, 128, 8, kernel, 1), True)
                 x = torch.randn(2, 8, 8, 128, device=report.device)
-                exact_convolution.convolve(x, plan, None, tile)
+                exact_convolution.convolve(x, plan, parts, None, tile)
 
 
 def run(report: Report) -> None:
@@ -79,17 +80,19 @@ def run(report: Report) -> None:
             torch.cuda.empty_cache()
 
 
-def _operands(report: Report, layer: Layer, pulled: bool) -> tuple[Tensor, Plan]:
-    """Weights, and the plan of a convolution, of a pull-back, or of a linear layer (side 0)."""
+def _operands(report: Report, layer: Layer, pulled: bool) -> tuple[Tensor, Plan, Weights]:
+    """Weights, plan and parts of a convolution, of a pull-back, or of a linear layer (side 0)."""
     inputs, outputs, side, kernel, stride = layer
     if not side:
         weight = torch.randn(outputs, inputs, device=report.device) * inputs**-0.5
-        return weight, exact_plans.forward_plan(weight, Geometry((), (), (), ()), ())
+        plan = exact_plans.forward_plan(Geometry((), (), (), ()), (), weight.device)
+        return weight, plan, plan.weights(weight)
     size = outputs, inputs, kernel, kernel
     weight = torch.randn(size, device=report.device) * (2 / (kernel * kernel * inputs)) ** 0.5
     geometry = Geometry(*((number,) * 2 for number in (kernel, stride, kernel // 2, 1)))
     make = exact_plans.pull_plan if pulled else exact_plans.forward_plan
-    return weight, make(weight, geometry, (side, side))
+    plan = make(geometry, (side, side), weight.device)
+    return weight, plan, plan.weights(weight)
 
 
 def _layer(row: dict[str, Any], layer: Layer, pulled: bool, report: Report) -> None:
@@ -97,7 +100,7 @@ def _layer(row: dict[str, Any], layer: Layer, pulled: bool, report: Report) -> N
     inputs, outputs, side, kernel, stride = layer
     many = COTANGENTS if pulled or not side else 1
     rows = 2 if report.dry else SAMPLES * many
-    weight, plan = _operands(report, layer, pulled)
+    weight, plan, parts = _operands(report, layer, pulled)
     if side:
         out = (side + stride - 1) // stride
         shape = (rows, out, out, outputs) if pulled else (rows, side, side, inputs)
@@ -135,15 +138,15 @@ def _layer(row: dict[str, Any], layer: Layer, pulled: bool, report: Report) -> N
     with TF32.set():
         held = first.contiguous(memory_format=torch.channels_last) if side else first
         note("tf32", lambda: library(held, weight), False)
-    note("exact", lambda: exact_convolution.convolve(last, plan), True)
+    note("exact", lambda: exact_convolution.convolve(last, plan, parts), True)
     found: dict[str, float] = {}
     for tile in TILES[:1] if report.dry else TILES:
         if report.left > 5:
-            way = lambda tile=tile: exact_convolution.convolve(last, plan, None, tile)  # noqa: E731
+            way = lambda tile=tile: exact_convolution.convolve(last, plan, parts, None, tile)  # noqa: E731
             found[" ".join(map(str, tile))] = measure(way, report.device, 0.02)["median"]
     row["tiles"] = found
     apart = last.flatten(1, -2) if side else last[:, None]
-    took = measure(lambda: half_parts.split(apart, plan.weights.balance), report.device, 0.02)
+    took = measure(lambda: half_parts.split(apart, parts.balance), report.device, 0.02)
     row["split ms"] = took["median"]
 
 

@@ -108,14 +108,14 @@ def _exact() -> Iterator[tuple[str, Callable[[], Any]]]:
         *((3072, 768, exact_plans.forward_plan, point),),
     ):
         space = (16,) * len(geometry[0])
-        weight = torch.zeros(outputs, inputs, *geometry[0])  # a plan reads none, but is made of it
-        plan = _on_meta(make(weight, Geometry(*geometry), space))
-        channels = plan.weights.high.shape[1]
+        plan = make(Geometry(*geometry), space, torch.device("cpu"))
+        parts = _on_meta(plan.weights(torch.zeros(outputs, inputs, *geometry[0])))
+        plan, channels = _on_meta(plan), parts.high.shape[1]
         sizes = plan.space if geometry[0] else ()
         x = _meta(torch.float32, 64, *sizes[3 - len(space) :], channels)
-        bias = _meta(torch.float32, plan.weights.high.shape[2])
-        yield "exact_convolution", partial(exact_convolution.convolve, x, plan)
-        yield "exact_convolution", partial(exact_convolution.convolve, x, plan, bias)
+        bias = _meta(torch.float32, parts.high.shape[2])
+        yield "exact_convolution", partial(exact_convolution.convolve, x, plan, parts)
+        yield "exact_convolution", partial(exact_convolution.convolve, x, plan, parts, bias)
 
 
 def _on_meta(plan: Any) -> Any:

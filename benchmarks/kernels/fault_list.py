@@ -49,7 +49,7 @@ FAULTS = [
     Fault("exact_convolution", _EXACT, "drop mask", "present[:, None] & within[None, :]", "within[None, :]"),
     Fault("exact_plans", "forward_plan", "drop sign", "*(-pad for pad in pads)", "*pads"),
     Fault("exact_plans", "pull_plan", "drop factor", "-a * d // s", "-a"),
-    Fault("exact_convolution", "convolve", "drop guard", "and len(weights.high) == 1", ""),
+    Fault("exact_convolution", "convolve", "drop guard", " and len(weights.high) == 1", ""),
     Fault("half_parts", _LARGEST, "drop factor", "x *= tl.load(balance_ptr + _channel(place, channels, VECTOR))", "x *= 1.0"),
     Fault("half_parts", _SPLIT, "lose NaN", 'tl.where((bits >> 23) == 255, float("nan"), inverse)', "inverse"),
     Fault("half_parts", _SPLIT, "off by one", "(254 - biased) << 23", "(253 - biased) << 23"),

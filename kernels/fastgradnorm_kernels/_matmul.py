@@ -32,10 +32,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def linear_pulled(g: Tensor, weight: Tensor, plans: exact_products.Kept | None) -> Tensor:
-    """The pull-back of `linear`, `g weight`; with `plans` where exact products may take it."""
-    if plans is not None and g.numel() * weight.shape[1] >= _WORTH_SPLITTING:
-        return exact_products.linear_pulled(g, weight, plans)
+def linear_pulled(g: Tensor, weight: Tensor, parts: exact_products.Kept | None) -> Tensor:
+    """The pull-back of `linear`, `g weight`; with `parts` where exact products may take it."""
+    if parts is not None and g.numel() * weight.shape[1] >= _WORTH_SPLITTING:
+        return exact_products.linear_pulled(g, weight, parts)
     return linear(g, weight.mT)
 
 

@@ -21,6 +21,7 @@ from fastgradnorm_kernels import exact_plans, half_parts, tiles
 from fastgradnorm_kernels._addresses import aligned
 from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels.exact_plans import Plan
+from fastgradnorm_kernels.half_parts import Weights
 from fastgradnorm_kernels.shapes import Float
 from fastgradnorm_kernels.tiles import Tile
 
@@ -164,16 +165,16 @@ def fits(inputs: int, outputs: int) -> bool:
 def convolve(
     x: Float[Tensor, "R *space C"],
     plan: Plan,
+    weights: Weights,
     bias: Float[Tensor, " O"] | None = None,
     tile: Tile | None = None,
 ) -> Float[Tensor, "R *out O"]:
-    """What the plan says, of float32 numbers with their channels last, in memory too."""
+    """What the plan says, of float32 numbers with their channels last and `plan.weights`."""
     rows, channels = len(x), x.shape[-1]
-    weights = plan.weights
     columns = weights.high.shape[-1]
     if rows > 1 and rows * plan.most >= _MOST_ROWS:
         halves = x[: rows // 2], x[rows // 2 :]
-        return torch.cat([convolve(half, plan, bias, tile) for half in halves])
+        return torch.cat([convolve(half, plan, weights, bias, tile) for half in halves])
     # Where each position is a product of its own they are rows, each with a scale of its own.
     pointwise = len(plan.phases) == 1 and plan.space == plan.out and len(weights.high) == 1
     x = x.contiguous()

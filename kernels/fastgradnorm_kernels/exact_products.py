@@ -1,10 +1,10 @@
-"""Which float32 products are made exactly on a GPU's matrix units, and the plans for them.
+"""Which float32 products are made exactly on a GPU's matrix units, and the parts of their weights.
 
 Those of float32 tensors on CUDA where nobody asked for TF32, in channels that are whole vectors.
-The parts of weights are made once for all batches, where somebody keeps them: see `keeping`.
+The parts of weights, twice their size, are made once for all batches where somebody keeps them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,36 +17,58 @@ from fastgradnorm_kernels._launch import on
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.switches import marked
 
-# Plans by what they are made of and where that lies; each with its weights, so that nothing else
-# comes to lie there, and with whether these have changed since.
-Kept = dict[Any, tuple[Tensor, Callable[[], bool], Any]]
 
-_KEPT: ContextVar[Kept | None] = ContextVar("plans", default=None)
+class Kept:
+    """The parts of weights, by how they are ordered and where the weights lie.
+
+    Args:
+        own: Tensors whose parts are kept: weights that are there for many passes. Those that a
+            model makes anew in each are not.
+    """
+
+    def __init__(self, own: Iterable[Tensor] = ()) -> None:
+        self.parts: dict[Any, tuple[Callable[[], bool], Any]] = {}
+        plain = [
+            tensor for tensor in own if type(tensor) is Tensor and tensor.layout is torch.strided
+        ]
+        self._own = {tensor.data_ptr(): tensor for tensor in plain}  # where they lie stays theirs
+
+    def weights(self, plan: Any, geometry: Geometry, weight: Tensor) -> Any:
+        """What `plan.weights` makes of a weight; made anew where that has changed."""
+        weight = weight.detach()
+        if weight.data_ptr() not in self._own:
+            return plan.weights(weight)
+        key = plan.pulled, geometry, weight.data_ptr(), weight.shape, weight.stride()
+        if key not in self.parts or self.parts[key][0]():
+            self.parts[key] = marked(weight), plan.weights(weight)
+        return self.parts[key][1]
+
+
+_KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
 _POINT = Geometry((), (), (), ())
 _MOST_NUMBERS = 2**31  # of weights, that 32 bits number
 
 
 class keeping:
-    """Within it plans are kept in a dictionary of the caller's, and found there.
+    """Within it the parts of weights are kept, and found, in what it is given.
 
     Not in the backward passes of a GPU, which have a thread of their own: what differentiates
     takes `kept()` along.
     """
 
-    def __init__(self, plans: Kept) -> None:
-        self._plans = plans
+    def __init__(self, parts: Kept) -> None:
+        self._parts = parts
 
     def __enter__(self) -> None:
-        self._before = _KEPT.set(self._plans)
+        self._before = _KEPT.set(self._parts)
 
     def __exit__(self, *_: object) -> None:
         _KEPT.reset(self._before)
 
 
 def kept() -> Kept:
-    """The plans of the surrounding `keeping`; without one, a dictionary that nobody keeps."""
-    plans = _KEPT.get()
-    return {} if plans is None else plans
+    """That of the surrounding `keeping`; without one, what keeps nothing."""
+    return _KEPT.get() or Kept()
 
 
 def convolves(x: Tensor, weight: Tensor) -> bool:
@@ -78,11 +100,11 @@ def convolution(
     geometry: Geometry,
 ) -> Tensor:
     """A convolution of one group; what comes out has its channels last in memory."""
-    from fastgradnorm_kernels import exact_convolution, exact_plans
+    from fastgradnorm_kernels import exact_plans
 
     with on(x):
-        plan = _plan(kept(), exact_plans.forward_plan, weight, geometry, x.shape[2:])
-        return exact_convolution.convolve(x.movedim(1, -1), plan, bias).movedim(-1, 1)
+        plan = exact_plans.forward_plan(geometry, tuple(x.shape[2:]), x.device)
+        return _convolve(x, plan, kept().weights(plan, geometry, weight), bias)
 
 
 @telling("exact_convolution_pulled")
@@ -91,14 +113,20 @@ def convolution_pulled(
     weight: Tensor,  # [O, I, *kernel]
     geometry: Geometry,
     space: Sequence[int],
-    plans: Kept,
+    parts: Kept,
 ) -> Tensor:
     """The pull-back of `convolution` to an input `[R, I, *space]`; its channels are last."""
-    from fastgradnorm_kernels import exact_convolution, exact_plans
+    from fastgradnorm_kernels import exact_plans
 
     with on(g):
-        plan = _plan(plans, exact_plans.pull_plan, weight, geometry, space)
-        return exact_convolution.convolve(g.movedim(1, -1), plan).movedim(-1, 1)
+        plan = exact_plans.pull_plan(geometry, tuple(space), g.device)
+        return _convolve(g, plan, parts.weights(plan, geometry, weight), None)
+
+
+def _convolve(x: Tensor, plan: Any, weights: Any, bias: Tensor | None) -> Tensor:
+    from fastgradnorm_kernels import exact_convolution
+
+    return exact_convolution.convolve(x.movedim(1, -1), plan, weights, bias).movedim(-1, 1)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -107,22 +135,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
-def linear_pulled(g: Tensor, weight: Tensor, plans: Kept) -> Tensor:
+def linear_pulled(g: Tensor, weight: Tensor, parts: Kept) -> Tensor:
     """`g weight`, the pull-back of `linear`, for g `[..., O]`."""
-    pulled = convolution_pulled(g.reshape(-1, g.shape[-1]), weight, _POINT, (), plans)
+    pulled = convolution_pulled(g.reshape(-1, g.shape[-1]), weight, _POINT, (), parts)
     return pulled.view(*g.shape[:-1], pulled.shape[-1])
-
-
-def _plan(
-    plans: Kept,
-    make: Callable[[Tensor, Geometry, Sequence[int]], Any],
-    weight: Tensor,
-    geometry: Geometry,
-    space: Sequence[int],
-) -> Any:
-    where = weight.data_ptr(), weight.shape, weight.stride()
-    key = make.__name__, geometry, tuple(space), where
-    if key not in plans or plans[key][1]():
-        weight = weight.detach()
-        plans[key] = weight, marked(weight), make(weight, geometry, space)
-    return plans[key][2]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fastgradnorm_kernels import exact_convolution, exact_plans, exact_products, half_parts, tiles
+from fastgradnorm_kernels import exact_convolution, exact_products, half_parts, tiles
 from fastgradnorm_kernels.geometry import Geometry, sizes
 from fastgradnorm_kernels.tiles import Tile
 from torch.nn import functional as F
@@ -61,7 +61,9 @@ def _both(x, weight, bias, geometry):
     g = randn(*y.shape)
     (pulled,) = torch.autograd.grad(y, own, g.double())
     found = exact_products.convolution(x, weight, bias, geometry)
-    back = exact_products.convolution_pulled(g, weight, geometry, x.shape[2:], {})
+    back = exact_products.convolution_pulled(
+        g, weight, geometry, x.shape[2:], exact_products.Kept()
+    )
     assert found.shape == y.shape
     assert back.shape == x.shape
     return _error(found, y.detach()), _error(back, pulled)
@@ -179,27 +181,33 @@ def test_linear_layers():
     found = exact_products.linear(x, weight, bias)
     assert _error(found, F.linear(x.double(), weight.double(), bias.double())) < 3e-7
     g = randn(2, 3, 16)
-    pulled = exact_products.linear_pulled(g, weight, {})
+    pulled = exact_products.linear_pulled(g, weight, exact_products.Kept())
     assert _error(pulled, g.double() @ weight.double()) < 3e-7
 
 
-def test_plans_are_kept_until_their_weights_change(monkeypatch):
+def test_parts_of_weights_are_kept_until_these_change(monkeypatch):
     made = []
-    original = exact_plans.forward_plan
-    monkeypatch.setattr(
-        exact_plans, "forward_plan", lambda *args: made.append(1) or original(*args)
-    )
-    original.__name__ = "forward_plan"
-    x, weight, plans = randn(2, 16, 4, 4), randn(16, 16, 3, 3), {}
-    with exact_products.keeping(plans):
+    original = half_parts.split_weights
+    monkeypatch.setattr(half_parts, "split_weights", lambda w: made.append(1) or original(w))
+    x, weight = randn(2, 16, 4, 4), randn(16, 16, 3, 3)
+    with exact_products.keeping(exact_products.Kept([weight])):
         first = exact_products.convolution(x, weight, None, SQUARE)
-        exact_products.convolution(x, weight.detach(), None, SQUARE)
-        assert len(made) == len(plans) == 1
+        exact_products.convolution(x[:, :, :3], weight.detach(), None, SQUARE)
+        assert len(made) == 1
         weight.mul_(2)
         assert torch.equal(exact_products.convolution(x, weight, None, SQUARE), 2 * first)
         assert len(made) == 2
     exact_products.convolution(x, weight, None, SQUARE)
     assert len(made) == 3  # nobody keeps
+
+
+def test_parts_of_weights_that_are_made_anew_are_not_kept():
+    x, weight, parts = randn(2, 16, 4, 4), randn(16, 16, 3, 3), exact_products.Kept()
+    with exact_products.keeping(parts):
+        for scale in (1.0, 2.0):
+            found = exact_products.convolution(x, weight * scale, None, SQUARE)
+    assert not parts.parts
+    assert torch.equal(found, exact_products.convolution(x, weight * 2, None, SQUARE))
 
 
 @pytest.mark.parametrize("positions", [5, 17000])  # of one block, and of more than are read at once

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fastgradnorm_kernels import _backends, _matmul, computed_by, exact_products, tiles
+from fastgradnorm_kernels import _backends, _matmul, computed_by, exact_products, half_parts, tiles
 from fastgradnorm_kernels.tiles import Tile
 from torch import nn
 
@@ -88,8 +88,8 @@ def test_scores(make, scheme, calls):
 
 def test_weights_are_split_once_for_all_batches(calls, monkeypatch):
     made = []
-    original = exact_products.marked
-    monkeypatch.setattr(exact_products, "marked", lambda w: made.append(1) or original(w))
+    original = half_parts.split_weights
+    monkeypatch.setattr(half_parts, "split_weights", lambda w: made.append(1) or original(w))
     model, x = _tokens()
     scorer = GradNormScorer(model.eval().to(DEVICE), verify=False, progress=False, latency=0)
     stream = scorer.stream([x] * 3)

@@ -59,7 +59,7 @@ class Passes:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
         self.replays, self.traces = Replays(subject.device), Traces()
         self._latest = Passage(settings)
-        self._kept: Kept = {}  # the parts of weights
+        self._kept = Kept(subject.values([*subject.parameters]).values())
         self.branched = False
 
     def clear(self) -> None:

@@ -175,7 +175,7 @@ class _Conv(SingleLevel):
         ctx.shape, ctx.like = x.shape, layout(rows.tensor)
         # Found here: the backward pass of a GPU has another thread.
         exact = options[3] == 1 and exact_products.pulls(rows.tensor, weight)
-        ctx.plans = exact_products.kept() if exact else None
+        ctx.parts = exact_products.kept() if exact else None
         return wrap(_forward(rows, weight, bias, options, format))
 
     @staticmethod
@@ -183,8 +183,8 @@ class _Conv(SingleLevel):
         (weight,) = ctx.saved_tensors
 
         def run(rows: Tensor) -> Tensor:
-            if ctx.plans is not None:
-                given = weight, _geometry(weight, ctx.options), ctx.shape[2:], ctx.plans
+            if ctx.parts is not None:
+                given = weight, _geometry(weight, ctx.options), ctx.shape[2:], ctx.parts
                 pulled = exact_products.convolution_pulled(rows, *given)
                 return pulled.contiguous(memory_format=ctx.like)
             rows = rows.contiguous(memory_format=ctx.format)

@@ -56,12 +56,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _folded(inside, lambda rows: kernels.linear(rows, weight, bias))
 
 
-def _pulled(g: Tensor, weight: Tensor, plans: exact_products.Kept | None) -> Tensor:
+def _pulled(g: Tensor, weight: Tensor, parts: exact_products.Kept | None) -> Tensor:
     """`g weight`, likewise."""
     inside = bare(g)
     if inside is None:
         return F.linear(g, weight.mT)
-    return _folded(inside, lambda rows: kernels.linear_pulled(rows, weight, plans))
+    return _folded(inside, lambda rows: kernels.linear_pulled(rows, weight, parts))
 
 
 def _folded(inside: Bare, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -83,13 +83,13 @@ class _Linear(SingleLevel):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         # Found here: the backward pass of a GPU has another thread.
-        ctx.plans = exact_products.kept() if exact_products.pulls(x, weight) else None
+        ctx.parts = exact_products.kept() if exact_products.pulls(x, weight) else None
         return wrap(product(unwrap(x), weight, bias))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return _pulled(g, weight, ctx.plans), None, None
+        return _pulled(g, weight, ctx.parts), None, None
 
 
 def make_rule(call: Call, tracked: Collection[str]) -> Rule | None:
