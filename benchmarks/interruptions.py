@@ -4,7 +4,7 @@
 
 A process scores a pool with a checkpoint and is killed (SIGKILL) ten times, each time after it has
 gone some random way on; the next one goes on. Then the scores must be those of an undisturbed run,
-bit for bit.
+bit for bit. The same for sketches of a small model that are written into a folder, byte by byte.
 """
 
 import random
@@ -12,19 +12,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from benchmarks.cases import SMALL, TINY
+from benchmarks.cases import SMALL, TINY, Case
 from benchmarks.provenance import provenance, store
-from fastgradnorm import GradNormScorer, PoolScores
+from fastgradnorm import GradNormScorer, PoolScores, store_sketches
 
 BATCH = 256
-_CHILD = "from benchmarks.interruptions import score; import sys; score(*sys.argv[1:])"
+DIM = 512  # of sketches
+_FILES = {"score": "interruptions", "sketch": "interrupted_sketches"}
+_CHILD = "from benchmarks import interruptions as i; import sys; i.{what}(*sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,35 @@ FULL, LEAST = Sizes(100_000, 10, tiny=False), Sizes(1_024, 1, tiny=True)
 
 def score(samples: str, tiny: str, checkpoint: str, result: str) -> None:
     """In a process of its own: scores the pool, from where the checkpoint is."""
+    model, loader = _pool(TINY if tiny == "True" else SMALL, int(samples))
+    scorer = GradNormScorer(model, checkpoint=checkpoint or None, verify=False, progress=False)
+    scorer.score(loader).save(result)
+
+
+def sketch(samples: str, tiny: str, checkpoint: str, result: str) -> None:
+    """In a process of its own: writes sketches into the checkpoint's folder."""
+    model, loader = _pool(TINY, int(samples))
+    options: dict[str, Any] = {"verify": False, "progress": False}
+    store_sketches(model, loader, Path(checkpoint).parent, DIM, **options)
+    Path(result).write_text("done")
+
+
+def _pool(case: Case, samples: int) -> tuple[nn.Module, Iterator[torch.Tensor]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, data = (TINY if tiny == "True" else SMALL).make(10, BATCH)
+    model, data = case.make(10, BATCH)
 
     def loader() -> Iterator[torch.Tensor]:
-        for done in range(0, int(samples), BATCH):
+        for done in range(0, samples, BATCH):
             torch.manual_seed(done)  # each batch is another one, and the same each time
-            yield torch.rand_like(data)[: int(samples) - done]
+            yield torch.rand_like(data)[: samples - done]
 
-    scorer = GradNormScorer(model, checkpoint=checkpoint or None, verify=False, progress=False)
-    scorer.score(loader()).save(result)
+    return model, loader()
 
 
-def _start(sizes: Sizes, checkpoint: str, result: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-W", "ignore", "-c", _CHILD, str(sizes.samples), str(sizes.tiny)]
+def _start(what: str, sizes: Sizes, checkpoint: str, result: Path) -> subprocess.Popen[bytes]:
+    child = _CHILD.format(what=what)
+    command = [sys.executable, "-W", "ignore", "-c", child, str(sizes.samples), str(sizes.tiny)]
     command += [checkpoint, str(result)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1])
 
@@ -65,13 +82,12 @@ def _batches(path: Path) -> int:
     return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
 
-def _interrupted(sizes: Sizes, folder: Path) -> tuple[PoolScores, list[int]]:
-    """The scores, and how many batches were done at each kill."""
-    checkpoint, result = folder / "run.jsonl", folder / "interrupted.npz"
+def _interrupted(what: str, sizes: Sizes, checkpoint: Path, result: Path) -> list[int]:
+    """How many batches were done at each kill."""
     draws, kills = random.Random(0), []
     whole = -(-sizes.samples // BATCH)
     while not result.exists():
-        process = _start(sizes, str(checkpoint), result)
+        process = _start(what, sizes, str(checkpoint), result)
         if len(kills) < sizes.kills:
             left = whole - _batches(checkpoint)
             on = draws.randint(1, max(1, left // (sizes.kills - len(kills) + 1)))
@@ -84,32 +100,49 @@ def _interrupted(sizes: Sizes, folder: Path) -> tuple[PoolScores, list[int]]:
                 kills.append(_batches(checkpoint))
         if process.wait() > 0:
             raise RuntimeError(f"the run failed: exit status {process.returncode}")
-    return PoolScores.load(result), kills
+    return kills
 
 
-def main(sizes: Sizes, folder: Path | None) -> int:
+def main(sizes: Sizes, folder: Path | None, whats: Sequence[str] = ("score", "sketch")) -> int:
     """Runs, compares, prints and stores, if there is a folder for it; 1 if a bit differs."""
-    with tempfile.TemporaryDirectory() as name:
-        alone = Path(name) / "alone.npz"
-        start = time.perf_counter()
-        if _start(sizes, "", alone).wait():
-            raise RuntimeError("the undisturbed run failed")
-        seconds = time.perf_counter() - start
-        scores, kills = _interrupted(sizes, Path(name))
-        expected = PoolScores.load(alone)
-    row: dict[str, Any] = {
-        "samples": sizes.samples,
-        "batch": BATCH,
+    wrong = False
+    for what in whats:
+        with tempfile.TemporaryDirectory() as name:
+            row = _row(what, sizes, Path(name))
+        told = "the same bits" if row["bit_equal"] else "OTHER BITS"
+        print(
+            f"{what}: {sizes.samples:,} samples, killed {row['kills']} times after "
+            f"{row['batches_done_at_kills']} batches: {told} as undisturbed",
+            flush=True,
+        )
+        if folder:
+            found = {"provenance": provenance(), "rows": [row]}
+            print(f"written: {store(_FILES[what], found, folder)}")
+        wrong |= not row["bit_equal"] or row["kills"] < sizes.kills
+    return int(wrong)
+
+
+def _row(what: str, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    alone, part = folder / "alone" / "gradients", folder / "part" / "gradients"
+    results = folder / "alone.npz", folder / "part.npz"
+    for path in (alone, part):
+        path.parent.mkdir()
+    start = time.perf_counter()
+    if _start(what, sizes, str(alone) if what == "sketch" else "", results[0]).wait():
+        raise RuntimeError("the undisturbed run failed")
+    seconds = time.perf_counter() - start
+    kills = _interrupted(what, sizes, part, results[1])
+    row: dict[str, Any] = {"what": what, "samples": sizes.samples, "batch": BATCH}
+    if what == "sketch":
+        written = [path.with_name("gradients.bin").read_bytes() for path in (alone, part)]
+        equal, row["bytes"] = written[0] == written[1], len(written[0])
+    else:
+        first, second = (PoolScores.load(path).values for path in results)
+        equal = torch.equal(first, second)
+    return {
+        **row,
         "kills": len(kills),
         "batches_done_at_kills": kills,
-        "bit_equal": bool(torch.equal(scores.values, expected.values)),
+        "bit_equal": bool(equal),
         "seconds_undisturbed": seconds,
     }
-    print(
-        f"{sizes.samples:,} samples, killed {len(kills)} times after {kills} batches: "
-        f"{'the same bits' if row['bit_equal'] else 'OTHER SCORES'} as undisturbed"
-    )
-    if folder:
-        found = {"provenance": provenance(), "rows": [row]}
-        print(f"written: {store('interruptions', found, folder)}")
-    return int(not row["bit_equal"] or len(kills) < sizes.kills)

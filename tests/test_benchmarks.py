@@ -56,9 +56,11 @@ def test_throughput_holds_every_column_or_its_reason(results):
 
 def test_interrupted_and_gone_on_with(tmp_path):
     assert command_line.main(["interruptions", "--tiny", "--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "interruptions.json").read_text())["rows"]
-    assert row["bit_equal"]
-    assert row["kills"] == 1
+    for name, what in (("interruptions", "score"), ("interrupted_sketches", "sketch")):
+        (row,) = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
+        assert row["what"] == what
+        assert row["bit_equal"]
+        assert row["kills"] == 1
 
 
 def test_recurrent(tmp_path):
