@@ -24,7 +24,7 @@ from benchmarks.provenance import provenance, store
 from fastgradnorm import gradient_dots, gradient_sketch, score_pool
 from fastgradnorm._operations import ParameterMap
 
-CASES = {name: LARGE[name] for name in ("bert128", "resnet50", "vit_b")}
+CASES = {name: LARGE[name] for name in ("resnet18", "resnet50", "bert128", "vit_b")}
 CLASSES, DIM, MANY, BATCHES = 10, 512, 16, 2
 OPTIONS: dict[str, Any] = {"loss": "cross_entropy", "progress": False, "verify": False}
 
