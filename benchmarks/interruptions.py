@@ -77,8 +77,11 @@ def _start(what: str, sizes: Sizes, checkpoint: str, result: Path) -> subprocess
     return subprocess.Popen(command, cwd=Path(__file__).parents[1])
 
 
-def _batches(path: Path) -> int:
-    """Batches that a checkpoint holds; its first line is not one."""
+def _batches(what: str, path: Path) -> int:
+    """Batches that a checkpoint holds: lines but the first, or rows beside it."""
+    if what == "sketch":
+        rows = path.with_name(f"{path.name}.bin")
+        return rows.stat().st_size // (4 * DIM * BATCH) if rows.exists() else 0
     return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
 
@@ -89,15 +92,15 @@ def _interrupted(what: str, sizes: Sizes, checkpoint: Path, result: Path) -> lis
     while not result.exists():
         process = _start(what, sizes, str(checkpoint), result)
         if len(kills) < sizes.kills:
-            left = whole - _batches(checkpoint)
+            left = whole - _batches(what, checkpoint)
             on = draws.randint(1, max(1, left // (sizes.kills - len(kills) + 1)))
-            target = _batches(checkpoint) + on
-            while process.poll() is None and _batches(checkpoint) < target:
+            target = _batches(what, checkpoint) + on
+            while process.poll() is None and _batches(what, checkpoint) < target:
                 time.sleep(0.01)
             time.sleep(0.05 * draws.random())  # in the middle of a batch, or of a write
             if process.poll() is None:
                 process.kill()
-                kills.append(_batches(checkpoint))
+                kills.append(_batches(what, checkpoint))
         if process.wait() > 0:
             raise RuntimeError(f"the run failed: exit status {process.returncode}")
     return kills
