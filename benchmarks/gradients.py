@@ -25,7 +25,7 @@ from fastgradnorm import gradient_dots, gradient_sketch, score_pool
 from fastgradnorm._operations import ParameterMap
 
 CASES = {name: LARGE[name] for name in ("resnet18", "resnet50", "bert128", "vit_b")}
-CLASSES, DIM, MANY, BATCHES = 10, 512, 16, 2
+CLASSES, DIM, MANY, BATCHES = 10, 512, 16, 8
 OPTIONS: dict[str, Any] = {"loss": "cross_entropy", "progress": False, "verify": False}
 
 
@@ -50,6 +50,7 @@ def main(
             {
                 "model": case.title,
                 "batch": batch,
+                "batches": BATCHES,
                 **times(model, given, labels, budget),
                 **accuracy(model, given, labels, seeds),
             }

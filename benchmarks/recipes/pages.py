@@ -78,7 +78,8 @@ def gradients(results: Results) -> str:
         error = f"{row['rms_over_least']:.2f} ({row['expected_over_least']:.2f} by the gradient)"
         lines.append(f"| {row['model']} | " + " | ".join([*cells, error]) + " |")
     told = (
-        f"In training steps on the same {rows[0]['batch']} samples, whole calls without "
-        f"verification; k = {results['dim']}, {rows[0]['seeds']} seeds."
+        f"In training steps on the same samples, {rows[0]['batch']} at a time: whole calls on "
+        f"{rows[0]['batches']} batches without verification; k = {results['dim']}, "
+        f"{rows[0]['seeds']} seeds."
     )
     return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])

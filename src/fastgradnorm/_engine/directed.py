@@ -93,7 +93,8 @@ def _reader(
 
 
 def _formed(direction: Tensor, g: Tensor) -> Tensor:
-    return direction.reshape(len(direction), -1) @ numbers(g).to(direction.dtype)
+    # From this side: under vmap the directions are read once for all samples.
+    return numbers(g).to(direction.dtype) @ direction.reshape(len(direction), -1).T
 
 
 def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
@@ -164,6 +165,6 @@ def _of_outer(direction: Tensor, a: Tensor, g: Tensor, positions: int) -> Tensor
     count, wide = len(direction), direction.dtype
     a, g = a.to(wide), g.to(wide)
     if _forms(count, positions):
-        return direction.flatten(1) @ (g.mT @ a).reshape(-1)
+        return (g.mT @ a).reshape(-1) @ direction.flatten(1).T
     through = a @ direction.mT  # [Q, G, T, O]
     return (through * g).sum((1, 2, 3))
