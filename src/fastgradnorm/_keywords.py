@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -125,9 +127,29 @@ def takes_options(
 
         shown = [first, second, *names.values()]
         call.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        call.__doc__ = described(function.__doc__, make.__doc__)
         return call
 
     return decorate
+
+
+def described(text: str | None, options: str | None) -> str | None:
+    """A docstring whose `options` are followed by what each of them does, for `help`.
+
+    Args:
+        text: The docstring of a function, whose last argument is `options`.
+        options: That of `Options`.
+    """
+    if not (text and options):
+        return text
+    arguments = re.search(
+        r"^ *Args:\n(.*?)(?=^\s*^ *[A-Z]\w+:$|\Z)", options, re.DOTALL | re.MULTILINE
+    )
+    place = re.search(r"^( +)options: .*\n(?:\1 +.*\n)*", text, re.MULTILINE)
+    if arguments is None or place is None:
+        return text
+    told = textwrap.indent(textwrap.dedent(arguments[1]).rstrip(), place[1] + "    ")
+    return text[: place.end()] + told + "\n" + text[place.end() :]
 
 
 def _refuse_unknown(
