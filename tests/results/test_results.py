@@ -150,3 +150,19 @@ class TestRepr:
     def test_of_scores_with_nan_does_not_fail(self, exact):
         scores = PoolScores(torch.tensor([float("nan")] * 3), None, exact.provenance)
         assert "3" in repr(scores)
+
+
+def test_a_run_and_what_was_noticed_are_logged(caplog):
+    model, inputs = torch.nn.Linear(4, 3).eval(), torch.randn(40, 4)
+    scorer = GradNormScorer(model, progress=False)
+    with caplog.at_level("INFO", "fastgradnorm"):
+        scores = scorer.score([inputs])
+    told = [record.getMessage() for record in caplog.records if record.name == "fastgradnorm"]
+    assert "over 15 elements of 2 parameters; verified: sampled" in told[0]
+    found = scores.provenance["findings"]
+    assert told[1:] == [f"noticed ({each['kind']}): {each['message']}" for each in found]
+    softened = GradNormScorer(torch.nn.Sequential(model, torch.nn.Softmax(1)), progress=False)
+    caplog.clear()
+    with caplog.at_level("INFO", "fastgradnorm"), pytest.warns(fastgradnorm.DoubtfulScoresWarning):
+        softened.score([inputs])
+    assert any("noticed (" in record.getMessage() for record in caplog.records)

@@ -1,5 +1,6 @@
 """What a result says about how it came about."""
 
+import logging
 import platform
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._schemes import Groups, column
 from fastgradnorm._version import __version__
 
+_LOG = logging.getLogger("fastgradnorm")
 # Told in places of their own.
 _ELSEWHERE = ("scheme", "params", "seed", "subset")
 
@@ -62,7 +64,23 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         told["pull_backs"] = run.pulled
     if options.checkpoint is not None:  # whose file needed it anyway
         told["model"] = model_hash(subject)
+    _log(told)
     return told
+
+
+def _log(told: dict[str, Any]) -> None:
+    """The end of a run, and what was noticed, for those who listen to `fastgradnorm`."""
+    counted = told["parameters"]
+    _LOG.info(
+        "scored a pool in %.2f s on %s, over %d elements of %d parameters; verified: %s",
+        told["seconds"],
+        told["device"],
+        counted["elements"],
+        counted["tensors"],
+        (told["verified"] or {}).get("mode", "nothing"),
+    )
+    for found in told["findings"]:
+        _LOG.info("noticed (%s): %s", found["kind"], found["message"])
 
 
 def _device_name(device: torch.device) -> str:

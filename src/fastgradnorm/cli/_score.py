@@ -65,7 +65,12 @@ def add(app: typer.Typer) -> None:
         checkpoint.unlink(missing_ok=True)  # not before: a page that failed costs no second run
         if not ranked:
             fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
-        typer.echo(f"Next: fastgradnorm select {out} {min(100, max(1, ranked // 10))}")
+        some = min(100, max(1, ranked // 10))
+        typer.echo(
+            "The highest are often alike; samples that differ are chosen by `fastgradnorm acquire` "
+            "of the same MODEL and POOL."
+        )
+        typer.echo(f"Next: fastgradnorm select {out} {some}")
 
 
 def _takes_more(checkpoint: Path) -> bool:
