@@ -227,4 +227,14 @@ FAULTS = [
         '    "worker_init_fn",\n', "",
         "a subset's workers are not set up as the loader says",
     ),
+    Fault(
+        "_pool/collation.py", "option that does nothing",
+        "(samples, samples[::-1])", "(samples, samples[:])",
+        "loaders that keep their samples in order are said to sort them",
+    ),
+    Fault(
+        "_pool/order.py", "dropped guard",
+        "        if self._sorts:\n            return\n", "",
+        "indices of a loader whose collation sorts are those of other samples",
+    ),
 ]  # fmt: skip

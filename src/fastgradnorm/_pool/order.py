@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler, SubsetRandomSampler
 
+from fastgradnorm._pool.collation import orders_samples
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.loaders import can_be_indexed, draws_of, sampler_of, without_adapter
 
@@ -120,11 +121,16 @@ class Placement:
         self._loader, self._function = loader, function
         self._columns, self._count, self._placed = Columns(), 0, 0
         self._sequence = True
+        self._sorts: bool | None = None  # whether the collation does
 
     def add(self, indices: Tensor | None, count: int) -> None:
         """Notes the next batch. Bare scores in another order are warned of at once."""
         start, self._count = self._count, self._count + count
         if indices is None:
+            return
+        if self._sorts is None:
+            self._sorts = orders_samples(without_adapter(self._loader), indices)
+        if self._sorts:
             return
         self._placed += count
         self._columns.add("indices", indices)
@@ -152,6 +158,8 @@ class Placement:
             What there is to tell of the count.
         """
         told = {"scored": self._count, "dataset": size}
+        if self._sorts and lost is None:
+            lost = "its collation puts the samples of a batch in an order of its own"
         if lost is not None:
             warnings.warn(
                 f"`loader` gave scores that cannot be traced to samples of its dataset: {lost}. "
