@@ -21,8 +21,9 @@ TRANSFORMS = {
 }
 
 
-# PyTorch 2.13 warns so of its own rules of forward mode.
+# PyTorch warns so of its own rules of forward mode: 2.13 of a deprecation, 2.15 of the future.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_of_the_models_own(name):
     """What they make of an operation reads its parameter once more."""
