@@ -16,12 +16,6 @@ FAULTS = [
         "grouped queries attend to other heads' keys",
     ),
     Fault(
-        "_operations/attention.py", "dropped guard",
-        "key, value = (_repeated(t, query.shape[-3]) for t in (key, value))",
-        "key, value = (t.repeat_interleave(query.shape[-3] // key.shape[-3], -3) for t in (key, value))",
-        "where values have more heads than keys, others are attended to",
-    ),
-    Fault(
         "_operations/attention.py", "flipped mask",
         "masked_fill(~attn_mask, -torch.inf)", "masked_fill(attn_mask, -torch.inf)",
         "attention sees what is masked out",
