@@ -186,7 +186,7 @@ def convolve(
     space, sizes, most = plan.space, plan.out, plan.most
     if pointwise:
         rows, space, sizes, most = len(apart), (1, 1, 1), (1, 1, 1), 1
-    tile = tile or tiles.exact(columns, x.device)
+    tile = tile or tiles.exact(rows * most, columns, x.device)
     depth = math.gcd(tile.depth, channels)
     row_tiles, column_tiles = (
         triton.cdiv(rows * most, tile.rows),

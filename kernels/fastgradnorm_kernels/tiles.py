@@ -166,19 +166,23 @@ def choose(
     return tile._replace(rows=32, columns=32, warps=4 if vectors else 8) if spills else tile
 
 
-# Exact products, of operands that are four numbers of half precision: of many columns, as it was
-# fastest on an NVIDIA H100 (`benchmarks/results/gpu_exact.json`), and of few; else one that spills
-# nowhere.
-_HOPPER_EXACT = Tile(128, 128, 64, 8, 3), Tile(128, 64, 32, 4, 4)
+# Exact products, of operands that are four numbers of half precision, as they were fastest on an
+# NVIDIA H100 and H200 (`benchmarks/results/gpu_exact.json`): of many columns, of those so few rows
+# that processors would be idle, and of few columns. A row's bits do not depend on how many rows
+# there are: the first two sum over as much a step. Elsewhere one that spills nowhere.
+_HOPPER_EXACT = Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3), Tile(128, 64, 32, 4, 4)
 _EXACT = Tile(128, 64, 32, 4, 3)
 
 
-def exact(columns: int, device: torch.device) -> Tile:
-    """The tile of an exact product with so many columns."""
+def exact(rows: int, columns: int, device: torch.device) -> Tile:
+    """The tile of an exact product of so many rows and columns."""
     if gpu(device)[1] != (9, 0):
         return _EXACT
-    wide, narrow = _HOPPER_EXACT
-    return wide if columns >= wide.columns else narrow
+    wide, small, narrow = _HOPPER_EXACT
+    if columns < wide.columns:
+        return narrow
+    programs = -(-rows // wide.rows) * -(-columns // wide.columns)
+    return wide if programs >= processors(device) else small
 
 
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:

@@ -25,7 +25,7 @@ GEOMETRIES = [
     ((4, 3), 2, 1, 3, (12, 9), 16, 16),
     ((3,), 2, 1, 1, (9,), 16, 48),
     ((3, 3, 3), 2, 1, 1, (3, 4, 4), 16, 16),
-    ((), 1, 0, 1, (), 48, 24),
+    ((), 1, 0, 1, (), 48, 32),
 ]
 
 
@@ -33,7 +33,7 @@ GEOMETRIES = [
 def small_tiles(monkeypatch):
     """The interpreter takes as long for what is masked."""
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(tiles, "exact", lambda columns, device: Tile(32, 16, 16, 4, 2))
+        monkeypatch.setattr(tiles, "exact", lambda rows, columns, device: Tile(32, 16, 16, 4, 2))
 
 
 def _geometry(kernel, *options):

@@ -66,7 +66,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(exact_products, name, call)
     monkeypatch.setattr(_matmul, "_WORTH_SPLITTING", 0)
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(tiles, "exact", lambda columns, device: Tile(32, 16, 16, 4, 2))
+        monkeypatch.setattr(tiles, "exact", lambda rows, columns, device: Tile(32, 16, 16, 4, 2))
         monkeypatch.setattr(
             _backends, "is_exact_on_matrix_units", lambda x: x.dtype == torch.float32
         )
@@ -109,9 +109,9 @@ def test_where_they_are_not_wanted():
     assert _backends.is_exact_on_matrix_units(x)
     with computed_by("torch"):
         assert not _backends.is_exact_on_matrix_units(x)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
         assert not _backends.is_exact_on_matrix_units(x)
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.backends.cuda.matmul.fp32_precision = before

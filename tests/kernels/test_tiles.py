@@ -102,3 +102,14 @@ def test_tiles_are_no_wider_than_products():
 def test_other_devices_are_plain_gpus():
     assert tiles.gpu(CPU) == ("", (8, 0))
     assert tiles.gpu(torch.device("meta")) == ("", (8, 0))
+
+
+def test_exact_products_sum_alike_however_many_rows_there_are(monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: ("", (9, 0)))
+    device = torch.device("cpu")
+    few, many = (tiles.exact(rows, 256, device) for rows in (64, 1 << 20))
+    assert few != many
+    assert few.depth == many.depth
+    narrow = {tiles.exact(rows, 64, device) for rows in (64, 1 << 20)}
+    assert len(narrow) == 1
+    assert all(tile.columns <= 64 for tile in narrow)
