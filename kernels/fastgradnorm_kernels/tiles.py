@@ -171,7 +171,7 @@ def choose(
 # that processors would be idle, and of few columns. A row's bits do not depend on how many rows
 # there are: the first two sum over as much a step. Elsewhere one that spills nowhere.
 _HOPPER_EXACT = Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3), Tile(128, 64, 32, 4, 4)
-_EXACT = Tile(128, 64, 32, 4, 3)
+_EXACT = Tile(64, 64, 32, 4, 3)
 
 
 def exact(rows: int, columns: int, device: torch.device) -> Tile:
