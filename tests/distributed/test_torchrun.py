@@ -136,7 +136,7 @@ def test_the_error_of_one_rank_is_told_on_all(found):
 )
 @pytest.mark.parametrize("rank", RANKS)
 def test_ranks_that_mean_different_things_are_refused(found, rank, case, message):
-    assert found[rank][case]["type"] == "ValueError"
+    assert found[rank][case]["is_value_error"]
     assert message in found[rank][case]["text"]
 
 

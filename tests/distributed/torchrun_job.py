@@ -172,6 +172,7 @@ def main(what, folder):
                 found[case.__name__] = case()
             except Exception as error:
                 told = {"type": type(error).__name__, "text": str(error)}
+                told["is_value_error"] = isinstance(error, ValueError)
                 found[case.__name__] = {**told, "indices": getattr(error, "indices", None)}
     torch.save(found, Path(folder) / f"{dist.get_rank()}.pt")
     dist.destroy_process_group()

@@ -210,18 +210,18 @@ class Stream(IterableDataset):
         return iter(X)
 
 
-ARRAY = X.numpy()
-
-
 class TestRefusals:
-    @pytest.mark.parametrize("forward", [None, by_key])
     @pytest.mark.parametrize("batch", [
-        ARRAY, {"x": ARRAY, "mask": ARRAY}, [ARRAY, ARRAY], (ARRAY, np.zeros(5)),
-        {"x": X, "mask": ARRAY}, {"x": np.zeros(5), "mask": X},
+        X.numpy(), {"x": X.numpy(), "mask": X.numpy()}, [X.numpy()] * 2, (X.numpy(), np.zeros(5)),
+        {"x": X, "mask": X.numpy()}, {"x": np.zeros(5), "mask": X},
     ])  # fmt: skip
-    def test_arrays(self, model, batch, forward):
+    def test_arrays_for_a_forward_of_ones_own(self, model, batch):
         with pytest.raises((TypeError, ValueError), match=r"`loader` must .*torch.from_numpy"):
-            scored(model, [batch], forward=forward)
+            scored(model, [batch], forward=by_key)
+
+    def test_arrays_without_one_are_tensors(self, model):
+        arrays, tensors = (scored(model, [{"x": x, "mask": x}]) for x in (X.numpy(), X))
+        assert torch.equal(arrays, tensors)
 
     @pytest.mark.parametrize("batch", [
         object(), 3.0, Plain("a", "b"), {"x": "text"}, [], None, types.SimpleNamespace(x=3),
@@ -265,7 +265,7 @@ class TestRefusals:
         ):
             scored(model, dataset)
 
-    @pytest.mark.parametrize("loader", [X, ARRAY, {"x": X}, UserDict(x=X), ReadOnly({"x": X})])
+    @pytest.mark.parametrize("loader", [X, X.numpy(), {"x": X}, UserDict(x=X), ReadOnly({"x": X})])
     def test_one_batch_given_as_loader(self, model, loader):
         with pytest.raises(TypeError, match=r"`loader` must be an iterable of batches.*Wrap"):
             scored(model, loader)

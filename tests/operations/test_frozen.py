@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fastgradnorm_kernels import _backends
 from fastgradnorm_kernels.geometry import Geometry
 from torch import nn
 from torch.func import vjp, vmap
@@ -43,7 +44,7 @@ def test_frozen_weights_stay_so_when_autocast_narrows_them():
         (torch.bfloat16, "ieee", 1, True),
         (torch.float16, "none", 1, True),
         (torch.float32, "tf32", 1, True),
-        (torch.float32, "ieee", 1, False),  # cuDNN's kernels have the channels first
+        (torch.float32, "ieee", 1, False),  # 8 channels: cuDNN's kernels have them first
         (torch.float64, "tf32", 1, False),
         (torch.bfloat16, "tf32", 8, False),
     ],
@@ -55,7 +56,23 @@ def test_channels_are_last_on_a_gpu_where_matrix_units_multiply(
     monkeypatch.setattr(torch.backends, "cudnn", cudnn)
     on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 8, 2, 2))
     geometry = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
-    assert prefers_channels_last(on_gpu, geometry, groups) == expected
+    weight = torch.zeros(8, 8 // groups, 1, 1)
+    assert prefers_channels_last(on_gpu, weight, geometry, groups) == expected
+
+
+@pytest.mark.parametrize(
+    "outputs, inputs, expected", [(16, 8, True), (16, 3, False), (8, 16, False)]
+)
+def test_channels_are_last_on_a_gpu_where_exact_products_are_made(
+    outputs, inputs, expected, monkeypatch
+):
+    cudnn = SimpleNamespace(conv=SimpleNamespace(fp32_precision="ieee"))
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(_backends, "is_exact_on_matrix_units", lambda x: True)
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=(1, inputs, 2, 2))
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    weight = torch.zeros(outputs, inputs, 3, 3)
+    assert prefers_channels_last(on_gpu, weight, geometry, 1) == expected
 
 
 def test_batch_norms_of_copied_buffers_stay_light(monkeypatch):

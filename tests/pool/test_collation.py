@@ -81,3 +81,20 @@ def test_is_not_told_of_others(collate):
     """Any warning is an error here."""
     loader = DataLoader(Rows() if collate else X, 4, collate_fn=collate)
     assert len(score_pool(nn.Linear(5, 3), loader, progress=False)) == 9
+
+
+class Counted(Rows):
+    def __init__(self):
+        self.read = []
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("collate", [by_length, stacked])
+@pytest.mark.filterwarnings("ignore:.*cannot be traced")
+def test_nothing_is_read_twice_for_it(collate):
+    loader = DataLoader(Counted(), 4, collate_fn=collate)
+    score_pool(nn.Linear(5, 3), loader, progress=False)
+    assert loader.dataset.read == [*range(9)]

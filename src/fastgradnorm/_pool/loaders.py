@@ -67,9 +67,9 @@ def made_anew(loader: DataLoader[Any], dataset: Dataset[Any], **batches: Any) ->
     Args:
         loader: The caller's.
         dataset: What the new one reads.
-        batches: Keyword arguments of `DataLoader` that say which samples make a batch.
+        batches: Keyword arguments of `DataLoader`, which say which samples make a batch.
     """
-    return DataLoader(dataset, **{name: getattr(loader, name) for name in _KEPT}, **batches)
+    return DataLoader(dataset, **({name: getattr(loader, name) for name in _KEPT} | batches))
 
 
 def can_be_indexed(loader: object) -> TypeGuard[DataLoader[Any]]:
@@ -93,11 +93,11 @@ def draws_of(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def with_draws(loader: DataLoader[Any], draws: Any) -> DataLoader[Any]:
-    """The same loader of other batches."""
+def with_draws(loader: DataLoader[Any], draws: Any, **others: Any) -> DataLoader[Any]:
+    """The same loader of other batches, but for other arguments."""
     if loader.batch_sampler is None:
-        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws)
-    return made_anew(loader, loader.dataset, batch_sampler=draws)
+        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws, **others)
+    return made_anew(loader, loader.dataset, batch_sampler=draws, **others)
 
 
 def sampler_of(draws: Any) -> Any:

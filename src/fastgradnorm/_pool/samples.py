@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.collation import watched
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
     can_be_indexed,
@@ -231,7 +232,7 @@ def _over(loader: DataLoader[Any], order: Tensor) -> DataLoader[Any]:
 
 def _traced(loader: DataLoader[Any], places: Tensor | None) -> Reading:
     draws = Draws(draws_of(loader), places)
-    return Reading(iter(with_draws(loader, draws)), draws)
+    return Reading(iter(with_draws(loader, draws, **watched(loader))), draws)
 
 
 def _length(loader: Any) -> int | None:
