@@ -33,7 +33,7 @@ _GHOST, _DIRECT = "_ghost_sq_norm_kernel", "_direct_sq_norm_kernel"
 _LAST = "_channels_last_kernel"
 _AFFINE, _EMBEDDING = "_affine_sq_norm_kernel", "_embedding_sq_norm_kernel"
 
-_EXACT, _LARGEST, _SPLIT = "_exact_convolution_kernel", "_largest_kernel", "_split_kernel"
+_EXACT, _SPLIT = "_exact_convolution_kernel", "_split_kernel"
 
 FAULTS = [
     Fault("exact_convolution", _EXACT, "drop term", "part = tl.dot(high, weight_low, part)", "part = part"),
@@ -47,16 +47,16 @@ FAULTS = [
     Fault("exact_convolution", _EXACT, "drop term", "total += tl.load(bias_ptr + column)[None, :]", "total += 0.0"),
     Fault("exact_convolution", _EXACT, "drop phase", "out_x + x * OUT_STEP_X", "x * OUT_STEP_X"),
     Fault("exact_convolution", _EXACT, "drop mask", "present[:, None] & within[None, :]", "within[None, :]"),
-    Fault("exact_plans", "forward_plan", "drop sign", "*(-pad for pad in pads)", "*pads"),
-    Fault("exact_plans", "pull_plan", "drop factor", "-a * d // s", "-a"),
-    Fault("exact_convolution", "convolve", "drop guard", " and len(weights.high) == 1", ""),
-    Fault("half_parts", _LARGEST, "drop factor", "x *= tl.load(balance_ptr + _channel(place, channels, VECTOR))", "x *= 1.0"),
+    Fault("exact_plans", _EXACT, "drop sign", "*(-pad for pad in pads)", "*pads"),
+    Fault("exact_plans", _EXACT, "drop factor", "-a * d // s", "-a"),
+    Fault("exact_convolution", _EXACT, "drop guard", " and len(weights.high) == 1", ""),
+    Fault("half_parts", _SPLIT, "drop factor", "x *= tl.load(balance_ptr + _channel(place, channels, VECTOR))", "x *= 1.0"),
     Fault("half_parts", _SPLIT, "lose NaN", 'tl.where((bits >> 23) == 255, float("nan"), inverse)', "inverse"),
     Fault("half_parts", _SPLIT, "off by one", "(254 - biased) << 23", "(253 - biased) << 23"),
     Fault("half_parts", _SPLIT, "drop term", "(x - high.to(tl.float32)).to(tl.float16)", "(0.0 * x).to(tl.float16)"),
     Fault("half_parts", _SPLIT, "first block alone", "range(0, blocks, _AT_ONCE)", "range(0, 1, _AT_ONCE)"),
-    Fault("half_parts", "split_weights", "drop factor", "weight / balance[:, None]", "weight * balance[:, None]"),
-    Fault("half_parts", "split_weights", "per tensor", "level.abs().amax((0, 1))", "level.abs().amax().expand(level.shape[2])"),
+    Fault("half_parts", _SPLIT, "drop factor", "weight / balance[:, None]", "weight * balance[:, None]"),
+    Fault("half_parts", _SPLIT, "per tensor", "level.abs().amax((0, 1))", "level.abs().amax().expand(level.shape[2])"),
     Fault("_math", "exp", "drop term", "whole + whole * (lost * LN_2)", "whole * LN_2"),
     Fault("_math", "finite", "drop guard", 'tl.where(base == -float("inf"), 0.0, base)', "base"),
     Fault("_math", "above_floor", "lose NaN", "tl.maximum(x, FLOOR, propagate_nan=_NAN)", "tl.where(x > FLOOR, x, FLOOR)"),

@@ -27,7 +27,7 @@ class Block(nn.Module):
 def _images():
     layers = [nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), Block(16, 32, 2)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(16, 3)), torch.randn(3, 3, 6, 6)
+    return nn.Sequential(*layers, nn.Linear(16, 3)), torch.randn(2, 3, 4, 4)
 
 
 class Tokens(nn.Module):
