@@ -20,6 +20,10 @@ _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # H200 (`benchmarks/results/gpu_exact.txt`): ViT-B/16 1.42 and 1.37 times as fast as by "ieee",
 # ResNet-18 1.07 and 1.14 times. Older GPUs have too few registers for either.
 _EXACT, _EXACT_FROM = "bf16x6", (9, 0)
+# Where matrix units multiply half precision, summed in float32, at over ten times the rate of
+# float32 (A100, H100, B200, B300, by their data sheets), so that three products for one pay. On
+# graphics cards and small servers' GPUs (8.6, 8.9, 12.0) it is two to four times.
+_WIDE_UNITS = {(8, 0), (9, 0), (10, 0), (10, 3)}
 
 
 def _interpreted() -> bool:
@@ -49,7 +53,7 @@ def is_exact_on_matrix_units(tensor: Tensor) -> bool:
     """Whether float32 products are made of half-precision ones: with Triton, without TF32."""
     if not tensor.is_cuda or _interpreted() or input_precision(tensor.dtype) != "ieee":
         return False
-    return uses_triton("auto", tensor)
+    return _capability(tensor.device) in _WIDE_UNITS and uses_triton("auto", tensor)
 
 
 @functools.cache

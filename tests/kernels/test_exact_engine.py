@@ -1,5 +1,7 @@
 """Whole passes whose float32 products are exact ones of halves, against float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from fastgradnorm_kernels import _backends, _matmul, computed_by, exact_products, half_parts, tiles
@@ -106,6 +108,9 @@ def test_where_they_are_not_wanted():
         assert not _backends.is_exact_on_matrix_units(torch.randn(3))
         return
     x = torch.randn(3, device=DEVICE)
+    if torch.cuda.get_device_capability() not in _backends._WIDE_UNITS:
+        assert not _backends.is_exact_on_matrix_units(x)
+        return
     assert _backends.is_exact_on_matrix_units(x)
     with computed_by("torch"):
         assert not _backends.is_exact_on_matrix_units(x)
@@ -115,3 +120,17 @@ def test_where_they_are_not_wanted():
         assert not _backends.is_exact_on_matrix_units(x)
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    "capability, expected",
+    [((8, 0), True), ((8, 6), False), ((8, 9), False), ((9, 0), True), ((10, 0), True)],
+)
+def test_where_matrix_units_are_wide_enough(capability, expected, monkeypatch):
+    monkeypatch.setattr(_backends, "_interpreted", lambda: False)
+    monkeypatch.setattr(_backends, "_capability", lambda device: capability)
+    monkeypatch.setattr(_backends, "uses_triton", lambda backend, tensor: True)
+    given = SimpleNamespace(is_cuda=True, dtype=torch.float32, device=torch.device("cuda", 0))
+    assert _backends.is_exact_on_matrix_units(given) == expected
+    given.is_cuda = False
+    assert not _backends.is_exact_on_matrix_units(given)
