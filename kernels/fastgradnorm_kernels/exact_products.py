@@ -4,6 +4,7 @@ Those of float32 tensors on CUDA where nobody asked for TF32, in channels that a
 The parts of weights, twice their size, are made once for all batches where somebody keeps them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -47,6 +48,7 @@ class Kept:
 _KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
 _POINT = Geometry((), (), (), ())
 _MOST_NUMBERS = 2**31  # of weights, that 32 bits number
+_MOST_OF_A_ROW = 2**30  # likewise, of either side, with what padding adds
 
 
 class keeping:
@@ -88,6 +90,9 @@ def _fits(weight: Tensor, inputs: int, outputs: int) -> bool:
 
 def _is_exact(x: Tensor, weight: Tensor) -> bool:
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return False
+    few, many = sorted(weight.shape[:2])
+    if math.prod(x.shape[1:]) // few * many >= _MOST_OF_A_ROW:
         return False
     return _backends.is_exact_on_matrix_units(x)
 

@@ -19,34 +19,31 @@ class UnsupportedModelError(ValueError):
     """A layer gives samples no gradient of their own: it mixes them, or draws random numbers."""
 
 
-class ArgumentError(ValueError):
+class _OfArgument(Exception):
+    """An error that names an argument."""
+
+    def __init__(self, message: str, argument: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.argument), self.__dict__
+
+
+class ArgumentError(_OfArgument, ValueError):
     """An argument has a value that cannot be used; the message says what to do.
 
     Attributes:
         argument: Its name, as the function has it.
     """
 
-    def __init__(self, message: str, argument: str) -> None:
-        super().__init__(message)
-        self.argument = argument
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.argument), self.__dict__
-
-
-class ArgumentTypeError(TypeError):
+class ArgumentTypeError(_OfArgument, TypeError):
     """An argument is of a type that cannot be used.
 
     Attributes:
         argument: Its name, as the function has it.
     """
-
-    def __init__(self, message: str, argument: str) -> None:
-        super().__init__(message)
-        self.argument = argument
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.argument), self.__dict__
 
 
 class LossError(ValueError):

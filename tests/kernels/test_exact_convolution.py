@@ -232,3 +232,13 @@ def test_channels_are_whole_vectors(monkeypatch, inputs, outputs, takes):
     assert exact_products.pulls(x, weight.transpose(0, 1)) == takes
     assert not exact_products.convolves(x.double(), weight.double())
     assert not exact_products.convolves(x.bfloat16(), weight.bfloat16())
+
+
+def test_rows_that_32_bits_do_not_number_are_left_to_the_library(monkeypatch):
+    monkeypatch.setattr(exact_products._backends, "is_exact_on_matrix_units", lambda x: True)
+    small, large = (torch.zeros(1).expand(1, 16, 1 << 13, side) for side in (64, 1 << 13))
+    same, wider = torch.zeros(16, 16, 3, 3), torch.zeros(4096, 16, 3, 3)
+    for takes in (exact_products.convolves, exact_products.pulls):
+        assert takes(small, same)
+        assert not takes(large, same)
+        assert not takes(small, wider)  # what comes out, and goes back, is larger
