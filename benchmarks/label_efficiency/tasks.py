@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.label_efficiency import cifar, cryoet, digits, fashion, nuclei
+from benchmarks.label_efficiency import cifar, cryoet, digits, fashion, nuclei, segments
 from benchmarks.label_efficiency.arrays import ArrayTask, Plan
 
 SNRS = (0.5, 0.1, 0.05)
@@ -15,6 +15,9 @@ _LOADERS: dict[str, Callable[..., ArrayTask]] = {
     "digits_paper": digits.load_paper,
     "fashion": fashion.load,
     "fashion_paper": fashion.load_paper,
+    "fashion_4k_paper": partial(fashion.load_paper, train=4_000),
+    "segments": segments.load,
+    "segments_paper": segments.load_paper,
     "cifar": cifar.load,
     "nuclei": nuclei.load,
     **{f"cryoet_{snr:g}": partial(cryoet.load, snr=snr) for snr in SNRS},
@@ -53,12 +56,15 @@ EXTENTS = {
     "cifar": Extent(5, _MAIN),
     "digits_paper": Extent(20, REGIMES),
     "fashion_paper": Extent(8, REGIMES),
+    "fashion_4k_paper": Extent(8, REGIMES),
+    "segments": Extent(20, REGIMES),
+    "segments_paper": Extent(20, REGIMES),
     "nuclei": Extent(7, _MAIN),
     "cryoet_0.5": Extent(7, _MAIN),
     "cryoet_0.1": Extent(5, _SOME),
     "cryoet_0.05": Extent(5, _SOME),
 }
-_PAGE = tuple(name for name in TASKS if not name.endswith("_paper"))
+_PAGE = tuple(n for n in TASKS if not n.endswith("_paper") and n != "segments")
 GROUPS = {"all": _PAGE, "cryoet": tuple(name for name in TASKS if name.startswith("cryoet"))}
 
 

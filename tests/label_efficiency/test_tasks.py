@@ -1,5 +1,6 @@
 """Every task, quick: it learns, is scored, and gives curves; data that are absent skip."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from benchmarks.label_efficiency import arrays, cifar, cryoet, fashion, nuclei, tasks
+from benchmarks.label_efficiency import arrays, cifar, cryoet, fashion, nuclei, segments, tasks
 from benchmarks.label_efficiency.arrays import Arrays, Recipe
 from benchmarks.label_efficiency.data_files import VARIABLE, DataMissing, data_root
 from benchmarks.label_efficiency.subtomograms import Imaging
@@ -217,3 +218,26 @@ def test_the_papers_budget_and_what_is_compared_there(tmp_path):
     assert settings.results.name == "regimes"
     assert [strategy(name).name for name in settings.strategies] == list(tasks.REGIMES)
     assert "digits_paper" not in tasks.GROUPS["all"]
+
+
+def test_a_table_of_river(tmp_path):
+    """Classes are numbered by name, columns have mean 0 and variance 1; a constant one is 0."""
+    header = ",".join([*(f"x{i}" for i in range(18)), "category"])
+    rows = [f"{i}," + "3," * 17 + ("sky" if i % 2 else "grass") for i in range(4)]
+    with zipfile.ZipFile(tmp_path / "segment.csv.zip", "w") as archive:
+        archive.writestr("segment.csv.zip", "\n".join([header, *rows]))  # its name in river's
+    x, y = segments._read(tmp_path / "segment.csv.zip")
+    assert y.tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(x[:, 0], (torch.arange(4) - 1.5) / 1.25**0.5)
+    assert (x[:, 1:] == 0).all()
+    assert segments.network()(x).shape == (4, 7)
+
+
+@pytest.mark.parametrize("name", ["fashion_4k_paper", "segments_paper"])
+def test_smaller_pools_keep_the_papers_shares(name):
+    try:
+        task = tasks.make(name, data_root())
+    except DataMissing as missing:
+        pytest.skip(str(missing))
+    size, plan = len(task.train_set), task.plan
+    assert (plan.start, plan.budget, plan.subset) == (size // 10, size // 20, size // 2)
