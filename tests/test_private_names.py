@@ -47,6 +47,7 @@ NAMES = {
     f"{KERNELS}/switches.py": {
         "_C": "the module that has `DisableTorchFunction`, with which no mode looks on",
         "_weight_norm": "weight normalisation is opened for its parameters' sake",
+        "_make_dual": "derivatives of forward mode that a model has traced are noticed",
         "_orig_mod": "a compiled model is scored as what it was compiled from",
         "_backward_hooks": "those of the caller's parameters do not run in verification",
         "_backward_pre_hooks": "hooks of modules, which no transform runs, are told by name",

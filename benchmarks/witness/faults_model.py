@@ -86,7 +86,7 @@ FAULTS = [
         "a model that writes to a large buffer sees what the samples before wrote",
     ),
     Fault(
-        _SUBJECT, "option that does nothing",
+        "_model/returned.py", "option that does nothing",
         "return logits.movedim(class_dim, -1)[0]", "return logits.movedim(1, -1)[0]",
         "class_dim has no effect: scores over the wrong dimension",
     ),
@@ -119,7 +119,7 @@ FAULTS = [
         "frozen parameters count",
     ),
     Fault(
-        _SUBJECT, "wrong output",
+        "_model/returned.py", "wrong output",
         'next((output[key] for key in ("logits", "out") if key in output), output)',
         "next(iter(output.values()), output)",
         "of a mapping of outputs the first is scored, whatever it is called",
@@ -128,6 +128,16 @@ FAULTS = [
         "_model/standins.py", "dropped branch",
         'if not held or (name == "requires_grad_" and not own):', "if not held:",
         "derivatives that a model takes by its own parameters are zero",
+    ),
+    Fault(
+        "_model/derivatives.py", "dropped guard",
+        "_is_tracing() and is_transforming()", "not is_transforming()",
+        "values of `torch.func.linearize` in a model are anybody's with verify=False",
+    ),
+    Fault(
+        "_model/record.py", "lost in one branch",
+        "self.nested.update(piece.name for piece in pieces)", "self.nested.update(())",
+        "layers that a model differentiates by jvp are refused as used differently each time",
     ),
     Fault(
         "_model/lineage.py", "dropped guard",

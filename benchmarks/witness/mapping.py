@@ -57,6 +57,8 @@ TESTS = {
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring",
+    "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
+    "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
     "_model/record": "engine/test_last_layer_after "

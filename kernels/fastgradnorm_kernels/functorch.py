@@ -29,6 +29,10 @@ outside: Any = getattr(torch._C, "_DisableFuncTorch", None)
 _Base: Any = getattr(torch.autograd.function, "_SingleLevelFunction", torch.autograd.Function)
 
 
+# What `level_of` says of a tensor without a wrapper; less of one whose transform has ended.
+NO_LEVEL = -1
+
+
 def current_level() -> int | None:
     """Nesting level of the innermost transform; None outside all of them, or if it cannot be told.
 
@@ -69,7 +73,10 @@ def is_differentiable(tensor: Tensor) -> bool:
 
 
 def level_of(tensor: Tensor) -> int:
-    """Nesting level of the outermost wrapper. Can go with `current_level`."""
+    """Nesting level of the outermost wrapper; -1 without one, less of one that has ended.
+
+    Can go with `current_level`.
+    """
     level: int = _functorch.maybe_get_level(tensor)
     return level
 
@@ -163,6 +170,7 @@ class _Square(SingleLevel):
         with outside():
             plain = inside(x).movedim(batch_dim(x), 0)
             assert not (is_wrapped(plain) or is_batched(plain) or is_differentiable(plain))
+            assert level_of(plain) == NO_LEVEL
             output = plain.square()
             assert not is_wrapped(output)
         return wrap(batched(output, level_of(x)))

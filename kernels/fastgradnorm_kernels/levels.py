@@ -109,3 +109,14 @@ def aligned(*tensors: Tensor | None) -> Aligned | None:
         return tensor.expand(*(sizes[level] for level in levels), *tensor.shape[len(levels) :])
 
     return Aligned([align(i) for i in insides], levels, tuple(sizes[level] for level in levels))
+
+
+def is_of_another(tensor: Tensor, level: int | None) -> bool:
+    """Whether a transform within that of `level` wraps the tensor, or one that has ended.
+
+    Where that cannot be told, any transform is taken for another.
+    """
+    if not functorch.works():
+        return functorch.is_transforming()
+    found = functorch.level_of(tensor)
+    return found < functorch.NO_LEVEL or found > (level or 0)

@@ -28,6 +28,9 @@ def _never(*args: Any) -> Any:
 # What parametrizations of PyTorch call to normalise a weight, so that a mode can know it. Can go
 # when that has a rule for `vmap`. Nothing is to be proved: where it is called, it is this one.
 weight_norm: Callable[..., Any] = getattr(torch, "_weight_norm", _never)
+# What derivatives of forward mode begin with, so that a mode can know one that is traced. Can go
+# when `torch.func.linearize` can be nested in other transforms. Likewise, nothing is to be proved.
+make_dual: Callable[..., Any] = getattr(torch, "_make_dual", _never)
 
 
 def compiled_from(model: Any) -> nn.Module | None:

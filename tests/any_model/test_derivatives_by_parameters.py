@@ -38,13 +38,6 @@ def through_a_layer(w):
     return grad(loss)({"weight": w})["weight"]
 
 
-def of_a_detached_one(w):
-    with torch.enable_grad():
-        v = w.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(energy(v), v)
-    return slope + w
-
-
 DERIVATIVES = {
     "grad": lambda w: grad(energy)(w),
     "of a cube": lambda w: grad(lambda v: (v**3).sum())(w),
@@ -55,7 +48,6 @@ DERIVATIVES = {
     "of a view": lambda w: grad(energy)(w.T),
     "inner steps": inner_steps,
     "through a layer": through_a_layer,
-    "of a detached one": of_a_detached_one,
 }
 
 
@@ -69,7 +61,6 @@ def make(name):
     return model.eval()
 
 
-@pytest.mark.filterwarnings("ignore:This model cannot run under vmap.*does not require grad")
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_exact(name):
     assert_exact(make(name), torch.randn(5, 4))

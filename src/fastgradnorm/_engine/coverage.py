@@ -107,6 +107,7 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
     )
     # A use that the logits do not depend on here may count for another sample: a leftover then.
     seen = {p.name for use in recorder.uses for p in (*use.slots.values(), *use.others)}
+    seen |= recorder.nested
     used = [name for name, leaf in leaves.items() if name in seen or edges.into(leaf) > 0]
     leftovers = tuple(name for name in used if name not in groups)
     columns = [name for i in order for _, name in single[i]]

@@ -182,7 +182,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         if is_out_of_memory(error):
             raise
         if measured and isinstance(error, RuntimeError):
-            # `torch.func` forbids hooks: a model that takes derivatives by it runs without.
+            # `torch.func` forbids hooks: a model that takes derivatives by it runs without. Plain
+            # autograd wants all parameters to have gradients, as they have from now on.
             return _record(subject, batch, measured=False)
         if subject.in_loss:
             if isinstance(error, LossError):
@@ -209,7 +210,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     saved.tensors.clear()
     by_output = subject.options.by_output and subject.options.params == "last_layer"
     head = extract(output) if by_output else logits
-    if measured:
+    if measured and not subject.differentiates:
         return _Run(recorder, leaves, logits, head, saved.total)
     outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
     recorder.uses = [_without_rule(use) for use in recorder.uses]

@@ -11,9 +11,10 @@ from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
+from fastgradnorm._model.returned import extract
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns, same
-from fastgradnorm._model.subject import Subject, extract
+from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping, Unharmed
 from fastgradnorm._model.views import Piece, Pieces
 from fastgradnorm._model.watch import READING, PlanChangedError, Watch

@@ -58,8 +58,8 @@ def check_repeatable(subject: Subject, sample: Batch, logits: Tensor | None = No
 
 def _logits(subject: Subject, sample: Batch) -> Tensor:
     view, stand_ins = subject.view({})
-    with torch.no_grad(), Swapping(stand_ins):
-        return subject.run(view, sample, [leaf.clone() for leaf in sample.leaves])
+    with subject.graph(), Swapping(stand_ins):
+        return subject.run(view, sample, [leaf.clone() for leaf in sample.leaves]).detach()
 
 
 def _differ(a: Tensor, b: Tensor, step: float) -> bool:
@@ -86,6 +86,6 @@ def _drawing_layer(subject: Subject, sample: Batch) -> str:
 
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave)
-    with torch.no_grad(), Swapping(stand_ins):
+    with subject.graph(), Swapping(stand_ins):
         subject.run(view, sample, [leaf.clone() for leaf in sample.leaves])
     return found[0] if found else "`model`"

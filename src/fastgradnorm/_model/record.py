@@ -1,11 +1,12 @@
 """The watching of a plain pass over one sample: each use of a tracked parameter, as it happens."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.functorch import is_transforming
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
@@ -64,6 +65,8 @@ class Recorder(Watch):
         uses: In order.
         reads: How often each tracked tensor was an argument of something differentiable, by `id`.
         harmless: (parameter, function) pairs that read a parameter without a gradient.
+        nested: Parameters used within transforms of the model's own, where no use can be told from
+            one that the logits do not depend on.
         statistics: Path of the module of each norm by the statistics of a batch, in order.
         origins: What tensors are made of, if that is to be known.
     """
@@ -81,6 +84,7 @@ class Recorder(Watch):
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()
         self.harmless: set[tuple[str, str]] = set()
+        self.nested: set[str] = set()
         self.statistics: list[str] = []
         self._sources: dict[int, tuple[Tensor, Use, bool]] = {}
         self._changed: dict[int, Callable[[], bool]] = {}  # in place, by a use's `id`
@@ -123,7 +127,9 @@ class Recorder(Watch):
         found = {slot: piece for slot, piece in covered.items() if piece is not None}
         rest = [value for name, value in call.items() if name not in found]
         others = tuple(self.pieces.among(tensors_in(rest, {})))
-        if not output.requires_grad:  # under no_grad
+        if not output.requires_grad:  # under no_grad, or one that a transform is to follow
+            self._note_nested(found.values())
+            self._note_nested(others)
             return output
         made = self._made({name: value for name, value in call.items() if name not in found})
         self._note(Use(func.__name__, self.layer, found, others, rule, output, made), args, kwargs)
@@ -155,9 +161,14 @@ class Recorder(Watch):
                 self._note(use, args, kwargs)
         elif tracked and torch.is_grad_enabled():
             self.harmless.update((piece.name, name) for piece in tracked)
+            self._note_nested(tracked)
         elif len(fresh) == 1:
             self._follow(name, tensors, fresh[0])
         return output
+
+    def _note_nested(self, pieces: Iterable[Piece]) -> None:
+        if torch.is_grad_enabled() and is_transforming():
+            self.nested.update(piece.name for piece in pieces)
 
     def _note(self, use: Use, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.uses.append(use)

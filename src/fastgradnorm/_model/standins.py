@@ -15,12 +15,19 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from fastgradnorm_kernels.functorch import in_memory, is_batched_anywhere, is_transforming
+from fastgradnorm_kernels.functorch import (
+    current_level,
+    in_memory,
+    is_batched_anywhere,
+    is_transforming,
+)
 from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._model import derivatives
+from fastgradnorm._model.holdings import Holdings, address
 from fastgradnorm._operations import tensors_in
 
 # fmt: off
@@ -31,28 +38,6 @@ IN_PLACE = frozenset({
 # fmt: on
 # What they change is not a value, but whether it counts.
 _FLAGS = frozenset({"requires_grad_", "detach_"})
-
-
-class Holdings:
-    """Where the parameters of a model are: the same for all runs.
-
-    Args:
-        parameters: The caller's own, by name.
-        used: What has their values on the device, by `id` of the caller's.
-
-    Attributes:
-        trainable: Names of those that may count.
-        keys: `id` of the caller's, by name.
-        names: Names by `id` of the caller's.
-        memory: Names by where the memory of what is used begins.
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor], used: Mapping[int, Tensor]) -> None:
-        self.trainable = frozenset(name for name, p in parameters.items() if p.requires_grad)
-        self.keys = {name: id(p) for name, p in parameters.items()}
-        self.names = {key: name for name, key in self.keys.items()}
-        self.memory = {_address(used[key]): name for name, key in self.keys.items()}
-        self.memory.pop(0, None)
 
 
 class StandIns:
@@ -67,6 +52,7 @@ class StandIns:
         self._for, self._holdings = dict(tensors), holdings
         self._kept = list(tensors.values())  # so that no `id` is used again
         self._first = tensors
+        self._level = current_level()
 
     @functools.cached_property
     def _names(self) -> dict[int, str]:
@@ -103,9 +89,14 @@ class StandIns:
 
         Raises:
             UnsupportedModelError: If it changes a parameter.
+            OwnDerivativeError: If it takes a derivative that the transforms around would not see.
         """
         name = getattr(func, "__name__", "")
         if not _is_looked_at(name) and kwargs.get("out") is None:  # as nearly all
+            return None
+        if name in derivatives.NAMES:
+            if derivatives.takes_by_autograd(func, args, kwargs, self._level):
+                self._holdings.differentiates = True
             return None
         if name == "__set__":
             return self._set(_attribute(func), args[0], args[1], mode)
@@ -118,7 +109,7 @@ class StandIns:
         if not written:
             return None
         names, memory = self._holdings.names, self._holdings.memory
-        held = [t for t in written if id(t) in names or _address(t) in memory]
+        held = [t for t in written if id(t) in names or address(t) in memory]
         own = [t for t in held if id(t) in self._names]
         if not held or (name == "requires_grad_" and not own):
             # Of a parameter too, where the model itself takes a derivative by it: that is a wrapper
@@ -132,7 +123,7 @@ class StandIns:
         return self._changed_in_place(func, args, kwargs, held)
 
     def _name(self, tensor: Tensor) -> str:
-        return self._holdings.names.get(id(tensor)) or self._holdings.memory[_address(tensor)]
+        return self._holdings.names.get(id(tensor)) or self._holdings.memory[address(tensor)]
 
     def _set(
         self, attribute: str, target: Tensor, value: Any, mode: AbstractContextManager[Any]
@@ -236,7 +227,7 @@ def _is_in_place(name: str) -> bool:
 @functools.cache
 def _is_looked_at(name: str) -> bool:
     """Whether a call of that name may be one that is not carried out on a stand-in."""
-    return name in ("__get__", "__set__") or _is_in_place(name)
+    return name in ("__get__", "__set__") or name in derivatives.NAMES or _is_in_place(name)
 
 
 def _written(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -253,14 +244,6 @@ def _turns_on(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     if name == "requires_grad_":
         return bool(args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
     return False
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the memory begins that a plain tensor is in; 0 if it has none of its own."""
-    tensor = in_memory(tensor)
-    if tensor.layout is not torch.strided or tensor.is_meta:
-        return 0
-    return tensor.untyped_storage().data_ptr()
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

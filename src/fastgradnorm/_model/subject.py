@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from fastgradnorm_kernels.functorch import is_transforming
 from fastgradnorm_kernels.switches import has_backward_hooks
 from torch import Tensor, nn
 
@@ -12,10 +13,12 @@ from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers
 from fastgradnorm._model.declared import Declared, declared
+from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
 from fastgradnorm._model.own_loss import sample_loss, undeclared
+from fastgradnorm._model.returned import extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
-from fastgradnorm._model.standins import Holdings, StandIns
+from fastgradnorm._model.standins import StandIns
 from fastgradnorm._options import Options
 from fastgradnorm._process import models_in_use, random_states, same_random_states
 from fastgradnorm._validate import check_model, fail, type_name
@@ -78,6 +81,10 @@ class Subject:
         tensors = {
             id(p): replaced.get(name, self._moved[id(p)]) for name, p in self.parameters.items()
         }
+        if self.differentiates and not is_transforming():  # by any of those that are trained
+            for name in self._holdings.trainable - replaced.keys():
+                key = id(self.parameters[name])
+                tensors[key] = self._moved[key].detach().requires_grad_()
         tensors.update(self._buffers.copies())
         return self._mold.cast(tensors), StandIns(tensors, self._holdings)
 
@@ -95,6 +102,15 @@ class Subject:
                 f"`{names.get(changed[0], 'a tensor')}`, changed past the module tree; it has its "
                 "values back. Change it by operations of PyTorch, on the module's attribute."
             )
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether the model was seen to take derivatives by plain autograd while it runs."""
+        return self._holdings.differentiates
+
+    def graph(self) -> AbstractContextManager[Any]:
+        """The context of a run whose graph nobody wants, but perhaps the model itself."""
+        return torch.enable_grad() if self.differentiates else torch.no_grad()
 
     def hooked(self) -> str | None:
         """The first module with a backward hook, in words; transforms do not run those."""
@@ -142,7 +158,7 @@ class Subject:
             scored, output = self.scored(view, batch, leaves)
         self.drew = not same_random_states(before, random_states())
         if not self.options.by_output:
-            scored = _one_sample(scored, self.options.class_dim)
+            scored = one_sample(scored, self.options.class_dim)
         return scored, output
 
     def scored(
@@ -250,50 +266,3 @@ def _settled(options: Options, declared: Declared | None) -> Options:
             "`likelihood='categorical'` or `likelihood='bernoulli'`."
         )
     return options.changed(likelihood="bernoulli") if declared.meaning == "labels" else options
-
-
-def extract(output: Any) -> Tensor:
-    """The logits of what a model returns."""
-    if isinstance(output, tuple) and any(hasattr(output, name) for name in ("logits", "out")):
-        output = getattr(output, "logits" if hasattr(output, "logits") else "out")
-    elif isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    elif isinstance(output, Mapping):
-        output = next((output[key] for key in ("logits", "out") if key in output), output)
-    elif hasattr(output, "logits"):
-        output = output.logits
-    if not isinstance(output, Tensor):
-        raise UnsupportedModelError(
-            "`model` must return logits: a tensor, a tuple (first), a mapping with 'out' or "
-            f"'logits', or an object with `.logits`. Got {type_name(output)}. "
-            "Pass `forward=lambda model, batch: ...` that returns them."
-        )
-    if output.dim() == 0:
-        raise fail(
-            "model",
-            "a classifier that returns logits [N, C, ...]",
-            output,
-            "One number is a loss, or a mean over samples. If logits stand elsewhere in what it "
-            "returns, pass `forward=lambda model, batch: ...` that returns them.",
-        )
-    if not output.is_floating_point():
-        raise fail("model", "a classifier that returns floating-point logits", output)
-    return output
-
-
-def _one_sample(logits: Tensor, class_dim: int) -> Tensor:
-    """Logits of a batch of one, without the batch dimension and with the classes last."""
-    if logits.numel() == 0:
-        raise fail("model", "a classifier that returns logits of at least one class", logits)
-    if logits.dim() == 1 and len(logits) == 1:
-        return logits  # a single logit, squeezed
-    if logits.dim() < 2 or logits.shape[0] != 1:
-        raise fail(
-            "model",
-            "a classifier that returns logits [N, C, ...], here [1, C, ...] for one sample",
-            logits,
-            "Keep the batch dimension (`squeeze(-1)`, not `squeeze()`).",
-        )
-    if not 1 - logits.dim() <= class_dim < logits.dim():
-        raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
-    return logits.movedim(class_dim, -1)[0]

@@ -23,7 +23,8 @@ class OwnModel:
     """The caller's model in eval mode, with its own parameters, buffers and hooks.
 
     Where it is on another device than is asked for, its parameters are of inference mode, or it
-    changes them while it runs, a copy of its module tree with usable ones is called instead.
+    changes them or takes derivatives by them while it runs, a copy of its module tree with usable
+    ones is called instead.
 
     Args:
         subject: The model.
@@ -42,6 +43,8 @@ class OwnModel:
         self.carried: str | None = None
         self._asked = False
         self._borrowed = all(t.device == subject.device and not t.is_inference() for t in tensors)
+        if subject.differentiates:  # whose gradients would be left in the caller's parameters
+            self._borrowed = False
 
     @property
     def written(self) -> list[str]:
@@ -56,8 +59,8 @@ class OwnModel:
         """
 
         def call() -> Tensor:
-            with self._ready({}) as model, torch.no_grad():
-                found = self._called(model, batch)
+            with self._ready({}) as model, self.subject.graph():
+                found = self._called(model, batch).detach()
                 fresh, self._asked = self._borrowed and not self._asked, True
                 kept = self._state.changed() if fresh and self._state is not None else None
                 if kept is not None and not _close(self._called(model, batch), found):

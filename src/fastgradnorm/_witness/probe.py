@@ -75,8 +75,8 @@ def probe(subject: Subject, batch: Batch, hook: Callable[[nn.Module], Any] | Non
 
 def rows(subject: Subject, batch: Batch, hook: Callable[[nn.Module], Any] | None = None) -> Tensor:
     """Logits `[n, *rest]` by one call without a graph, the classes where the model has them."""
-    with torch.no_grad():
-        return extract(_call(subject, batch, {}, hook))
+    with subject.graph():
+        return extract(_call(subject, batch, {}, hook)).detach()
 
 
 def with_graph(subject: Subject, sample: Batch) -> tuple[dict[str, Tensor], Any]:

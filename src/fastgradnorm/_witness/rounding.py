@@ -98,12 +98,13 @@ def logits_movement(subject: Subject, batch: Batch, narrow: bool = False) -> Ten
             name: move(v.detach()) for name, v in subject.values(list(subject.chosen)).items()
         }
         view, stand_ins = subject.view(leaves)
-        with Swapping(stand_ins), torch.no_grad(), subject.autocast():
+        with Swapping(stand_ins), subject.graph(), subject.autocast():
             moved = [move(leaf) for leaf in batch.leaves]
             if subject.options.by_output:
                 rows = [[leaf[i : i + 1] for leaf in moved] for i in range(len(batch))]
-                return torch.stack([subject.scored(view, batch, row)[0] for row in rows]).double()
-            logits = extract(batch.run(view, moved))
+                losses = [subject.scored(view, batch, row)[0] for row in rows]
+                return torch.stack(losses).detach().double()
+            logits = extract(batch.run(view, moved)).detach()
         return logits.double() / subject.options.temperature
 
     return _trials(subject, run, narrow)
