@@ -51,6 +51,21 @@ FAULTS = [
         "of a loader that shuffles, acquire leaves out others than those that are labelled",
     ),
     Fault(
+        _READING, "dropped guard",
+        "which = replace(wants, read=digest([missing]))", "which = wants",
+        "a checkpoint gives the features of other labelled samples than those of the call",
+    ),
+    Fault(
+        _GATHER, "option that does nothing",
+        'kept = {"features": wants.features, "probabilities": wants.classes}', "kept: dict[str, bool] = {}",
+        "a checkpoint without features is gone on with by a strategy that needs them, and fails in other words",
+    ),
+    Fault(
+        _ACQUIRE, "dropped guard",
+        "    check_ranks(asked.distributed, told | bounds)\n", "",
+        "ranks that are given different labelled samples choose differently, and nobody is told",
+    ),
+    Fault(
         _ACQUIRE, "wrong index",
         "indices=read.places[positions],", "indices=positions,",
         "of a loader that shuffles, acquire gives places in the loader for indices of the dataset",

@@ -13,7 +13,7 @@ from fastgradnorm._errors import ArgumentError, NoSingleHeadError
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
-from fastgradnorm._pool import as_loader, check_loader
+from fastgradnorm._pool import as_loader, check_loader, check_ranks
 from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results import Selection, pool_facts, records
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
@@ -73,7 +73,10 @@ def acquire(
         seed: Of everything random.
         batch_size: Of the batches of a dataset.
         options: Keyword arguments of `Options`. By default `params="last_layer"`, which takes a
-            forward pass alone; `scheme` is what scores are. `seed` is that of the call.
+            forward pass alone; `scheme` is what scores are. `seed` is that of the call. With a
+            `checkpoint` a call that was stopped goes on where it was and chooses the same: the
+            file holds scores, and beside it (`.bin`) lie features; what has to be read of samples
+            that are labelled is in files of the same names with `.labelled`.
 
     Returns:
         The chosen, best first, with a record of each; the scores of the pool, and what the model
@@ -88,7 +91,7 @@ def acquire(
     Guarantees:
         - The pool is read once.
         - What is labelled is not chosen, and no sample twice.
-        - The same seed gives the same choice.
+        - The same seed gives the same choice, on every rank where several share the pool.
 
     Example:
         >>> import torch
@@ -107,6 +110,9 @@ def acquire(
     known = labelled_indices(labelled)
     what = in_space(named(strategy), space)
     asked = _options(what, {**options, "seed": seed})
+    told = {"k": k, "strategy": what.name, "space": space, "seed": seed, "labelled": known}
+    bounds = {"max_per_group": max_per_group, "max_similarity": max_similarity, "groups": groups}
+    check_ranks(asked.distributed, told | bounds)
     wants = _wants(what, max_similarity is not None)
     start = time.perf_counter()
     loader = as_loader(pool, model, asked.forward, batch_size, "pool")
@@ -179,12 +185,6 @@ def _options(what: Named, given: dict[str, Any]) -> Options:
         raise fail("scheme", wanted, asked.scheme, f"One of {', '.join(map(repr, SCHEMES))}.")
     if asked.likelihood == "gaussian":
         raise fail("likelihood", "that of a classifier for `acquire`", asked.likelihood)
-    if asked.group_by is not None:
-        raise fail("group_by", "None for `acquire`", asked.group_by)
-    if asked.checkpoint is not None:
-        raise fail(
-            "checkpoint", "None for `acquire`, whose features it cannot hold", asked.checkpoint
-        )
     return asked
 
 

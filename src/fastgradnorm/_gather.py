@@ -15,7 +15,7 @@ from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
 from fastgradnorm._results import PoolScores
-from fastgradnorm._schemes import Scored, SketchScheme, predictions
+from fastgradnorm._schemes import Scored, SketchScheme, is_column, predictions
 from fastgradnorm._scorer import GradNormScorer
 from fastgradnorm._sketched import Sketches
 
@@ -31,6 +31,7 @@ class Wants:
         dim: Length of a sketch.
         classes: Probabilities and residuals of all classes.
         single: Samples must have one label each.
+        read: Which samples are read, where what begins a pool does not tell; for checkpoints.
     """
 
     strategy: str
@@ -39,6 +40,7 @@ class Wants:
     dim: int = 512
     classes: bool = False
     single: bool = False
+    read: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ class _Gatherer(GradNormScorer[Any, Any]):
 
     def _see(self, part: Part) -> None:
         for name, values in part.scored.scores.items():
-            if name not in self.options.schemes:
+            if name not in self.options.schemes and not is_column(name):
                 self._kept.add(name, values)
                 self._widths[name] = tuple(values.shape[1:])
 
@@ -99,8 +101,19 @@ class _Everything(Norms):
         self._length: int | None = None  # of features
         self._sketches: Sketches | None = None
         if wants.sketch is not None:
-            self._sketches = Sketches(subject, options, wants.dim, wants.sketch)
+            whole = replace(options, group_by=None)
+            self._sketches = Sketches(subject, whole, wants.dim, wants.sketch)
         self._subject = subject
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same for a run to be continued: the columns that it keeps."""
+        wants = self._wants
+        kept = {"features": wants.features, "probabilities": wants.classes}
+        found = {"beside scores": ", ".join(name for name, is_kept in kept.items() if is_kept)}
+        if wants.read:
+            found["samples"] = wants.read
+        return found if self._sketches is None else found | self._sketches.facts
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""

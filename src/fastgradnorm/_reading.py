@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastgradnorm._candidates import check_indices
 from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._gather import Gathered, Wants, gather
 from fastgradnorm._options import Options
-from fastgradnorm._pool import can_be_indexed, made_anew
+from fastgradnorm._pool import can_be_indexed, digest, made_anew
 
 # Columns that hold points, of which a pass has one at most.
 POINTS = ("features", "sketch")
@@ -129,10 +130,13 @@ def _of_pool(
             "labelled",
         )
     rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
-    more = gather(model, rest, _again(asked), wants).columns
+    which = replace(wants, read=digest([missing]))
+    more = gather(model, rest, _again(asked), which).columns
     return {name: torch.cat([values, more[name]]) for name, values in found.items()}
 
 
 def _again(asked: Options) -> Options:
-    """The same options for what is labelled: all of it, and verified already."""
-    return replace(asked, subset=None, verify=False)
+    """The same options for what is labelled: all of it, verified already, in a file of its own."""
+    path = None if asked.checkpoint is None else Path(asked.checkpoint)
+    beside = path and path.with_name(f"{path.name}.labelled")
+    return replace(asked, subset=None, verify=False, checkpoint=beside)

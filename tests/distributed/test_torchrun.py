@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastgradnorm import GradNormScorer, gradient_sketch, score_pool
+from tests.distributed.torchrun_job import CHOICES, chosen
 from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
@@ -21,6 +22,11 @@ def found(tmp_path_factory):
     code, output = launch(TORCHRUN, "torchrun_job.py", "cases", folder)
     assert code == 0, output
     return [torch.load(folder / f"{rank}.pt") for rank in RANKS]
+
+
+@pytest.fixture(scope="module")
+def chosen_alone(tmp_path_factory):
+    return chosen(tmp_path_factory.mktemp("alone"))
 
 
 def alone(model=pools.mlp, **options):
@@ -132,12 +138,21 @@ def test_the_error_of_one_rank_is_told_on_all(found):
         ("own_length", "Got shares of 4, 2 batches"),
         ("shuffled", "`loader` must not shuffle where several ranks share it"),
         ("no_batch", "`loader` must yield at least one sample"),
+        ("own_labelled", "`labelled` must be the same on every rank. Got another one on rank 1"),
+        ("own_groups", "`groups` must be the same on every rank. Got another one on rank 1"),
+        ("own_k", "`k` must be the same on every rank. Got another one on rank 1"),
     ],
 )
 @pytest.mark.parametrize("rank", RANKS)
 def test_ranks_that_mean_different_things_are_refused(found, rank, case, message):
     assert found[rank][case]["is_value_error"]
     assert message in found[rank][case]["text"]
+
+
+@pytest.mark.parametrize("case", [*CHOICES, "ragged", "stopped"])
+def test_every_rank_chooses_what_one_process_does(found, chosen_alone, case):
+    for rank in RANKS:
+        assert found[rank]["chosen"][case].tolist() == chosen_alone[case].tolist()
 
 
 def test_a_killed_rank_ends_the_job(tmp_path):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, SubsetRandomSampler
 
-from fastgradnorm import GradNormScorer, score_pool, store_sketches
+from fastgradnorm import GradNormScorer, RankFailedError, acquire, score_pool, store_sketches
 from tests.support import pools
 
 
@@ -41,6 +41,37 @@ def sketches(folder):
         store_sketches(pools.mlp(), pools.ragged(), Path(folder) / "sketches", 8)
     except ValueError as error:
         return {"rows": store[:], "again": str(error)}
+
+
+CHOICES = {
+    "herding": {"labelled": [4, 30]},
+    "bait": {"strategy": "bait", "labelled": {4: "a", 30: "b"}},
+    "sketches": {"space": "sketch", "strategy": "sketch/predicted/all/lcmd"},
+    "part": {"subset": 20, "labelled": list(range(0, 36, 3)), "strategy": "coreset"},
+    "groups": {"groups": [i % 5 for i in range(37)], "max_per_group": 2, "strategy": "margin"},
+    "random": {"strategy": "random", "seed": 3},
+}
+
+
+def chosen(folder, **options):
+    """What each strategy chooses of a pool of uneven shares, and of a run that was stopped."""
+    model = pools.mlp()
+    found = {
+        name: acquire(model, pools.loader(), 7, progress=False, **given, **options).indices
+        for name, given in CHOICES.items()
+    }
+    found["ragged"] = acquire(
+        model, pools.ragged(), 7, labelled=pools.inputs()[:9].split(4), progress=False, **options
+    ).indices
+    for attempt in range(2):
+        data = pools.Rows(fails_at=None if attempt else 28)
+        loader = DataLoader(data, pools.SIZE, collate_fn=pools.first_column)
+        path = Path(folder) / "chosen.jsonl"
+        with contextlib.suppress(OSError, RankFailedError):
+            found["stopped"] = acquire(
+                model, loader, 7, labelled=[4, 30], checkpoint=path, progress=False, **options
+            ).indices
+    return found
 
 
 def whole_pools():
@@ -137,12 +168,22 @@ def failures():
     def shuffled():
         score_pool(pools.mlp(), pools.loader(shuffle=True))
 
+    def own_labelled():
+        acquire(pools.mlp(), pools.loader(), 7, labelled=[4, 30 + rank])
+
+    def own_groups():
+        groups = [f"video {i % (5 + rank)}" for i in range(37)]
+        acquire(pools.mlp(), pools.loader(), 7, groups=groups, max_per_group=2)
+
+    def own_k():
+        acquire(pools.mlp(), pools.loader(), 7 + rank)
+
     def no_batch():
         score_pool(pools.mlp(), [])
 
     return [
         *(nan, one_rank, other_model, own_share, own_order, own_length),
-        *(shuffled, no_batch),
+        *(shuffled, no_batch, own_labelled, own_groups, own_k),
     ]
 
 
@@ -167,6 +208,7 @@ def main(what, folder):
         for case in whole_pools():
             found[case.__name__] = case()
         found["sketches"] = sketches(folder)
+        found["chosen"] = chosen(folder)
         for case in failures():
             try:
                 found[case.__name__] = case()

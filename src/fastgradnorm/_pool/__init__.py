@@ -11,7 +11,7 @@ from fastgradnorm._pool.provenance import by_group, provenance
 from fastgradnorm._pool.run import Run, score_verified
 from fastgradnorm._pool.samples import make_pool, nothing_to_score
 from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._pool.start import make_engine, start
+from fastgradnorm._pool.start import check_ranks, make_engine, start
 
 __all__ = [
     "Columns",
@@ -23,6 +23,7 @@ __all__ = [
     "by_group",
     "can_be_indexed",
     "check_loader",
+    "check_ranks",
     "digest",
     "is_dataset",
     "made_anew",

@@ -140,6 +140,14 @@ def likeness(sample: Any) -> list[str]:
     return [_told(leaf) for leaf in pytree.tree_leaves(sample)]
 
 
+def digest_of(value: Any) -> str:
+    """One digest of all that is in a value of plain things, tensors, arrays, columns of tables."""
+    if hasattr(value, "to_numpy") or isinstance(value, np.ndarray):
+        value = value.tolist() if hasattr(value, "tolist") else list(value)
+    keys = [*map(repr, value)] if isinstance(value, Mapping) else []
+    return _of_lines([*keys, *likeness(value)])
+
+
 def _told(leaf: Any) -> str:
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
         leaf = torch.from_numpy(leaf.copy())

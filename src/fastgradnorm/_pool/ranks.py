@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError, RankFailedError
 from fastgradnorm._model import Mold
-from fastgradnorm._pool.identity import likeness, tensor_digests
+from fastgradnorm._pool.identity import digest_of, likeness, tensor_digests
 from fastgradnorm._pool.shares import Share, share
 
 T = TypeVar("T")
@@ -110,6 +110,28 @@ class Ranks:
         except Exception as error:
             failure = error
         self._meet(None, failure)
+
+    def agree(self, given: dict[str, Any]) -> None:
+        """Makes sure that arguments are the same on every rank.
+
+        Args:
+            given: Their values, by the arguments' names.
+
+        Raises:
+            ValueError: If one is not, which is named.
+        """
+        told = {name: digest_of(value) for name, value in given.items()}
+        everywhere = self._meet(told, None)
+        for rank, there in enumerate(everywhere):
+            for name in told:
+                if there[name] != everywhere[0][name]:
+                    raise ArgumentError(
+                        f"`{name}` must be the same on every rank. Got another one on rank {rank} "
+                        "than on rank 0. Make it on one rank and send it to the others "
+                        "(`torch.distributed.broadcast_object_list`), or pass `distributed=False` "
+                        "for what a rank has of its own.",
+                        name,
+                    )
 
     def _open(self, model: nn.Module, loader: Any) -> tuple[nn.Module, Share]:
         """The model and the share to score, after making sure that all ranks mean the same."""

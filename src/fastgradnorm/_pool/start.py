@@ -56,3 +56,10 @@ def start(
     if ranks is not None:
         return SharedRun(ranks, model, loader, options, make)
     return Run(make(model, options), make_pool(loader, options.subset, options.seed))
+
+
+def check_ranks(distributed: bool | None, given: dict[str, Any]) -> None:
+    """Raises `ValueError` where ranks share a pool and an argument is another on one of them."""
+    ranks = Ranks.joined(distributed)
+    if ranks is not None:
+        ranks.agree(given)
