@@ -29,3 +29,7 @@ def test_help_says_what_each_option_does(function):
     for field in fields(Options):
         assert re.search(rf"^        {field.name}: \S", arguments, re.MULTILINE), field.name
     assert text.index("Returns:") < text.index("Raises:")
+
+
+def test_typed_calls_on_gradients_run():
+    typed_calls.calls_on_gradients()

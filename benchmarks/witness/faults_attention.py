@@ -6,7 +6,7 @@ from benchmarks.witness.fault import Fault
 FAULTS = [
     Fault(
         "_operations/attention.py", "option that does nothing",
-        "scale = query.shape[-1] ** -0.5 if scale is None else scale\n    if attn_mask is not None", "scale = query.shape[-1] ** -0.5\n    if attn_mask is not None",
+        "scale = math.pow(query.shape[-1], -0.5) if scale is None else scale\n    if attn_mask is not None", "scale = query.shape[-1] ** -0.5\n    if attn_mask is not None",
         "scaled_dot_product_attention ignores the scale it is given",
     ),
     Fault(

@@ -55,7 +55,9 @@ def copied_together(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     One times a number is that number, minus zero and NaN included. Can go when PyTorch copies
     several tensors at once.
     """
-    copies: Sequence[Tensor] = torch._foreach_mul([*tensors], 1)
+    # The stub of `torch` has it and does not hand it on.
+    multiplied = torch._foreach_mul  # pyright: ignore[reportPrivateImportUsage]
+    copies: Sequence[Tensor] = multiplied([*tensors], 1)
     return copies
 
 

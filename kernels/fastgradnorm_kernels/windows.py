@@ -177,7 +177,7 @@ def of_convolution(
     kernel, stride, padding, dilation = options
     channels = _padded_channels(x.shape[1] // groups, x.element_size(), sixteens)
     copy = _channels_last(x, padding, groups, channels)
-    numbers = dict(zip(("OUT_Y", "OUT_X"), _three(out, 1)[1:], strict=True))
+    numbers: dict[str, int] = dict(zip(("OUT_Y", "OUT_X"), _three(out, 1)[1:], strict=True))
     numbers |= dict(zip(("KERNEL_Y", "KERNEL_X"), _three(kernel, 1)[1:], strict=True))
     for of, steps in (("t", _three(stride, 1)), ("i", _three(dilation, 1))):
         for dim, step, place in zip("zyx", steps, copy.stride()[1:4], strict=True):

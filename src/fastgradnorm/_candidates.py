@@ -44,9 +44,9 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     if isinstance(labelled, (str, bytes)):
         raise fail_type("labelled", _WHAT, labelled)
     # Of pandas, polars.
-    column = hasattr(labelled, "to_numpy") and not isinstance(labelled, Dataset)
-    if column or isinstance(labelled, (Tensor, np.ndarray)):
-        return _of_array(labelled.to_numpy() if column else labelled)
+    column = None if isinstance(labelled, Dataset) else getattr(labelled, "to_numpy", None)
+    if column is not None or isinstance(labelled, (Tensor, np.ndarray)):
+        return _of_array(labelled if column is None else column())
     if not isinstance(labelled, (Sequence, Set, ValuesView, Mapping)):
         return None
     first = next(iter(labelled), None)

@@ -95,9 +95,12 @@ def gradient_dots(
     chosen = checked_dots("gradient_dots", scheme, options)
     given = scheme, cosine, metric
     if checkpoints is None:
-        made = directions(model) if callable(directions) else directions
-        return _dots(model, loader, made, chosen, *given)[0]
+        return _dots(model, loader, _made(directions, model), chosen, *given)[0]
     return _over_checkpoints(model, loader, directions, chosen, given, checkpoints)
+
+
+def _made(directions: Any, model: nn.Module) -> Any:
+    return directions(model) if callable(directions) else directions
 
 
 def _over_checkpoints(
@@ -120,8 +123,7 @@ def _over_checkpoints(
         if isinstance(state, (str, Path)):
             state = torch.load(state, map_location="cpu", weights_only=True)
         other.load_state_dict(state)
-        made = directions(other) if callable(directions) else directions
-        found, indices = _dots(other, loader, made, options, *given)
+        found, indices = _dots(other, loader, _made(directions, other), options, *given)
         order = indices if total is None else order
         alike = total is None or (len(found) == len(total) and _same(order, indices))
         if not alike:

@@ -267,9 +267,10 @@ class HeadInput(Watch):
     ) -> Any:
         if func is not torch.nn.functional.linear or self.given is not None:
             raise PlanChangedError
-        self.given, self.output = call["input"], self.run(func, args, kwargs)
-        self._changed = marked(in_memory(self.output))
-        return self.output
+        output: Tensor = self.run(func, args, kwargs)
+        self.given, self.output = call["input"], output
+        self._changed = marked(in_memory(output))
+        return output
 
     def is_output(self, logits: Tensor) -> bool:
         """Whether these are the layer's output itself; if not, they may be a copy of it.

@@ -113,11 +113,16 @@ def _of_config(path: str, module: nn.Module) -> Declared | None:
     return None
 
 
+_Meant = tuple[str, nn.Module, Meaning | None]
+
+
 def _of_what_it_holds(path: str, module: nn.Module) -> Declared | None:
     """By its loss and its metrics, where all of them say the same."""
-    losses = [(name, m, meaning_of_loss(m)) for name, m in module.named_children()]
-    metrics = [(name, m, _meaning_of_metric(m)) for name, m in module.named_modules()]
-    meanings = {meaning for _, _, meaning in (*losses, *metrics) if meaning is not None}
+    losses: list[_Meant] = [(name, m, meaning_of_loss(m)) for name, m in module.named_children()]
+    metrics: list[_Meant] = [(name, m, _meaning_of_metric(m)) for name, m in module.named_modules()]
+    meanings: set[Meaning] = {
+        meaning for _, _, meaning in (*losses, *metrics) if meaning is not None
+    }
     named = [(name, m) for name, m, meaning in losses if meaning and name in _LOSS_NAMES]
     named += [(name, m) for name, m, meaning in metrics if meaning]
     if len(meanings) != 1 or not named:

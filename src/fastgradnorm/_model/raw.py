@@ -60,7 +60,8 @@ def with_tensors(raw: Any, wide: bool) -> Any:
     if isinstance(raw, Mapping) and any(isinstance(v, np.ndarray) for v in raw.values()):
         return {key: with_tensors(value, wide) for key, value in raw.items()}
     if type(raw) in (tuple, list) and any(isinstance(v, (np.ndarray, Mapping)) for v in raw):
-        return type(raw)(with_tensors(value, wide) for value in raw)
+        values = [with_tensors(value, wide) for value in raw]
+        return tuple(values) if type(raw) is tuple else values
     return raw
 
 

@@ -17,8 +17,8 @@ def extract(output: Any) -> Tensor:
         output = output[0]
     elif isinstance(output, Mapping):
         output = next((output[key] for key in ("logits", "out") if key in output), output)
-    elif hasattr(output, "logits"):
-        output = output.logits
+    else:
+        output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
         raise UnsupportedModelError(
             "`model` must return logits: a tensor, a tuple (first), a mapping with 'out' or "

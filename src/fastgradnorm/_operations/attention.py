@@ -5,6 +5,7 @@ Attention has no parameters, so nothing but its speed and memory is at stake: bo
 kernel makes of them, memory linear in length. Which kernel that is: see `_attention_choice`.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -54,7 +55,7 @@ def attention(
         attn_mask = zeros.masked_fill(~attn_mask, -torch.inf)
     batched = query.dim() == 4
     q, k, v = (t if batched else t[None] for t in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = math.pow(query.shape[-1], -0.5) if scale is None else scale
     if attn_mask is not None:
         attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.dim()) + attn_mask.shape)
     laid = _broadcast(q, k, v, attn_mask)
@@ -115,7 +116,7 @@ def _plain(
     if is_causal:
         ahead = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
         mask = torch.zeros_like(ahead, dtype=q.dtype).masked_fill(ahead, -torch.inf)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = math.pow(q.shape[-1], -0.5) if scale is None else scale
     products = (q * scale) @ k.mT
     return (products if mask is None else products + mask).softmax(-1) @ v
 

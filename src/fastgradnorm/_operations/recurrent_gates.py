@@ -24,10 +24,15 @@ from fastgradnorm._operations.single_level import (
     wrap,
 )
 
+
+def _given(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    return (*args, *kwargs.values())
+
+
 _WEIGHTS, _BIASES = ("weight_input", "weight_hidden"), ("bias_input", "bias_hidden")
 
 
-@torch.overrides.wrap_torch_function(lambda *args: args)
+@torch.overrides.wrap_torch_function(_given)
 def recurrent_gates(
     input: Tensor,
     previous: Tensor,
@@ -122,7 +127,7 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
     return Rule((*_WEIGHTS, *_BIASES), (x, previous), sq_norms, shape, 1, joint, shapes)
 
 
-@torch.overrides.wrap_torch_function(lambda *args: args)
+@torch.overrides.wrap_torch_function(_given)
 def recurrent_projection(input: Tensor, weight: Tensor, output: Tensor) -> Tensor:
     """`F.linear`. `output` has the shape of what it gives."""
     return F.linear(input, weight)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -242,7 +242,7 @@ def _length(loader: Any) -> int | None:
         if not (type(keys) is BatchSampler or isinstance(keys, BatchSampler)):
             return None
     with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
-        return len(loader.dataset)
+        return len(cast("Sized", loader.dataset))
     return None
 
 

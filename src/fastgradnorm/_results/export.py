@@ -117,7 +117,8 @@ def _ids(scores: Scores, ids: Ids | None, count: int) -> list[Any]:
         return [ids[place] for place in places]
     if isinstance(ids, (str, bytes)):
         raise fail_type("ids", "a sequence with one id a score", ids)
-    found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    as_list = getattr(ids, "tolist", None)
+    found = list(ids) if as_list is None else as_list()
     if len(found) == count:
         if sorted(places) == list(range(count)) != list(places):
             raise fail(

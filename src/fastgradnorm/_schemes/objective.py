@@ -104,8 +104,7 @@ class Objective:
     @property
     def own(self) -> dict[Scheme, Callable[[Posterior], Tensor]]:
         """Of the other schemes, what makes the one cotangent."""
-        made = {scheme: TABLE[scheme].cotangent for scheme in self.schemes}
-        return {scheme: make for scheme, make in made.items() if make is not None}
+        return {s: make for s in self.schemes if (make := TABLE[s].cotangent) is not None}
 
     @property
     def has_closed_form(self) -> bool:

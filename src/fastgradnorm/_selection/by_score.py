@@ -1,6 +1,7 @@
 """From scores to the samples to label."""
 
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -47,10 +48,9 @@ def select(
         tensor([1, 3])
     """
     if not isinstance(scores, (Tensor, np.ndarray)):
-        own: Any = getattr(scores, "select", None)
+        own: Callable[..., Tensor] | None = getattr(scores, "select", None)
         if callable(own):
-            chosen: Tensor = own(k, strategy=strategy, seed=seed)
-            return chosen
+            return own(k, strategy=strategy, seed=seed)
         raise fail_type("scores", "a tensor or array [N], or PoolScores", scores)
     values = torch.as_tensor(scores).detach().cpu().double()
     if values.dim() != 1:

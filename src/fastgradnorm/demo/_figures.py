@@ -4,6 +4,7 @@ from functools import partial
 from io import BytesIO
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterMathtext, PercentFormatter

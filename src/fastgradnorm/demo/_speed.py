@@ -43,6 +43,7 @@ def measure_speed(
     model: nn.Module, batches: Sequence[Tensor], loop_images: int, watch: Watch
 ) -> list[Speed]:
     """Score the pool with every scheme, and its first `loop_images` with the loop too."""
+    cases: list[tuple[ParamsName, Scheme]]
     cases = [(params, scheme) for params in get_args(ParamsName) for scheme in SCHEMES]
     return [
         _measure(model, batches, loop_images, params=params, scheme=scheme, watch=watch)

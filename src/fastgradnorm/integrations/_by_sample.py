@@ -14,7 +14,7 @@ def scores_by_sample(model: Any, loader: Any, **options: Any) -> Any:
     Raises:
         ValueError: If the loader leaves samples out, and as `fastgradnorm.score_pool` does.
     """
-    scorer = GradNormScorer(model, **options)
+    scorer: GradNormScorer[Any, Any] = GradNormScorer(model, **options)
     scorer.options.refuse_subset("score_pool")
     found = scorer.score(loader)
     if isinstance(found, PoolScores):

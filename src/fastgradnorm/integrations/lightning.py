@@ -50,7 +50,7 @@ class GradNormWriter(BasePredictionWriter):
         super().__init__("batch_and_epoch")
         check_one_scheme(options)
         self.path = path
-        self.options = {"progress": False, **options}
+        self.options: dict[str, Any] = {"progress": False, **options}
 
     def on_predict_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts anew."""
@@ -58,7 +58,8 @@ class GradNormWriter(BasePredictionWriter):
         self._inbox: deque[Any] = deque()
         # One stream, so that the model is read and verified once and not at each batch; and each
         # batch is scored before the next one is there.
-        scorer = GradNormScorer(pl_module, **{**self.options, "latency": 0})
+        options: dict[str, Any] = {**self.options, "latency": 0}
+        scorer = GradNormScorer(pl_module, **options)
         self._stream: Iterator[Any] = scorer.stream(iter(self._inbox.popleft, None))
 
     def write_on_batch_end(

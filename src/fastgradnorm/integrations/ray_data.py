@@ -65,7 +65,8 @@ class GradNormActor:
         # An actor is given rows of its own: other processes have no part in them, and the scores of
         # a batch are asked for before the next one is there.
         own = {"distributed": False, "latency": 0}
-        self._scorer = GradNormScorer(model_factory(), **{"progress": False, **options, **own})
+        options = {"progress": False, **options, **own}
+        self._scorer = GradNormScorer(model_factory(), **options)
         floating = (p.dtype for p in self._scorer.model.parameters() if p.is_floating_point())
         self._dtype = next(floating, torch.get_default_dtype())
         self._batch: Any = None
