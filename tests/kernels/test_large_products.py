@@ -168,6 +168,18 @@ def test_direct_convolution_with_patches_and_without(most, own, monkeypatch):
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
+@pytest.mark.parametrize("side, patches", [(33, False), (32, True)])
+def test_direct_convolution_of_one_cotangent_with_the_channels_last(side, patches, monkeypatch):
+    built = []
+    seen = reference.seen
+    monkeypatch.setattr(reference, "seen", lambda *args: built.append(args) or seen(*args))
+    x = torch.randn(2, 4, side, side).contiguous(memory_format=torch.channels_last)
+    g, geometry = torch.randn(2, 1, 5, side, side), ((3, 3), (1, 1), (1, 1), (1, 1))
+    actual = reference.direct_conv_sq_norm(x, g, *geometry, 1)
+    assert bool(built) == patches
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_linear(dtype, with_bias):

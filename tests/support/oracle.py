@@ -14,6 +14,7 @@ Cotangents are exact for confident samples. With k the most probable class, `u_j
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -124,9 +125,10 @@ def norms(
     model = copy.deepcopy(model)._apply(_wide).eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = []
-    with torch.enable_grad(), ContiguousGradients():
+    with torch.enable_grad():
         for n, sample in enumerate(samples):
-            out = call(model, in_float64(sample))
+            with ContiguousGradients():
+                out = call(model, in_float64(sample))
             assert out.shape[0] == 1, "the referee takes batches of one"
             out = out / temperature
             z = (out if logits is None else logits[n : n + 1].double() / temperature).detach()
@@ -202,12 +204,13 @@ def _categorical(z: Tensor) -> tuple[list[tuple[float, Tensor]], Tensor]:
 def _bernoulli(z: Tensor) -> tuple[list[tuple[float, Tensor]], Tensor]:
     flat = z.flatten()
     each = [two_classes(logit) for logit in flat]
+    shares = [softmax(pair).tolist() for pair in each]
+    # Class 1 carries the logit.
+    slopes = [[float(label_cotangent(pair, y)[1] / len(flat)) for y in (0, 1)] for pair in each]
     labels = []
     for y in itertools.product((0, 1), repeat=len(flat)):
-        probability, cotangent = 1.0, torch.zeros_like(flat)
-        for i, (pair, label) in enumerate(zip(each, y, strict=True)):
-            probability *= float(softmax(pair)[label])
-            cotangent[i] = label_cotangent(pair, label)[1] / len(flat)  # class 1 carries the logit
+        probability = math.prod(shares[i][label] for i, label in enumerate(y))
+        cotangent = z.new_tensor([slopes[i][label] for i, label in enumerate(y)])
         labels.append((probability, cotangent.view_as(z)))
     entropy = torch.stack([entropy_cotangent(pair)[1] for pair in each]) / len(flat)
     return labels, entropy.view_as(z)
@@ -224,10 +227,14 @@ def _dense(
         entropy[at] = entropy_cotangent(positions[at]) / len(where)
     classes, labels = positions.shape[-1], []
     if masks is None and classes ** len(where) <= MOST_LABEL_MAPS:
+        shares = [softmax(positions[at]).tolist() for at in where]
+        slopes = [
+            [label_cotangent(positions[at], y) / len(where) for y in range(classes)] for at in where
+        ]
         for y in itertools.product(range(classes), repeat=len(where)):
-            probability, cotangent = 1.0, torch.zeros_like(positions)
-            for at, label in zip(where, y, strict=True):
-                probability *= float(softmax(positions[at])[label])
-                cotangent[at] = label_cotangent(positions[at], label) / len(where)
+            probability = math.prod(shares[i][label] for i, label in enumerate(y))
+            cotangent = torch.zeros_like(positions)
+            for i, label in enumerate(y):
+                cotangent[where[i]] = slopes[i][label]
             labels.append((probability, cotangent.movedim(-1, class_dim)))
     return labels, entropy.movedim(-1, class_dim)
