@@ -191,7 +191,7 @@ FAULTS = [
     ),
     Fault(
         _SKETCHED, "option forgotten in one branch",
-        "return subject.with_head(view, batch, inputs, mode.lineage)",
+        "return subject.with_head(view, batch, inputs, lineage)",
         "return subject.run(view, batch, inputs)",
         "sketches ignore the temperature",
     ),

@@ -129,10 +129,10 @@ def _seen(
     tracked = {k: v.detach() for k, v in subject.values(names).items()}
     view, stand_ins = subject.view(tracked)
     mode = LayerInput(Pieces(tracked), stand_ins, passage, leaves)
-    mode.lineage = subject.lineage(tracked, given) if names else None
+    mode.follower = lineage = subject.lineage(tracked, given) if names else None
     # No tensor has a gradient here; what the model itself keeps out of its graph is still seen.
     with torch.enable_grad(), mode:
-        logits = subject.with_head(view, batch, list(given), mode.lineage).detach()
+        logits = subject.with_head(view, batch, list(given), lineage).detach()
     if not names:
         return logits, logits.new_zeros(0)
     if mode.given is None and mode.other:

@@ -97,11 +97,11 @@ def sample_sketch(
         }
         view, stand_ins = subject.view(tapped)
         mode = LinearTaps(tapped, values, stand_ins, passage, leaves, reader)
-        if subject.options.params == "last_layer":
-            mode.lineage = subject.lineage(tapped, leaves)
+        alone = subject.options.params == "last_layer"
+        mode.follower = lineage = subject.lineage(tapped, leaves) if alone else None
         with mode:
             inputs = [leaf[None].clone() for leaf in leaves]
-            return subject.with_head(view, batch, inputs, mode.lineage)
+            return subject.with_head(view, batch, inputs, lineage)
 
     shapes = [(dim,)] * groups + [(dim // 2 + 1, 2)] * groups
     zeros = [torch.zeros(shape, dtype=wide, device=device) for shape in shapes]

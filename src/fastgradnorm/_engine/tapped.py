@@ -86,7 +86,8 @@ class TappedPass:
         direct = subject.values(plan.coverage.leftovers)
         tap = partial(tap_parameter, reached=self._reached, clock=self._clock)
         tapped = {k: tap(k, v, extras[k]) for k, v in direct.items()}
-        view, stand_ins = subject.view({**self._tracked, **tapped})
+        own = {**self._tracked, **tapped}
+        view, stand_ins = subject.view(own)
         mode = Tapping(
             Pieces(self._tracked),
             stand_ins,
@@ -99,11 +100,11 @@ class TappedPass:
             self._reached,
             self._clock,
         )
-        if subject.options.params == "last_layer":
-            mode.lineage = subject.lineage({**self._tracked, **tapped}, self._leaves)
+        alone = subject.options.params == "last_layer"
+        mode.follower = lineage = subject.lineage(own, self._leaves) if alone else None
         with mode:
             inputs = [leaf[None].clone() for leaf in self._leaves]
-            logits = subject.with_head(view, self._batch, inputs, mode.lineage)
+            logits = subject.with_head(view, self._batch, inputs, lineage)
         mode.check_all()
         self._joints = {i: joint for i, (joint, _) in mode.joints.items()}
         return logits, {i: saved for i, (_, saved) in mode.joints.items()}

@@ -6,7 +6,6 @@ from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
-from fastgradnorm._model.lineage import Followed
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
@@ -17,7 +16,7 @@ from fastgradnorm._model.standins import StandIns, same
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping, Unharmed
 from fastgradnorm._model.views import Piece, Pieces
-from fastgradnorm._model.watch import READING, PlanChangedError, Watch
+from fastgradnorm._model.watch import READING, Followed, PlanChangedError, Watch
 
 __all__ = [
     "READING",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm._model.watch import PlanChangedError, Watch
+from fastgradnorm._model.watch import PlanChangedError
 from fastgradnorm._operations import tensors_in
 
 
@@ -88,21 +88,3 @@ def _joined(states: set[Any]) -> _State | None:
         return _State.BEYOND
     order = (_State.LAYER, _State.OTHER, _State.SAMPLE)
     return next((state for state in order if state in states), None)
-
-
-class Followed(Watch):
-    """A watch under which the lineage of tensors is followed, if it has one."""
-
-    lineage: Lineage | None = None
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        output = super().__torch_function__(func, types, args, kwargs)
-        if self.lineage is not None:
-            self.lineage.note(func, args, kwargs or {}, output)
-        return output

@@ -14,7 +14,7 @@ from fastgradnorm._model.origin import Origins
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Piece, Pieces
-from fastgradnorm._model.watch import Watch, mixing_error, takes_statistics
+from fastgradnorm._model.watch import Followed, mixing_error, takes_statistics
 from fastgradnorm._operations import Rule, table, tensors_in
 
 # fmt: off
@@ -56,7 +56,7 @@ class Use:
         return self.operation, *sorted(self.slots.items())
 
 
-class Recorder(Watch):
+class Recorder(Followed):
     """Notes each use of a tracked parameter in a plain forward pass with autograd.
 
     `layers` is the path of modules being run; whoever runs the model keeps it up to date.
@@ -79,7 +79,7 @@ class Recorder(Watch):
         origins: Origins | None = None,
     ) -> None:
         super().__init__(pieces, stand_ins, passage)
-        self.origins = origins
+        self.follower = self.origins = origins
         self.uses: list[Use] = []
         self.layers: list[str] = []
         self.reads: Counter[int] = Counter()
@@ -93,18 +93,6 @@ class Recorder(Watch):
     def layer(self) -> str:
         """Path of the module being run."""
         return self.layers[-1] if self.layers else ""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        output = super().__torch_function__(func, types, args, kwargs)
-        if self.origins is not None:
-            self.origins.note(func, args, kwargs or {}, output)
-        return output
 
     def check(self, func: Callable[..., Any], call: Mapping[str, Any]) -> None:
         if takes_statistics(func, call):

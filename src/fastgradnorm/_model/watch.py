@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from fastgradnorm_kernels import functorch
@@ -189,6 +189,33 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """A call of any other operation; `tensors` are all among its arguments."""
         return self.run(func, args, kwargs)
+
+
+class Follower(Protocol):
+    """What keeps account of tensors, call by call."""
+
+    def note(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Of a call that is done."""
+
+
+class Followed(Watch):
+    """A watch that tells each call, once it is done, to a follower, if it has one."""
+
+    follower: Follower | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs)
+        if self.follower is not None:
+            self.follower.note(func, args, kwargs or {}, output)
+        return output
 
 
 def mixing_error() -> UnsupportedModelError:
