@@ -83,7 +83,7 @@ class Sketches:
         """
         if error is None:
             return run()
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise UnsupportedModelError(
             "`model` must run under `torch.func.vmap` for sketches. Got "
             f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastgradnorm import GradNormScorer
+from fastgradnorm import GradNormScorer, KernelError
 from fastgradnorm._engine import traces
 from fastgradnorm._engine.traced import NotTraceableError, Traced
 
@@ -18,8 +19,8 @@ class Kept(traces.Traces):
 
     made: list["Kept"]
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, blamed):
+        super().__init__(blamed)
         self.made.append(self)
 
 
@@ -177,6 +178,51 @@ def test_what_cannot_be_traced_is_run_as_it_is_and_told(monkeypatch):
     model, batches = images().eval(), pool((2, 8, 8)).split(4)
     assert torch.equal(scores(model, batches), as_they_are(monkeypatch, model, batches))
     assert {each.reason for each in Kept.made if each.reason} == {"RuntimeError: not this one"}
+
+
+def test_errors_of_ours_surface_while_a_pass_is_traced(monkeypatch):
+    for error in (KernelError("the rule of `linear` failed.", "linear"), TypeError("a slip")):
+
+        class Broken(Traced):
+            def __init__(self, run, args, error=error):
+                raise error
+
+        monkeypatch.setattr(traces, "Traced", Broken)
+        with pytest.raises(type(error), match=str(error)):
+            scores(images().eval(), pool((2, 8, 8)).split(4))
+
+
+def test_what_the_model_raises_while_it_is_traced_is_a_reason(monkeypatch):
+    class Untraceable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            if get_proxy_mode() is not None:
+                raise TypeError("not with proxies")
+            return self.layer(x)
+
+    model, batches = Untraceable().eval(), pool((4,)).split(4)
+    assert torch.equal(scores(model, batches), as_they_are(monkeypatch, model, batches))
+    assert {each.reason for each in Kept.made if each.reason} == {"TypeError: not with proxies"}
+
+
+LOSSES = {
+    "cross entropy": lambda o, b: F.cross_entropy(o, b[1]),
+    "an index": lambda o, b: -o.log_softmax(1)[torch.arange(len(o)), b[1]].mean(),
+    "one hot": lambda o, b: -(F.one_hot(b[1], 3) * o.log_softmax(1)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_out_of_range_in_a_replayed_batch_is_told(name):
+    x, y = torch.randn(20, 4), torch.randint(3, (20,))
+    y[14] = 7
+    model, batches = nn.Linear(4, 3).eval(), [*zip(x.split(4), y.split(4), strict=True)]
+    with pytest.raises(ValueError, match="Got 7, which is out of range for 3"):
+        scores(model, batches, scheme="loss", loss=LOSSES[name])
+    assert replayed() >= 1
 
 
 def test_a_trace_that_gives_other_numbers_is_not_used(monkeypatch):

@@ -104,8 +104,41 @@ def test_a_label_out_of_range_further_on_is_told(model):
     labels[4] = 7
     with pytest.raises(ValueError, match="Got 7 for sample 1 of a batch"):
         score(model, [(X[:3], Y[:3]), (X[3:], labels[3:])], loss="cross_entropy")
-    with pytest.raises(ValueError, match="One is out of range"):
+    with pytest.raises(ValueError, match="Got 7, which is out of range for 3"):
         score(model, [(X[:3], Y[:3]), (X[3:], labels[3:])], loss=nn.CrossEntropyLoss())
+
+
+BEYOND = {
+    "cross entropy": lambda o, b: F.cross_entropy(o, b[1]),
+    "nll": lambda o, b: F.nll_loss(o.log_softmax(1), b[1]),
+    "gather": lambda o, b: -o.log_softmax(1).gather(1, b[1][:, None]).mean(),
+    "an index": lambda o, b: -o.log_softmax(1)[torch.arange(len(o)), b[1]].mean(),
+    "a number": lambda o, b: -o.log_softmax(1)[0, int(b[1][0])],
+    "one hot": lambda o, b: -(F.one_hot(b[1], 3) * o.log_softmax(1)).sum(),
+    "a table": lambda o, b: -(F.embedding(b[1], torch.eye(3)) * o.log_softmax(1)).sum(),
+    "a column": lambda o, b: -o.log_softmax(1).index_select(1, b[1]).mean(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`loss` gives a sample another gradient")
+@pytest.mark.parametrize("label", [7, -9])
+@pytest.mark.parametrize("loss", BEYOND)
+def test_a_label_out_of_range_for_a_loss_of_ones_own_is_told(model, loss, label):
+    labels = Y.clone()
+    labels[4] = label
+    told = "Got -9, which|Class values" if label < 0 else "Got 7, which is out of range for 3"
+    for verify in (True, False):
+        with pytest.raises(ValueError, match=told):
+            batches = [(X[:3], Y[:3]), (X[3:], labels[3:])]
+            score(model, batches, loss=BEYOND[loss], verify=verify)
+
+
+def test_other_errors_of_a_loss_further_on_are_told_as_such(model):
+    def loss(output, batch):
+        return (output @ torch.ones(3 if int(batch[1][0]) < 2 else 4, 1)).sum()
+
+    with pytest.raises(ValueError, match=r"`loss` must run on what the model returns.*RuntimeError"):
+        score(model, [(X[:2], Y[:2]), (X[2:], Y[2:])], loss=loss)
 
 
 @pytest.mark.parametrize("forward", [None, lambda model, batch: model(batch["input"])])

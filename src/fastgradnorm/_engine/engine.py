@@ -31,6 +31,9 @@ from fastgradnorm._options import Options
 from fastgradnorm._process import collection_paused, heap, is_out_of_memory
 from fastgradnorm._schemes import Scored
 
+# What transforms raise for what they cannot run; where the model means it, its loop raises it too.
+_OF_TRANSFORMS = (RuntimeError, NotImplementedError, IndexError)
+
 
 class Engine:
     """Makes what is asked for of batches with one model, as it is when the engine is made.
@@ -128,7 +131,7 @@ class Engine:
         except DivergentControlFlowError as branch:
             self.passes.branched = True
             values, group = branch.values.unique(dim=0, return_inverse=True)
-        except (RuntimeError, NotImplementedError) as error:
+        except _OF_TRANSFORMS as error:
             if is_out_of_memory(error):
                 self.passes.clear()
                 raise
@@ -158,7 +161,7 @@ class Engine:
             return self._run(batch)
         except DivergentControlFlowError:
             return self._split(batch)
-        except (RuntimeError, NotImplementedError) as again:
+        except _OF_TRANSFORMS as again:
             if is_out_of_memory(again) or isinstance(again, NOT_THE_MODELS):
                 raise
         self.passes.settings = before
@@ -189,7 +192,7 @@ class Engine:
         if self.loop_reason is None:
             self.loop_reason = "each sample takes a branch of its own"
             if error is not None:
-                first = str(error).strip().splitlines()[0]
+                first = next(iter(str(error).strip().splitlines()), "")
                 self.loop_reason = f"{type(error).__name__}: {first}"
                 hooked = self.subject.hooked()
                 if hooked is not None:

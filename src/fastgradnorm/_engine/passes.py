@@ -57,7 +57,7 @@ class Passes:
         self, subject: Subject, settings: Settings, chunks: Chunks, clock: Clock | None = None
     ) -> None:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
-        self.replays, self.traces = Replays(subject.device), Traces()
+        self.replays, self.traces = Replays(subject.device), Traces(lambda: subject.blamed)
         self._latest = Passage(settings)
         self._kept = Kept(subject.values([*subject.parameters]).values())
         self.branched = False

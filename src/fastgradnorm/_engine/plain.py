@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import NOT_THE_MODELS, LossError
 from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
@@ -32,8 +33,17 @@ class PlainPass:
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
         view, stand_ins = subject.view(self.leaves)
-        with Swapping(stand_ins):
-            self.logits = subject.tempered(view, sample, [leaf.clone() for leaf in sample.leaves])
+        try:
+            with Swapping(stand_ins):
+                given = [leaf.clone() for leaf in sample.leaves]
+                self.logits = subject.tempered(view, sample, given)
+        except (IndexError, RuntimeError) as error:
+            if not subject.in_loss or isinstance(error, NOT_THE_MODELS):
+                raise
+            raise LossError(
+                "`loss` must run on what the model returns for one sample, and that sample's part "
+                f"of the batch. It failed: {type(error).__name__}: {error}"
+            ) from error
         check_repeatable(subject, sample)
 
     def gradients(self, cotangent: Tensor) -> list[Tensor | None]:

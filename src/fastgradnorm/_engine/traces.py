@@ -10,8 +10,16 @@ from fastgradnorm_kernels.deferred import deferred
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._engine.traced import Traced
-from fastgradnorm._model import Branches, Foreseen, same
+from fastgradnorm._engine.traced import NotTraceableError, Traced
+from fastgradnorm._errors import NOT_THE_MODELS
+from fastgradnorm._model import (
+    Branches,
+    DivergentControlFlowError,
+    Foreseen,
+    PlanChangedError,
+    same,
+)
+from fastgradnorm._process import is_out_of_memory
 
 # Given how branches are settled and tensors, a tree of tensors.
 _Pass = Callable[..., Any]
@@ -26,6 +34,14 @@ _COMING, _BEEN, _SHORT = 250, 24, 0.006
 _MOST = 256
 # Replays that were run again as they are, of which a kind is given up, and their share of all.
 _MISSED, _SHARE = 8, 0.25
+# How it is told, where it is told on purpose, that a pass cannot be traced.
+_UNTRACEABLE = (
+    NotTraceableError,
+    NotImplementedError,
+    RuntimeError,
+    DivergentControlFlowError,
+    PlanChangedError,
+)
 # Replays of which one must take less than every pass before.
 _TRIES = 5
 
@@ -54,13 +70,18 @@ class _Kind:
 class Traces:
     """Runs passes; those of a kind of little work that comes often from their traces.
 
+    Args:
+        blamed: Whether what was raised last came from the caller's model, which may not be
+            traceable; errors of the engine's own surface.
+
     Attributes:
         coming: Samples that are still to come, as far as that is known.
         replayed: How many passes were replayed.
         reason: Why a pass could not be traced, if one could not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blamed: Callable[[], bool]) -> None:
+        self.blamed = blamed
         self.coming: int | None = None
         self.replayed = 0
         self.reason: str | None = None
@@ -76,14 +97,10 @@ class Traces:
             if len(self._kinds) < _MOST:
                 self._kinds[key, shapes, cast] = kind
         if kind.traced is not None:
-            outputs, holds = kind.traced([arg for arg in args if arg is not None])
-            kind.replays += 1
-            if holds is None or bool(holds):
+            found = _replayed(kind, args)
+            if found is not None:
                 self.replayed += 1
-                return outputs
-            kind.missed += 1
-            if kind.missed > max(_MISSED, _SHARE * kind.replays):
-                kind.traced, kind.given_up = None, True
+                return found[0]
         if kind.given_up:
             return run(Branches(), *args)
         branches, start = Branches(), time.perf_counter()
@@ -129,7 +146,10 @@ class Traces:
         try:
             traced = Traced(passed, given)
             found, holds = traced(given)
-        except Exception as error:  # whatever it is, the pass itself has just been run
+        except Exception as error:  # the pass itself has just been run
+            theirs = isinstance(error, _UNTRACEABLE) or self.blamed()
+            if not theirs or isinstance(error, NOT_THE_MODELS) or is_out_of_memory(error):
+                raise
             first = str(error).strip().partition("\n")[0]
             self.reason = f"{type(error).__name__}: {first}"
             return
@@ -140,6 +160,25 @@ class Traces:
             self.reason = "the traced pass gives other numbers"
         elif any(_seconds(traced, given) < kind.seconds for _ in range(_TRIES)):
             kind.traced, kind.given_up = traced, False
+
+
+def _replayed(kind: _Kind, args: Sequence[Tensor | None]) -> tuple[Any] | None:
+    """What the traced pass makes of these; None if it is to be run as it is."""
+    assert kind.traced is not None
+    kind.replays += 1
+    try:
+        outputs, holds = kind.traced([arg for arg in args if arg is not None])
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, NOT_THE_MODELS) or is_out_of_memory(error):
+            raise
+        # As for a label or an id that is out of range: the pass itself says of what.
+    else:
+        if holds is None or bool(holds):
+            return (outputs,)
+    kind.missed += 1
+    if kind.missed > max(_MISSED, _SHARE * kind.replays):
+        kind.traced, kind.given_up = None, True
+    return None
 
 
 def _seconds(traced: Traced, args: Sequence[Tensor]) -> float:

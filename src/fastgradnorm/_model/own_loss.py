@@ -1,11 +1,14 @@
 """The loss of one sample, of what the model returns for it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
+import torch
+from fastgradnorm_kernels.functorch import is_transforming
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from fastgradnorm._errors import LossError
 from fastgradnorm._model.labels import Item
@@ -54,20 +57,26 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
         ValueError: If it is no single number, or a label is out of range.
     """
     loss: Any = options.loss
+
+    def call() -> Any:
+        if loss == "model":
+            return _of_model(output)
+        if takes_logits(loss):
+            return loss(logits(output), find_target(item.content, options.target))
+        return loss(output, item.content)
+
     try:
         with _Reading(item.constants) if item.constants else nullcontext():
-            if loss == "model":
-                found = _of_model(output)
-            elif takes_logits(loss):
-                found = loss(logits(output), find_target(item.content, options.target))
-            else:
-                found = loss(output, item.content)
+            found = call()
     except (IndexError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+        if is_transforming():  # several samples at once; it is judged of each alone
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        beyond = _beyond(call)
+        if beyond is None:
             raise
         raise LossError(
-            "`loss` must be given labels within the model's classes. One is out of range: "
-            f"{type(error).__name__}: {error}"
+            f"`loss` must be given labels within the model's classes. Got {beyond[0]}, which is "
+            f"out of range for {beyond[1]}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
         got = type_name(found)
@@ -76,6 +85,42 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
             f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
         )
     return found.reshape(1)
+
+
+class _Failing(TorchFunctionMode):
+    """Keeps the arguments of the call that fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.args: list[Any] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.args = self.args or pytree.tree_leaves((args, kwargs))
+            raise
+
+
+def _beyond(call: Callable[[], Any]) -> tuple[int, int] | None:
+    """A label for which there is no class in what a failing call reads, and how many it has."""
+    with _Failing() as failing, suppress(Exception):
+        call()
+    tensors = [arg for arg in failing.args if isinstance(arg, Tensor)]
+    labels = [arg for arg in failing.args if type(arg) is int]
+    read = [t for t in tensors if t.is_floating_point()]
+    counts = [size for t in read for size in t.shape] or labels
+    whole = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    given = [int(value) for t in tensors if t.dtype in whole for value in t.flatten().unique()]
+    most = max(counts, default=0)
+    wrong = [value for value in given or labels if value >= most or value < -most]
+    return (wrong[-1], most) if most and wrong else None
 
 
 def _of_model(output: Any) -> Any:

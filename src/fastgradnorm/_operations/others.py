@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from fastgradnorm_kernels import switches
+from fastgradnorm_kernels.deferred import is_any
+from fastgradnorm_kernels.functorch import in_memory
+from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,9 +65,18 @@ def to_dense(
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor | None:
-    """`F.one_hot` of a known number of classes, which reads its input to check it; else None."""
+    """`F.one_hot` of a known number of classes, which reads its input to check it; else None.
+
+    Raises:
+        RuntimeError: If an index is of no class. On a GPU nobody looks, as PyTorch does not.
+    """
     if num_classes <= 0:
         return None
+    whole = in_memory(tensor)
+    with outside():
+        beyond = (whole < 0) | (whole >= num_classes)
+        if whole.device.type == "cpu" and is_any(beyond):
+            raise RuntimeError(f"an index is out of range for `one_hot` of {num_classes} classes")
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
