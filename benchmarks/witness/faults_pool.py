@@ -229,8 +229,13 @@ FAULTS = [
     ),
     Fault(
         "_pool/collation.py", "option that does nothing",
-        "(samples, samples[::-1])", "(samples, samples[:])",
+        "(few, few[::-1])", "(few, few[:])",
         "loaders that keep their samples in order are said to sort them",
+    ),
+    Fault(
+        "_pool/collation.py", "dropped branch",
+        "for looks in (_backwards, _each_for_all):", "for looks in (_backwards,):",
+        "collations that sort, and want their samples sorted, are told as ones that cannot be looked at",
     ),
     Fault(
         "_pool/order.py", "dropped guard",

@@ -59,6 +59,72 @@ def noisy(samples):
     return stacked(samples) + torch.randn(len(samples), 5)
 
 
+def asserting(samples):
+    """As of packed sequences whose sampler is to sort: it fails on any others, and reverses."""
+    lengths = [s["length"] for s in samples]
+    assert lengths == sorted(lengths), "the sampler must sort by length"
+    return torch.stack([s["x"] for s in samples[::-1]])
+
+
+def of_four(samples):
+    """Wants whole batches, each of samples that it has not had."""
+    assert len(samples) == 4
+    assert samples[0]["length"] <= samples[-1]["length"]
+    return torch.stack([s["x"] for s in sorted(samples, key=lambda s: s["name"][::-1])][::-1])
+
+
+def sorted_rows():
+    rows = Rows()
+    return [rows[i] for i in X[:, 0].argsort().tolist()][:8]
+
+
+@pytest.mark.parametrize("collate", [asserting, of_four])
+def test_is_told_of_those_that_fail_on_samples_backwards(collate):
+    loader = DataLoader(sorted_rows(), 4, collate_fn=collate)
+    with pytest.warns(UserWarning, match="cannot be traced.*collation puts the samples"):
+        score_pool(nn.Linear(5, 3), loader, progress=False)
+
+
+def keeping(samples):
+    lengths = [s["length"] for s in samples]
+    assert lengths == sorted(lengths)
+    return torch.stack([s["x"] for s in samples])
+
+
+def keeping_padded(samples):
+    """Each as long as its length says: rows of copies are shorter than those of a batch."""
+    lengths = [s["length"] for s in samples]
+    assert lengths == sorted(lengths)
+    rows = [s["x"][: 2 + (s["length"] > 0)] for s in samples]
+    made = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return nn.functional.pad(made, (0, 5 - made.shape[1]))
+
+
+@pytest.mark.parametrize("collate", [keeping, keeping_padded])
+def test_is_not_told_of_those_that_fail_and_keep_the_order(collate):
+    loader = DataLoader(sorted_rows(), 4, collate_fn=collate)
+    assert len(score_pool(nn.Linear(5, 3), loader, progress=False)) == 8
+
+
+class Once:
+    """Fails on samples that it has had."""
+
+    def __init__(self):
+        self.had = set()
+
+    def __call__(self, samples):
+        names = {s["name"] for s in samples}
+        assert not names & self.had
+        self.had |= names
+        return torch.stack([s["x"] for s in samples])
+
+
+def test_one_that_cannot_be_looked_at_is_told():
+    loader = DataLoader(Rows(), 4, collate_fn=Once())
+    with pytest.warns(UserWarning, match="cannot be told whether it keeps the samples"):
+        assert len(score_pool(nn.Linear(5, 3), loader, progress=False)) == 9
+
+
 def reading(model, batch):
     batch = batch[0] if isinstance(batch, tuple) else batch
     return model(batch["input"] if isinstance(batch, dict) else batch)

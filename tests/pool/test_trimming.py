@@ -98,6 +98,19 @@ def test_padding_that_matters_stays(kind, widths):
     assert set(widths) == {WIDTH}
 
 
+def test_padding_is_looked_for_in_each_batch(widths):
+    """The first batches have it at the end, where it does no harm; a later one elsewhere."""
+    model, holes = Text().double(), batches(10)[2]
+    holes["attention_mask"][:, 1:3] = 0
+    holes["attention_mask"][:, 7:] = 0
+    pool = [*batches(10)[:2], *batches(10, side="left")[:1], holes]
+    ones = [{k: v[i : i + 1] for k, v in b.items()} for b in pool for i in range(10)]
+    wanted = oracle.scores(model, ones, call=lambda model, batch: model(**batch))
+    found = score_pool(model, pool, progress=False)
+    torch.testing.assert_close(found, wanted.to(found), rtol=1e-9, atol=0)
+    assert min(widths) < WIDTH
+
+
 @pytest.mark.parametrize("options", [{"verify": False}, {"latency": 0}])
 def test_nothing_is_left_out_unseen(options, widths):
     score_pool(Text(), batches(4), progress=False, **options)

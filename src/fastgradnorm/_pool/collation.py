@@ -1,6 +1,7 @@
 """Whether a loader's collation puts the samples of a batch in an order of its own."""
 
 import contextlib
+import warnings
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,8 +14,8 @@ from torch.utils.data import default_collate
 from fastgradnorm._process import put_back_random_states
 
 _SAMPLES = 4
-# Of collations that were watched: whether they do.
-_SEEN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+# Of collations that were watched: whether they do, None where they fail on what would tell.
+_SEEN: WeakKeyDictionary[Any, bool | None] = WeakKeyDictionary()
 
 
 class Watched:
@@ -28,7 +29,7 @@ class Watched:
         self._collate, self._seen = collate, False
 
     def __call__(self, samples: Any) -> Any:
-        given = list(samples[:_SAMPLES]) if isinstance(samples, list) else []
+        given = list(samples) if isinstance(samples, list) and not self._seen else []
         batch = self._collate(samples)
         if not self._seen:
             self._seen = True
@@ -62,27 +63,73 @@ def orders_samples(loader: Any, indices: Tensor) -> bool:
     if not _is_own(loader):
         return False
     with contextlib.suppress(TypeError, KeyError):
-        return _SEEN[loader.collate_fn]
-    try:
-        samples = [loader.dataset[i] for i in indices[:_SAMPLES].tolist()]
-    except Exception:  # of the caller's: what it cannot do here it need not do
-        return False
-    return _orders(loader.collate_fn, samples)
+        return _judged(_SEEN[loader.collate_fn])
+    found: bool | None = False
+    for count in dict.fromkeys((min(_SAMPLES, len(indices)), len(indices))):
+        try:
+            samples = [loader.dataset[i] for i in indices[:count].tolist()]
+        except Exception:  # of the caller's: what it cannot do here it need not do
+            return False
+        found = _orders(loader.collate_fn, samples)
+        if found is not None:
+            break
+    return _judged(found)
 
 
-def _orders(collate: Any, samples: list[Any]) -> bool:
+def _judged(found: bool | None) -> bool:
+    if found is None:
+        warnings.warn(
+            "`loader` has a collation of which it cannot be told whether it keeps the samples of a "
+            "batch in their order: it failed on samples backwards, and on one sample several "
+            "times. scores[i] is taken to be of the i-th sample that is drawn.",
+            stacklevel=5,
+        )
+    return bool(found)
+
+
+def _orders(collate: Any, samples: list[Any]) -> bool | None:
     if len(samples) < 2:
         return False
-    try:
-        with put_back_random_states():
-            forwards, backwards = (collate(list(given)) for given in (samples, samples[::-1]))
-    except Exception:  # of the caller's
-        return False
-    first, second = _arrays(forwards), _arrays(backwards)
-    rows = [a for a in first if a.dim() and len(a) == len(samples)]
+    with put_back_random_states():
+        for looks in (_backwards, _each_for_all):
+            try:
+                return looks(collate, samples)
+            except Exception:  # of the caller's, who may want them as they are drawn
+                continue
+    return None
+
+
+def _backwards(collate: Any, samples: list[Any]) -> bool:
+    """Whether a few samples make the same batch backwards, and not of rows that are all alike."""
+    few = samples[:_SAMPLES]
+    first, second = (_arrays(collate(list(given))) for given in (few, few[::-1]))
+    rows = [a for a in first if a.dim() and len(a) == len(few)]
     if len(first) != len(second) or not all(map(torch.equal, first, second)):
         return False
     return any(not torch.equal(a, a.flip(0)) for a in rows)
+
+
+def _each_for_all(collate: Any, samples: list[Any]) -> bool:
+    """Whether a row of a batch is not what its sample makes in as many copies, but another's is."""
+    count = len(samples)
+    batch = _arrays(collate(list(samples)))
+    copies = [_arrays(collate([sample] * count)) for sample in samples[:_SAMPLES]]
+    for place, made in enumerate(copies):
+        pairs = [(a, b[0]) for a, b in zip(batch, made, strict=True) if _has_rows(count, a, b)]
+        at = [all(_same_start(a[row], b) for a, b in pairs) for row in range(count)]
+        if pairs and any(at) and not at[place]:
+            return True
+    return False
+
+
+def _has_rows(count: int, *arrays: Tensor) -> bool:
+    return all(a.dim() > 0 and len(a) == count for a in arrays)
+
+
+def _same_start(row: Tensor, other: Tensor) -> bool:
+    """Whether two rows are the same as far as both reach: one may be padded for longer ones."""
+    common = [slice(min(sizes)) for sizes in zip(row.shape, other.shape, strict=True)]
+    return torch.equal(row[tuple(common)], other[tuple(common)])
 
 
 def _arrays(batch: Any) -> list[Tensor]:
