@@ -135,6 +135,11 @@ FAULTS = [
         "values of `torch.func.linearize` in a model are anybody's with verify=False",
     ),
     Fault(
+        "_model/modes.py", "dropped branch",
+        "if not any(map(_overrides, modules)):", "if True:",
+        "dropout that a model keeps on in eval mode is scored as if it was off",
+    ),
+    Fault(
         "_model/record.py", "lost in one branch",
         "self.nested.update(piece.name for piece in pieces)", "self.nested.update(())",
         "layers that a model differentiates by jvp are refused as used differently each time",

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastgradnorm._model.modes import staying_in_training
+
 _ATOMS = frozenset({bool, bytes, float, int, str, type(None)})
 _MAPPINGS = frozenset({dict, OrderedDict})
 _CONTAINER_DEPTH = 4  # of lists in dicts in lists; deeper ones are shared with the original
@@ -25,6 +27,9 @@ class Mold:
 
     Args:
         model: The original; not changed.
+
+    Attributes:
+        training: Modules, by `id`, that the model's own `eval()` leaves in training mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,6 +37,9 @@ class Mold:
         self._casts: dict[int, _Cast] = {}
         for module in model.modules():
             self._casts[id(module)] = _Cast.of(module)
+        self.training = staying_in_training(model, lambda tensors: self._copied(tensors).done)
+        for key in self.training:
+            self._casts[key].shared["training"] = True
 
     def cast(self, tensors: Mapping[int, Tensor]) -> nn.Module:
         """A copy of the tree in eval mode, with `tensors[id(t)]` for each tensor t of the original.
@@ -39,7 +47,12 @@ class Mold:
         Args:
             tensors: Replacements of parameters, buffers and other tensor attributes, by `id`.
         """
-        return _Copier(tensors, self._casts).module(self._model)
+        return self._copied(tensors).done[id(self._model)]
+
+    def _copied(self, tensors: Mapping[int, Tensor]) -> "_Copier":
+        copier = _Copier(tensors, self._casts)
+        copier.module(self._model)
+        return copier
 
 
 @dataclass

@@ -104,6 +104,11 @@ class Subject:
             )
 
     @property
+    def training(self) -> frozenset[int]:
+        """Modules, by `id`, that the model's own `eval()` leaves in training mode."""
+        return self._mold.training
+
+    @property
     def differentiates(self) -> bool:
         """Whether the model was seen to take derivatives by plain autograd while it runs."""
         return self._holdings.differentiates

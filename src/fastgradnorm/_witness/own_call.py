@@ -130,7 +130,7 @@ class OwnModel:
             model = self.subject.model
             with (
                 models_in_use,
-                _as_it_was(model) as self._state,
+                _as_it_was(model, self.subject.training) as self._state,
                 put_back_random_states(),
                 self._noting(),
             ):
@@ -190,15 +190,20 @@ class _State:
 
 
 @contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[_State]:
-    """In eval mode inside, on buffers of its own; afterwards with all attributes of before."""
+def _as_it_was(model: nn.Module, training: frozenset[int]) -> Iterator[_State]:
+    """In eval mode inside, on buffers of its own; afterwards with all attributes of before.
+
+    Args:
+        model: The caller's.
+        training: Modules, by `id`, that are in training mode all the same.
+    """
     modules = list(model.modules())
     held = Held(module.__dict__ for module in modules)
     parameters = [(p, p.data, _sum(p)) for p in model.parameters()]
     names = {id(p): name for name, p in model.named_parameters()}
     kept = _lent(modules)
     for module in modules:
-        module.training = False
+        module.training = id(module) in training
     state = _State(model, kept)
     try:
         yield state
