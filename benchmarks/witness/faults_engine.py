@@ -257,4 +257,14 @@ FAULTS = [
         "        _keep_apart(traced, layouts)\n", "",
         "what a replay returns is the caller's batch or a parameter, and is written over later",
     ),
+    Fault(
+        "_engine/lighter.py", "dropped guard",
+        "        if same is not None and seen.made.get(same) == seen.made[node]:", "        if same is not None:",
+        "of a traced pass, a tensor of ones that gave another one its shape is left out",
+    ),
+    Fault(
+        "_engine/lighter.py", "dropped guard",
+        "    if seen.written:\n        return\n", "",
+        "in a traced pass two constants are one, of which one is written to",
+    ),
 ]  # fmt: skip

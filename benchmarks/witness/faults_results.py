@@ -113,6 +113,11 @@ FAULTS = [
     ),
     Fault(
         _STATES, "state not put back",
+        "    global _seen\n    _seen = None\n", "    global _seen\n",
+        "a normal number of NumPy's that was kept for the caller is drawn by a model, and gone",
+    ),
+    Fault(
+        _STATES, "state not put back",
         "    torch.set_rng_state(cpu)\n", "",
         "a loader that draws moves the caller's random numbers",
     ),

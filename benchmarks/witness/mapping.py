@@ -30,6 +30,7 @@ TESTS = {
     "_engine/together": "engine/test_together",
     "_engine/traced": "engine/test_traced",
     "_engine/traces": "engine/test_traced",
+    "_engine/lighter": "engine/test_lighter",
     "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
     "schemes/test_likelihoods",
@@ -147,7 +148,8 @@ TESTS = {
     "_scorer": "results/test_units_and_places pool/test_subset test_errors test_scoring",
     "_process/memory": "process engine/test_memory",
     "_process/precision": "test_float32 test_threads",
-    "_process": "process/test_process_state test_threads test_randomness",
+    "_process": "process/test_process_state process/test_random_states test_threads "
+    "test_randomness",
     "atomic": "results cli/test_cli_disk",
     "_sketch": "engine/test_combinations test_sketch test_sketch_store",
     "_pool/rows": "test_sketch_store",

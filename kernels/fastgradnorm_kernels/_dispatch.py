@@ -213,7 +213,9 @@ def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
 
     Plain tensor operations with any leading dimensions: vmap needs no rule.
     """
-    total = grad_outputs.to(reference.accumulation_dtype(grad_outputs.dtype)).sum(-2)
+    total = grad_outputs.to(reference.accumulation_dtype(grad_outputs.dtype))
+    single = total.shape[-2] == 1 and total.is_contiguous()  # whose norm has the same bits
+    total = total[..., 0, :] if single else total.sum(-2)
     norm: Tensor = torch.linalg.vector_norm(total, dim=-1)
     return norm.square()
 

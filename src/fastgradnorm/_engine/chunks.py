@@ -141,7 +141,9 @@ class Chunks:
             left = len(batch) - start
             samples, cotangents = self.sizes(plan, left, count)
             samples = -(-left // -(-left // samples))  # as many chunks, equally large
-            chunk = batch.take(slice(start, start + samples))
+            chunk = batch
+            if samples < len(batch):
+                chunk = batch.take(slice(start, start + samples))
             try:
                 parts.append(score(chunk))
                 start += samples
@@ -189,4 +191,6 @@ class Chunks:
 
 def _most(count: int, limit: int, cost: Callable[[int], int]) -> int:
     """The largest number up to `count` whose cost, which grows with it, is within the limit."""
+    if cost(count) <= limit:
+        return count
     return bisect.bisect_right(range(1, count + 1), limit, key=cost)

@@ -8,12 +8,15 @@ digits, is looked at after each replay; where it is otherwise, the pass is run a
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
+
+from fastgradnorm._engine.lighter import by_functions, lighter
 
 # What has a shape, or gives the host a value, that depends on numbers.
 _REFUSED = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
@@ -42,6 +45,7 @@ class Traced:
 
         traced = make_fx(run)(*args)
         traced.graph.eliminate_dead_code()
+        lighter(traced, args)
         with torch.no_grad():
             layouts = _Layouts(traced)
             layouts.run(*args)
@@ -49,13 +53,19 @@ class Traced:
         _with_fewer_views(traced, layouts)
         _settle_views(traced)
         traced.graph.eliminate_dead_code()
+        by_functions(traced, args)
         traced.recompile()
         self._graph = traced
+        # Modules look up what they hold in several places; this one has it at once.
+        targets = [str(node.target) for node in traced.graph.nodes if node.op == "get_attr"]
+        names = {target.partition(".")[0] for target in targets}
+        self._held = SimpleNamespace(**{name: getattr(traced, name) for name in names})
+        self._run = type(traced).forward
 
     def __call__(self, args: Sequence[Tensor]) -> Any:
         """What the pass makes of these."""
         with torch.no_grad():
-            return self._graph.forward(*args)
+            return self._run(self._held, *args)
 
     def __len__(self) -> int:
         """How many operators it has."""

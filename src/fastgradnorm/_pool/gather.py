@@ -250,7 +250,7 @@ class Gathering:
             scored = score_one(self.engine, batch)
         self.witness.count(scored)
         if not self.witness.awaited:
-            scored = replace(scored, logits=None)  # nobody compares them
+            scored = Scored(scored.scores, scored.errors)  # nobody compares the logits
         self._found.append((numbers, scored))
 
     def _in_order(self) -> Iterator[Scored]:

@@ -184,19 +184,19 @@ class Run:
         """The batches that are whole with some more scores."""
         ledger, found = self._ledger, list[Part]()
         start = ledger.done
+        kept = scored is not None and self.options.checkpoint is not None
         if scored is not None:
-            indices, read = ledger.of(start, start + count_of(scored))
+            indices, read = ledger.of(start, start + count_of(scored)) if kept else (None, 0)
             ledger.add(scored)
         ends: list[int] = []
         for batches, its in ledger.parts(self._apart):
             self.witness.examine(batches[0].looks, its)
             found.append(Part(its, _joined([batch.indices for batch in batches])))
             ends += [batch.end for batch in batches]
-        if scored is not None:
+        if scored is not None and kept:
             self.counted = union(self.counted, self.engine.counted)
-            state: dict[str, Any] = {}
-            if self.options.checkpoint is not None:
-                state = {"seconds": self.seconds, "pulled": self.pulled, "verified": self.verified}
+            state: dict[str, Any] = {"seconds": self.seconds, "pulled": self.pulled}
+            state["verified"] = self.verified
             if self.lost is not None:
                 state["lost"] = self.lost
             told = ends, state, self.findings, self.counted

@@ -1,6 +1,7 @@
 """The caller's global state: kept from changing, and out of the way, while scores are computed."""
 
 import contextlib
+import ctypes
 import gc
 import random
 import sys
@@ -15,6 +16,9 @@ from fastgradnorm_kernels import switches
 from fastgradnorm_kernels.custom_functions import opened_functions
 
 from fastgradnorm._process.precision import float32_as_asked
+
+# Bytes of the state of a Mersenne twister: its numbers, and a place in them.
+_MT19937 = 4 * 624 + 4
 
 
 @contextlib.contextmanager
@@ -115,22 +119,47 @@ def random_states() -> tuple[Any, ...]:
     # A pass that is being captured may not look at those of a GPU.
     looks = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
     cuda = torch.cuda.get_rng_state_all() if looks else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+    return random.getstate(), _numpy_state(), torch.get_rng_state(), cuda
+
+
+_seen: tuple[Any, int, bytes, Any] | None = None  # a generator of NumPy's, and its latest state
+
+
+def _numpy_state() -> Any:
+    """NumPy's, which takes long to be told: not again while its memory holds the same numbers."""
+    global _seen
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    if type(generator) is not np.random.MT19937:
+        return np.random.get_state()
+    seen = None if _seen is None or _seen[0] is not generator else _seen
+    address = generator.ctypes.state_address if seen is None else seen[1]
+    memory = ctypes.string_at(address, _MT19937)
+    if seen is not None and seen[2] == memory:
+        return seen[3]
+    state: Any = np.random.get_state()
+    _, words, place, kept, _ = state
+    told = memory == words.tobytes() + place.to_bytes(4, sys.byteorder)
+    # A normal number that is kept for the next draw lies elsewhere. Numbers are drawn, and the
+    # memory is another, before there is one.
+    _seen = (generator, address, memory, state) if told and not kept else None
+    return state
 
 
 def same_random_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     """Whether nothing was drawn between two looks at them."""
     (python, legacy, cpu, cuda), (others, legacies, cpus, cudas) = a, b
-    return (
-        python == others
-        and legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
+    same = legacy is legacies or (
+        legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
         and bool(np.array_equal(legacy[1], legacies[1]))
-        and torch.equal(cpu, cpus)
-        and all(map(torch.equal, cuda, cudas))
+    )
+    return (
+        same and python == others and torch.equal(cpu, cpus) and all(map(torch.equal, cuda, cudas))
     )
 
 
 def _set_random_states(states: tuple[Any, ...]) -> None:
+    global _seen
+    _seen = None
     python, legacy, cpu, cuda = states
     random.setstate(python)
     np.random.set_state(legacy)

@@ -30,6 +30,14 @@ class Scored:
             None if self.logits is None else self.logits[index],
         )
 
+    def copied(self) -> "Scored":
+        """The same in memory of its own."""
+        return Scored(
+            {name: values.clone() for name, values in self.scores.items()},
+            {name: values.clone() for name, values in self.errors.items()},
+            None if self.logits is None else self.logits.clone(),
+        )
+
     def put(self, place: int, one: "Scored") -> "Scored":
         """The same with those of one sample in another one's place."""
 
@@ -47,6 +55,8 @@ class Scored:
     @classmethod
     def join(cls, parts: "Sequence[Scored]") -> "Scored":
         """Several batches as one; the errors of exact scores are 0 where others have some."""
+        if len(parts) == 1:
+            return parts[0]
         names = dict.fromkeys(name for part in parts for name in part.errors)
         logits = [part.logits for part in parts if part.logits is not None]
         return cls(

@@ -12,6 +12,7 @@ from fastgradnorm._witness.findings import Finding
 # One class for nearly all is ordinary for models that are not trained yet, unsure, or asked for
 # something rare; so only where it is certain of one of three classes or more, over many samples.
 _NEARLY_ALL, _CERTAIN, _MANY, _CLASSES = 0.99, 0.9, 64, 3
+_TOGETHER = 1 << 14  # numbers that are counted at once: a few cost as much time
 # Of scores, from the 5th to the 95th percentile, over the median.
 _FLAT, _FEW = 1e-4, 16
 ALIKE = "samples alike"  # the kind of finding with which flat scores are as they should be
@@ -24,11 +25,23 @@ class Predictions:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
         self._certainty, self._classes = 0.0, 0
+        self._waiting: list[Tensor] = []  # of small batches, to be counted together
 
     def add(self, logits: Tensor) -> None:
-        """Logits `[n, C]` of some more."""
-        if not bool(logits.isfinite().all()):
+        """Logits `[n, C]` of some more; they are kept for a while."""
+        last = self._waiting[-1] if self._waiting else logits
+        if last.shape[1:] != logits.shape[1:] or last.dtype != logits.dtype:
+            self._count()
+        self._waiting.append(logits)
+        if sum(each.numel() for each in self._waiting) >= _TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        """Those that wait, but for samples without a prediction."""
+        if not self._waiting:
             return
+        logits, self._waiting = torch.cat(self._waiting), []
+        logits = logits[logits.isfinite().all(-1)]
         z = logits.to(torch.promote_types(logits.dtype, torch.float32))
         top, classes = z.max(-1)
         self._counts.update(classes.tolist())
@@ -37,6 +50,7 @@ class Predictions:
 
     def judge(self) -> list[Finding]:
         """Whether one class is predicted for nearly all."""
+        self._count()
         total = sum(self._counts.values())
         if total < _MANY or self._classes < _CLASSES:
             return []
