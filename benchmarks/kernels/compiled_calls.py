@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fastgradnorm_kernels import (
     affine_norm,
+    checked_norm,
     conv_norm,
     direct_norm,
     embedding_norm,
@@ -16,6 +17,7 @@ from fastgradnorm_kernels import (
     logit_head,
     scaled,
 )
+from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels.geometry import Geometry
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -89,10 +91,11 @@ def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x, g)
     x_last, g_last = _meta(dtype, 32, 256, 784).mT, _meta(dtype, 32, 10, 256, 784).mT
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(x_last, g_last)
-    g_maps, scale = _meta(dtype, 320, 64, 28, 28), _meta(torch.float32, 64)
-    yield "scaled_channels", lambda: scaled.scaled_channels(g_maps, scale)
+    g_maps, one = _meta(dtype, 320, 64, 28, 28), _meta(torch.float32, 64)
+    yield "scaled_channels", lambda: scaled.scaled_channels(g_maps, one, one, 1e-5)
     g_first = _meta(dtype, 320, 28, 28, 64).movedim(-1, 1)
-    yield "scaled_channels", lambda: scaled.scaled_channels(g_first, scale)
+    yield "scaled_channels", lambda: scaled.scaled_channels(g_first, one, one, 1e-5)
+    yield "scaled_channels", lambda: scaled.scaled_channels(g_first, one, None, 1e-5)
     ids, g_tokens = _meta(torch.int64, 32, 512), _meta(dtype, 32, 10, 512, 768)
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
 
@@ -129,11 +132,13 @@ def _odd(dtype: torch.dtype, size: int) -> Iterator[tuple[str, Callable[[], Any]
     x, gx = a[:, :, None], g[:, :, :, None]
     yield "ghost_sq_norm", lambda: ghost_norm.ghost_sq_norm(a, g)
     yield "direct_sq_norm", lambda: direct_norm.direct_sq_norm(a, g, needed)
+    yield "checked_sq_norm", lambda: checked_norm.checked_sq_norm(a, g, CANCELLED)
     yield "conv_sq_norm", lambda: conv_norm.conv_direct_sq_norm(x, gx, point, 1, needed)
     yield "conv_sq_norm", lambda: conv_norm.conv_ghost_sq_norm(x, gx, point, 1)
     yield "head_scores", lambda: logit_head.head_scores(a[0], a[0, 0])
     yield "affine_sq_norm", lambda: affine_norm.affine_sq_norm(a, g)
-    yield "scaled_channels", lambda: scaled.scaled_channels(a, _meta(torch.float32, size))
+    one = _meta(torch.float32, size)
+    yield "scaled_channels", lambda: scaled.scaled_channels(a, one, one, 1e-5)
     ids = _meta(torch.int64, size, size)
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g)
 

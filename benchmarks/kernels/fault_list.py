@@ -26,7 +26,7 @@ class Fault:
         return replaced(source, self.old, self.new, self.index)
 
 
-_SCALED = "_scaled_kernel"
+_SCALED, _SETTLED = "_scaled_kernel", "_settled_kernel"
 _TILE, _THREAD = "_head_scores_kernel", "_head_scores_thread_kernel"
 _STREAM = "_head_scores_stream_kernel"
 _GHOST, _DIRECT = "_ghost_sq_norm_kernel", "_direct_sq_norm_kernel"
@@ -143,10 +143,10 @@ FAULTS = [
     Fault("ghost_norm", _GHOST, "off by one", "tl.minimum(first_k + chunk, K)", "tl.minimum(first_k + chunk - 1, K)"),
     Fault("ghost_norm", _GHOST, "32-bit address", "// pairs // chunks // groups, tl.int64", "// pairs // chunks // groups, tl.int32"),
     Fault("ghost_norm", _GHOST, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
-    Fault("ghost_norm", "launch", "wrong constant", "SAME=pairs == 1", "SAME=True"),
-    Fault("ghost_norm", "launch", "wrong constant", "EVEN_I=i % depth == 0", "EVEN_I=True"),
-    Fault("ghost_norm", "launch", "wrong constant", "EVEN_O=o % depth == 0", "EVEN_O=True"),
-    Fault("ghost_norm", "launch", "off by one", "max(1, side // max(1, t))", "max(1, side // max(1, t) + 1)"),
+    Fault("ghost_norm", "parts", "wrong constant", "SAME=pairs == 1", "SAME=True"),
+    Fault("ghost_norm", "parts", "wrong constant", "EVEN_I=i % depth == 0", "EVEN_I=True"),
+    Fault("ghost_norm", "parts", "wrong constant", "EVEN_O=o % depth == 0", "EVEN_O=True"),
+    Fault("ghost_norm", "parts", "off by one", "max(1, side // max(1, t))", "max(1, side // max(1, t) + 1)"),
     Fault("ghost_norm", "_depth", "drop guard", "depth //= 2", "break"),
     Fault("direct_norm", _DIRECT, "drop mask", "tl.where(present, rows, 0)", "rows"),
     Fault("direct_norm", _DIRECT, "drop mask", "tl.where(columns < inputs, columns, 0)", "columns"),
@@ -169,10 +169,15 @@ FAULTS = [
     Fault("direct_norm", _DIRECT, "swap stride", "* groups + group) * splits + split)", "* groups) * splits + split)"),
     Fault("direct_norm", _DIRECT, "32-bit address", "// splits // row_programs // groups, tl.int64", "// splits // row_programs // groups, tl.int32"),
     Fault("direct_norm", _DIRECT, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
-    Fault("direct_norm", "launch", "wrong constant", "EVEN_T=t % tile.depth == 0", "EVEN_T=True"),
+    Fault("direct_norm", "_part", "wrong constant", "EVEN_T=t % tile.depth == 0", "EVEN_T=True"),
     Fault("conv_norm", "_prepare", "drop term", "grad_outputs.flatten(3).mT, groups)", "grad_outputs.flatten(3).mT)"),
     Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, 1, True)"),
-    Fault("conv_norm", "conv_checked_ghost_sq_norm", "flip comparison", "torch.where(lost, again, sq_norm)", "torch.where(lost, sq_norm, again)"),
+    Fault("checked_norm", _SETTLED, "flip comparison", "sq_norm < CANCELLED * uncancelled", "sq_norm > CANCELLED * uncancelled"),
+    Fault("checked_norm", _SETTLED, "drop factor", "CANCELLED * uncancelled", "uncancelled"),
+    Fault("checked_norm", "launch", "off by one", "first += again.shape[2]", "first += 1"),
+    Fault("checked_norm", "_again_kernel", "flip comparison", "lost_ptr + row) != 0", "lost_ptr + row) == 0"),
+    Fault("checked_norm", "_added", "drop mask", "mask=place < width, other=0.0", "mask=place < BLOCK, other=0.0"),
+    Fault("checked_norm", "_added", "swap stride", "((n * groups + group) * K + k) * width", "(n * groups * K + k) * width"),
     Fault("affine_norm", _AFFINE, "drop mask", "(t < T)[:, None] & (d < D)[None, :]", "(t < T)[:, None]"),
     Fault("affine_norm", _AFFINE, "drop mask", "(t < T)[:, None] & (d < D)[None, :]", "(d < D)[None, :]"),
     Fault("affine_norm", _AFFINE, "off by one", "range(0, T, BLOCK_T)", "range(0, T - 1, BLOCK_T)"),
@@ -185,12 +190,14 @@ FAULTS = [
     Fault("scaled", _SCALED, "drop term", "row % channels", "0 * row"),
     Fault("scaled", _SCALED, "drop mask", " & (column < columns)[None, :]", ""),
     Fault("scaled", _SCALED, "drop mask", "(row < rows)[:, None] & ", ""),
-    Fault("scaled", _SCALED, "drop factor", " * scale.to(tl.float32)", ""),
-    Fault("scaled", _SCALED, "swap stride", "scale_ptr + column", "scale_ptr + column // 2"),
+    Fault("scaled", _SCALED, "drop factor", "mask=inside).to(tl.float32) * scale", "mask=inside).to(tl.float32)"),
+    Fault("scaled", _SCALED, "drop term", ".to(tl.float32) + EPS)", ".to(tl.float32))"),
+    Fault("scaled", _SCALED, "swap stride", "tl.where(column < columns, column, 0)", "tl.where(column < columns, column // 2, 0)"),
+    Fault("scaled", "scaled_channels", "wrong constant", "HAS_WEIGHT=weight is not None", "HAS_WEIGHT=False"),
     Fault("scaled", "scaled_channels", "wrong constant", "CHANNELS_LAST=last", "CHANNELS_LAST=True"),
     Fault("scaled", "scaled_channels", "drop guard", "if not last:", "if False:"),
     Fault("ghost_norm", "_chunk", "off by one", "others * (chunks + 1)", "others * chunks"),
-    Fault("ghost_norm", "launch", "wrong constant", "single = groups == width == 1", "single = groups == 1"),
+    Fault("ghost_norm", "launch", "wrong constant", "single = found[0].shape[1] == found[0].shape[3] == 1", "single = found[0].shape[1] == 1"),
     Fault("embedding_norm", _EMBEDDING, "drop mask", "(i < end)[:, None] & (o < O)[None, :]", "(i < end)[:, None]"),
     Fault("embedding_norm", _EMBEDDING, "off by one", "tile * BLOCK_S + tl.arange", "tile * BLOCK_S + 1 + tl.arange"),
     Fault("embedding_norm", _EMBEDDING, "off by one", "end = tl.load(bounds + 1)", "end = tl.load(bounds + 1) - 1"),

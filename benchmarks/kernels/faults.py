@@ -38,6 +38,7 @@ _DEPENDENTS = {
     "head_stream": ["logit_head"],
     "_addresses": ["direct_norm"],
     "_grams": ["ghost_norm"],
+    "checked_norm": ["conv_norm"],
 }
 _TESTS = {
     "_math": ["logit_head"],
@@ -50,6 +51,7 @@ _TESTS = {
     "ghost_norm": ["ghost_norm", "conv_norm"],
     "direct_norm": ["direct_norm", "conv_norm"],
     "conv_norm": ["conv_norm"],
+    "checked_norm": ["checked_norm"],
     "affine_norm": ["affine_norm"],
     "scaled": ["scaled"],
     "embedding_norm": ["embedding_norm"],

@@ -45,7 +45,7 @@ def _off_matrix_units(dtype: torch.dtype, precision: str) -> bool:
 
 
 def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
-    from fastgradnorm_kernels import direct_norm, ghost_norm
+    from fastgradnorm_kernels import checked_norm, direct_norm
 
     _, k, t, o = g.shape
     precision = norm_precision(g.dtype, g.device)
@@ -54,10 +54,7 @@ def _triton_weight_sq_norm(a: Tensor, g: Tensor) -> Tensor:
         return reference.outer_sq_norm(a, g)
     if form == "direct":
         return direct_norm.direct_sq_norm(a, g, input_precision=precision)
-    sq_norm, uncancelled = ghost_norm.ghost_sq_norm(a, g, input_precision=precision)
-    lost = sq_norm < CANCELLED * uncancelled
-    again = direct_norm.direct_sq_norm(a, g, lost, input_precision=precision)
-    return torch.where(lost, again, sq_norm)
+    return checked_norm.checked_sq_norm(a, g, CANCELLED, input_precision=precision)
 
 
 @foldable("fastgradnorm::weight_sq_norm")
@@ -197,15 +194,17 @@ def embedding_sq_norm(
 
 
 @telling("scaled_channels")
-def scaled_channels(g: Tensor, scale: Tensor, backend: str = "auto") -> Tensor:
-    r"""`g[n, c, *] scale[c]` in g's dtype, rounded once, from `g [N, C, *]` and `scale [C]`."""
-    backends = {uses_triton(backend, tensor) for tensor in (g, scale)}
-    if backends != {True}:
-        return reference.scaled_channels(g, scale)
+def scaled_channels(
+    g: Tensor, var: Tensor, weight: Tensor | None, eps: float, backend: str = "auto"
+) -> Tensor:
+    r"""`g[n, c, *] weight[c] / √(var[c] + ε)` in g's dtype, from `g [N, C, *]` and `var [C]`."""
+    given = (g, var) if weight is None else (g, var, weight)
+    if not all(uses_triton(backend, tensor) for tensor in given):
+        return reference.scaled_channels(g, var, weight, eps)
     from fastgradnorm_kernels import scaled
 
     with on(g):
-        return scaled.scaled_channels(g, scale)
+        return scaled.scaled_channels(g, var, weight, eps)
 
 
 def bias_sq_norm(grad_outputs: Tensor) -> Tensor:

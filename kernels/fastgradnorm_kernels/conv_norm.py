@@ -8,10 +8,9 @@ add up. One and two dimensions are three with sizes of one.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import direct_norm, ghost_norm, gradients, windows
+from fastgradnorm_kernels import checked_norm, direct_norm, ghost_norm, gradients, windows
 from fastgradnorm_kernels._validate import check_conv, check_precision
 from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.reference import GhostNorm
@@ -75,7 +74,4 @@ def conv_checked_ghost_sq_norm(
     """Ghost norms; direct ones where the terms cancel below the share `cancelled` of their sum."""
     check_precision(input_precision)
     prepared = _prepare(x, grad_outputs, options, groups, True)
-    sq_norm, uncancelled = ghost_norm.launch(*prepared, input_precision, None)
-    lost = sq_norm < cancelled * uncancelled
-    again = direct_norm.launch(*prepared, lost, input_precision, None)
-    return torch.where(lost, again, sq_norm)
+    return checked_norm.launch(*prepared, cancelled, input_precision)

@@ -173,30 +173,36 @@ def _program_tiles(row_tiles: int, column_tiles: int, needed: bool) -> tuple[int
     return (triton.cdiv(row_tiles, _PROGRAMS_IF_NEEDED), column_tiles) if needed else (1, 1)
 
 
-def launch(
+def parts(
     activations: Windows,
     grads: Gradients,
     needed: Bool[Tensor, "N K"] | None,
     input_precision: str,
     tile: Tile | None,
-) -> Float[Tensor, "N K"]:
-    """Norms of all groups together."""
+) -> list[Float[Tensor, "N parts K O"]]:
+    """What each output of each part adds; of so many cotangents at a time that 32 bits number."""
+    g = grads.g
+    k, o = g.shape[1], g.shape[3] // activations.groups
+    if k * o <= _MOST_ROWS or k == 1:
+        return [_part(activations, grads, needed, input_precision, tile)]
+    found = []
+    for some in (slice(0, k // 2), slice(k // 2, k)):
+        marked = None if needed is None else needed[:, some]
+        half = grads._replace(g=g[:, some])
+        found += parts(activations, half, marked, input_precision, tile)
+    return found
+
+
+def _part(
+    activations: Windows,
+    grads: Gradients,
+    needed: Bool[Tensor, "N K"] | None,
+    input_precision: str,
+    tile: Tile | None,
+) -> Float[Tensor, "N parts K O"]:
     x, g, t, i = activations.x, grads.g, activations.positions, activations.inputs
     n, k, _, o = g.shape
     groups, o = activations.groups, o // activations.groups
-    if k * o > _MOST_ROWS and k > 1:
-        some = [(0, k // 2), (k // 2, k)]
-        parts = [
-            launch(
-                activations,
-                grads._replace(g=g[:, a:b]),
-                None if needed is None else needed[:, a:b],
-                input_precision,
-                tile,
-            )
-            for a, b in some
-        ]
-        return torch.cat(parts, 1)
     if tile is None:
         vectors = min(activations.vector, grads.vector) * g.element_size() == 16
         tile = tiles.choose("direct", g.dtype, input_precision, (k * o, i), vectors, g.device)
@@ -225,7 +231,20 @@ def launch(
             num_stages=tile.stages,
             **LAUNCH,
         )
-    return partial.view(n, groups * splits, k, o).sum((1, 3))
+    return partial.view(n, groups * splits, k, o)
+
+
+def launch(
+    activations: Windows,
+    grads: Gradients,
+    needed: Bool[Tensor, "N K"] | None,
+    input_precision: str,
+    tile: Tile | None,
+) -> Float[Tensor, "N K"]:
+    """Norms of all groups together."""
+    found = parts(activations, grads, needed, input_precision, tile)
+    norms = [each.sum((1, 3)) for each in found]
+    return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
 
 
 def direct_sq_norm(

@@ -165,10 +165,10 @@ def _depth(tile: Tile, activations: Windows) -> int:
     return depth
 
 
-def launch(
+def parts(
     activations: Windows, grads: Gradients, input_precision: str, tile: Tile | None
-) -> GhostNorm:
-    """Norms of all groups together."""
+) -> tuple[Float[Tensor, "N G K parts"], Float[Tensor, "N G K parts"]]:
+    """What both sums come to in each group and tile."""
     x, g, t, i = activations.x, grads.g, activations.positions, activations.inputs
     n, k, _, o = g.shape
     groups, o = activations.groups, o // activations.groups
@@ -182,11 +182,13 @@ def launch(
     chunk = _chunk((i, o, k), stack, n * groups * pairs, tiles.processors(g.device))
     width = t if stack > 1 else pairs
     shape, device = (n, groups, k, width), g.device
-    partial = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
-    if partial[0].numel():
+    sq_norm, uncancelled = (
+        torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)
+    )
+    if sq_norm.numel():
         grid = (n * groups * pairs * triton.cdiv(k, chunk),)
         _ghost_sq_norm_kernel[grid](
-            *(x, g, *partial, k, t, i, o, groups, pairs, chunk, stack),
+            *(x, g, sq_norm, uncancelled, k, t, i, o, groups, pairs, chunk, stack),
             **activations.arguments(),
             **grads.arguments(),
             SAME=pairs == 1,
@@ -201,9 +203,17 @@ def launch(
             num_stages=tile.stages,
             **LAUNCH,
         )
+    return sq_norm, uncancelled
+
+
+def launch(
+    activations: Windows, grads: Gradients, input_precision: str, tile: Tile | None
+) -> GhostNorm:
+    """Norms of all groups together."""
+    found = parts(activations, grads, input_precision, tile)
     # Nothing is left to be added where there is one group, and one tile of all positions.
-    single = groups == width == 1
-    return GhostNorm(*(each[:, 0, :, 0] if single else each.sum((1, 3)) for each in partial))
+    single = found[0].shape[1] == found[0].shape[3] == 1
+    return GhostNorm(*(each[:, 0, :, 0] if single else each.sum((1, 3)) for each in found))
 
 
 def ghost_sq_norm(

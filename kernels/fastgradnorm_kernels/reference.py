@@ -158,9 +158,14 @@ def affine_sq_norm(
 
 
 def scaled_channels(
-    g: Float[Tensor, "N C *space"], scale: Float[Tensor, " C"]
+    g: Float[Tensor, "N C *space"],
+    var: Float[Tensor, " C"],
+    weight: Float[Tensor, " C"] | None,
+    eps: float,
 ) -> Float[Tensor, "N C *space"]:
-    """`g[n, c, *] * scale[c]` in g's dtype, and in its layout, rounded once."""
+    """`g[n, c, *] * weight[c] / √(var[c] + ε)` in g's dtype and layout; g is rounded once."""
+    scale = (var + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
     scale = scale.view(-1, *(1,) * (g.dim() - 2))
     return (g * scale).to(g.dtype)
 

@@ -25,11 +25,14 @@ _WIDEST = 256
 @triton.jit(do_not_specialize=["rows", "columns", "channels"])
 def _scaled_kernel(
     g_ptr,  # [rows, columns]
-    scale_ptr,  # [channels]
+    weight_ptr,  # [channels]
+    var_ptr,  # [channels]
     out_ptr,  # [rows, columns]
     rows,
     columns,
     channels,
+    EPS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -42,16 +45,20 @@ def _scaled_kernel(
     row = first + tl.arange(0, BLOCK_R)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     places = row[:, None] * columns + column[None, :]
-    if CHANNELS_LAST:
-        scale = tl.load(scale_ptr + column, mask=column < columns, other=0.0)[None, :]
-    else:
-        scale = tl.load(scale_ptr + row % channels)[:, None]
-    product = tl.load(g_ptr + places, mask=inside).to(tl.float32) * scale.to(tl.float32)
+    channel = tl.where(column < columns, column, 0) if CHANNELS_LAST else row % channels
+    scale = 1.0 / tl.sqrt_rn(tl.load(var_ptr + channel).to(tl.float32) + EPS)
+    if HAS_WEIGHT:
+        scale *= tl.load(weight_ptr + channel).to(tl.float32)
+    scale = scale[None, :] if CHANNELS_LAST else scale[:, None]
+    product = tl.load(g_ptr + places, mask=inside).to(tl.float32) * scale
     tl.store(out_ptr + places, product, mask=inside)
 
 
 def scaled_channels(
-    g: Float[Tensor, "N C *space"], scale: Float[Tensor, " C"]
+    g: Float[Tensor, "N C *space"],
+    var: Float[Tensor, " C"],
+    weight: Float[Tensor, " C"] | None,
+    eps: float,
 ) -> Float[Tensor, "N C *space"]:
     """Triton form of `reference.scaled_channels`; g is copied where it has gaps in memory."""
     channels = g.shape[1]
@@ -61,12 +68,15 @@ def scaled_channels(
     out = torch.empty_like(g)
     if not g.numel():
         return out
+    factors = var if weight is None else weight
     columns = channels if last else g[0, 0].numel()
     rows = g.numel() // columns
     block = min(_WIDEST, triton.next_power_of_2(columns))
     grid = (triton.cdiv(columns, block) * triton.cdiv(rows, _NUMBERS // block),)
     _scaled_kernel[grid](
-        *(g, scale.contiguous(), out, rows, columns, channels),
+        *(g, factors.contiguous(), var.contiguous(), out, rows, columns, channels),
+        EPS=eps,
+        HAS_WEIGHT=weight is not None,
         CHANNELS_LAST=last,
         VECTOR=vector(columns, g.element_size()),
         BLOCK_R=_NUMBERS // block,

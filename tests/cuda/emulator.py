@@ -11,13 +11,16 @@ import contextlib
 import os
 import threading
 import traceback
+from functools import partial
 
 import emulated_device
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import capture
 import torch
 import triton.runtime.interpreter as interpreter
+from arithmetic import values, widened
 from fused import FUSED
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -40,8 +43,6 @@ _INDEXED = frozenset(
     {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 )
 _WITHOUT_ORDER = frozenset({"aten::cumsum", "aten::scatter_add", "aten::scatter_add_"})
-_PRODUCTS = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::mv"})
-_CONVOLUTIONS = frozenset({"aten::convolution", "aten::convolution_backward"})
 
 
 class Counts:
@@ -56,6 +57,7 @@ class Counts:
             counter.clear()
 
     def wait(self, what):
+        capture.refuse(what)
         frames = traceback.extract_stack()
         places = [
             f"{os.path.basename(frame.filename)}:{frame.lineno}"
@@ -139,7 +141,7 @@ def run(func, args, kwargs):
     if torch.are_deterministic_algorithms_enabled() and name in _WITHOUT_ORDER and ours:
         assert not ours[0].is_floating_point(), f"{name} has no deterministic implementation"
     if name in OPDEFS and ours:  # our own: its function runs on the device, as it would there
-        with _Mode():
+        with Mode():
             return OPDEFS[name]._init_fn(*args, **kwargs)
     given, named = tree_map(_inner, args), tree_map(_inner, kwargs)
     here = bool(ours)
@@ -149,18 +151,16 @@ def run(func, args, kwargs):
     named.pop("pin_memory", None)
     if name == "aten::_fused_sdp_choice":
         return 0  # by the formula, as PyTorch's own autograd goes here
-    if name == "aten::copy_":
-        func(*given, **named)
-        return args[0]
-    if name == "aten::_to_copy":
-        return _outer(func(*given, **named)) if here else func(*given, **named)
     if name in ("aten::lift_fresh", "aten::lift_fresh_copy") and not ours:
         return func(*given, **named)
-    if name in FUSED:
-        return tree_map(_outer, FUSED[name](*given, **named))
-    output = func(*_rounded(name, given), **named)
+    output = values(func, *given, **named)
+    if here:
+        capture.note(func, partial(values, func), (args, kwargs), (given, named), output)
+    if name == "aten::copy_":
+        return args[0]
     output = tree_map(_outer, output) if here else output
-    return return_and_correct_aliasing(func, args, kwargs, output) if ours else output
+    own = ours and name != "aten::_to_copy" and name not in FUSED
+    return return_and_correct_aliasing(func, args, kwargs, output) if own else output
 
 
 def _refuse_mixed(name, tensors, ours):
@@ -186,23 +186,9 @@ def _note_waits(name, args, tensors, ours):
         COUNTS.wait("copy between devices")
 
 
-def _rounded(name, args):
-    """float32 as TF32 has it, where the switches of PyTorch let the operation round."""
-    backends = torch.backends
-    rounds = (name in _PRODUCTS and backends.cuda.matmul.fp32_precision == "tf32") or (
-        name in _CONVOLUTIONS and backends.cudnn.conv.fp32_precision == "tf32"
-    )
-    return tree_map(_tf32, args) if rounds else args
+class Mode(TorchDispatchMode):
+    """Makes tensors on the device, and runs what is given some."""
 
-
-def _tf32(value):
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
-        return value
-    bits = value.contiguous().view(torch.int32)
-    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-class _Mode(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
@@ -244,20 +230,16 @@ _ANSWERS = {
 }
 
 
-@contextlib.contextmanager
-def _widened(args):
-    """What the interpreter is given: it multiplies bfloat16 wrongly, and float32 as it should."""
-    narrow, given = [], []
-    for tensor in map(_inner, args):
-        if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.bfloat16:
-            narrow.append(tensor)
-            wide = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.float32)
-            tensor = wide.copy_(tensor)
-            narrow.append(tensor)
-        given.append(tensor)
-    yield given
-    for tensor, wide in zip(narrow[::2], narrow[1::2], strict=True):
-        tensor.copy_(wide)
+_GRAPHS = {
+    "CUDAGraph": capture.Graph,
+    "graph": capture.capturing,
+    "graph_pool_handle": lambda: None,
+}
+
+
+def _launched(launch, kernel, grid, warmup, *args, **kwargs):
+    with torch._C._DisableTorchDispatch(), widened(args) as given:
+        return launch(kernel, *given, grid=grid, warmup=warmup, **kwargs)
 
 
 def _interpreted(launch, launched):
@@ -268,21 +250,29 @@ def _interpreted(launch, launched):
         kinds = {type(t) for t in args if isinstance(t, torch.Tensor)}
         if len(kinds) != 1 or not issubclass(*kinds, OnDevice):
             raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
-        with torch._C._DisableTorchDispatch():
-            named = {key: _inner(value) for key, value in kwargs.items()}
-            with _widened(args) as given:
-                return launch(self, *given, grid=grid, warmup=warmup, **named)
+        named = {key: _inner(value) for key, value in kwargs.items()}
+        start = partial(_launched, launch, self, grid, warmup)
+        capture.note_launch(start, (args, kwargs), (tuple(map(_inner, args)), named))
+        return start(*map(_inner, args), **named)
 
     return run
 
 
 @contextlib.contextmanager
-def device(launched=True):
-    """Within, tensors can be on "cuda"; kernels that are not launched leave what there was."""
+def device(launched=True, graphs=False):
+    """Within, tensors can be on "cuda"; kernels that are not launched leave what there was.
+
+    Args:
+        launched: Whether kernels are.
+        graphs: Whether passes may be captured.
+    """
     import torch.cuda.amp.common as amp
 
     patches = [(torch.cuda, name, answer) for name, answer in _ANSWERS.items()]
     patches.append((amp, "amp_definitely_not_available", lambda: False))
+    if graphs:
+        patches += [(torch.cuda, name, answer) for name, answer in _GRAPHS.items()]
+        patches.append((torch.backends.cuda, "is_built", lambda: True))
     launch = interpreter.InterpretedFunction.run
     patches.append((interpreter.InterpretedFunction, "run", _interpreted(launch, launched)))
     before = [getattr(owner, name) for owner, name, _ in patches]
@@ -291,7 +281,7 @@ def device(launched=True):
         for owner, name, value in patches:
             setattr(owner, name, value)
         torch._C._set_only_lift_cpu_tensors(True)
-        with _Mode():
+        with Mode():
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(lifts)

@@ -5,15 +5,19 @@ which a fault is put.
 """
 
 import collections
+import contextlib
 import copy
 import json
 import sys
 import threading
 import warnings
+from unittest import mock
 
 import emulator  # before torch
 import torch
+from arithmetic import shapes_alone
 from contract import CASES
+from fastgradnorm_kernels import _backends, exact_products
 from planted import PLANTED
 
 from fastgradnorm import (
@@ -23,6 +27,7 @@ from fastgradnorm import (
     gradient_sketch,
     naive_score_pool,
 )
+from fastgradnorm._engine.replay import as_they_are
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._pool import make_engine
 from fastgradnorm._pool.run import score_verified
@@ -113,6 +118,29 @@ def _on_device(model, inputs, options):
         }
 
 
+def captured(case, fault):
+    """Whether passes replayed from graphs give the bits that they give as they are."""
+    torch.manual_seed(0)
+    model, batches = case.make().eval(), [case.inputs() for _ in range(3)]
+    with emulator.device(graphs=True), fault(), autograd_ready():
+        where = converted(model, "cuda")
+        options = {"verify": False, **case.options}
+        scorer = GradNormScorer(where, scheme=tuple(SCHEMES), progress=False, **options)
+        engine = make_engine(scorer.model, scorer.options)
+        *before, last = [as_batch(moved(inputs), engine.subject.device) for inputs in batches]
+        for batch in before:  # the first is run as it is, the second captured
+            engine.score(batch)
+        with as_they_are():
+            expected = engine.score(last).scores
+        found = engine.score(last).scores
+        runs = [each.passes.replays for each in (engine, engine.also) if each is not None]
+    return {
+        "same": all(torch.equal(found[s].inner, expected[s].inner) for s in SCHEMES),
+        "replayed": sum(each.replayed for each in runs),
+        "reasons": [each.reason for each in runs if each.reason is not None],
+    }
+
+
 def sketched(case):
     """Whether sketches are those of the CPU."""
     torch.manual_seed(0)
@@ -123,25 +151,27 @@ def sketched(case):
     return {"error": float((there - here).norm() / here.norm())}
 
 
-def counted(name):
-    """Operations and launches of a pass over large models, by name; the numbers are of no kernel.
+def counted(name, samples=64, **options):
+    """Operations and launches of a pass over a large model, by name; nothing is computed.
 
-    They hardly depend on the size of the batch, which is small here.
+    "..., exact products": as GPUs with wide matrix units make float32 products and norms.
     """
     from benchmarks.gpu.large_models import LARGE
 
-    case = LARGE[name]
-    model, inputs = case.make(10, 2)
-    with emulator.device(launched=False):
-        scorer = GradNormScorer(
-            converted(model, "cuda"), verify=False, progress=False, backend="triton"
-        )
-        with autograd_ready():
-            engine = make_engine(scorer.model, scorer.options)
-            batch = as_batch(moved(inputs), engine.subject.device)
-            score_verified(engine, Witness(engine), batch)
-            emulator.COUNTS.clear()
-            engine.score(batch)
+    name, _, kind = name.partition(", ")
+    patches = _as_compiled() if kind == "exact products" else contextlib.nullcontext()
+    model, inputs = LARGE[name].make(10, samples)
+    within = emulator.device(launched=False), shapes_alone(), autograd_ready(), patches
+    with contextlib.ExitStack() as stack:
+        for each in within:
+            stack.enter_context(each)
+        where = converted(model, "cuda")
+        scorer = GradNormScorer(where, verify=False, progress=False, **options)
+        engine = make_engine(scorer.model, scorer.options)
+        batch = as_batch(moved(inputs), engine.subject.device)
+        score_verified(engine, Witness(engine), batch)
+        emulator.COUNTS.clear()
+        engine.score(batch)
     counts = emulator.COUNTS
     started = {k: n for k, n in counts.operations.most_common() if k not in FREE}
     return {
@@ -151,13 +181,40 @@ def counted(name):
     }
 
 
+@contextlib.contextmanager
+def _as_compiled():
+    """Within, float32 products and norms are made as where kernels are compiled."""
+    pulled = exact_products.convolution_pulled
+
+    def in_the_thread_of_the_device(*args):
+        with emulator.Mode():
+            return pulled(*args)
+
+    def tensor(data, *, device=None, **options):
+        return made(data, **options).to(device)
+
+    made = torch.tensor
+    with (
+        mock.patch.object(torch, "tensor", tensor),
+        mock.patch.object(exact_products, "convolution_pulled", in_the_thread_of_the_device),
+        mock.patch.object(_backends, "_interpreted", lambda: False),
+        mock.patch.object(exact_products, "Tensor", emulator.OnDevice),
+    ):
+        yield
+
+
 def main(names):
     torch.set_num_threads(1)
+    if "captured: all" in names:
+        names = [n for n in names if n != "captured: all"] + [f"captured: {n}" for n in CASES]
     for name in names:
         kind, _, rest = name.partition(": ")
         try:
             if kind == "planted":
                 found = scored(CASES[PLANTED[rest].case], PLANTED[rest].fault)
+            elif kind == "captured":
+                planted = PLANTED.get(rest, PLANTED["nothing"])
+                found = captured(CASES[planted.case if rest in PLANTED else rest], planted.fault)
             elif kind == "count":
                 found = counted(rest)
             elif kind == "sketch":

@@ -1,10 +1,12 @@
 """Faults of the kind that only a GPU shows, put into the engine: the tests must see them."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
 
+import capture
 import torch
 from fastgradnorm_kernels import _dispatch, functorch
 
@@ -58,6 +60,26 @@ def _mixing(original):
     return posterior
 
 
+def _counting(original):
+    passes = itertools.count(1)
+
+    def posterior(logits):
+        return original(logits * (1 + 0.01 * next(passes)))
+
+    return posterior
+
+
+def _keeping(original):
+    made = []
+
+    def posterior(logits):
+        if not capture.is_active():  # what was captured reads it where it lay
+            made[:] = [torch.ones(1, device="cuda")]
+        return original(logits * made[0])
+
+    return posterior
+
+
 def _looping(original):
     def choose(*args):
         raise RuntimeError("no kernel")
@@ -73,5 +95,7 @@ PLANTED = {
         "two classes", _instead(_dispatch, "_triton_weight_sq_norm", _masking)
     ),
     "two devices": Planted("mlp", _instead(objective, "posterior", _mixing)),
+    "a number of the host": Planted("mlp", _instead(objective, "posterior", _counting)),
+    "memory given back": Planted("mlp", _instead(objective, "posterior", _keeping)),
     "a slow loop": Planted("attention none", _instead(attention_choice, "choose", _looping)),
 }

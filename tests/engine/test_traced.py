@@ -10,45 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from fastgradnorm import GradNormScorer, KernelError
 from fastgradnorm._engine import traces
 from fastgradnorm._engine.traced import NotTraceableError, Traced
+from tests.support.tracing import Kept, as_they_are, eager, replayed, scores  # noqa: F401
 
 WAYS = [{"scheme": "expected"}, {"scheme": "entropy"}, {"params": "last_layer"}]
-
-
-class Kept(traces.Traces):
-    """All that are made, so that tests can ask them."""
-
-    made: list["Kept"]
-
-    def __init__(self, blamed):
-        super().__init__(blamed)
-        self.made.append(self)
-
-
-@pytest.fixture(autouse=True)
-def eager(monkeypatch):
-    """Passes are traced the second time that they are run."""
-    monkeypatch.setattr(traces, "_BEEN", 2)
-    monkeypatch.setattr(traces, "_COMING", 0)
-    monkeypatch.setattr(traces, "_LONGEST", float("inf"))
-    monkeypatch.setattr(traces, "_SHORT", float("inf"))
-    monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
-    monkeypatch.setattr("fastgradnorm._engine.passes.Traces", Kept)
-    Kept.made = []
-
-
-def replayed():
-    return sum(each.replayed for each in Kept.made)
-
-
-def scores(model, batches, **options):
-    scorer = GradNormScorer(model, latency=0, progress=False, **{"verify": False, **options})
-    return scorer.score(batches).values
-
-
-def as_they_are(monkeypatch, model, batches, **options):
-    with monkeypatch.context() as patch:
-        patch.setattr(traces, "_LONGEST", -1.0)
-        return scores(model, batches, **options)
 
 
 class Text(nn.Module):

@@ -107,18 +107,19 @@ class _BatchNorm(SingleLevel):
         bias: Tensor | None,
         eps: float,
     ) -> Tensor:
-        with outside():
-            scale = (var + eps).rsqrt()
-            scale = scale if weight is None else scale * weight
-            ctx.save_for_backward(scale)
+        ctx.eps = eps
+        ctx.save_for_backward(var, weight)
         return wrap(_scaled(unwrap(x), mean, var, weight, bias, eps))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = ctx.saved_tensors
-        if g.is_cuda:  # one kernel, where there would be two and float32 numbers between them
-            scaled = partial(kernels.scaled_channels, scale=scale)
+        var, weight = ctx.saved_tensors
+        if g.is_cuda:  # one kernel, where there would be several and float32 numbers between them
+            scaled = partial(kernels.scaled_channels, var=var, weight=weight, eps=ctx.eps)
             return Rows.of(g).apply(scaled), *(None,) * 5
+        with outside():
+            scale = (var + ctx.eps).rsqrt()
+            scale = scale if weight is None else scale * weight
         shape = (-1,) + (1,) * (g.dim() - 2)
         return (g * scale.view(shape)).to(g.dtype), *(None,) * 5
 

@@ -70,7 +70,7 @@ class Rule:
 def outer_sq_norm(a: Tensor, g: Tensor) -> Tensor:
     """`‖Σ_t g_t a_tᵀ‖²` summed over groups, for a `[G, T, I]`, g `[G, T, O]`."""
     norms: Tensor = kernels.weight_sq_norm(a, g[:, None])
-    return norms.sum()
+    return norms.sum() if len(norms) > 1 else norms.view(())
 
 
 def outer_rule(
