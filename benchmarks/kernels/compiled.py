@@ -40,6 +40,7 @@ ARCHS = (80, 86, 89, 90, 100, 120)
 SHARED_LIMIT = {arch: tiles.shared_memory(divmod(arch, 10)) for arch in ARCHS}
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _INTEGERS = {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", *LAUNCH)
 # What is counted in the PTX.
 _INSTRUCTIONS = {
     "mma.sync": r"\bmma\.sync",
@@ -175,7 +176,7 @@ def _resources(cubin: bytes, scratch: Path) -> tuple[int, int]:
 def compile_one(index: int, arch: int) -> Row:
     """One launch compiled for one architecture."""
     operation, dtype, precision, launch = _ALL[arch][index]
-    options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages", *LAUNCH)}
+    options = {k: v for k, v in launch.options.items() if k in _OPTIONS}
     compiled = triton.compile(
         specialise(launch), target=GPUTarget("cuda", arch, 32), options=options
     )

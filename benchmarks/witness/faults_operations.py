@@ -147,8 +147,8 @@ FAULTS = [
     ),
     Fault(
         "_operations/fused_norms.py", "dropped factor",
-        "            scale = scale if weight is None else scale * weight\n            ctx.save_for_backward(scale)",
-        "            ctx.save_for_backward(scale)",
+        "            scale = scale if weight is None else scale * weight\n        shape = (-1,)",
+        "        shape = (-1,)",
         "what is pulled back through a batch norm lacks the weight",
     ),
     Fault(

@@ -229,6 +229,7 @@ def _part(
             PROMOTE=tiles.arithmetic(g.dtype, input_precision) == "split",
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **tiles.registers(g.device, tile.warps),
             **LAUNCH,
         )
     return partial.view(n, groups * splits, k, o)

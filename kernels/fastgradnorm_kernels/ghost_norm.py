@@ -201,6 +201,7 @@ def parts(
             PROMOTE=tiles.arithmetic(g.dtype, input_precision) == "split",
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **tiles.registers(g.device, tile.warps),
             **LAUNCH,
         )
     return sq_norm, uncancelled

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgradnorm_kernels import tiles
 from fastgradnorm_kernels._addresses import aligned
 from fastgradnorm_kernels._launch import LAUNCH
 from fastgradnorm_kernels._math import (
@@ -51,6 +52,36 @@ def _store_scores(out_ptrs, rows, mask, q, expected, expected_squared, entropy):
 
 
 @triton.jit
+def _halves(x):
+    """The even and the odd columns of x `[N, columns]`."""
+    return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+
+
+@triton.jit
+def _columns(x, N: tl.constexpr, VECTOR: tl.constexpr):
+    """The columns of x `[N, VECTOR]`, which were loaded at once, in their order."""
+    if VECTOR == 1:
+        found = (tl.reshape(x, [N]),)
+    elif VECTOR == 2:
+        found = tl.split(x)
+    elif VECTOR == 4:
+        even, odd = _halves(x)
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        found = (a, b, c, d)
+    else:
+        even, odd = _halves(x)
+        ae, cg = _halves(even)
+        bf, dh = _halves(odd)
+        a, e = tl.split(ae)
+        c, g = tl.split(cg)
+        b, f = tl.split(bf)
+        d, h = tl.split(dh)
+        found = (a, b, c, d, e, f, g, h)
+    return found
+
+
+@triton.jit
 def _head_scores_thread_kernel(
     logits_ptr,  # [N, C], rows `stride_n` apart
     q_ptr,  # [N]
@@ -61,17 +92,22 @@ def _head_scores_thread_kernel(
     stride_n,
     CLASSES: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = rows < N
     top = tl.full([BLOCK_N], -float("inf"), tl.float32)
     base, others = top, ()
-    for i in tl.static_range(CLASSES):
-        z = tl.load(logits_ptr + rows * stride_n + i, mask=inside, other=0.0).to(tl.float32)
-        x = tl.minimum(top, z, propagate_nan=_NAN)  # whatever is not the largest
-        top = tl.maximum(top, z)
-        base = tl.maximum(base, x)
-        others = others + (x,)
+    places = (rows * aligned(stride_n, VECTOR))[:, None] + tl.arange(0, VECTOR)[None, :]
+    for start in tl.static_range(0, CLASSES, VECTOR):
+        loaded = tl.load(logits_ptr + (places + start), mask=inside[:, None], other=0.0)
+        loaded = _columns(loaded, BLOCK_N, VECTOR)
+        for i in tl.static_range(VECTOR):
+            z = loaded[i].to(tl.float32)
+            x = tl.minimum(top, z, propagate_nan=_NAN)  # whatever is not the largest
+            top = tl.maximum(top, z)
+            base = tl.maximum(base, x)
+            others = others + (x,)
     safe = tl.where(base == -float("inf"), top, base)
     t, vs, es = tl.zeros_like(top), (), ()
     t2, tv, shares, squares = t, t, t, t
@@ -169,16 +205,15 @@ def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadSco
     n, c = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     out = [torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3)]
-    options = blocks(c) | LAUNCH
+    options = blocks(c) | LAUNCH | {"VECTOR": _vector(logits)}
     arguments, stride = (logits, q.contiguous(), *out), logits.stride(0)
     if n and "CLASSES" in options:
         grid = (triton.cdiv(n, options["BLOCK_N"]),)
         _head_scores_thread_kernel[grid](*arguments, n, stride, **options)
     elif n and "BLOCK_N" in options:
-        options["VECTOR"] = _vector(logits)
         grid = (triton.cdiv(n, options["BLOCK_N"]),)
         _head_scores_kernel[grid](*arguments, n, c, stride, **options)
     elif n:
-        options["VECTOR"] = _vector(logits)
+        options |= tiles.registers(logits.device, options["num_warps"])
         _head_scores_stream_kernel[(n,)](*arguments, c, stride, **options)
     return HeadScores(*out)

@@ -126,6 +126,19 @@ def processors(device: torch.device) -> int:
     return _processors(torch.cuda.current_device() if device.index is None else device.index)
 
 
+# Registers that a thread may have, and threads of a warp.
+_MOST_REGISTERS, _REGISTERS, _WARP = 255, 1 << 16, 32
+
+
+def registers(device: torch.device, warps: int) -> dict[str, int]:
+    """Options of a launch with so many warps: all registers, where the assembler would spill some.
+
+    Of Blackwell's it keeps a part free for other blocks by itself, and spills a few words for that.
+    """
+    fits = warps * _WARP * _MOST_REGISTERS <= _REGISTERS
+    return {"maxnreg": _MOST_REGISTERS} if fits and gpu(device)[1] >= (10, 0) else {}
+
+
 def shared_memory(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that a block may have."""
     if capability[0] in (9, 10):
