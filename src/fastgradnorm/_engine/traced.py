@@ -138,7 +138,7 @@ def _check(n: Node, values: Mapping[Node, Any]) -> None:
 
 
 def _is_view(n: Node) -> bool:
-    return bool(getattr(n.target, "is_view", False))
+    return n.op == "call_method" or bool(getattr(n.target, "is_view", False))
 
 
 def _with_fewer_views(traced: GraphModule, layouts: _Layouts) -> None:
