@@ -78,6 +78,20 @@ FAULTS = [
         "products of weights that stand the other way round are of other numbers",
     ),
     Fault(
+        "_engine/forward.py",
+        "dropped guard",
+        "rows.detach(), rows)",
+        "rows, rows)",
+        "products with one direction count the padding's row of an embedding",
+    ),
+    Fault(
+        "_engine/forward.py",
+        "dropped guard",
+        "if not torch.is_grad_enabled() and any(",
+        "if False and any(",
+        "products with one direction look through the model's own `no_grad`",
+    ),
+    Fault(
         _DOTS,
         "dropped guard",
         'correction = 1 - group["betas"][1] ** float(state["step"])',

@@ -5,7 +5,9 @@ of nesting and every call: tenths of a millisecond, which for small batches are 
 The engine nests in one way only, so that its own operations can look into the wrappers themselves.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,18 @@ from fastgradnorm_kernels.functorch import outside as outside
 
 # Samples, and the derivative: transforms nested deeper are the model's.
 _OWN_LEVELS = 2
+
+_forwards = threading.local()
+
+
+@contextmanager
+def forwards() -> Iterator[None]:
+    """Derivatives are taken forwards inside, which light functions have none for."""
+    before, _forwards.active = getattr(_forwards, "active", False), True
+    try:
+        yield
+    finally:
+        _forwards.active = before
 
 
 class Bare(NamedTuple):
@@ -54,8 +68,11 @@ def is_differentiated(*tensors: Tensor | None) -> bool | None:
     """Whether a derivative is taken of the tensors, right here and nowhere else.
 
     None where light functions do not apply: outside of transforms if derivatives are taken there,
-    or inside of the model's own, which may take a derivative of what is pulled back here.
+    inside of the model's own, which may take a derivative of what is pulled back here, and where
+    derivatives are taken `forwards`.
     """
+    if getattr(_forwards, "active", False):
+        return None
     level = functorch.current_level()
     if level is None:
         return False if functorch.works() and not torch.is_grad_enabled() else None

@@ -8,7 +8,14 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 
-from fastgradnorm._engine import Passes, PlainPass, Plan, sample_dots
+from fastgradnorm._engine import (
+    ForwardMode,
+    Passes,
+    PlainPass,
+    Plan,
+    dots_elements,
+    sample_dots,
+)
 from fastgradnorm._errors import VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
@@ -32,6 +39,9 @@ class Dots:
         scheme: Of what the gradient is.
         cosine: Whether products are divided by both norms.
         scales: What gradients are multiplied by, by parameter; None: nothing.
+
+    Attributes:
+        forward: Makes products with one direction without a pull-back, where that can be.
     """
 
     def __init__(
@@ -43,7 +53,7 @@ class Dots:
         cosine: bool,
         scales: Mapping[str, Tensor] | None,
     ) -> None:
-        self.options, self.pulled = options, 0
+        self.options, self.pulled, self._subject = options, 0, subject
         self.slow: str | None = "This model cannot run under vmap: its samples are run one by one."
         self._cosine, self._verify = cosine, bool(options.verify)
         dtype, device = accumulation_dtype(subject.dtype), subject.device
@@ -67,6 +77,7 @@ class Dots:
                 if name not in given
             }
         self._directions = given
+        self.forward = ForwardMode(subject, given, not cosine)
         self._pulled = Pulled(options, scheme)
         self._told = {"products": f"{scheme} {cosine}"}
 
@@ -81,15 +92,32 @@ class Dots:
 
     def planned(self, plan: Plan) -> Plan:
         """One parameter's gradient is alive at a time, as formed and as laid out."""
-        shapes = [direction[0].numel() for direction in self._directions.values()]
-        transient = max(plan.transient_bytes, 3 * max(shapes) * plan.item_bytes)
+        elements = dots_elements(plan, self._subject, self.count_all, self._cosine)
+        transient = max(plan.transient_bytes, elements * plan.item_bytes)
         return replace(plan, transient_bytes=transient)
 
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Of all samples."""
         subject, pulled = passes.subject, self._pulled
-        scales = self._scales if self._cosine else None
         target, valid = pulled.target(batch, plan.logits_shape), batch.valid(plan.logits_shape)
+        found = self.forward.products(passes, plan, batch, pulled.cotangent, valid, target)
+        if found is None:
+            found = self._by_taps(passes, plan, batch, valid, target)
+        if self._verify:
+            self._verify = False
+            self._check(subject, batch, found)
+        return self._scored(found)
+
+    def _by_taps(
+        self,
+        passes: Passes,
+        plan: Plan,
+        batch: Batch,
+        valid: Tensor | None,
+        target: Tensor | None,
+    ) -> Tensor:
+        subject, pulled = passes.subject, self._pulled
+        scales = self._scales if self._cosine else None
 
         def one(
             passage: Passage,
@@ -103,11 +131,8 @@ class Dots:
             parts = subject, batch, passage, leaves, self._directions, cotangent, scales
             return sample_dots(*parts)
 
-        found = passes.run(f"dots {id(plan)}", one, batch, valid, target)
-        if self._verify:
-            self._verify = False
-            self._check(subject, batch, found)
-        return self._scored(found)
+        found: Tensor = passes.run(f"dots {id(plan)}", one, batch, valid, target)
+        return found
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]

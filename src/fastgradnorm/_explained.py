@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastgradnorm._directions import Directions, checked_dots
-from fastgradnorm._dots import directed
+from fastgradnorm._dots import Dots, directed
 from fastgradnorm._engine import Explanation, explain_dots, explain_sketches
 from fastgradnorm._errors import SlowPathWarning
-from fastgradnorm._model import as_batch
+from fastgradnorm._model import Subject, as_batch
 from fastgradnorm._process import OwnRandomState, autograd_ready
 from fastgradnorm._sketch import checked_sketches, sketching
 from fastgradnorm._validate import check_bool, check_integer, check_model, fail
@@ -30,7 +31,8 @@ def explain_gradients(
     The rule of a parameter is, of sketches, `"TensorSketch"` of inputs and output gradients, the
     gradient of a use `"formed"` and hashed, or a `"lookup"` of the rows it took; of products,
     a `"product"` of the inputs with each direction, the gradient of a use `"formed"` once for all
-    directions, or a `"lookup"`. `"gradient"`: as autograd has formed it, for the parameters that
+    directions, or a `"lookup"`; all of them `"forward mode"` where the logits' derivative along one
+    direction costs less. `"gradient"`: as autograd has formed it, for the parameters that
     have no such rule, such as biases, and of cosines for all. FLOPs and bytes are of one sample.
 
     Args:
@@ -48,7 +50,6 @@ def explain_gradients(
         ValueError: As these; also unless one of `dim` and `directions` is given.
 
     Example:
-        >>> import torch
         >>> model = nn.Linear(3, 2).eval()
         >>> found = explain_gradients(model, torch.ones(1, 3), directions=1, scheme="entropy")
         >>> [(row.parameter, row.rule) for row in found.rows]
@@ -74,10 +75,19 @@ def explain_gradients(
         plan = engine.plan(parsed)
         if dim is not None:
             return explain_sketches(subject, plan, dim, engine.loop_reason)
-        return explain_dots(subject, plan, _count(model, directions), cosine, engine.loop_reason)
+        stacked = _stacked(model, subject, directions)
+        unchecked = chosen.changed(verify=False)
+        dots = Dots(subject, unchecked, stacked, scheme or "loss", cosine, None)
+        engine.making(dots).score(parsed.take(slice(0, 1)))  # whether forward mode runs it
+        told = dots.forward.why, engine.loop_reason
+        return explain_dots(subject, plan, dots.count_all, cosine, *told)
 
 
-def _count(model: nn.Module, directions: Any) -> int:
+def _stacked(model: nn.Module, subject: Subject, directions: Any) -> dict[str, Tensor]:
+    """Directions `[Q, *shape]` by parameter; as many of zeros, of all that count."""
     if isinstance(directions, (Mapping, list, tuple)):
-        return len(next(iter(directed(model, directions).values())))
-    return check_integer("directions", directions, at_least=1)
+        return directed(model, directions)
+    count = check_integer("directions", directions, at_least=1)
+    values = subject.values(list(subject.chosen))
+    numbers = {n: torch.view_as_real(v) if v.is_complex() else v for n, v in values.items()}
+    return {name: torch.zeros(count, *v.shape, dtype=v.dtype) for name, v in numbers.items()}

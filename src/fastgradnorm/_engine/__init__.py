@@ -1,10 +1,11 @@
 """One batch to scores."""
 
 from fastgradnorm._engine.chunks import Limits
-from fastgradnorm._engine.directed import sample_dots
+from fastgradnorm._engine.directed import dots_elements, sample_dots
 from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.explain import Explanation, explain
 from fastgradnorm._engine.explain_linear import explain_dots, explain_sketches
+from fastgradnorm._engine.forward import ForwardMode
 from fastgradnorm._engine.last_layer import logits_and_features, of_one
 from fastgradnorm._engine.outcome import Norms, Outcome
 from fastgradnorm._engine.passes import Passes
@@ -18,6 +19,7 @@ __all__ = [
     "Clock",
     "Engine",
     "Explanation",
+    "ForwardMode",
     "Limits",
     "Maps",
     "Norms",
@@ -26,6 +28,7 @@ __all__ = [
     "PlainPass",
     "Plan",
     "TappedPass",
+    "dots_elements",
     "explain",
     "explain_dots",
     "explain_sketches",

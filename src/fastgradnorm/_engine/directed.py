@@ -13,7 +13,8 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 from torch.func import vjp
 
-from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader
+from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader, largest_step
+from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
 from fastgradnorm._operations import Joint, Rule, current_level, numbers
@@ -129,6 +130,19 @@ def form_of(shape: Sequence[int], count: int, rule: Rule, joint: Joint) -> str:
         return "lookup"
     positions = rule.shapes.get(joint.slot, rule.shape).positions
     return "formed" if _forms(count, positions) else "product"
+
+
+def dots_elements(plan: Plan, subject: Subject, count: int, whole: bool) -> int:
+    """The largest step of a pull-back for `count` directions; `whole`: every gradient is formed."""
+
+    def elements(parameter: Tensor, rule: Rule, joint: Joint) -> int | None:
+        form = "gradient" if whole else form_of(parameter.shape, count, rule, joint)
+        shape = rule.shapes.get(joint.slot, rule.shape)
+        if form in ("lookup", "product"):  # and what of it is multiplied
+            return 2 * rule.groups * count * shape.positions * shape.outputs
+        return None
+
+    return largest_step(plan, subject, elements, 3)
 
 
 def _forms(count: int, positions: int) -> bool:

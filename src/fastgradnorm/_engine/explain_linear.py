@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from fastgradnorm._engine.directed import form_of
@@ -42,12 +43,14 @@ def explain_sketches(subject: Subject, plan: Plan, dim: int, slow: str | None) -
 
 
 def explain_dots(
-    subject: Subject, plan: Plan, count: int, cosine: bool, slow: str | None
+    subject: Subject, plan: Plan, count: int, cosine: bool, taps: str | None, slow: str | None
 ) -> Explanation:
-    """Of products with `count` directions."""
+    """Of products with `count` directions; `taps`: why by those, None where by forward mode."""
 
     def read(name: str, rule: Rule, joint: Joint) -> _Cost:
         t, i, o = _sizes(rule, joint)
+        if taps is None:  # the direction through the layer, and what comes to it
+            return _Cost("forward mode", 4 * rule.groups * t * i * o, 2 * t * o)
         parameter = subject.parameters[name]
         formed = cosine or parameter.is_complex()
         form = "gradient" if formed else form_of(parameter.shape, count, rule, joint)
@@ -60,7 +63,13 @@ def explain_dots(
         return _Cost(form, 2 * rule.groups * (t + count) * i * o, rule.groups * i * o)
 
     more = count + cosine  # the norm is one more
-    return _explained(subject, plan, "products", read, 2 * more, slow)
+    found = _explained(subject, plan, "products", read, 2 * more, slow)
+    if slow is not None or (taps is not None and count > 1):
+        return found
+    if taps is not None:
+        return replace(found, advice=(f"By taps, without forward mode: {taps}.",))
+    rows = tuple(replace(row, rule="forward mode") for row in found.rows)
+    return replace(found, rows=rows, totals={**found.totals, "leftover_share": 0.0})
 
 
 def _explained(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model import Followed, Passage, Pieces, StandIns
-from fastgradnorm._operations import Joint, Rule, current_level, table
+from fastgradnorm._model import Followed, Passage, Pieces, StandIns, Subject
+from fastgradnorm._operations import Joint, Rule, count, current_level, table
 
 # From tensors that were saved and the gradient at an output.
 Read = Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -69,3 +70,30 @@ class LinearTaps(Followed):
         plain = {joint.slot: self._values[name]}
         output = self.run(func, *table.replaced(func, args, kwargs, **plain))
         return tap(self._level, output, *found, *rule.saved)
+
+
+def largest_step(
+    plan: Plan,
+    subject: Subject,
+    elements: Callable[[Tensor, Rule, Joint], int | None],
+    each: int,
+) -> int:
+    """Elements of the largest step of a pull-back.
+
+    Args:
+        plan: With the uses.
+        subject: The model.
+        elements: That the use of a parameter needs at a time; None where its gradient is formed.
+        each: Times the elements of a gradient that is formed.
+    """
+    formed, spared, largest = set[str](), set[str](), 0
+    for use in plan.uses:
+        rule, slots = use.rule, use.slots
+        for slot, piece in [*slots.items(), *(("", piece) for piece in use.others)]:
+            joint, needed = None if rule is None else rule.joint, None
+            if rule is not None and joint is not None and joint.slot == slot and not piece.path:
+                needed = elements(subject.parameters[piece.name], rule, joint)
+                largest = max(largest, needed or 0)
+            (formed if needed is None else spared).add(piece.name)
+    formed |= {*plan.tracked} - spared
+    return max([largest, *(each * count(subject.parameters[name]) for name in formed)])

@@ -13,7 +13,7 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 from torch.func import vjp
 
-from fastgradnorm._engine.linear_taps import LinearTaps, Read
+from fastgradnorm._engine.linear_taps import LinearTaps, Read, largest_step
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
 from fastgradnorm._model import Batch, Passage, Subject
@@ -22,7 +22,6 @@ from fastgradnorm._operations import (
     ParameterMap,
     Rule,
     choose_form,
-    count,
     current_level,
     inverse,
     scratch,
@@ -132,15 +131,9 @@ def _of_use(map_: ParameterMap, joint: Joint, wide: torch.dtype) -> Read:
 
 def transient_elements(plan: Plan, subject: Subject, dim: int) -> int:
     """The largest step of a pull-back: a gradient that is formed, or what stands in its place."""
-    formed, spared, largest = set[str](), set[str](), 0
-    for use in plan.uses:
-        rule, slots = use.rule, use.slots
-        for slot, piece in [*slots.items(), *(("", piece) for piece in use.others)]:
-            parameter, form = subject.parameters[piece.name], "formed"
-            joint = None if rule is None else rule.joint
-            if rule is not None and joint is not None and joint.slot == slot and not piece.path:
-                form = choose_form(rule, joint, parameter, dim)
-                largest = max(largest, scratch(rule, joint, form, dim))
-            (formed if form == "formed" else spared).add(piece.name)
-    formed |= {*plan.tracked} - spared
-    return max([largest, *(4 * count(subject.parameters[name]) for name in formed)])
+
+    def elements(parameter: Tensor, rule: Rule, joint: Joint) -> int | None:
+        form = choose_form(rule, joint, parameter, dim)
+        return None if form == "formed" else scratch(rule, joint, form, dim)
+
+    return largest_step(plan, subject, elements, 4)
