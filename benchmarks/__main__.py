@@ -18,6 +18,7 @@ from benchmarks.throughput import Effort
 
 Arguments = argparse.Namespace
 _LIBRARIES = ("timm", "transformers")
+_PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/attribution.md")
 
 
 def _folder(arguments: Arguments) -> Path | None:
@@ -232,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
+    command("attribution", _either("attribution.command"), "packages for influence beside ours")
     command("gradients", _either("gradients"), "products and sketches beside a training step")
     command("recipes", _either("recipes.command"), "wrong labels, pruning, influence: of digits")
     command("acquire", _either("acquire"), "100 of 100,000 images chosen: seconds and memory")
@@ -242,8 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "accuracy by labels, strategy and task"
     label_efficiency.add_arguments(command("label-efficiency", label_efficiency.main, what))
     found = command("readme", _readme, "writes the tables of README and docs from results/")
-    names = ("README.md", "docs/benchmarks.md", "docs/recipes.md")
-    pages = [Path(__file__).parents[1] / name for name in names]
+    pages = [Path(__file__).parents[1] / name for name in _PAGES]
     found.add_argument("--file", type=Path, nargs="+", default=pages)
     return parser
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables, targets
+from benchmarks.attribution import pages as attribution
 from benchmarks.provenance import RESULTS, load
 from benchmarks.recipes import pages
 
@@ -30,6 +31,9 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "recipe-labels": ("recipes", pages.labels),
     "recipe-pruning": ("recipes", pages.pruning),
     "recipe-influence": ("recipes", pages.influence),
+    "attribution-counts": ("attribution", attribution.counts),
+    "attribution-speed": ("attribution", attribution.speed),
+    "attribution-traps": ("attribution", attribution.each),
     "gradients": ("gradients", pages.gradients),
 }
 

@@ -139,7 +139,7 @@ def measure(traps: Sequence[Trap]) -> dict[str, Any]:
                 continue
             row[engine.name] = _judge_engine(engine, trap)
         rows.append(row)
-        print(f"{trap.group + ': ' + trap.name:52s}" + _cell(row[OURS]), flush=True)
+        print(f"{trap.group + ': ' + trap.name:52s}" + cell(row[OURS]), flush=True)
     facts = provenance()
     facts["versions"] |= {e.distribution: e.version for e in ENGINES}
     return {
@@ -150,7 +150,8 @@ def measure(traps: Sequence[Trap]) -> dict[str, Any]:
     }
 
 
-def _cell(outcome: Outcome, strong: str = "") -> str:
+def cell(outcome: Outcome, strong: str = "") -> str:
+    """An outcome in a table."""
     kind = outcome["outcome"]
     if kind == "exact" and outcome.get("message"):
         return "exact, slow"
@@ -179,7 +180,7 @@ def table(results: dict[str, Any]) -> str:
     engines = results["engines"]
     lines = ["| | " + " | ".join(engines) + " |", "|---" * (len(engines) + 1) + "|"]
     for row in results["rows"]:
-        cells = [_cell(row[engine], "**") for engine in engines]
+        cells = [cell(row[engine], "**") for engine in engines]
         lines.append(f"| {row['group']}: {row['trap']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import __main__ as command_line
 from benchmarks import alone, columns, floor, readme, targets, timing
+from benchmarks.attribution import pages as attribution
 from benchmarks.cases import TINY
 from benchmarks.engines import ENGINES
 from benchmarks.engines.contract import entropy_loss, expected, label_losses
@@ -82,6 +83,17 @@ def test_gradients(tmp_path):
     assert 0 < row["rms_over_least"] < 3
 
 
+def test_attribution(tmp_path):
+    assert command_line.main(["attribution", "--tiny", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "attribution.json").read_text())
+    assert found["finished"]
+    assert {row["fastgradnorm"]["outcome"] for row in found["traps"]} == {"exact"}
+    (ours,) = [row for row in found["rows"] if row["package"] == "fastgradnorm"]
+    assert ours["error"] < 1e-5
+    page = attribution.counts(found) + attribution.speed(found) + attribution.each(found)
+    assert "**fastgradnorm** | 5 |" in page
+
+
 @pytest.mark.slow
 def test_recipes(tmp_path):
     assert command_line.main(["recipes", "--tiny", "--out", str(tmp_path)]) == 0
@@ -96,7 +108,8 @@ def test_readme_gets_its_tables(results, tmp_path):
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))
     assert command_line.main(["readme", "--file", str(page), "--out", str(results)]) == 0
     text = page.read_text()
-    assert text.count("old") == 2  # neither traps were run, nor anything on a GPU
+    # Neither traps were run, nor packages for influence, nor anything on a GPU.
+    assert text.count("old") == 5
     assert text.count(f"| {TINY.title}") >= 2
     assert len(targets.table(results).splitlines()) == 2 + len(targets.TARGETS)
 

@@ -1,0 +1,1 @@
+"""Products of gradients as packages for influence compute them, beside ours."""
