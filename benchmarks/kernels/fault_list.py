@@ -11,7 +11,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Fault:
-    """One edit: the `index`-th place where `old` stands becomes `new`."""
+    """One edit: the `index`-th place where `old` stands becomes `new`.
+
+    Attributes:
+        seen_by: A test that sees it, where those before it take long; it is run first.
+    """
 
     module: str
     kernel: str
@@ -19,6 +23,7 @@ class Fault:
     old: str
     new: str
     index: int = 0
+    seen_by: str = ""
 
     def planted(self) -> str:
         """The module's source with this fault."""
@@ -115,7 +120,7 @@ FAULTS = [
     Fault("windows", _LAST, "wrong layout", "places += x if X_LAST else", "places += x if C_LAST else"),
     Fault("windows", _LAST, "32-bit address", "// blocks_c // blocks_p, tl.int64", "// blocks_c // blocks_p, tl.int32"),
     Fault("windows", "of_convolution", "swap options", '("t", _three(stride, 1)), ("i", _three(dilation, 1))', '("t", _three(dilation, 1)), ("i", _three(stride, 1))'),
-    Fault("windows", "of_linear", "wrong vector", "math.gcd(i, activations.stride(0))", "16"),
+    Fault("windows", "of_linear", "wrong vector", "math.gcd(i, activations.stride(0))", "16", seen_by="test_of_linear"),
     Fault("gradients", "of", "wrong layout", "outputs_last = step_o == 1 or o == 1", "outputs_last = True"),
     Fault("gradients", "of", "wrong layout", "if not outputs_last and step_t != 1 and t != 1:", "if False:"),
     Fault("gradients", "of", "wrong vector", "math.gcd(contiguous, stride, *steps)", "math.gcd(stride, *steps)"),
@@ -173,7 +178,7 @@ FAULTS = [
     Fault("direct_norm", _DIRECT, "32-bit address", "// splits // row_programs // groups, tl.int64", "// splits // row_programs // groups, tl.int32"),
     Fault("direct_norm", _DIRECT, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
     Fault("direct_norm", "_part", "wrong constant", "EVEN_T=t % tile.depth == 0", "EVEN_T=True"),
-    Fault("conv_norm", "_prepare", "drop term", "grad_outputs.flatten(3).mT, groups)", "grad_outputs.flatten(3).mT)"),
+    Fault("conv_norm", "_prepare", "drop term", "grad_outputs.flatten(3).mT, groups)", "grad_outputs.flatten(3).mT)", seen_by="test_tiles_and_channels_last"),
     Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, 1, True)"),
     Fault("checked_norm", _SETTLED, "flip comparison", "sq_norm < CANCELLED * uncancelled", "sq_norm > CANCELLED * uncancelled"),
     Fault("checked_norm", _SETTLED, "drop factor", "CANCELLED * uncancelled", "uncancelled"),
@@ -199,7 +204,7 @@ FAULTS = [
     Fault("scaled", "scaled_channels", "wrong constant", "HAS_WEIGHT=weight is not None", "HAS_WEIGHT=False"),
     Fault("scaled", "scaled_channels", "wrong constant", "CHANNELS_LAST=last", "CHANNELS_LAST=True"),
     Fault("scaled", "scaled_channels", "drop guard", "if not last:", "if False:"),
-    Fault("ghost_norm", "_chunk", "off by one", "others * (chunks + 1)", "others * chunks"),
+    Fault("ghost_norm", "_chunk", "off by one", "others * (chunks + 1)", "others * chunks", seen_by="test_chunks_are_even_and_keep_processors_busy"),
     Fault("ghost_norm", "launch", "wrong constant", "single = found[0].shape[1] == found[0].shape[3] == 1", "single = found[0].shape[1] == 1"),
     Fault("embedding_norm", _EMBEDDING, "drop mask", "(i < end)[:, None] & (o < O)[None, :]", "(i < end)[:, None]"),
     Fault("embedding_norm", _EMBEDDING, "off by one", "tile * BLOCK_S + tl.arange", "tile * BLOCK_S + 1 + tl.arange"),

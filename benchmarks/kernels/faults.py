@@ -14,6 +14,7 @@ import contextlib
 import gc
 import importlib
 import io
+import json
 import os
 import sys
 import tempfile
@@ -93,7 +94,12 @@ def _run(fault: Fault, folder: str, report: Path) -> None:
     for module in _DEPENDENTS.get(fault.module, []):
         own = ROOT / "kernels" / "fastgradnorm_kernels" / f"{module}.py"
         _replace(module, own.read_text(), folder)
-    planting.report_tests(report, [*_PYTEST, *_test_files(fault.module)])
+    files = _test_files(fault.module)
+    if fault.seen_by:
+        planting.report_tests(report, [*_PYTEST, "-k", fault.seen_by, *files])
+        if json.loads(report.read_text())["code"] == 1:
+            return
+    planting.report_tests(report, [*_PYTEST, *files])
 
 
 def plant(faults: list[Fault], processes: int) -> list[Outcome]:
