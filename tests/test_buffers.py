@@ -96,6 +96,7 @@ def hold(model):
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 class TestWrites:
+    @pytest.mark.slow
     def test_the_callers_stay_as_they_are_and_scores_do_not_depend_on_the_order(self, write):
         model, x, order = perturb(Model(write)), torch.randn(6, 4), torch.randperm(6)
         expected, held, before = one_by_one(model, x), hold(model), snapshot(model)
@@ -123,6 +124,7 @@ class TestWrites:
         assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data-add", "data-copy", "numpy", "in-place", "count-data"])
 def test_buffers_too_large_to_be_copied_each_time(name):
     write = WRITES[name]
@@ -135,6 +137,7 @@ def test_buffers_too_large_to_be_copied_each_time(name):
     assert all(torch.equal(value, held[key]) for key, value in hold(model).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [2, 4])
 def test_a_write_that_later_samples_make(late):
     """What the first run does not show."""
@@ -173,6 +176,7 @@ def test_observers(observer):
     assert all(torch.equal(b, held[name]) for name, b in model.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:DeprecationWarning")
 def test_fused_observers_of_quantisation_aware_training():
     with warnings.catch_warnings():

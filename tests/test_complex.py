@@ -90,6 +90,7 @@ class TestModels:
         assert scores.dtype == torch.float64
         assert_close_relative(scores, expected, 1e-9)
 
+    @pytest.mark.slow
     def test_sketches(self, build):
         """With a bucket for each number a sketch loses next to nothing of a gradient."""
         model, x = build(), torch.randn(3, 4)

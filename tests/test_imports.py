@@ -1,6 +1,7 @@
 """Imports run downhill: no circle, hosts know the face alone, and what is optional stays out."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -44,10 +45,16 @@ def files():
 FILES = files()
 
 
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imported(name):
     """Modules of ours that one imports anywhere in its file, also for types or in a function."""
     found = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(tree(FILES[name])):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -80,7 +87,7 @@ def test_a_host_imports_the_face_and_its_own_package(host):
 def test_hosts_take_from_the_face_what_it_names():
     for name, path in FILES.items():
         if name.startswith(tuple(HOSTS)):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree(path)):
                 if isinstance(node, ast.ImportFrom) and node.module == "fastgradnorm":
                     taken = {alias.name for alias in node.names}
                     taken -= {m.removeprefix("fastgradnorm.") for m in FILES}
@@ -134,7 +141,7 @@ def test_files_and_functions_are_short(root):
     for path in root.rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) < 300, path
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
@@ -144,22 +151,24 @@ def test_files_and_functions_are_short(root):
 ROOMS = sorted(path.parent.name for path in (SOURCES[0] / "fastgradnorm").glob("_*/__init__.py"))
 
 
+@functools.cache
+def _names_taken(name):
+    """Modules and names that a file takes by `from module import name`."""
+    taken = [node for node in ast.walk(tree(FILES[name])) if isinstance(node, ast.ImportFrom)]
+    return {(node.module or "", alias.name) for node in taken for alias in node.names}
+
+
 def _taken_from(room):
     """Names that modules outside of a room take from it, by where they say they take them."""
     package = f"fastgradnorm.{room}"
-    found = set()
-    for name in FILES:
-        if not _within(name, package):
-            for node in ast.walk(ast.parse(FILES[name].read_text())):
-                if isinstance(node, ast.ImportFrom) and _within(node.module or "", package):
-                    found |= {(node.module, alias.name) for alias in node.names}
-    return found
+    outside = [name for name in FILES if not _within(name, package)]
+    return {taken for name in outside for taken in _names_taken(name) if _within(taken[0], package)}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_hands_on_what_others_take(room):
     taken = _taken_from(room)
     assert {module for module, _ in taken} <= {f"fastgradnorm.{room}"}
-    face = ast.parse(FILES[f"fastgradnorm.{room}"].read_text())
+    face = tree(FILES[f"fastgradnorm.{room}"])
     [handed] = [n.value for n in face.body if isinstance(n, ast.Assign)] or [ast.List([])]
     assert {name for _, name in taken} == set(ast.literal_eval(handed))

@@ -59,6 +59,7 @@ def _never_ends(report):
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_what_runs_make_of_a_fault():
     runs = [partial(_reports, 1), partial(_reports, 0), partial(_reports, 5), _dies, _never_ends]
     found = dict(planting.in_forks(runs, 5, 2.0))

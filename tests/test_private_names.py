@@ -135,6 +135,7 @@ def told(candidates, always=False):
     return [c for c in candidates if always or c in UNDOCUMENTED or is_private(c)]
 
 
+@pytest.mark.slow
 def test_every_private_name_is_in_its_file_and_has_a_reason():
     trees = {p: ast.parse(p.read_text()) for p in files()}
     ours = own(trees)

@@ -121,6 +121,7 @@ class TestIdleDraws:
 
         return Custom(forward, body=linear(4, 4), other=linear(4, 4), head=linear(4, 3))
 
+    @pytest.mark.slow
     def test_scores_are_exact_and_fast(self, draw):
         model, x = self.model(draw), torch.randn(6, 4)
         expected, before = oracle.scores(model, oracle.ones(x)), snapshot(model)

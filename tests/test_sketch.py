@@ -109,6 +109,7 @@ class TestProjection:
         error = found.std(0) / len(rows) ** 0.5
         assert ((found.mean(0) - exact).abs() < 4 * error + 1e-6 * exact.abs().max()).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["mlp", "groupnorm-cnn"])
     def test_errors_shrink_with_the_root_of_dim(self, name):
         model, inputs = CASES[name].random()

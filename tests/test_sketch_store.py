@@ -34,6 +34,7 @@ def content(folder):
 
 
 class TestRunsThatStop:
+    @pytest.mark.slow
     @pytest.mark.parametrize("stops", [(1,), (4, 7), (9,)])
     def test_they_go_on_to_the_same_bytes(self, given, tmp_path, stops):
         model = given[0]
@@ -52,6 +53,7 @@ class TestRunsThatStop:
         assert torch.equal(again[:], store[:])
         assert (tmp_path / "part" / "gradients.bin").stat().st_mtime_ns == written
 
+    @pytest.mark.slow
     def test_what_was_being_written_is_dropped(self, given, tmp_path):
         model = given[0]
         with pytest.raises(Stop):
@@ -97,6 +99,7 @@ class TestRunsThatStop:
         found = gradient_sketch(model, batches(given), 16, **options)
         assert all(torch.equal(found[name], whole[name]) for name in whole)
 
+    @pytest.mark.slow
     def test_a_full_disk_stops_it_at_once(self, given, tmp_path, monkeypatch):
         model, write, seen = given[0], os.pwrite, []
 
@@ -179,6 +182,7 @@ class TestReading:
         opened = SketchStore(tmp_path)
         assert torch.equal(opened.indices, store.indices)
 
+    @pytest.mark.slow
     def test_half_precision_and_double(self, given, tmp_path):
         model, x, y = given
         for dtype, kept in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):

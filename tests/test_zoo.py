@@ -108,6 +108,7 @@ class TestCommand:
         )
         return found
 
+    @pytest.mark.slow
     def test_a_crash_of_the_process_is_an_outcome(self, pool, tmp_path, capsys):
         pool["dead"] = Custom(lambda m, x: os.abort(), body=nn.Linear(4, CLASSES))
         assert command.main(tmp_path) == 1
@@ -117,6 +118,7 @@ class TestCommand:
         assert "SIGABRT" in stored["rows"]["some/dead"]["message"]
         assert stored["provenance"]["commit"] is not None
 
+    @pytest.mark.slow
     def test_it_goes_on_where_it_was(self, pool, tmp_path, monkeypatch, capsys):
         assert command.main(tmp_path) == 0
         judged = []
@@ -128,6 +130,7 @@ class TestCommand:
         command.main(tmp_path, only=["good"])
         assert judged == ["split", "good"]
 
+    @pytest.mark.slow
     def test_the_page_tells_all(self, pool, tmp_path, capsys):
         command.main(tmp_path)
         text = table.page(json.loads((tmp_path / "zoo.json").read_text()))

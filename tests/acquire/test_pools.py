@@ -167,6 +167,7 @@ def test_the_pool_is_read_once(model, x, options):
     assert data.read == list(range(N))
 
 
+@pytest.mark.slow
 def test_what_is_labelled_may_be_other_samples(model, x):
     """As indices of one pool, or as a pool of their own: the same choice."""
     rest = [i for i in range(N) if i not in LABELLED]

@@ -93,6 +93,7 @@ def worker(folder, number):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     """Each answers every other key: one alone would wait for ever."""
     outs = [p.communicate(timeout=120)[0] for p in [worker(tmp_path, 0), worker(tmp_path, 1)]]

@@ -28,6 +28,7 @@ class TestRun:
         run = ActiveLearner(task, "margin", **OPTIONS).run()
         assert task.trained == [run.indices[:n] for n in (6, 10, 14, 18)]
 
+    @pytest.mark.slow
     def test_same_seed_same_curve(self, whole):
         torch.manual_seed(99)
         np.random.seed(99)
@@ -47,6 +48,7 @@ class TestRun:
         assert torch.equal(before[0], torch.get_rng_state())
         assert before[1] == np.random.get_state()[1].tolist()
 
+    @pytest.mark.slow
     def test_subset(self):
         seen = []
 
@@ -66,6 +68,7 @@ class TestRun:
             assert seen[0][0] != seen[1][0]
             assert not any(set(candidates) & set(labelled) for candidates, labelled in seen)
 
+    @pytest.mark.slow
     def test_ends_when_all_is_labelled(self):
         options = {**OPTIONS, "start": list(range(50)), "cycles": 9, "subset": None}
         run = ActiveLearner(SmallTask(), "random", **options).run()
@@ -81,6 +84,7 @@ class TestRun:
         with pytest.raises((AssertionError, TypeError)):
             torch.utils.data.default_collate([task.data[0], task.data[2]])
 
+    @pytest.mark.slow
     def test_warm_start_goes_on_from_the_weights(self):
         made = []
 
@@ -157,6 +161,7 @@ class TestErrors:
             ActiveLearner(SmallTask(), Greedy(), **OPTIONS).run()
 
 
+@pytest.mark.slow
 def test_provenance(tmp_path):
     file = tmp_path / "runs.jsonl"
     ActiveLearner(SmallTask(), "expected/all/top", run_file=file, **OPTIONS).run()

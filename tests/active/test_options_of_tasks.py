@@ -85,6 +85,7 @@ def test_forward_and_temperature(flat, name):
         assert not alike(strategy(name).score(warm), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_class_dimension_at_the_end(name):
     first = nn.Sequential(nn.Conv1d(2, 4, 1), nn.Tanh(), nn.Conv1d(4, 3, 1))

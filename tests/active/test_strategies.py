@@ -134,6 +134,7 @@ class TestUncertainty:
 
 
 class TestGradnorm:
+    @pytest.mark.slow
     def test_scores_are_the_engines(self, flat):
         expected = fastgradnorm.naive_score_pool(flat[1], [inputs(flat)], scheme="expected")
         scores = strategy("expected/all/top").score(context(flat))
@@ -152,6 +153,7 @@ class TestGradnorm:
         first, second = (strategy(name).select(context(flat, seed=s)) for s in (0, 1))
         assert {*first.tolist()} != {*second.tolist()}
 
+    @pytest.mark.slow
     def test_diverse_starts_with_the_best_and_weighs_by_score(self, flat):
         given = context(flat)
         points, weights = strategy("expected/all/diverse").score(given)
@@ -238,6 +240,7 @@ class TestBadge:
 
 
 class TestKMeansPP:
+    @pytest.mark.slow
     def test_chances_follow_squared_distances(self):
         points = Rows(torch.tensor([[9.0], [8.0], [7.0], [9.0]]).double())
         draws = [kmeans_pp(points, 2, np.random.default_rng(s)).tolist() for s in range(1500)]
@@ -246,6 +249,7 @@ class TestKMeansPP:
         assert abs(share - 0.8) < 4 * (0.8 * 0.2 / 1500) ** 0.5
         assert all(second in (1, 2) for _, second in draws)
 
+    @pytest.mark.slow
     def test_weights_multiply_them(self):
         points = Rows(torch.tensor([[9.0], [8.0], [7.0]]).double())
         weights = torch.tensor([5.0, 4.0, 1.0]).double()

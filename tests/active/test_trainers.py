@@ -45,6 +45,7 @@ class WithLightning(SmallTask):
         trainer.fit(Training(), DataLoader(labelled, 8, shuffle=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the trainers' own: few workers, `isinstance` of tree specs
 @pytest.mark.parametrize("task", [WithSkorch, WithLightning])
 def test_a_trainer_of_the_users(task):

@@ -39,6 +39,7 @@ class TestAttention:
         model = perturb(Attention(batch_first=False))
         assert_exact(model, tokens(samples, length=samples))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("train", [True, False])
     @pytest.mark.parametrize("masked", [True, False])
     @pytest.mark.parametrize("batch_first", [True, False])
@@ -79,6 +80,7 @@ class TestAttention:
         layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
         assert_exact(perturb(Custom(forward, layer=layer, head=nn.Linear(8, 3))), tokens())
 
+    @pytest.mark.slow
     def test_encoder_and_decoder(self):
         def forward(m, x):
             return m.head(m.body(x, x[:, :3]).mean(1))
@@ -116,6 +118,7 @@ class TestAttention:
     def test_scaled_dot_product(self, kind):
         assert_exact(calling(kind), tokens(padded=True))
 
+    @pytest.mark.slow
     def test_windows(self):
         """Positions folded into the batch, shifted and put back."""
 

@@ -42,6 +42,7 @@ CONDITIONS = {
 
 
 class TestTwoBranches:
+    @pytest.mark.slow
     @pytest.mark.parametrize("choose", CONDITIONS.values(), ids=CONDITIONS.keys())
     def test_samples_that_disagree_come_back_in_order_and_exact(self, choose):
         x = torch.randn(200, 4)
@@ -114,6 +115,7 @@ class TestTwoBranches:
         scores = naive_score_pool(model, x.split(size))
         assert_close_relative(scores, expected, 1e-5)
 
+    @pytest.mark.slow
     def test_a_layer_used_twice_by_some_samples(self):
         def forward(m, x):
             x = torch.tanh(m.body(x))
@@ -190,6 +192,7 @@ class TestNested:
                 x = layer(x)
             return self.head(x)
 
+    @pytest.mark.slow
     def test_branches_of_every_layer(self):
         x = torch.randn(24, 4)
         model = self.Deep()

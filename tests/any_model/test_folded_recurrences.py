@@ -58,6 +58,7 @@ def unbatched(m, x):
     return m.head(torch.stack([m.rnn(row)[0][-1] for row in x]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "forward, parts",
@@ -78,6 +79,7 @@ def test_forms_of_lstms(forward):
     assert_exact(model(forward), X if forward is not unbatched else X[:1].expand(1, -1, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_deep_both_ways_with_layer_norm(kind, dtype):
@@ -119,6 +121,7 @@ def test_normalised_weight():
     assert_exact(built, X)
 
 
+@pytest.mark.slow
 def test_both_passes_agree_on_a_derivative_that_the_model_takes():
     """Inside of transforms of the model's own steps are written out."""
 

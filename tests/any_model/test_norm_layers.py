@@ -103,6 +103,7 @@ class TestNorms:
             expected = table.scores("expected", keep=lambda n, s=skipped: not n.startswith(s))
             assert_close_relative(scores, expected, 1e-5, f"without {skipped}")
 
+    @pytest.mark.slow
     def test_group_norm_over_frozen_activations_with_channels_last(self):
         """PyTorch 2.13 ends the process in the plain backward pass of such a model."""
         code = """
@@ -122,6 +123,7 @@ for score in (naive_score_pool, score_pool):
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert found.returncode == 0, found.stderr
 
+    @pytest.mark.slow
     def test_over_one_position_more_than_samples(self):
         """Sizes that a wrong dimension would fit as well."""
         for n in (3, 4):

@@ -132,6 +132,7 @@ class TestFunctorch:
         monkeypatch.setattr(functorch, "_functorch", Without(functorch._functorch, name))
         assert_exact_without(self.path, frozen_front(), torch.randn(4, 2, 14, 14))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "name, value",
         [
@@ -147,6 +148,7 @@ class TestFunctorch:
         monkeypatch.setattr(functorch, "_functorch", Without(functorch._functorch, name, value))
         assert_exact_without(self.path, frozen_front(), torch.randn(4, 2, 14, 14))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["no context", "no base", "another apply"])
     def test_what_is_no_function_of_that_module(self, how, monkeypatch):
         if how == "no context":
@@ -158,6 +160,7 @@ class TestFunctorch:
             monkeypatch.setattr(functorch.SingleLevel, "apply", missing)
         assert_exact_without(self.path, convolutional(), torch.randn(4, 2, 14, 14))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["differ", "double", "unlike"])
     def test_samples_that_branch_apart(self, how, monkeypatch):
         monkeypatch.setattr(functorch, "_functorch", None)
@@ -195,6 +198,7 @@ class TestFunctorch:
         levels = [0, 0, 2, 0, 3, 2, 0, 0]
         assert told == list(zip([False] + 7 * [True], levels, strict=True))
 
+    @pytest.mark.slow
     def test_a_sketch(self, monkeypatch):
         model, x = convolutional(), torch.randn(4, 2, 14, 14)
         expected = gradient_sketch(model, [x], progress=False)

@@ -16,6 +16,7 @@ class TestRecurrent:
         model = perturb(Custom(function, layer=layer, head=nn.Linear(width, 3)))
         assert_exact(model, inputs)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_first", [True, False])
     @pytest.mark.parametrize(
         "options",

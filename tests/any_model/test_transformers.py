@@ -54,6 +54,7 @@ def entropies(model, batches, **options):
         return score_pool(model, batches, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_exact_against_the_float64_loop(name):
     model = zoo.built(name)
@@ -62,6 +63,7 @@ def test_exact_against_the_float64_loop(name):
     assert attributes(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*zoo.TEXTS, "wav2vec2-layer-norm"])
 def test_padding_changes_no_score(name):
     """Neither a sample's own padding nor that of the others."""
@@ -96,6 +98,7 @@ def test_texts_without_an_attention_mask(name):
     assert_close_relative(entropies(model, [batch]), table.scores("entropy"), FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_attention_implementations_give_the_same_scores(name):
     batch = oracle.in_float64(batch_of(name))
@@ -108,6 +111,7 @@ def test_attention_implementations_give_the_same_scores(name):
     assert_close_relative(by_kind["eager"], by_kind["sdpa"], FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_last_layer(name):
     model, batch = copy.deepcopy(zoo.built(name)).double(), oracle.in_float64(batch_of(name))
@@ -121,6 +125,7 @@ def test_last_layer(name):
         assert_close_relative(scores[scheme], expected, FLOAT64, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "gpt2", "vit"])
 def test_frozen_body(name):
     model, batch = copy.deepcopy(zoo.built(name)), batch_of(name)
@@ -155,6 +160,7 @@ class TestTokenClassification:
                 model, ones(batch), call=logits_of, class_dim=-1, masks=masks.bool()
             )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     def test_padded_positions_are_left_out_by_the_attention_mask(self, model, reduction):
         batch = zoo.texts()
@@ -174,6 +180,7 @@ class TestTokenClassification:
         table = self.table(model, batch, labels != -100)
         assert_close_relative(actual, table.scores("entropy"), FLOAT64)
 
+    @pytest.mark.slow
     def test_in_float32(self):
         model = perturb(TAGGERS["bert"].build())
         batch = zoo.texts()
@@ -209,6 +216,7 @@ class TestAdapters:
         def forward(self, x):
             return self.frozen(x) + 0.5 * self.up(self.down(x))
 
+    @pytest.mark.slow
     def test_low_rank_adapters_over_a_frozen_bert(self):
         model = copy.deepcopy(zoo.built("bert")).requires_grad_(False)
         model.classifier.requires_grad_(True)

@@ -113,6 +113,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
 def test_scores(build):
     model, x = build(), images(2, 6, 6)(5)

@@ -94,6 +94,7 @@ def test_few_of_a_folder(run):
     assert "`--max-per-folder`" in ran.err
 
 
+@pytest.mark.slow
 def test_near_duplicates_and_workers(run, folder):
     for i in range(1, 10, 2):
         (folder / f"pool/{i}.png").write_bytes((folder / f"pool/deeper/{i}.png").read_bytes())
@@ -120,6 +121,7 @@ def test_records_and_a_page(run, folder):
     assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in rows]
 
 
+@pytest.mark.slow
 def test_strategies_and_scores(run):
     plain = names(run("acquire", "their_model:make", "pool", 4, "--strategy", "top"))
     whole = run("acquire", "their_model:make", "pool", 4, "--strategy", "top", "--params", "all")

@@ -17,6 +17,7 @@ def answer(folder, rows):
     (folder / "answers.csv").write_text("\n".join(lines))
 
 
+@pytest.mark.slow
 def test_rounds(run, folder):
     first = names(run(*ASK, 4))
     assert len({*first}) == 4

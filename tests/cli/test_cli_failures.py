@@ -234,7 +234,7 @@ def test_a_pool_of_nothing_but_nan_keeps_its_rows_and_says_so(run, folder):
 
 
 SLOW = """
-import time
+import os, time
 import torch
 from torch import nn
 from their_model import make as fast
@@ -244,7 +244,7 @@ class Slow(nn.Module):
         super().__init__()
         self.inner = fast()
     def forward(self, x):
-        time.sleep(0.2)
+        time.sleep(0.2 if "SLOWLY" in os.environ else 0)  # while it is to be interrupted
         return self.inner(x)
 
 def make():
@@ -261,7 +261,8 @@ def test_interrupted_it_goes_on_where_it_was(run, folder):
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", f"{heard}from fastgradnorm.cli import main; main()"]
     command += ["score", "slow_model:make", "many.npy", "--batch-size", "50"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    slowly = os.environ | {"SLOWLY": ""}
+    process = subprocess.Popen(command, cwd=folder, env=slowly, stderr=subprocess.PIPE, text=True)
     checkpoint = folder / "scores.csv.checkpoint"
 
     def batches():

@@ -261,6 +261,7 @@ def test_what_is_explained(run, pool):
     assert ("2.weight" in head, "0.weight" in head) == (True, False)
 
 
+@pytest.mark.slow
 def test_what_is_timed(run, pool, monkeypatch):
     calls = []
     real = _bench.score_pool

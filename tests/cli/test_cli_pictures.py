@@ -22,6 +22,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_sizes_of_images(run, folder, model, images):
     """Of the size asked for, height and width in their places."""
     for path in (folder / "pool").rglob("*.png"):
@@ -50,6 +51,7 @@ def test_pictures_in_arrays_lie_as_they_are(run, folder, model):
     assert_close_relative(PoolScores.load(folder / "s.npz").values, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [True, False])
 def test_both_ends_of_a_large_pool(run, folder, pictures, monkeypatch):
     """More samples than the page shows: the best 20, and the worst 20 from the end."""

@@ -124,6 +124,7 @@ def test_a_transform_of_the_users_own_takes_pictures_of_any_size(run, folder):
     assert len(read(folder / "scores.csv")) == 11
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_ends(run, folder):
     ran = run("score", "their_model:make", "pool", "--report", "report")
     assert ran.code == 0, ran.err
@@ -140,6 +141,7 @@ def test_the_report_shows_both_ends(run, folder):
     assert run(*ran.out.splitlines()[-1].split()[2:]).out == f"{ranking[0]}\n"
 
 
+@pytest.mark.slow
 def test_names_of_any_length_and_spelling_fit_under_their_pictures(run, folder):
     name = "a" * 200 + "<b>&.png"
     Image.new("RGB", (12, 12)).save(folder / "pool" / "deeper" / name)
@@ -151,6 +153,7 @@ def test_names_of_any_length_and_spelling_fit_under_their_pictures(run, folder):
     assert "repeat(10, minmax(0, 1fr))" in html  # columns that do not grow with what is in them
 
 
+@pytest.mark.slow
 def test_explain_and_bench(run):
     table = run("explain", "their_model:make", "pool")
     assert "0.weight" in table.out
@@ -174,6 +177,7 @@ class TestNoticed:
             file.write("\n\ndef make_ended():\n    return nn.Sequential(make(), nn.Softmax(1))\n")
         return "their_model:make_ended"
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("always::fastgradnorm.DoubtfulScoresWarning")
     def test_told_and_kept(self, run, folder, probabilities):
         ran = run("score", probabilities, "pool", "--report", "page", "--out", "found.npz")
@@ -186,6 +190,7 @@ class TestNoticed:
         assert found["kind"] == "probabilities" and found["level"] == "warn"
         assert "in doubt: probabilities" in str(PoolScores.load("found.npz"))
 
+    @pytest.mark.slow
     def test_nothing_to_tell(self, run, folder):
         ran = run("score", "their_model:make", "pool", "--report", "page", "--out", "found.npz")
         assert ran.code == 0, ran.err

@@ -92,6 +92,7 @@ def scores_of(folder):
     return torch.tensor([float(row["score"]) for row in read(folder / "scores.csv")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
 def test_a_folder_of_transformers_scores_texts(run, folder, texts, kind):
     given = () if kind == "txt" else ("--text", "body", "--ids", "name")
@@ -102,6 +103,7 @@ def test_a_folder_of_transformers_scores_texts(run, folder, texts, kind):
     assert names == [f"t{i}" if given else str(i) for i in range(len(TEXTS))]
 
 
+@pytest.mark.slow
 def test_what_is_not_said_is_found_and_told(run, folder, texts):
     ran = run("score", "tuned", "pool.csv", "--ids", "name")
     assert ran.code == 0, ran.err
@@ -113,6 +115,7 @@ def test_what_is_not_said_is_found_and_told(run, folder, texts):
     assert "name, body" in ambiguous.err
 
 
+@pytest.mark.slow
 def test_acquire_and_ask_choose_texts(run, folder, texts):
     chosen = ("tuned", "pool.jsonl", 4, "--text", "body", "--ids", "name", "--seed", 3)
     ran = run("acquire", *chosen, "--out", "to.csv", "--report", "page")
@@ -132,12 +135,14 @@ def test_acquire_and_ask_choose_texts(run, folder, texts):
     assert not {*again.out.splitlines()} & {*ran.out.splitlines()}
 
 
+@pytest.mark.slow
 def test_a_page_of_scores_has_the_texts(run, folder, texts):
     assert run("score", "tuned", "pool.txt", "--report", "page").code == 0
     page = (folder / "page" / "index.html").read_text()
     assert all(text in page for text in TEXTS)
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_with_a_tokenizer_or_a_transform(run, folder, texts):
     space = {}
     exec(MODULE, space)
@@ -250,6 +255,7 @@ def test_rows_without_text_are_left_out(run, folder, texts):
     assert [row["id"] for row in read(folder / "scores.csv")] == ["0", "2"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_scores_pictures(run, folder, images):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

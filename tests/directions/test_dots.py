@@ -56,6 +56,7 @@ def test_cosines_and_means(name):
     assert float((cosines[:, 0] - expected).abs().max()) <= 2 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_parts_of_the_parameters():
     torch.manual_seed(3)
     model, batches, _, loss = case("text")
@@ -142,6 +143,7 @@ def test_adams_metric(kind):
         assert bool(((actual - exact).abs() <= TOLERANCE * room).all())
 
 
+@pytest.mark.slow
 def test_sums_over_checkpoints(tmp_path):
     torch.manual_seed(7)
     model, batches, _, loss = case("perceptron")

@@ -97,6 +97,7 @@ def exact(model, x, counts, scheme, **options):
     return torch.stack([heads[k][i] for i, k in enumerate(counts)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [False, "all"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("name", MODELS)
@@ -117,6 +118,7 @@ def test_the_plain_loop_does_too(name):
     assert_close_relative(found, exact(model, x, counts, "expected"), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_sketches_do_too(name):
     for seed in (0, 1):
@@ -127,6 +129,7 @@ def test_sketches_do_too(name):
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["last_layer", "all"])
 @pytest.mark.parametrize("name", ["given", "both are run", "normalised weights"])
 def test_features_are_those_of_its_own(name, params):

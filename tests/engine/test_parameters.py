@@ -14,6 +14,7 @@ from tests.support.cases import CASES, MLP, Custom, linear, perturb
 
 
 class TestFrozenAndUnused:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["mlp", "groupnorm-cnn", "transformer"])
     def test_frozen_parameters_drop_out(self, name):
         model, inputs = CASES[name].random()
@@ -23,6 +24,7 @@ class TestFrozenAndUnused:
         assert_exact(model, inputs[:4])
         assert (score_pool(model, [inputs[:4]], progress=False) < everything).all()
 
+    @pytest.mark.slow
     def test_frozen_weight_with_trainable_bias_and_the_reverse(self):
         model, inputs = CASES["padded-cnn"].random()
         model.grouped.weight.requires_grad_(False)
@@ -30,6 +32,7 @@ class TestFrozenAndUnused:
         model.head.weight.requires_grad_(False)
         assert_exact(model, inputs[:4])
 
+    @pytest.mark.slow
     def test_sum_over_disjoint_selections(self):
         """Squared norms of a partition of the parameters add up to those of all."""
         model, inputs = CASES["transformer"].random()
@@ -152,6 +155,7 @@ class TestRawParameters:
 
         assert_exact(Raw(), torch.randn(samples, 6, 4))
 
+    @pytest.mark.slow
     def test_weight_norm_and_spectral_parametrizations(self):
         model = Custom(
             lambda m, x: m.head(torch.tanh(m.body(x))),

@@ -35,6 +35,7 @@ def many():
 
 
 class TestAgainstTheReferee:
+    @pytest.mark.slow
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     def test_scores_and_errors(self, many, reduction):
         model, x = many
@@ -70,6 +71,7 @@ class TestAgainstTheReferee:
         assert errors.square().mean().sqrt() < 0.02
         assert errors.max() < 0.1
 
+    @pytest.mark.slow
     def test_an_rtol_that_takes_all_classes_is_exact(self, many):
         model, x = many
         actual = scorer(model, rtol=1e-12).score([x])
@@ -78,6 +80,7 @@ class TestAgainstTheReferee:
 
 
 class TestGuarantees:
+    @pytest.mark.slow
     def test_a_score_depends_on_its_sample_alone(self, many):
         model, x = many
         together = scorer(model).score([x])
@@ -85,12 +88,14 @@ class TestGuarantees:
         assert_close_relative(backwards.values.flip(0), together.values, 1e-5)
         assert_close_relative(backwards.standard_error.flip(0), together.standard_error, 1e-3)
 
+    @pytest.mark.slow
     def test_the_same_bits_twice_and_others_for_another_seed(self, many):
         model, x = many
         first, again = (scorer(model, seed=3).score([x]).values for _ in range(2))
         assert torch.equal(first, again)
         assert not torch.equal(first, scorer(model, seed=4).score([x]).values)
 
+    @pytest.mark.slow
     def test_a_sample_that_is_not_a_number_spoils_no_other(self, many):
         model, x = many
         whole = scorer(model).score([x]).values

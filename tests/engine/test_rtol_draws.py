@@ -107,6 +107,7 @@ def test_errors_are_within_rtol_and_honest(classes, sharpness, powers):
     assert pulled.mean() < 0.75 * classes
 
 
+@pytest.mark.slow
 def test_the_mean_over_seeds_is_the_score():
     """Stopping where the error looks small enough biases by a small part of it at most."""
     logits, norms = table(30, 60, 0.3, 2.0)

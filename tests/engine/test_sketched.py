@@ -142,6 +142,7 @@ def form(request, monkeypatch):
     return request.param, used
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", MODELS)
 def test_every_form_gives_the_numbers_of_a_hash_of_each_element(name, form):
@@ -158,6 +159,7 @@ def test_every_form_gives_the_numbers_of_a_hash_of_each_element(name, form):
         assert "outer" not in used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["groups", "ties", "lstm"])
 def test_batches_and_precision(name, form):
     model, (x, y) = made(name, samples=6)

@@ -74,6 +74,7 @@ def pool(shape, count=20):
     return torch.randint(20, (count, 6)) if shape is None else torch.randn(count, *shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_replays_give_the_same_bits(monkeypatch, name, options):
@@ -84,6 +85,7 @@ def test_replays_give_the_same_bits(monkeypatch, name, options):
     assert replayed() >= 3
 
 
+@pytest.mark.slow
 def test_the_last_layer_of_many_samples_at_once_too(monkeypatch):
     model, batches = images().eval(), pool((2, 8, 8)).split(4)
     options = {"params": "last_layer", "verify": True}
@@ -92,6 +94,7 @@ def test_the_last_layer_of_many_samples_at_once_too(monkeypatch):
     assert replayed() >= 3
 
 
+@pytest.mark.slow
 def test_a_batch_that_branches_otherwise_is_run_as_it_is(monkeypatch):
     x = torch.randn(24, 4).abs()
     x[12:20] *= -1
@@ -102,6 +105,7 @@ def test_a_batch_that_branches_otherwise_is_run_as_it_is(monkeypatch):
     assert replayed() >= 1
 
 
+@pytest.mark.slow
 def test_a_batch_whose_norms_lose_their_digits_is_run_as_it_is(monkeypatch):
     x = torch.randn(20, 6, 40)
     x[12:16, :, 1:] = x[12:16, :1, 1:]
@@ -112,6 +116,7 @@ def test_a_batch_whose_norms_lose_their_digits_is_run_as_it_is(monkeypatch):
     assert [each.replayed for each in Kept.made if each.replayed] == [2]
 
 
+@pytest.mark.slow
 def test_a_model_trained_between_batches_is_followed():
     model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval(), torch.randn(8, 4)
     stream = GradNormScorer(model, latency=0, verify=False).stream([x] * 5)
@@ -125,6 +130,7 @@ def test_a_model_trained_between_batches_is_followed():
     assert torch.equal(after, scores(model, [x]))
 
 
+@pytest.mark.slow
 def test_other_batch_sizes_are_kinds_of_their_own(monkeypatch):
     model, x = images().eval(), pool((2, 8, 8), 22)
     batches = x.split([5, 5, 5, 2, 2, 2, 1])
@@ -133,6 +139,7 @@ def test_other_batch_sizes_are_kinds_of_their_own(monkeypatch):
     assert replayed() == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_run_as_it_is_and_told(monkeypatch):
     class Broken(Traced):
         def __init__(self, run, args):
@@ -189,6 +196,7 @@ def test_a_label_out_of_range_in_a_replayed_batch_is_told(name):
     assert replayed() >= 1
 
 
+@pytest.mark.slow
 def test_a_trace_that_gives_other_numbers_is_not_used(monkeypatch):
     class Wrong(Traced):
         def __call__(self, args):
@@ -201,6 +209,7 @@ def test_a_trace_that_gives_other_numbers_is_not_used(monkeypatch):
     assert replayed() == 0
 
 
+@pytest.mark.slow
 def test_short_pools_are_not_traced(monkeypatch):
     monkeypatch.setattr(traces, "_COMING", 4)
     model, x = nn.Linear(4, 3).eval(), torch.randn(24, 4)

@@ -100,6 +100,7 @@ def outside(wrapper, dataset, k):
     return unlabelled[select(score_pool(wrapper.model, [inputs], progress=False), k)]
 
 
+@pytest.mark.slow
 @in_baal
 def test_several_steps_of_the_loop(experiment):
     from baal.active import ActiveLearningLoop

@@ -53,6 +53,7 @@ def outside(model, pool):
 
 
 # `datasets` sorts with an argument that pyarrow has given another place.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
 def test_a_column_of_scores(model, pool, outside):
     scored = pool.map(score_column(model, collate), batched=True, batch_size=5)
@@ -64,6 +65,7 @@ def test_a_column_of_scores(model, pool, outside):
     assert best["input_ids"][:] == chosen["input_ids"][:]
 
 
+@pytest.mark.slow
 def test_a_model_trained_further_is_scored_anew(model, pool, tmp_path):
     pool.save_to_disk(tmp_path)
     pool = datasets.load_from_disk(tmp_path)  # only datasets with files are cached
@@ -93,6 +95,7 @@ def test_the_default_collator_and_options(pool):
         score_column(model, scheme=["entropy"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}]
 )
@@ -106,6 +109,7 @@ def test_a_trainer(model, pool, outside, settings, tmp_path):
     assert select(scores, 4).tolist() == select(outside, 4).tolist()
 
 
+@pytest.mark.slow
 def test_labels_by_another_name(model, pool, outside, tmp_path):
     """The trainer's label names are kept from the model, which refuses them."""
 

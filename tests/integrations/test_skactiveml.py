@@ -80,6 +80,7 @@ def outside(clf, X, y, k):
 
 
 class TestSelection:
+    @pytest.mark.slow
     def test_several_cycles_select_what_score_pool_selects(self, data):
         X, y, truth = data
         strategy = GradNormSampling()
@@ -208,6 +209,7 @@ class TestTemplate:
         with pytest.raises(TypeError):
             GradNormSampling(missing_label=object).query(X, y, clf)
 
+    @pytest.mark.slow
     def test_candidates_as_indices_as_samples_or_none(self, data, fitted):
         X, y, _ = data
         pool = unlabeled_indices(y)
@@ -278,6 +280,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"`clf` must have logits.*Got None"):
             GradNormSampling().query(X, y, clf, fit_clf=False)
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_batch(self):
         X = np.zeros((6_000, 4), dtype=np.float32)
         y = np.r_[0, 1, np.full(len(X) - 2, np.nan)]

@@ -96,6 +96,7 @@ def test_a_layer_whose_name_begins_like_another(clf, dataset):
     assert_close_relative(torch.from_numpy(ours.scores_[6:]), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_theirs_is_an_l1_norm_and_ours_the_l2_norm(clf, dataset):
     own = theirs.ExpectedGradientLength(CLASSES, device="cpu")
     query(own, clf, dataset)
@@ -131,6 +132,7 @@ def test_options_and_the_whole_pool(clf, dataset):
     assert query(strategy, clf, dataset, n=18).tolist() == (select(scores, 18) + 6).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labeled", [6, 7, 14, 20, 23])
 def test_a_query_for_all_that_is_left_is_best_first_and_scored(clf, dataset, labeled):
     """Also the last one of a loop, whose `scores_` were those of the query before."""
@@ -144,6 +146,7 @@ def test_a_query_for_all_that_is_left_is_best_first_and_scored(clf, dataset, lab
     assert np.allclose(strategy.scores_[labeled:], scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_inside_an_active_learner(clf, dataset):
     class Trained:
         """Hands out the classifier as it is: this is about querying."""
@@ -177,6 +180,7 @@ def test_multi_label_data_an_untrained_model_and_wrong_options(clf, dataset):
         query(strategy, clf, dataset)
 
 
+@pytest.mark.slow
 def test_a_transformer(dataset):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

@@ -67,6 +67,7 @@ def test_beyond_32_bits():
     torch.testing.assert_close(far, affine_norm.affine_sq_norm(x, g[None]), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_same_bits_twice_and_alone():
     x, g = randn(3, 50, 150), randn(3, 2, 50, 150)
     first = affine_norm.affine_sq_norm(x, g)

@@ -81,6 +81,7 @@ def _loop(op, a, g):
     ]
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("name", _cases("torch"))
 def test_samples_and_cotangents(name, backend):
@@ -93,6 +94,7 @@ def test_samples_and_cotangents(name, backend):
         torch.testing.assert_close(got[:, :, 0, 0], want, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("name", _cases("torch"))
 def test_activations_without_a_batch(name, backend):
@@ -123,6 +125,7 @@ def test_batch_dimension_elsewhere(name, backend):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("name", _cases("torch"))
 def test_compiles_as_one_graph(name, backend):
@@ -184,6 +187,7 @@ def test_two_dtypes(backend):
     torch.testing.assert_close(kernels.weight_sq_norm(a, g, backend), expected)
 
 
+@pytest.mark.slow
 @backends
 def test_head_scores(backend):
     z, q = randn(5, 7), randn(5).square() + 1
@@ -201,6 +205,7 @@ def test_head_scores(backend):
     torch.testing.assert_close(compiled(z, q), actual, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @backends
 def test_linear_head_scores(backend):
     h, w, b = randn(4, 6), randn(7, 6), randn(7)

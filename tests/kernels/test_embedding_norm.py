@@ -80,6 +80,7 @@ def test_beyond_32_bits():
     assert torch.equal(embedding_norm.embedding_sq_norm(ids[:1], far_apart(g[0])[None]), expected)
 
 
+@pytest.mark.slow
 def test_same_bits_twice_and_alone():
     ids, g = _tokens(3, 50, 30), randn(3, 2, 50, 70)
     first = embedding_norm.embedding_sq_norm(ids, g)

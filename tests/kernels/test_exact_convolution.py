@@ -69,6 +69,7 @@ def _both(x, weight, bias, geometry):
     return _error(found, y.detach()), _error(back, pulled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 def test_both_ways(case):
     kernel, stride, padding, dilation, space, inputs, outputs = case
@@ -86,6 +87,7 @@ def _levels(size, most):
     return (10.0 ** (most * torch.rand(size))).to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e25])
 def test_numbers_of_any_size(scale):
     x, weight = randn(2, 16, 4, 4) * scale, randn(16, 16, 3, 3)
@@ -111,6 +113,7 @@ def test_outputs_of_any_size():
         assert _error(found[:, channel], y[:, channel].detach()) < 5e-7
 
 
+@pytest.mark.slow
 def test_rows_of_any_size():
     x = (
         randn(4, 16, 4, 4)
@@ -130,6 +133,7 @@ def test_a_row_of_zeros_gives_zeros():
     assert not exact_products.convolution(x, torch.zeros_like(weight), None, SQUARE).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_in_its_row(bad):
     x, weight = randn(3, 16, 4, 4), randn(16, 16, 3, 3)
@@ -140,6 +144,7 @@ def test_what_is_not_finite_stays_in_its_row(bad):
     assert torch.equal(found[[0, 2]], before[[0, 2]])
 
 
+@pytest.mark.slow
 def test_bits_of_a_row_do_not_depend_on_the_others():
     x, weight = randn(5, 16, 4, 4), randn(32, 16, 3, 3)
     together = exact_products.convolution(x, weight, None, SQUARE)
@@ -148,6 +153,7 @@ def test_bits_of_a_row_do_not_depend_on_the_others():
         assert torch.equal(alone[0], together[row])
 
 
+@pytest.mark.slow
 def test_any_layout_in_memory():
     x, weight = randn(2, 16, 5, 4), randn(16, 16, 3, 3)
     expected = exact_products.convolution(x, weight, None, SQUARE)
@@ -159,6 +165,7 @@ def test_any_layout_in_memory():
     assert torch.equal(exact_products.convolution(x, turned, None, SQUARE), expected)
 
 
+@pytest.mark.slow
 def test_rows_beyond_32_bits_are_cut(monkeypatch):
     x, weight = randn(5, 16, 4, 4), randn(16, 16, 3, 3)
     expected = exact_products.convolution(x, weight, None, SQUARE)
@@ -185,6 +192,7 @@ def test_linear_layers():
     assert _error(pulled, g.double() @ weight.double()) < 3e-7
 
 
+@pytest.mark.slow
 def test_parts_of_weights_are_kept_until_these_change(monkeypatch):
     made = []
     original = half_parts.split_weights
@@ -201,6 +209,7 @@ def test_parts_of_weights_are_kept_until_these_change(monkeypatch):
     assert len(made) == 3  # nobody keeps
 
 
+@pytest.mark.slow
 def test_parts_of_weights_that_are_made_anew_are_not_kept():
     x, weight, parts = randn(2, 16, 4, 4), randn(16, 16, 3, 3), exact_products.Kept()
     with exact_products.keeping(parts):

@@ -75,6 +75,7 @@ def calls(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["expected", "entropy"])
 @pytest.mark.parametrize("make", [_images, _tokens, _volumes, _signals])
 def test_scores(make, scheme, calls):

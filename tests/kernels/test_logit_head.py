@@ -38,6 +38,7 @@ def kernel(request, monkeypatch):
     return logit_head.head_scores
 
 
+@pytest.mark.slow
 @dtypes
 @pytest.mark.parametrize("N, C", SHAPES)
 def test_head_scores(N, C, dtype, kernel):
@@ -47,6 +48,7 @@ def test_head_scores(N, C, dtype, kernel):
         assert_within_budget(got, expected, exact, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("C", [4097, 16385])
 def test_many_classes(C):
     z, q = guarded(3 * randn(2, C)), guarded(randn(2).square() + 1)
@@ -174,6 +176,7 @@ def test_beyond_32_bits(kernel):
     torch.testing.assert_close(kernel(far_apart(z), q), kernel(z, q), rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_same_bits_twice_and_alone(kernel):
     z, q = randn(5, 200), randn(5).square()
     first = kernel(z, q)

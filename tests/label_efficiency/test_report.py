@@ -41,6 +41,7 @@ def stored(tmp_path):
     return tmp_path / "README.md", folder
 
 
+@pytest.mark.slow
 def test_page(stored):
     page, folder = stored
     report.write(page, folder)
@@ -56,6 +57,7 @@ def test_page(stored):
     assert (folder / "toy.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_conclusions_are_kept(stored):
     page, folder = stored
     report.write(page, folder)

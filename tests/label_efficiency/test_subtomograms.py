@@ -36,6 +36,7 @@ def spectrum(volumes):
     return torch.fft.fftn(volumes.double(), dim=AXES).abs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "snr, neighbours", [(0.5, False), (0.1, False), (0.05, False), (0.1, True)]
 )
@@ -51,6 +52,7 @@ def test_signal_to_noise_ratio(densities, generator, snr, neighbours):
     assert 2 * c / (1 - c) == pytest.approx(snr, rel=0.1)
 
 
+@pytest.mark.slow
 def test_half_of_the_noise_is_from_before_the_transfer_function(densities, generator):
     # Where the transfer function lets nothing through, only the later half is left.
     imaging = Imaging(snr=0.1)

@@ -54,6 +54,7 @@ def test_quick_task(name, own_cache):
         assert run.curve()[0] == runs[0].curve()[0]
 
 
+@pytest.mark.slow
 def test_cryoet_without_data(own_cache):
     """The whole way on two made-up molecules: a ball and a rod are told apart."""
     axis = torch.arange(32) - 15.5

@@ -42,6 +42,7 @@ def test_products_are_unbiased_over_seeds(dim):
     assert float(means.abs().max()) < 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [64, 256])
 def test_errors_of_a_norm(dim):
     """Near √(2 / k), whatever the gradient, if there are no more rows and columns than buckets."""

@@ -85,6 +85,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_of_any_size_give_the_same_bits(form, chunked):
     model, x = Both(), inputs()
@@ -154,6 +155,7 @@ def test_attributes_beside_the_items_are_not_mixed():
     torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["samples", "table", "mask"])
 def test_a_loader_may_write_where_its_last_batch_was(what):
     """Memory that is used again, as some readers of images do."""
@@ -233,6 +235,7 @@ def test_samples_that_wait_count_in_max_memory(monkeypatch, chunked):
     assert max(map(len, chunked)) > 25
 
 
+@pytest.mark.slow
 def test_a_large_batch_is_not_kept_for_the_few_that_wait():
     model, x, alive = MLP(), inputs(200), []
 

@@ -80,6 +80,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LOSSES])
 def test_another_loss(begun, path, name):
     model, inputs = begun
@@ -115,6 +116,7 @@ def test_other_labels(begun, path):
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*RUNNING])
 def test_options_that_change_no_score_may_differ(begun, path, name):
     model, inputs = begun

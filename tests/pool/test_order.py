@@ -32,6 +32,7 @@ from tests.support.stopping import Stop
 
 
 class TestIndices:
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", WAYS)
     def test_are_those_of_the_dataset(self, drawn, way):
         make, warned = WAYS[way]

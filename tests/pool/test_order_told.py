@@ -122,6 +122,7 @@ class TestWhatCannotBeTraced:
         assert indices_of(result) is None
         assert any(why in message and "cannot be traced" in message for message in messages)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("wrap", [
         lambda loader: tqdm(loader, disable=True), lambda loader: iter(loader),
         lambda loader: (batch for batch in loader), lambda loader: map(tuple, loader),
@@ -143,6 +144,7 @@ class TestWhatCannotBeTraced:
         _, messages = scored(model, Twice(Rows(inputs), SIZE, shuffle=True))
         assert any("reads a DataLoader which shuffles" in m for m in messages)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("length", [None, N])
     @pytest.mark.parametrize("size", [1, 4, 10, 100])
     def test_workers_that_each_read_all_of_a_stream(self, drawn, length, size):

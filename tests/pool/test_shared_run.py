@@ -41,6 +41,7 @@ def test_scores_and_indices_of_many_batches(one_rank, subset):
     assert shared.provenance["parameters"] == alone.provenance["parameters"]
 
 
+@pytest.mark.slow
 def test_pull_backs_of_all_batches(one_rank):
     model, x = perturb(GroupNormCNN(classes=12)), torch.randn(9, 2, 8, 8)
     alone, shared = both(model, list(x.split(4)), rtol=0.1)

@@ -87,6 +87,7 @@ LEFT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEFT)
 def test_padding_that_matters_stays(kind, widths):
     make, how = LEFT[kind]

@@ -126,6 +126,7 @@ def test_pools_of_another_size_or_dtype(statistics, path):
     assert len(told) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2])
 def test_pull_backs_and_parameters_add_up(path, stop):
     """A resumed estimate tells what all its processes did."""

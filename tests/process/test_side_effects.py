@@ -139,12 +139,14 @@ class TestModes:
             actual = score_pool(model, [inputs], scheme=scheme, params=params, progress=False)
             assert_close_relative(actual, expected[params][scheme], RTOL, f"{params} {scheme}")
 
+    @pytest.mark.slow
     def test_inside_no_grad(self, case):
         _, model, inputs, expected = case
         with torch.no_grad():
             self.check(model, inputs, expected)
             assert not torch.is_grad_enabled()
 
+    @pytest.mark.slow
     def test_inside_inference_mode_with_ordinary_and_with_inference_tensors(self, case):
         _, model, inputs, expected = case
         with torch.inference_mode():
@@ -152,12 +154,14 @@ class TestModes:
             self.check(model, inputs.clone(), expected)
             assert torch.is_inference_mode_enabled()
 
+    @pytest.mark.slow
     def test_inference_tensors_outside_of_inference_mode(self, case):
         _, model, inputs, expected = case
         with torch.inference_mode():
             inputs = inputs.clone()
         self.check(model, inputs, expected)
 
+    @pytest.mark.slow
     def test_model_created_in_inference_mode(self, case):
         name, model, inputs, expected = case
         with torch.inference_mode():
@@ -167,18 +171,21 @@ class TestModes:
             self.check(created, inputs, expected)
         self.check(created, inputs, expected)
 
+    @pytest.mark.slow
     def test_dropout_is_off_though_the_model_trains(self, case):
         _, model, inputs, expected = case
         model.train()
         self.check(model, inputs, expected)
         assert model.training
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
     @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
     def test_wrapped_models_are_unwrapped(self, case, wrap):
         _, model, inputs, expected = case
         self.check(wrap(model), inputs, expected)
 
+    @pytest.mark.slow
     def test_under_deterministic_algorithms(self, case):
         _, model, inputs, expected = case
         torch.use_deterministic_algorithms(True)

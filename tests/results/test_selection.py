@@ -85,12 +85,14 @@ class TestRandomStrategies:
         first = torch.stack([select(scores, 1, strategy=strategy, seed=s)[0] for s in range(draws)])
         return torch.bincount(first, minlength=len(scores)) / draws
 
+    @pytest.mark.slow
     def test_proportional_draws_with_probability_proportional_to_the_score(self):
         scores = torch.tensor([1.0, 0.0, 3.0, 6.0])
         actual = self.frequencies(scores, "proportional")
         assert actual[1] == 0
         assert torch.allclose(actual, scores / scores.sum(), atol=0.05)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("strategy", ["gumbel", "proportional"])
     def test_higher_scores_are_drawn_more_often(self, strategy):
         actual = self.frequencies(torch.tensor([0.2, 1.0, 4.0]), strategy)

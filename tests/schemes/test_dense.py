@@ -43,6 +43,7 @@ class Tagger(nn.Module):
 
 
 class TestDense:
+    @pytest.mark.slow
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     @pytest.mark.parametrize("temperature", [1.0, 0.5])
     def test_entropy_of_segmentation(self, reduction, temperature):
@@ -101,6 +102,7 @@ class TestDense:
         for scheme in oracle.SCHEMES:
             assert_close_relative(actual[scheme], table.scores(scheme, reduction), RTOL, scheme)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", ["expected", "expected_squared"])
     def test_many_label_maps_are_drawn_with_an_honest_standard_error(self, scheme):
         model, ids = Tagger(), torch.randint(0, 9, (8, 3))
@@ -125,6 +127,7 @@ class TestDense:
         actual = scores(model, batches, scheme="entropy", mask=lambda batch: batch[1])
         assert_close_relative(actual, table.scores("entropy"), RTOL)
 
+    @pytest.mark.slow
     def test_token_classification_with_a_class_dimension_at_the_end(self):
         model, ids = Tagger(), torch.randint(0, 9, (5, 4))
         table = oracle.norms(model, oracle.ones(ids), class_dim=-1)

@@ -138,6 +138,7 @@ class TestSampledLabels:
         )  # fmt: skip
         return scorer.score(batches)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     @pytest.mark.parametrize("scheme", ["expected", "expected_squared"])
     def test_within_five_standard_errors(self, case, scheme, params):
@@ -149,6 +150,7 @@ class TestSampledLabels:
         assert (error > 0).all()
         assert ((actual.values.double() - truth).abs() <= 5 * error).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", ["expected", "expected_squared"])
     def test_standard_error_is_honest_over_seeds(self, case, scheme):
         """The squared deviations, divided by the reported variances, average to about one."""
@@ -164,12 +166,14 @@ class TestSampledLabels:
         bias = mean.mean() / (mean.mean(1).std() / len(mean) ** 0.5)
         assert bias.abs() < 4, "the estimate is biased"
 
+    @pytest.mark.slow
     def test_seed_makes_it_repeatable_and_another_seed_differs(self, case):
         model, x, _ = case
         first, again, other = (self.estimate(model, [x], seed=s).values for s in (3, 3, 4))
         assert torch.equal(first, again)
         assert not torch.allclose(first, other, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_global_random_numbers_play_no_part(self, case):
         model, x, _ = case
         torch.manual_seed(1)
@@ -177,6 +181,7 @@ class TestSampledLabels:
         torch.manual_seed(2)
         assert torch.equal(self.estimate(model, [x]).values, first)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     def test_draws_do_not_depend_on_batch_size_or_order(self, case, params):
         model, x, _ = case
@@ -189,6 +194,7 @@ class TestSampledLabels:
             assert_close_relative(split.standard_error, whole.standard_error, 1e-4)
             assert_close_relative(mixed.values, whole.values[order], 1e-6)
 
+    @pytest.mark.slow
     def test_more_draws_come_closer(self, case):
         model, x, table = case
         few, many = (self.estimate(model, [x], num_samples=n) for n in (4, 60))

@@ -165,6 +165,7 @@ def test_el2n_is_a_forward_pass(monkeypatch):
     assert_close_relative(score_pool(model, batches, **options).double(), expected, RTOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
 def test_a_loss_beside_other_schemes(loss):
     torch.manual_seed(8)
@@ -204,6 +205,7 @@ def test_a_wrong_cotangent_is_noticed(monkeypatch):
         score(classifier(), images(), loss="cross_entropy")
 
 
+@pytest.mark.slow
 def test_samples_alone_and_in_other_batches():
     torch.manual_seed(10)
     model = classifier()

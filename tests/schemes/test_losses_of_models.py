@@ -48,6 +48,7 @@ def texts():
     return [{k: v[:3] for k, v in whole.items()}, {k: v[3:] for k, v in whole.items()}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["everything, tied", "adapters"])
 def test_a_language_models_own_loss(which):
     torch.manual_seed(4)
@@ -66,6 +67,7 @@ def test_a_language_models_own_loss(which):
         assert_close_relative(score(model, batches, loss=loss), expected, RTOL)
 
 
+@pytest.mark.slow
 def test_a_models_own_loss_leaves_its_configuration_as_it_was():
     torch.manual_seed(5)
     config = hf.BertConfig(

@@ -151,6 +151,7 @@ class TestOutputs:
 
 
 class TestSchemes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
     def test_several_in_one_pass_equal_single_ones(self, params, reduction):

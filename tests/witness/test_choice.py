@@ -122,6 +122,7 @@ def test_scores_that_are_not_those_of_the_definition(monkeypatch, change, start)
         score_pool(MLP(), torch.randn(30, 10).split(6), verify="all", progress=False)
 
 
+@pytest.mark.slow
 def test_the_default_sees_what_begins_late_for_some_seeds(monkeypatch):
     caught = 0
     for seed in range(8):
@@ -161,6 +162,7 @@ def test_the_closed_form_of_the_last_layer(monkeypatch, options):
 
 
 class TestRecord:
+    @pytest.mark.slow
     def test_of_a_run_that_was_stopped(self, tmp_path):
         model, batches = MLP(), torch.randn(24, 10).split(4)
 
@@ -189,6 +191,7 @@ class TestRecord:
         assert found["gradients"] == samples * 5 * 5
         assert found["seconds"] > 0
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
     @pytest.mark.parametrize("size", [5, 17, 33])
     def test_all_is_each_sample_once(self, size):

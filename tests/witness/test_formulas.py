@@ -64,6 +64,7 @@ def test_dense(masked):
         assert torch.allclose(found[scheme], table.scores(scheme), rtol=1e-9), scheme
 
 
+@pytest.mark.slow
 def test_drawn_labels_are_unbiased_and_tell_their_error():
     """Of 3 ** 4 label maps, 8 are drawn; many seeds have the mean over all."""
     model = perturb(nn.Conv1d(2, 3, 2)).double()

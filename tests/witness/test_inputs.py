@@ -161,6 +161,7 @@ def pixels_in(pixels, size):
     return pixels.split(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_statistics_of_no_training_are_no_reason(name, pixels):
     assert "inputs" not in warned(MODELS[name]().eval(), [255 * pixels])

@@ -121,6 +121,7 @@ def test_the_callers_own_parameters_are_asked():
             score_pool(model, [torch.randn(4, 4)], progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_threads(shared):
     models = [perturb(Keeping().train()) for _ in range(2)]

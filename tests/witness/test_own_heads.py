@@ -40,6 +40,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, "all", "first", False])
 @pytest.mark.parametrize("name", MODELS)
 def test_are_right(name, verify):

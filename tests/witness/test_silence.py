@@ -20,6 +20,7 @@ def batch_of(name):
     return zoo.images(32 if name == "mobilevit" else 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_models_of_transformers(name):
     found = findings(zoo.built(name), [batch_of(name)])
@@ -51,6 +52,7 @@ def test_attention(samples, masked):
     assert not findings(model, [tokens(samples, padded=masked)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10])
 def test_small_networks_in_the_first_rounds_of_labelling(classes):
     """Trained on a handful of samples until they are certain of them."""
