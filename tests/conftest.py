@@ -1,5 +1,6 @@
 """Common ground of all tests: threads, seeds, and a guard against what leaks between tests."""
 
+import gc
 import importlib
 import random
 from pathlib import Path
@@ -52,6 +53,12 @@ _FIRST = (
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # pytest-xdist: by the number of tests, else
+
+
+def pytest_collection_finish():
+    """No collection of garbage looks through what all tests share: a million objects, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
