@@ -6,7 +6,7 @@ from typing import Any, Generic, Unpack, cast, overload
 
 from torch import Tensor, nn
 
-from fastgradnorm._engine import Clock, Explanation, explain, now
+from fastgradnorm._engine import Clock, Explanation, explain, now, tried
 from fastgradnorm._errors import ArgumentError, SlowPathWarning
 from fastgradnorm._keywords import (
     Found,
@@ -255,7 +255,7 @@ class GradNormScorer(Generic[Found, Scores]):
 
         Args:
             batch: As a loader yields it.
-            measure: Also score the batch twice, and tell each parameter's share of the time.
+            measure: Also score it a few times, and tell shares of the time, and of replayed passes.
 
         Returns:
             A table to print, with `.to_dict()`.
@@ -270,16 +270,17 @@ class GradNormScorer(Generic[Found, Scores]):
             plan = engine.plan(parsed)
             for _ in range(1 if measure else 2):  # the second pass of a kind is to be captured
                 engine.score(parsed if measure else parsed.take(slice(0, 2)))
+            count = make_objective(engine.options, plan.logits_shape).count(plan.logits_shape)
+            slow = engine.loop_reason, engine.passes.replays.reason
+            if not measure:
+                return explain(subject, plan, count, *slow)
             clock.seconds.clear()
             start = now()
-            if measure:
-                engine.score(parsed)
+            engine.score(parsed)
             seconds = now() - start
-            count = make_objective(engine.options, plan.logits_shape).count(plan.logits_shape)
             shares = {name: clock.seconds[name] / seconds for name in plan.names}
-            measured = (shares, seconds) if measure else (None, None)
-            slow = engine.loop_reason, engine.passes.replays.reason
-            return explain(engine.subject, plan, count, *slow, *measured)
+            replays = tried(make_engine(self.model, options), parsed)
+            return explain(subject, plan, count, *slow, shares, seconds, replays)
 
     def _see(self, part: Part) -> None:
         """Is shown each part of a whole pool, for those who want more than its scores."""

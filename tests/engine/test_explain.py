@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from fastgradnorm import GradNormScorer
+from fastgradnorm._engine import traces
 from tests.support.cases import CASES
 
 transformers = pytest.importorskip("transformers")
@@ -114,3 +116,58 @@ def test_measured_shares_add_up_to_no_more_than_the_whole():
     assert 0 < sum(shares) <= 1
     assert table.seconds > 0
     assert "time" in str(table).splitlines()[0]
+
+
+class TestReplays:
+    def test_what_is_traced_is_told_with_what_it_takes(self, monkeypatch):
+        monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
+        model, batch = nn.Linear(4, 3), torch.randn(3, 4)
+        table = GradNormScorer(model).explain(batch, measure=True)
+        assert table.replays["replayed"] >= 1 and table.replays["seconds"] > 0
+        assert "traced and replayed where a pool is long enough" in str(table)
+        assert GradNormScorer(model).explain(batch).replays is None
+
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("_LONGEST", -1.0, "replays save a small part of it"),
+            ("_seconds", lambda traced, args: 1e9, "takes as long as the pass itself"),
+            ("_alike", lambda found, outputs: False, "gives other numbers"),
+        ],
+    )
+    def test_what_is_not_is_told_why(self, monkeypatch, name, value, reason):
+        monkeypatch.setattr(traces, name, value)
+        table = GradNormScorer(nn.Linear(4, 3)).explain(torch.randn(3, 4), measure=True)
+        assert not table.replays["replayed"] and reason in table.replays["reason"]
+        assert reason in " ".join(str(table).split())
+
+    def test_samples_one_by_one(self):
+        class Odd(nn.Linear):
+            def forward(self, x):
+                return super().forward(x) * float(x.detach().numpy().sum())
+
+        table = GradNormScorer(Odd(4, 3)).explain(torch.randn(3, 4), measure=True)
+        assert "run as they are: samples are scored one by one" in str(table)
+
+    @pytest.mark.parametrize(
+        ("latency", "loader", "reason"),
+        [
+            (0, lambda x: [x] * 3, "too few passes of one kind ran"),
+            (0, lambda x: DataLoader(TensorDataset(x), 1), "too few passes are to come"),
+            (None, lambda x: [x], "too few passes of one kind ran"),
+        ],
+    )
+    def test_provenance_tells_of_pools(self, latency, loader, reason):
+        scorer = GradNormScorer(nn.Linear(4, 3), latency=latency, progress=False, verify=False)
+        told = scorer.score(loader(torch.randn(3, 4))).provenance["replays"]
+        assert told["from"] == "traced" and told["replayed"] == told["traced"] == 0
+        assert told["passes"] == (3 if latency == 0 else 1) and reason in told["reason"]
+        assert json.loads(json.dumps(told)) == told
+
+    def test_and_of_what_was_replayed(self, monkeypatch):
+        monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
+        monkeypatch.setattr(traces, "_BEEN", 2)
+        scorer = GradNormScorer(nn.Linear(4, 3), latency=0, progress=False, verify=False)
+        told = scorer.score([torch.randn(3, 4)] * 9).provenance["replays"]
+        assert told["passes"] == 9 and told["replayed"] >= 5 and told["traced"] == 1
+        assert told["seconds"] > 0 and told["reason"] is None

@@ -3,7 +3,7 @@
 from fastgradnorm._engine.chunks import Limits
 from fastgradnorm._engine.directed import dots_elements, sample_dots
 from fastgradnorm._engine.engine import Engine
-from fastgradnorm._engine.explain import Explanation, explain
+from fastgradnorm._engine.explain import Explanation, explain, tried
 from fastgradnorm._engine.explain_linear import explain_dots, explain_sketches
 from fastgradnorm._engine.forward import ForwardMode
 from fastgradnorm._engine.last_layer import logits_and_features, of_one
@@ -40,4 +40,5 @@ __all__ = [
     "sample_dots",
     "sample_sketch",
     "transient_elements",
+    "tried",
 ]

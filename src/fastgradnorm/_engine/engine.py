@@ -117,6 +117,15 @@ class Engine:
         if self.also is not None:
             self.also.expect(samples)
 
+    def told(self) -> dict[str, Any]:
+        """How passes were replayed: on a GPU from captured ones, on the CPU from traced ones."""
+        found = self.passes.told()
+        if self.loop_reason is not None:
+            found["reason"] = "samples are scored one by one"
+        if self.also is not None:
+            found["also"] = self.also.told()
+        return found
+
     def making(self, outcome: Outcome) -> "Engine":
         """One that makes something else of the same passes, by the same plans."""
         other = copy.copy(self)

@@ -7,10 +7,13 @@ from typing import Any
 
 import fastgradnorm_kernels as kernels
 
+from fastgradnorm._engine.engine import Engine
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._model import Subject, Use
+from fastgradnorm._engine.timing import now
+from fastgradnorm._model import Batch, Subject, Use
 
 _WIDTH = 100
+_MANY = 1 << 40  # samples to come: as many as repay anything
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Explanation:
         unused: Parameters that the logits do not depend on; they count zero.
         advice: What slows scoring down, and what to do about it.
         seconds: Of scoring the batch, if measured.
+        replays: How passes like this one are replayed, and what tracing takes, if measured.
     """
 
     rows: tuple[Row, ...]
@@ -63,6 +67,7 @@ class Explanation:
     advice: tuple[str, ...]
     seconds: float | None = None
     totals: dict[str, Any] = field(default_factory=dict)
+    replays: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists, dicts and numbers."""
@@ -101,6 +106,8 @@ class Explanation:
         ]
         if self.unused:
             notes.append(f"unused, counting zero: {', '.join(self.unused)}")
+        if self.replays is not None:
+            notes.append(_in_words(self.replays))
         notes += [f"- {text}" for text in self.advice]
         for note in notes:
             lines += textwrap.wrap(note, _WIDTH, subsequent_indent="  ")
@@ -117,6 +124,7 @@ def explain(
     launched_reason: str | None,
     shares: dict[str, float] | None = None,
     seconds: float | None = None,
+    replays: dict[str, Any] | None = None,
 ) -> Explanation:
     """Builds the table from a plan.
 
@@ -128,6 +136,7 @@ def explain(
         launched_reason: Why its passes cannot be captured on a GPU, if they cannot.
         shares: Each parameter's part of the time.
         seconds: Of all of it.
+        replays: What `tried` told.
     """
     rows = tuple(
         _row(subject, plan, name, cotangents, loop_reason is not None, (shares or {}).get(name, 0.0)
@@ -144,7 +153,29 @@ def explain(
         "activation_bytes": plan.activation_bytes,
     }
     advice = _advice(rows, cotangents, loop_reason, launched_reason, flops)
-    return Explanation(rows, cotangents, plan.coverage.unused, advice, seconds, totals)
+    return Explanation(rows, cotangents, plan.coverage.unused, advice, seconds, totals, replays)
+
+
+def tried(engine: Engine, batch: Batch) -> dict[str, Any]:
+    """How passes over a batch are replayed where many are to come: tried, with what it takes."""
+    engine.expect(_MANY)
+    seconds = 0.0
+    for _ in range(3):
+        start = now()
+        engine.score(batch)
+        seconds = now() - start
+    return {**engine.told(), "seconds_a_batch": seconds}
+
+
+def _in_words(replays: dict[str, Any]) -> str:
+    kind, reason = replays["from"], replays["reason"]
+    if not replays["replayed"]:
+        return f"passes like this one are run as they are: {reason}"
+    cost = f" tracing took {replays['seconds']:.2g} s," if kind == "traced" else ""
+    said = f"passes like this one are {kind} and replayed where a pool is long enough to repay it:"
+    return f"{said}{cost} a batch {1e3 * replays['seconds_a_batch']:.3g} ms then" + (
+        "" if reason is None else f"; some are not: {reason}"
+    )
 
 
 def _row(subject: Subject, plan: Plan, name: str, k: int, loop: bool, share: float | None) -> Row:

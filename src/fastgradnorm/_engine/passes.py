@@ -67,6 +67,18 @@ class Passes:
         self.replays.clear()
         self.traces.clear()
 
+    def told(self) -> dict[str, Any]:
+        """How many passes were replayed, from which, and why others were not."""
+        if self.replays.on:
+            known = {"replayed": self.replays.replayed, "reason": self.replays.reason}
+            return {"from": "captured", **known}
+        found = self.traces.told()
+        if self.subject.device.type != "cpu":
+            found["reason"] = f"passes on {self.subject.device} are run as they are"
+        elif self.replays.reason is not None and not found["passes"]:
+            found["reason"] = self.replays.reason
+        return {"from": "traced", **found}
+
     def run(
         self,
         name: str | None,

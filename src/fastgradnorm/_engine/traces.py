@@ -76,19 +76,24 @@ class Traces:
 
     Attributes:
         coming: Samples that are still to come, as far as that is known.
-        replayed: How many passes were replayed.
+        passes: How many passes there were.
+        replayed: How many of them were replayed.
+        traced: How many kinds of passes were traced.
+        seconds: What that took, attempts included.
         reason: Why a pass could not be traced, if one could not.
     """
 
     def __init__(self, blamed: Callable[[], bool]) -> None:
         self.blamed = blamed
         self.coming: int | None = None
-        self.replayed = 0
+        self.passes = self.replayed = self.traced = 0
+        self.seconds = 0.0
         self.reason: str | None = None
         self._kinds: dict[Any, _Kind] = {}
 
     def run(self, key: Any, run: _Pass, args: Sequence[Tensor | None]) -> Any:
         """`run(branches, *args)`, for args `[N, ...]`; as in `Replays.run`."""
+        self.passes += 1
         shapes = tuple(None if a is None else (a.shape, a.dtype, a.stride()) for a in args)
         cast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
         kind = self._kinds.get((key, shapes, cast))
@@ -101,6 +106,8 @@ class Traces:
             if found is not None:
                 self.replayed += 1
                 return found[0]
+            if kind.given_up:
+                self.reason = "too many batches branch otherwise, or have norms that cancel"
         if kind.given_up:
             return run(Branches(), *args)
         branches, start = Branches(), time.perf_counter()
@@ -108,8 +115,26 @@ class Traces:
         kind.seconds = min(kind.seconds, time.perf_counter() - start)
         kind.runs += 1
         if outputs is not None and self._repays(kind, args):
+            start = time.perf_counter()
             self._trace(kind, run, branches, args, outputs)
+            self.seconds += time.perf_counter() - start
         return outputs
+
+    def told(self) -> dict[str, Any]:
+        """How many passes were replayed, what tracing took, and why what was not traced was not."""
+        known = "passes", "replayed", "traced", "seconds"
+        return {name: getattr(self, name) for name in known} | {"reason": self._why_not()}
+
+    def _why_not(self) -> str | None:
+        if self.reason is not None or self.traced or not self._kinds:
+            return self.reason
+        least = min(kind.seconds for kind in self._kinds.values())
+        if least > _LONGEST:
+            part = f"beyond {_LONGEST} s replays save a small part of it"
+            return f"a pass takes {least:.2g} s, and {part}"
+        if self.coming is None:
+            return f"too few passes of one kind ran to repay it: {_BEEN} or more do"
+        return f"too few passes are to come to repay it: {_COMING} or more do"
 
     def clear(self) -> None:
         """Lets go of all traced passes."""
@@ -160,6 +185,9 @@ class Traces:
             self.reason = "the traced pass gives other numbers"
         elif any(_seconds(traced, given) < kind.seconds for _ in range(_TRIES)):
             kind.traced, kind.given_up = traced, False
+            self.traced += 1
+        else:
+            self.reason = "a replay takes as long as the pass itself"
 
 
 def _replayed(kind: _Kind, args: Sequence[Tensor | None]) -> tuple[Any] | None:

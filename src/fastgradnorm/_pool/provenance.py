@@ -59,6 +59,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
         "findings": run.findings.plain(),
         "verified": run.verified,
         "gathered": run.gathered,
+        "replays": run.replays,
     }
     if run.pulled:
         told["pull_backs"] = run.pulled

@@ -107,6 +107,11 @@ class Run:
             found |= {"smallest": min(sizes), "largest": max(sizes)}
         return found | {"apart": self._gathering.apart}
 
+    @property
+    def replays(self) -> dict[str, Any]:
+        """How passes were replayed by this process."""
+        return self.engine.told()
+
     def parts(self, apart: bool = True) -> Iterator[Part]:
         """The scores of each batch, in order. Of a batch no more is kept than what must wait.
 

@@ -33,6 +33,7 @@ class _Told(NamedTuple):
     rank: int
     verified: dict[str, Any] | None  # so far
     gathered: dict[str, Any]  # so far
+    replays: dict[str, Any]  # so far
 
 
 class SharedRun:
@@ -51,6 +52,7 @@ class SharedRun:
         lost: Why scores cannot be traced to samples, if so.
         findings: What was noticed so far, on any rank.
         gathered: How samples were put together over batches, on the last rank.
+        replays: How passes were replayed, likewise.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SharedRun:
         self.counted: tuple[str, ...] = ()
         self.pulled, self.lost = 0, cast(str | None, None)
         self.findings, self.gathered = Findings(), cast(dict[str, Any], {})
+        self.replays: dict[str, Any] = {}
         self._verified: dict[int, dict[str, Any]] = {}
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
@@ -100,6 +103,7 @@ class SharedRun:
                 self.counted = union(self.counted, found.counted)
                 self.pulled += found.pulled
                 self.gathered |= found.gathered
+                self.replays |= found.replays
                 if found.verified is not None:
                     self._verified[found.rank] = found.verified
                 self.lost = self.lost or found.lost
@@ -119,8 +123,9 @@ class SharedRun:
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
             pulled, told = run.pulled - told, run.pulled
-            noticed = run.findings.plain(), self.ranks.rank, run.verified, run.gathered
-            yield _Told(part.scored, counted, pulled, part.indices, run.lost, *noticed)
+            noticed = run.findings.plain(), self.ranks.rank, run.verified
+            how = run.gathered, run.replays
+            yield _Told(part.scored, counted, pulled, part.indices, run.lost, *noticed, *how)
 
     def _checkpoint(self) -> Path | None:
         if self.options.checkpoint is None:

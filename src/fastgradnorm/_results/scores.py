@@ -30,7 +30,8 @@ class PoolScores:
             `rtol > 0` also the number of pull-backs, over all samples. `"findings"`: what was
             noticed about outputs, inputs and scores, each with `kind`, `message` and `level`.
             `"verified"`: what was compared with the model's own calls, and how closely it agreed;
-            None with `verify=False`.
+            None with `verify=False`. `"replays"`: of how many passes, how many were replayed from
+            traced ones (captured ones on a GPU), what tracing took, and why others were not traced.
         indices: `[N]`, int64: score i is of `loader.dataset[indices[i]]`, whatever its sampler
             draws; of a `subset` of a pool without a dataset, places in the pool. None where they
             are 0 to N - 1, and where they cannot be told.
