@@ -40,7 +40,7 @@ FAULTS = [
     ),
     Fault(
         _SKACTIVEML, "stale index",
-        "found = best if mapping is None else mapping[best]", "found = best",
+        "found = chosen if mapping is None else mapping[chosen]", "found = chosen",
         "scikit-activeml's query names places among the candidates",
     ),
     Fault(

@@ -83,12 +83,22 @@ FAULTS = [
     ),
     Fault(
         _JOURNAL, "dropped guard",
-        "            file.truncate(whole)  # a line that was cut off goes\n", "",
+        "                    file.truncate(whole)  # nothing is kept of what was not kept whole\n", "                    pass\n",
+        "on a full disk half a line stays in the campaign's file, and later answers may be taken for damage",
+    ),
+    Fault(
+        _STATE, "wrong comparison",
+        "        return known != given\n", "        return bool(self.answers[batch, key] != label)\n",
+        "a label 1 that is corrected to true stays 1",
+    ),
+    Fault(
+        _JOURNAL, "dropped guard",
+        "                file.truncate(whole)  # a line that was cut off goes\n", "",
         "a campaign whose last line was cut off by a kill cannot be opened after the next answer",
     ),
     Fault(
         _JOURNAL, "dropped guard",
-        "            fcntl.flock(file, fcntl.LOCK_EX)\n            yield\n", "            yield\n",
+        'with self._locked(self.path.with_suffix(".lock"), "ab", fcntl.LOCK_EX):', "with contextlib.nullcontext():",
         "two processes that ask at once each make a batch, of the same samples",
     ),
     Fault(

@@ -81,12 +81,15 @@ def tell(
     if answers is None and not release:
         raise BadInputError("`--answers` must be a file, or `--release` given.")
     made = _there(campaign)
-    with in_options(_OPTIONS):
-        if answers is not None:
-            count = made.tell(batch, _answers(answers))
-            typer.echo(f"{count} new or corrected")
-        if release:
-            typer.echo(f"{made.release(batch)} without an answer may be asked again")
+    given = None if answers is None else _answers(answers)
+    try:
+        with in_options(_OPTIONS):
+            if given is not None:
+                typer.echo(f"{made.tell(batch, given)} new or corrected")
+            if release:
+                typer.echo(f"{made.release(batch)} without an answer may be asked again")
+    except OSError as error:
+        raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
 
 
 def status(campaign: Folder = _PLACE) -> None:
@@ -99,8 +102,11 @@ def _there(folder: Path) -> Campaign:
         raise BadInputError(
             f"`--campaign` must be a folder in which `fastgradnorm ask` was run. Got {folder}."
         )
-    with in_options(_OPTIONS):
-        return Campaign(folder)
+    try:
+        with in_options(_OPTIONS):
+            return Campaign(folder)
+    except OSError as error:
+        raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
 
 
 def _answers(path: Path) -> dict[str, Any]:

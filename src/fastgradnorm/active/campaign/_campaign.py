@@ -10,7 +10,7 @@ from torch import nn
 
 from fastgradnorm import ArgumentError, acquire
 from fastgradnorm.active.campaign._journal import Event, Journal
-from fastgradnorm.active.campaign._samples import keys_of, label_of, part_of, watched
+from fastgradnorm.active.campaign._samples import groups_of, keyed, keys_of, part_of, watched
 from fastgradnorm.active.campaign._state import Batch, State, state_of
 from fastgradnorm.active.campaign._status import Status, status_of
 
@@ -50,6 +50,7 @@ class Campaign:
     Raises:
         ValueError: If keys are equal, not as many as samples, or the file is damaged.
         TypeError: If `pool` is no map-style dataset.
+        OSError: If the folder cannot be made or its file not be read.
 
     Guarantees:
         - `ask` gives the same batch until each of its samples is answered or gone from the pool, or
@@ -133,6 +134,7 @@ class Campaign:
         Raises:
             ValueError: If there is no such batch, or it has no such key; nothing is taken then.
             TypeError: If JSON cannot hold a label.
+            OSError: If the file cannot be written; nothing is taken then.
         """
         number = batch.id if isinstance(batch, Asked) else batch
         if not isinstance(answers, Mapping):
@@ -140,7 +142,7 @@ class Campaign:
                 f"`answers` must be labels by key. Got {type(answers).__name__}. "
                 "Skipped ones are None."
             )
-        given = {str(key): label_of(key, label) for key, label in answers.items()}
+        given = keyed(answers)
         taken: dict[str, Any] = {}
 
         def make(events: list[Event]) -> Event | None:
@@ -152,14 +154,7 @@ class Campaign:
                     f"`answers` must be of batch {number}. Got {strange[0]!r}, which is not in it.",
                     "answers",
                 )
-            known_answers = state.answers
-            taken.update(
-                {
-                    key: label
-                    for key, label in given.items()
-                    if (number, key) not in known_answers or known_answers[number, key] != label
-                }
-            )
+            taken.update({k: v for k, v in given.items() if state.is_news(number, k, v)})
             if not taken:
                 return None
             return {"event": "tell", "batch": number, "answers": taken, "time": _now()}
@@ -208,7 +203,8 @@ class Campaign:
         state = self._state()
         last = next(reversed(state.batches.values()), None)
         known = 0 if last is None else last.samples
-        return status_of(state, len(self.keys) or known)
+        nothing_left = bool(self.keys) and not any(key not in state.latest for key in self.keys)
+        return status_of(state, len(self.keys) or known, nothing_left)
 
     def training_set(self) -> list[tuple[int, Any]]:
         """(Index in the pool, label) of what is labelled, in the pool's order."""
@@ -233,7 +229,7 @@ class Campaign:
         kept = [i for i, key in enumerate(self.keys) if key not in skipped]
         places = {self.keys[i]: place for place, i in enumerate(kept)}
         if groups is not None:
-            groups = [groups[i] for i in kept]
+            groups = groups_of(groups, kept, len(self.keys))
         made = acquire(
             model,
             part_of(self.pool, kept),

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import warnings
@@ -25,48 +26,75 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "campaign.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
         self._told = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused("a folder, or a place for one", error) from error
 
     def events(self) -> list[Event]:
         """All that happened. A last line that a kill cut off is left out, and told once.
 
         Raises:
             ValueError: If another line is damaged.
+            OSError: If the file cannot be read.
         """
         if not self.path.exists():
             return []
-        with self.path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            raw = file.read()
-        return self._parsed(raw)[0]
+        with self._locked(self.path, "rb", fcntl.LOCK_SH) as file:
+            return self._parsed(file.readall())[0]
 
     def append(self, make: Callable[[list[Event]], Event | None]) -> list[Event]:
         """Adds what `make` makes of all events so far, with nobody else in between.
 
         Returns:
             All events, with the new one if there is one.
+
+        Raises:
+            OSError: If it cannot be written; then nothing of it is there.
         """
-        with self.path.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+        with self._locked(self.path, "ab+", fcntl.LOCK_EX) as file:
             file.seek(0)
-            events, whole, ended = self._parsed(file.read())
+            events, whole, ended = self._parsed(file.readall())
             event = make(events)
             if event is None:
                 return events
-            file.truncate(whole)  # a line that was cut off goes
-            line = ("" if ended else "\n") + json.dumps(event, ensure_ascii=False) + "\n"
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            line = (b"" if ended else b"\n") + _line(event)
+            try:
+                file.truncate(whole)  # a line that was cut off goes
+                while line:
+                    line = line[file.write(line) or 0 :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    file.truncate(whole)  # nothing is kept of what was not kept whole
+                wanted = "where there is room for a line; nothing was taken"
+                raise self._refused(wanted, error) from error
             return [*events, event]
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """While one process asks, others that ask wait; answers are taken meanwhile."""
-        with self.path.with_suffix(".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._locked(self.path.with_suffix(".lock"), "ab", fcntl.LOCK_EX):
             yield
+
+    def _locked(self, path: Path, mode: str, how: int) -> io.FileIO:
+        """An open file, locked until it is closed."""
+        try:
+            file = io.FileIO(path, mode)
+        except OSError as error:
+            wanted = "one whose files can be read" if mode == "rb" else "one that can be written"
+            raise self._refused(wanted, error) from error
+        try:
+            fcntl.flock(file, how)
+        except OSError as error:
+            file.close()
+            raise self._refused("on a file system that can lock files", error) from error
+        return file
+
+    def _refused(self, wanted: str, error: OSError) -> OSError:
+        told = f"`folder` must be {wanted}. {error.strerror}"
+        return type(error)(error.errno, told, str(self.path))
 
     def _parsed(self, raw: bytes) -> tuple[list[Event], int, bool]:
         """Events, how many bytes they take, and whether the last one's line has its end."""
@@ -75,8 +103,8 @@ class Journal:
         lines = raw.split(b"\n")
         for number, line in enumerate(lines):
             last = number == len(lines) - 1
-            if not line:
-                whole += 0 if last else 1
+            if not line.strip():
+                whole += len(line) + (0 if last else 1)
                 continue
             event = _event(line)
             if event is None:
@@ -101,6 +129,13 @@ class Journal:
                 f"{len(line)} bytes, and is left out: tell those answers, or ask, again.",
                 stacklevel=6,
             )
+
+
+def _line(event: Event) -> bytes:
+    try:
+        return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # names of files that are no text keep their bytes as escapes
+        return json.dumps(event).encode() + b"\n"
 
 
 def _event(line: bytes) -> Event | None:

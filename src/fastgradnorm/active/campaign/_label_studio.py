@@ -1,5 +1,7 @@
 """Answers as Label Studio exports them."""
 
+import datetime
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,8 +37,16 @@ def label_studio_answers(tasks: Iterable[Mapping[str, Any]], key: str = "key") -
     return found
 
 
-def _updated(annotation: Mapping[str, Any]) -> str:
-    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
+def _updated(annotation: Mapping[str, Any]) -> tuple[float, str]:
+    """When: whole seconds are written without a fraction, and zones may differ."""
+    text = str(annotation.get("updated_at") or annotation.get("created_at") or "")
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return -math.inf, text
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+    return when.timestamp(), text
 
 
 def _answer(annotation: Mapping[str, Any]) -> Any:

@@ -15,8 +15,10 @@ _WATCHED = 1000  # samples whose predictions are kept from round to round
 
 def keys_of(key: Any, size: int) -> tuple[str, ...]:
     """The key of each of so many samples; raises unless they differ."""
+    if hasattr(key, "tolist") and not callable(key):
+        key = key.tolist()  # of NumPy, pandas, PyTorch
     if callable(key):
-        found = tuple(str(key(i)) for i in range(size))
+        found = tuple(key_text(key(i)) for i in range(size))
     elif isinstance(key, (str, bytes)) or not isinstance(key, Sequence | Mapping):
         raise TypeError(
             "`key` must be a sequence with one key a sample, or a function of its index. Got "
@@ -27,7 +29,7 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
             raise ArgumentError(
                 f"`key` must have one for each of {size} samples. Got {len(key)}.", "key"
             )
-        found = tuple(str(key[i]) for i in range(size))
+        found = tuple(key_text(key[i]) for i in range(size))
     seen: dict[str, int] = {}
     for i, name in enumerate(found):
         if name in seen:
@@ -38,6 +40,47 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
             )
         seen[name] = i
     return found
+
+
+def key_text(key: Any) -> str:
+    """A key as text: of one number of an array or tensor, that number's."""
+    if getattr(key, "ndim", None) == 0 and hasattr(key, "item"):
+        key = key.item()
+    return str(key)
+
+
+def keyed(answers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Labels as JSON holds them, by keys as text; raises where two keys are one as text."""
+    found: dict[str, Any] = {}
+    for key, label in answers.items():
+        name = key_text(key)
+        if name in found:
+            raise ArgumentError(
+                f"`answers` must have one label a key. Got two for {name!r}, which is how keys of "
+                "several types are written. Use the keys that the batch has.",
+                "answers",
+            )
+        found[name] = label_of(key, label)
+    return found
+
+
+def groups_of(groups: Any, kept: Sequence[int], size: int) -> list[Any]:
+    """Of some samples, the groups; raises unless there is one for each of so many samples."""
+    if hasattr(groups, "tolist"):
+        groups = groups.tolist()
+    if not isinstance(groups, Mapping) and (not hasattr(groups, "__len__") or len(groups) != size):
+        count = f"{len(groups)} of them" if hasattr(groups, "__len__") else type(groups).__name__
+        raise ArgumentError(
+            f"`groups` must be the group of each of {size} samples of the pool. Got {count}.",
+            "groups",
+        )
+    missing = next((i for i in kept if isinstance(groups, Mapping) and i not in groups), None)
+    if missing is not None:
+        raise ArgumentError(
+            f"`groups` must be the group of each sample, by its index. Got none for {missing}.",
+            "groups",
+        )
+    return [groups[i] for i in kept]
 
 
 def part_of(pool: Any, kept: list[int]) -> Any:
@@ -52,8 +95,12 @@ def watched(keys: Sequence[str], made: Selection) -> dict[str, int]:
     places = made.scores.indices
     order = range(len(made.predicted)) if places is None else places.tolist()
     found = {keys[i]: int(c) for i, c in zip(order, made.predicted.tolist(), strict=True)}
-    chosen = sorted(found, key=lambda key: (zlib.crc32(key.encode()), key))[:_WATCHED]
+    chosen = sorted(found, key=_mixed)[:_WATCHED]
     return {key: found[key] for key in chosen}
+
+
+def _mixed(key: str) -> tuple[int, str]:
+    return zlib.crc32(key.encode("utf-8", "surrogatepass")), key
 
 
 def label_of(key: Any, label: Any) -> Any:

@@ -1,5 +1,6 @@
 """What the events of a campaign add up to."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,14 @@ class State:
             if not batch.released and self.waiting(batch):
                 return batch
         return None
+
+    def is_news(self, batch: int, key: str, label: Any) -> bool:
+        """Whether an answer is another than the last one for that batch and key."""
+        if (batch, key) not in self.answers:
+            return True
+        # In JSON 1 is neither true nor 1.0.
+        known, given = (json.dumps(x, sort_keys=True) for x in (self.answers[batch, key], label))
+        return known != given
 
     def waiting(self, batch: Batch) -> tuple[str, ...]:
         """Its keys without an answer."""

@@ -1,6 +1,7 @@
 """How far a campaign is, and whether more labels still change what the model says."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from fastgradnorm.active.campaign._state import State
 # Bloodgood and Vijay-Shanker (2009): stop once predictions on a fixed set agree, kappa of at least
 # 0.99 on average over three rounds.
 _AGREE, _ROUNDS, _FEWEST = 0.99, 3, 30
+_LAST = "Every sample of the pool is answered."
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Status:
         return "\n".join([*lines, self.hint])
 
 
-def status_of(state: State, samples: int) -> Status:
+def status_of(state: State, samples: int, nothing_left: bool = False) -> Status:
     """The status of a campaign over a pool of so many samples."""
     rounds = list(state.batches.values())
     compared = [_compared(a.predicted, b.predicted) for a, b in itertools.pairwise(rounds)]
@@ -67,7 +69,7 @@ def status_of(state: State, samples: int) -> Status:
         waiting=() if waiting is None else state.waiting(waiting),
         changed=changed,
         agreement=agreement,
-        hint=_hint(agreement, counts, waiting is not None),
+        hint=_LAST if nothing_left else _hint(agreement, counts, waiting is not None),
     )
 
 
@@ -77,14 +79,9 @@ def _compared(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[floa
     if not common:
         return 0.0, 0.0, 0
     same = sum(before[key] == after[key] for key in common) / len(common)
-    classes = {before[key] for key in common} | {after[key] for key in common}
-    by_chance = (
-        sum(
-            sum(before[key] == c for key in common) * sum(after[key] == c for key in common)
-            for c in classes
-        )
-        / len(common) ** 2
-    )
+    first = Counter(before[key] for key in common)
+    second = Counter(after[key] for key in common)
+    by_chance = sum(count * second[c] for c, count in first.items()) / len(common) ** 2
     kappa = 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)
     return 1 - same, kappa, len(common)
 
