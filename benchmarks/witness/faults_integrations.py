@@ -45,7 +45,7 @@ FAULTS = [
     ),
     Fault(
         _SKACTIVEML, "dropped guard",
-        "            utilities[i, found[:i]] = np.nan\n", "            pass\n",
+        "        utilities[i, found[:i]] = np.nan\n", "        pass\n",
         "utilities of scikit-activeml still offer what was picked",
     ),
     Fault(
