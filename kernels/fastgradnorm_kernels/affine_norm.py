@@ -25,7 +25,7 @@ from fastgradnorm_kernels.shapes import Float
 _BYTES, _ROW = 8192, 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "blocks"])
 def _affine_sq_norm_kernel(
     x_ptr,  # [N, T, D]
     g_ptr,  # [N, K, T, D]

@@ -113,3 +113,16 @@ def test_exact_products_sum_alike_however_many_rows_there_are(monkeypatch):
     narrow = {tiles.exact(rows, 64, device) for rows in (64, 1 << 20)}
     assert len(narrow) == 1
     assert all(tile.columns <= 64 for tile in narrow)
+
+
+@pytest.mark.parametrize("other, warps", [((9, 0), 4), ((8, 0), 8), ((10, 0), 16), ((12, 0), 32)])
+def test_elsewhere_the_assembler_decides_on_registers(other, warps, monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: ("GPU X", other))
+    assert tiles.registers(CPU, warps) == {}
+
+
+@pytest.mark.parametrize("blackwell", [(10, 0), (10, 3), (12, 0)], ids=str)
+@pytest.mark.parametrize("warps", [1, 4, 8])
+def test_blackwell_may_use_all_registers(blackwell, warps, monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: ("GPU X", blackwell))
+    assert tiles.registers(CPU, warps) == {"maxnreg": 255}
