@@ -142,6 +142,12 @@ def test_is_told(collate, function):
             assert GradNormScorer(model, **options).score(loader).indices is None
 
 
+def test_a_sampler_tells_no_indices_then():
+    loader = DataLoader(Rows(), 4, sampler=[3, 1, 4, 0, 5, 8, 2, 6, 7], collate_fn=by_length)
+    with pytest.warns(UserWarning, match="cannot be traced.*collation puts the samples"):
+        assert GradNormScorer(nn.Linear(5, 3), progress=False).score(loader).indices is None
+
+
 @pytest.mark.parametrize("collate", [stacked, noisy, None])
 def test_is_not_told_of_others(collate):
     """Any warning is an error here."""
