@@ -140,6 +140,11 @@ FAULTS = [
         "dropout that a model keeps on in eval mode is scored as if it was off",
     ),
     Fault(
+        "_model/changes.py", "dropped guard",
+        "is not parameter or _place(parameter) != place:", "is not parameter:",
+        "parameters whose memory is another one while a pool is scored are ignored in silence",
+    ),
+    Fault(
         "_model/record.py", "lost in one branch",
         "self.nested.update(piece.name for piece in pieces)", "self.nested.update(())",
         "layers that a model differentiates by jvp are refused as used differently each time",

@@ -59,6 +59,7 @@ TESTS = {
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring",
+    "_model/changes": "model/test_changes",
     "_model/modes": "model/test_modes",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",

@@ -3,6 +3,7 @@
 from fastgradnorm._model.batches import Batch, Reader, as_batch
 from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
 from fastgradnorm._model.chance import check_repeatable
+from fastgradnorm._model.changes import Unchanged
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
@@ -38,6 +39,7 @@ __all__ = [
     "StandIns",
     "Subject",
     "Swapping",
+    "Unchanged",
     "Unharmed",
     "Use",
     "Watch",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine import Engine
-from fastgradnorm._model import Batch, Reader
+from fastgradnorm._model import Batch, Reader, Unchanged
 from fastgradnorm._pool.gather import Gathering, score_one
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
@@ -66,6 +66,7 @@ class Run:
         subject = engine.subject
         given = options.forward, options.mask, subject.model, options.labels
         self._reader = Reader(subject.device, *given)
+        self._unchanged = Unchanged(subject.model)
         self._draws: Draws | None = None
         self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
         self._ledger = Ledger(engine.outcome.nothing(torch.float32))
@@ -218,6 +219,7 @@ class Run:
     def _next(self, raws: Iterator[Any]) -> _Taken | None:
         for raw in raws:
             draws = self._draws
+            self._unchanged.check()
             with tensors_ready():
                 batch = self._reader.read(raw, None if draws is None else draws.size())
             return _Taken(batch, None if draws is None else draws.next(len(batch)))

@@ -1,0 +1,108 @@
+"""Whether the caller's model is another than it was when scoring began.
+
+Passes run on copies of the module tree that are made from what was there then. Values that are
+changed in place are followed, for they are in the same memory; other tensors in their place, other
+modules and other settings would be ignored in silence.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastgradnorm._errors import ArgumentError, DoubtfulScoresWarning
+from fastgradnorm._process import models_in_use
+
+_PLAIN = (bool, float, int, str, Tensor)
+_GONE = object()
+
+
+class Unchanged:
+    """What a model consists of at this moment, to be looked at again.
+
+    Args:
+        model: The caller's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts = [_Part(path, module) for path, module in model.named_modules()]
+        self._told = False
+
+    def check(self) -> None:
+        """Warns, once, of other settings and buffers.
+
+        Raises:
+            ArgumentError: If a parameter or a module is another one.
+        """
+        with models_in_use:
+            self._check()
+
+    def _check(self) -> None:
+        for part in self._parts:
+            changed = part.other_parts()
+            if changed is not None:
+                raise ArgumentError(
+                    "`model` must have the same parameters and modules while a pool is scored. Got "
+                    f"`{changed}`, which is another one than when that began, or is frozen or "
+                    "trained since. Change values in place, or score by a call for each model.",
+                    "model",
+                )
+        for part in [] if self._told else self._parts:
+            setting = part.other_settings()
+            if setting is not None and not self._told:
+                self._told = True
+                warnings.warn(
+                    f"`model` was changed while a pool was scored: `{setting}` is another one than "
+                    "when that began, and scores are of the model as it was then. Score by a call "
+                    "for each of its states.",
+                    DoubtfulScoresWarning,
+                    stacklevel=4,
+                )
+
+
+class _Part:
+    """One module."""
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        self._path, self._module = f"model.{path}".rstrip("."), module
+        self._children = dict(module._modules)
+        held = module._parameters.items()
+        self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
+        self._settings = list(_settings(module))
+
+    def other_parts(self) -> str | None:
+        """The name of a parameter or module that is another one."""
+        module = self._module
+        here, before = module._modules, self._children
+        if here != before:  # modules are equal if they are the same
+            other = next(k for k in (*here, *before) if here.get(k) is not before.get(k))
+            return f"{self._path}.{other}"
+        for name, parameter, place in self._parameters:
+            if module._parameters.get(name) is not parameter or _place(parameter) != place:
+                return f"{self._path}.{name}"
+        return None
+
+    def other_settings(self) -> str | None:
+        """The name of an attribute or buffer that is another one."""
+        held, buffers = self._module.__dict__, self._module._buffers
+        for name, value in self._settings:
+            now = held.get(name, _GONE)
+            now = buffers.get(name, _GONE) if now is _GONE else now
+            if now is not value and (isinstance(value, Tensor) or now != value):
+                return f"{self._path}.{name}"
+        return None
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, value in (*module.__dict__.items(), *module._buffers.items()):
+        if type(value) in _PLAIN and name[0] != "_" and name != "training":
+            yield name, value
+
+
+def _place(parameter: Tensor) -> tuple[int, bool]:
+    """Where its memory begins, as far as that can be told; and whether it is trained."""
+    try:
+        return parameter.data_ptr(), parameter.requires_grad
+    except (RuntimeError, NotImplementedError):  # of subclasses
+        return 0, parameter.requires_grad

@@ -1,0 +1,128 @@
+"""A model that is changed while a pool is scored: followed, told, or refused; never in silence."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastgradnorm import DoubtfulScoresWarning, GradNormScorer, gradient_sketch, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Tasks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.task, self.mask = nn.Linear(4, 5), 0, torch.ones(5)
+        self.heads = nn.ModuleList(nn.Linear(5, 3) for _ in range(3))
+        self.register_buffer("scale", torch.ones(5))
+        self._calls = 0
+
+    def forward(self, x):
+        return self.heads[self.task](torch.tanh(self.body(x)) * self.mask * self.scale)
+
+
+def assign(model):
+    model.body.weight = nn.Parameter(2 * model.body.weight.detach())
+
+
+def data(model):
+    model.body.weight.data = 2 * model.body.weight.data
+
+
+def layer(model):
+    model.heads[0] = nn.Linear(5, 3)
+
+
+def load(model):
+    model.load_state_dict({k: 2 * v for k, v in model.state_dict().items()}, assign=True)
+
+
+def freeze(model):
+    model.body.requires_grad_(False)
+
+
+def in_place(model):
+    with torch.no_grad():
+        model.body.weight.mul_(2)
+        model.scale.mul_(1.5)
+
+
+def task(model):
+    model.task = (model.task + 1) % 3
+
+
+def mask(model):
+    model.mask = 2 * model.mask
+
+
+def buffer(model):
+    model.scale = 2 * model.scale
+
+
+OTHERS = {"assign": assign, "data": data, "layer": layer, "load": load, "freeze": freeze}
+SETTINGS = {"task": task, "mask": mask, "buffer": buffer}
+
+
+def changing(model, change):
+    for number, batch in enumerate(X.split(4)):
+        if number == 1:
+            change(model)
+        yield batch
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("change", OTHERS)
+def test_other_parameters_and_modules_are_refused_by_name(change, verify):
+    model = Tasks()
+    named = "heads.0" if change == "layer" else "body.(weight|bias)"
+    with pytest.raises(ValueError, match=f"Got `model.{named}`, which is another one"):
+        loader = changing(model, OTHERS[change])
+        score_pool(model, loader, verify=verify, progress=False)
+
+
+def test_in_streams_and_sketches_too():
+    model = Tasks()
+    stream = GradNormScorer(model, latency=0).stream(X.split(4))
+    next(stream)
+    assign(model)
+    with pytest.raises(ValueError, match="which is another one"):
+        next(stream)
+    with pytest.raises(ValueError, match="which is another one"):
+        gradient_sketch(model, changing(model, data), dim=16, progress=False)
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_other_settings_are_told_once(change):
+    model = Tasks()
+    told = "`model.{}` is another one".format({"buffer": "scale"}.get(change, change))
+    with pytest.warns(DoubtfulScoresWarning, match=told) as caught:
+        loader = changing(model, SETTINGS[change])
+        score_pool(model, loader, verify=False, progress=False)
+    assert len(caught) == 1
+
+
+def test_values_in_place_are_followed():
+    model, exact, found = Tasks(), [], []
+    for scores in GradNormScorer(model, latency=0, verify=False).stream(X.split(4)):
+        found.append(scores)
+        ones = oracle.ones(X[4 * len(exact) : 4 * len(exact) + 4])
+        exact.append(oracle.scores(model, ones))
+        in_place(model)
+    assert_close_relative(torch.cat(found), torch.cat(exact), 1e-5)
+
+
+def test_what_scoring_does_not_depend_on_is_not_told():
+    """Any warning is an error here."""
+
+    def change(model):
+        model.train()
+        model._calls += 1
+        model(X).sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        model.load_state_dict(model.state_dict())
+
+    model = Tasks()
+    assert len(score_pool(model, changing(model, change), verify=False, progress=False)) == 12
