@@ -122,7 +122,7 @@ TESTS = {
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
     "pool/test_held_back",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
-    "_pool/gather": "pool/test_any_batch_size pool/test_held_back",
+    "_pool/gather": "pool/test_any_batch_size pool/test_held_back pool/test_trimming",
     "_pool/trimming": "pool/test_trimming",
     "_pool/ledger": "pool/test_any_batch_size",
     "_pool/earlier": "pool/test_checkpoint pool/test_held_back",

@@ -245,8 +245,8 @@ def _maker(name: str) -> Callable[[Any], Any]:
     return lambda module: module.parametrizations[name]()
 
 
-def has_backward_hooks(module: nn.Module) -> bool:
-    """Whether something is to run when a module is pulled back through.
+def has_backward_hooks(module: nn.Module | Tensor) -> bool:
+    """Whether something is to run when a module, or a tensor, is pulled back through.
 
     There is no public list of that. Goes when PyTorch has one.
     """

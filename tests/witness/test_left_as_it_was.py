@@ -88,6 +88,22 @@ def test_random_states_and_batches(verify):
     assert_unchanged(before, model)
 
 
+@pytest.mark.parametrize("hooked", [0, 1, 2])
+def test_hooks_on_gradients_are_noted(hooked):
+    """As of tables of which some rows are frozen; scores are of the gradient itself."""
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(5, 4)
+    plain = GradNormScorer(model, progress=False).score([x]).values
+    for layer in (model[0], model[2])[:hooked]:
+        layer.weight.register_hook(lambda g: 0 * g)
+    scores = GradNormScorer(model, progress=False).score([x])
+    notes = {f["kind"]: f["message"] for f in scores.provenance["findings"]}
+    assert torch.equal(scores.values, plain)
+    assert ("hooks on gradients" in notes) == (hooked > 0)
+    if hooked:
+        assert "`0.weight`" in notes["hooks on gradients"]
+        assert ("and 1 more" in notes["hooks on gradients"]) == (hooked == 2)
+
+
 def test_hooks_fire_in_its_own_calls_and_those_on_parameters_do_not():
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     rows, gradients = [], []

@@ -4,9 +4,11 @@ What outputs and inputs say is read from plain calls on some samples of the firs
 from the logits that scores are made of. What is found is told, and changes no score.
 """
 
+from fastgradnorm_kernels.switches import has_backward_hooks
+
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
-from fastgradnorm._model import Batch
+from fastgradnorm._model import Batch, Subject
 from fastgradnorm._schemes import Scored, make_objective
 from fastgradnorm._witness.declaration import declaration
 from fastgradnorm._witness.dimensions import class_dimension
@@ -89,6 +91,7 @@ class Meaning:
         other = which_output(seen)
         return [
             *_alike(seen),
+            *_hooked(subject),
             *other,
             *declaration(subject, logits.shape[-1]),
             *class_dimension(seen.logits, seen.samples, plan, options.class_dim),
@@ -96,6 +99,20 @@ class Meaning:
             *parameters_left_out(seen, subject, bool(other)),
             *([] if norm.finding is None else [norm.finding]),
         ]
+
+
+def _hooked(subject: Subject) -> list[Finding]:
+    """Whether parameters have hooks on their gradients, which are those of training."""
+    names = [name for name, p in subject.chosen.items() if has_backward_hooks(p)]
+    if not names:
+        return []
+    message = (
+        f"`{names[0]}`{f' and {len(names) - 1} more' if names[1:] else ''} has a hook on its "
+        "gradient, which does not run: scores are of the gradient itself. What the hook takes out "
+        "of training, as rows of a table that are frozen, still counts; leave such parameters out "
+        "by `params`."
+    )
+    return [Finding("hooks on gradients", message, "note")]
 
 
 def _alike(seen: Seen) -> list[Finding]:
