@@ -257,7 +257,8 @@ def _layer(view: nn.Module, recorder: Recorder) -> str:
 def _last_layer(run: _Run) -> tuple[Use, bool]:
     use, exact = run.recorder.source(run.head)
     if use is None or use.rule is None or not use.slots:
-        made = f"`{use.operation}` in `model.{use.layer}`" if use else "several operations"
+        place = "" if use is None else f"model.{use.layer}".rstrip(".")
+        made = f"`{use.operation}` in `{place}`" if use else "several operations"
         raise NoSingleHeadError(
             "`params` must not be 'last_layer' where no single layer produced the logits. They "
             f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."

@@ -66,7 +66,7 @@ class _Part:
 
     def __init__(self, path: str, module: nn.Module) -> None:
         self._path, self._module = f"model.{path}".rstrip("."), module
-        self._children = dict(module._modules)
+        self._modules = dict(module._modules)
         held = module._parameters.items()
         self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
         self._settings = list(_settings(module))
@@ -74,7 +74,7 @@ class _Part:
     def other_parts(self) -> str | None:
         """The name of a parameter or module that is another one."""
         module = self._module
-        here, before = module._modules, self._children
+        here, before = module._modules, self._modules
         if here != before:  # modules are equal if they are the same
             other = next(k for k in (*here, *before) if here.get(k) is not before.get(k))
             return f"{self._path}.{other}"
