@@ -190,6 +190,14 @@ class TestOutputs:
         found = sketch(model, inputs, 4, mask=lambda x: valid.expand(len(x), 6))
         assert torch.allclose(found, sketch(model, inputs[..., :4], 4))
 
+    @pytest.mark.parametrize("scheme", LOSSES)
+    def test_nor_do_they_of_several_labels_a_position(self, scheme):
+        model, inputs = nn.Conv1d(2, 3, 1).double(), torch.randn(40, 2, 6).double()
+        options = {"scheme": scheme, "likelihood": "bernoulli"}
+        valid = torch.arange(6) < 4
+        found = sketch(model, inputs, 4, mask=lambda x: valid.expand(len(x), 6), **options)
+        assert torch.allclose(found, sketch(model, inputs[..., :4], 4, **options))
+
     def test_multi_label(self):
         model, inputs = nn.Linear(4, 3).double(), torch.randn(40, 4).double()
 
