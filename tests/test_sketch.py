@@ -87,6 +87,7 @@ class TestLinearMap:
         solution = assert_count_sketch(grads, sketch(model, inputs, 4), 4)
         assert_signed_selection(solution[:9])
 
+    @pytest.mark.slow
     def test_frozen_parameters_and_selections(self):
         model, inputs = MLP().double(), torch.randn(500, 10).double()
         model.body[0].weight.requires_grad_(False)
@@ -99,6 +100,7 @@ class TestLinearMap:
 
 
 class TestProjection:
+    @pytest.mark.slow
     def test_inner_products_are_unbiased(self):
         model, inputs = CASES["mlp"].random()
         inputs = inputs[:6]
@@ -145,6 +147,7 @@ class TestProjection:
 
 
 class TestDependsOnItsSampleAlone:
+    @pytest.mark.slow
     def test_batches(self):
         model, inputs = CASES["groupnorm-cnn"].random()
         whole = gradient_sketch(model, [inputs], 64)
@@ -156,6 +159,7 @@ class TestDependsOnItsSampleAlone:
         other = gradient_sketch(model, [inputs], 64, seed=1)
         assert not torch.allclose(other, whole, rtol=0.1)
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
     def test_samples_that_take_different_branches(self):
         def branch(self, x):
@@ -168,6 +172,7 @@ class TestDependsOnItsSampleAlone:
         alone = torch.cat([gradient_sketch(model, [x], 32) for x in inputs.split(1)])
         assert torch.allclose(gradient_sketch(model, [inputs], 32), alone, rtol=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
     def test_samples_that_each_take_a_branch_of_their_own(self):
         model = perturb(Custom(lambda m, x: m.head(x * x.sum().item()), head=nn.Linear(4, 3)))

@@ -18,6 +18,7 @@ def test_keywords_are_the_options():
     assert get_type_hints(Keywords) == options
 
 
+@pytest.mark.slow
 def test_typed_calls_run():
     typed_calls.calls()
 

@@ -174,6 +174,7 @@ def test_confident_samples_keep_their_digits():
     assert others.max() < 1e-10
 
 
+@pytest.mark.slow
 def test_models_that_run_one_by_one():
     model = Stubborn().eval()
     with pytest.warns(UserWarning):

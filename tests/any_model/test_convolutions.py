@@ -85,6 +85,7 @@ class TestConvolutions:
         model = Custom(forward, conv=layer, head=linear(4, 3))
         assert_exact(model, torch.randn(4, 3, 2, *(5, 4, 3)[:dims]))
 
+    @pytest.mark.slow
     def test_inputs_in_channels_last_order(self):
         model = after(nn.Conv2d(2, 4, 3), 4)
         x = torch.randn(4, 2, 6, 5)

@@ -61,6 +61,7 @@ def make(name):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_exact(name):
     assert_exact(make(name), torch.randn(5, 4))

@@ -30,6 +30,7 @@ class TestExecution:
         expected = oracle.scores(plain, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
 
+    @pytest.mark.slow
     def test_rotary_tables_kept_for_the_longest_input_so_far(self):
         class Rotary(nn.Module):
             def __init__(self):
@@ -236,6 +237,7 @@ class TestExecution:
         )
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_no_samples_one_sample_and_one_position(self):
         model = perturb(Attention(batch_first=True))
         assert len(score_pool(model, [tokens(0), tokens(1)], progress=False)) == 1

@@ -98,6 +98,7 @@ class TestSwitches:
             monkeypatch.delattr(torch._C, "DisableTorchFunction")
         assert_exact_without("torch._C.DisableTorchFunction", attending(is_causal=causal), tokens())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["frozen", "missing"])
     def test_versions(self, how, monkeypatch):
         version = property(lambda self: 0) if how == "frozen" else property(missing)

@@ -121,6 +121,7 @@ class TestParameters:
         model = after(nn.PReLU(parameters), 4, before=nn.Conv2d(2, 4, 1))
         assert_exact(model, torch.randn(4, 2, 3, 3))
 
+    @pytest.mark.slow
     def test_bilinear_layer(self):
         model = Custom(
             lambda m, x: m.head(torch.tanh(m.layer(x, m.mix(x)))),

@@ -202,6 +202,7 @@ class TestMaxMemory:
         with pytest.raises(ValueError, match=r"`max_memory` must be at least .* bytes\).*Got 1000"):
             score_pool(model, [inputs], max_memory=1000, progress=False)
 
+    @pytest.mark.slow
     def test_what_the_error_asks_for_is_enough(self):
         model, inputs = CASES["groupnorm-cnn"].random()
         with pytest.raises(ValueError, match="`max_memory`") as error:
@@ -262,6 +263,7 @@ class TestPeak:
         changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
         return max(itertools.accumulate(change for _, change in changes))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["groupnorm-cnn", "transformer"])
     def test_is_below_max_memory_and_grows_with_it(self, name):
         model, inputs = CASES[name].random()

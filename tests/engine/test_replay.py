@@ -158,6 +158,7 @@ class TestRounds:
         found = scorer.score(batches)
         return [each.values for each in (found.values() if isinstance(found, dict) else [found])]
 
+    @pytest.mark.slow
     def test_few_sizes_are_captured(self, captured):
         sizes = torch.linspace(0.1, 9, 40).repeat(10)[:, None]
         scores(Many().eval(), list((torch.randn(400, 4) * sizes).split(40)), rtol=0.01)

@@ -76,6 +76,7 @@ def test_auto_on_an_old_gpu(monkeypatch):
     assert kernels.resolve_backend("auto", torch.device("cuda")) == "torch"
 
 
+@pytest.mark.slow
 def test_torch_needs_no_triton():
     script = (
         "import sys\n"

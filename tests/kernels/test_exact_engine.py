@@ -89,6 +89,7 @@ def test_scores(make, scheme, calls):
     assert ((found.double() - exact).abs() <= 2e-6 * exact).all()
 
 
+@pytest.mark.slow
 def test_weights_are_split_once_for_all_batches(calls, monkeypatch):
     made = []
     original = half_parts.split_weights

@@ -19,6 +19,7 @@ from tests.support.stopping import OPTIONS, Stop, assert_same, scorer, stopped_a
 
 
 class TestResuming:
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
     @pytest.mark.parametrize("extra", [{}, {"subset": 0.6, "seed": 2}, {"num_samples": 3}])
     def test_gives_the_same_bits(self, pool, path, error, extra):
@@ -179,6 +180,7 @@ class TestRefusals:
 
 
 class TestTornWrites:
+    @pytest.mark.slow
     def test_every_length_of_the_last_line(self, pool, path):
         """A write that was cut off loses its batch and nothing else."""
         model, inputs = pool

@@ -41,6 +41,7 @@ def convolved():
     return nn.Sequential(*layers, nn.Linear(4, 3)).double()
 
 
+@pytest.mark.slow
 def test_only_equal_shapes_share_a_chunk(chunked):
     data, model = Texts(), convolved()
     rows = [row[None].double() for row in data.rows]
@@ -53,6 +54,7 @@ def test_only_equal_shapes_share_a_chunk(chunked):
     assert torch.equal(torch.cat(parts), scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [7, 20])
 def test_ragged_samples_wait_no_longer_than_a_window(window, chunked, monkeypatch, path):
     model, rows = convolved().float(), [row[None] for row in Texts().rows]
@@ -75,6 +77,7 @@ def _counted(rows, held):
         yield row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [0, 8])
 @pytest.mark.parametrize("size", [1, 5, 30])
 def test_latency_bounds_what_is_held_back(latency, size):
@@ -119,6 +122,7 @@ class Streamed(IterableDataset):
         return iter(self.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("extra", [{}, {"params": "last_layer"}, {"latency": 8}])
 def test_a_resumed_run_may_have_another_batch_size(made, extra, path):

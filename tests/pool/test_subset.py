@@ -118,6 +118,7 @@ class TestOfAStream:
         assert 5 < len(result) < 25
         assert torch.allclose(result.values, all_scores[result.indices], rtol=1e-5)
 
+    @pytest.mark.slow
     def test_the_draw_does_not_depend_on_batches(self, pool):
         model, inputs, _ = pool
         found = [scored(model, inputs.split(size), 0.5, seed=3).indices for size in (1, 7, SIZE)]

@@ -67,6 +67,7 @@ def widths(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 30])
 @pytest.mark.parametrize("scheme", ["expected", "entropy"])
 def test_scores_are_those_of_padded_samples(size, scheme, widths):
@@ -118,6 +119,7 @@ def test_nothing_is_left_out_unseen(options, widths):
     assert set(widths) == {WIDTH}
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_and_resumed_runs_give_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(gather, "_CHUNKS", 1)
     monkeypatch.setattr(gather, "_LEAST", 1)

@@ -26,6 +26,7 @@ def test_a_scale_of_all_scores_changes_no_selection(strategy, scale):
         assert select(scale * scores, 40, strategy=strategy, seed=seed).tolist() == chosen.tolist()
 
 
+@pytest.mark.slow
 def test_gumbel_draws_by_standard_deviations():
     """One of three standard deviations more is drawn first e³ times as often."""
     low = torch.zeros(1000)

@@ -67,6 +67,7 @@ MULTI = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTI)
 def test_several_labels_are_scored_as_such(name):
     model, pool = MULTI[name]()
@@ -120,6 +121,7 @@ def test_regressions_are_refused_by_name(name, score):
         score(model, pool, progress=False)
 
 
+@pytest.mark.slow
 def test_the_callers_word_counts_and_a_contradiction_is_told():
     model, pool = bert("regression", 3), texts(20)
     assert warned(model, pool, likelihood="categorical") == {"declared"}

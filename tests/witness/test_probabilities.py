@@ -173,6 +173,7 @@ def test_one_hot_logits_of_an_identity_are_logits():
     assert not warned(head, [torch.eye(4)], scheme="expected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 2, 10])
 @pytest.mark.parametrize("samples", [1, 3, 64])
 def test_untrained_models_are_never_suspected(classes, samples):

@@ -28,6 +28,7 @@ def at_a_kink():
     return model, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, "sampled", "first", "all"])
 def test_rounding_at_a_kink_is_no_disagreement(at_a_kink, mode):
     model, inputs = at_a_kink

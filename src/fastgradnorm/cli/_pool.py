@@ -1,6 +1,7 @@
 """The pool a command scores: a folder of images, or a file of arrays."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +114,20 @@ def _input(name: str, array: np.ndarray) -> Tensor:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise BadInputError(
-            f"`POOL` {path} is damaged, or holds objects that are no arrays (nothing in it was "
-            f"executed): {error}"
-        ) from error
+    with _arrays_alone(path), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def _npy(path: Path) -> dict[str, np.ndarray]:
+    with _arrays_alone(path), path.open("rb") as raw:
+        return {path.stem: np.load(raw, allow_pickle=False)}
+
+
+@contextlib.contextmanager
+def _arrays_alone(path: Path) -> Iterator[None]:
+    """Tells of what is read inside that it is no file of arrays."""
     try:
-        with path.open("rb") as raw:
-            return {path.stem: np.load(raw, allow_pickle=False)}
+        yield
     except FileNotFoundError:
         raise
     except Exception as error:
