@@ -2,7 +2,9 @@
 
     python -m benchmarks gradients [--threads 1]
 
-Times are of whole calls over a few batches, in processor time, in turn round by round. The error of
+Stored after each model; a run that was stopped goes on after the last one. Times are of whole calls
+over a few batches, in processor time, in turn round by round. Memory is of a process of its own, of
+norm and sketch together and of `vmap(grad)` on one batch. The error of
 a sketch's squared norm is told over seeds, beside what follows from the gradient itself: rows and
 columns of a parameter that share a bucket meet as wholes.
 """
@@ -17,48 +19,74 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import timing
+from benchmarks import alone, timing
 from benchmarks.cases import TINY, Case, logits
+from benchmarks.engines.contract import label_losses
+from benchmarks.engines.transformed import per_sample_gradients
+from benchmarks.footprint import resident_peak
 from benchmarks.gpu.large_models import LARGE
-from benchmarks.provenance import provenance, store
+from benchmarks.provenance import load, provenance, store
 from fastgradnorm import gradient_dots, gradient_sketch, score_pool
 from fastgradnorm._operations import ParameterMap
 
-CASES = {name: LARGE[name] for name in ("resnet18", "resnet50", "bert128", "vit_b")}
-CLASSES, DIM, MANY, BATCHES = 10, 512, 16, 8
+CASES = {name: LARGE[name] for name in ("bert128", "resnet50", "resnet18", "vit_b")}
+CLASSES, DIM, MANY, BATCHES = 10, 512, 16, 4
 OPTIONS: dict[str, Any] = {"loss": "cross_entropy", "progress": False, "verify": False}
 
 
 def tiny(folder: Path | None) -> int:
     """Every step of a model of a few hundred parameters."""
-    return main(folder, {"tiny": TINY}, 2, 3, 0.0)
+    return main(folder, {"tiny": TINY}, 2, 3, 0.0, fresh=False)
 
 
 def main(
     folder: Path | None,
     cases: Mapping[str, Case] = CASES,
     batch: int = 4,
-    seeds: int = 100,
-    budget: float = 60.0,
+    seeds: int = 20,
+    budget: float = 20.0,
+    fresh: bool = True,
 ) -> int:
     """Measures, prints and stores after each model."""
-    rows = []
-    for case in cases.values():
-        model, given = case.make(CLASSES, batch)
-        labels = torch.randint(CLASSES, (batch,))
-        rows.append(
-            {
-                "model": case.title,
-                "batch": batch,
-                "batches": BATCHES,
-                **times(model, given, labels, budget),
-                **accuracy(model, given, labels, seeds),
-            }
-        )
-        print(rows[-1], flush=True)
+    stored = (None if folder is None else load("gradients", folder)) or {}
+    rows = [] if stored.get("finished", True) else stored["rows"]
+    for number, (name, case) in enumerate(cases.items(), 1):
+        if case.title not in {row["model"] for row in rows}:
+            model, given = case.make(CLASSES, batch)
+            labels = torch.randint(CLASSES, (batch,))
+            row = {"model": case.title, "batch": batch, "batches": BATCHES}
+            row |= times(model, given, labels, budget) | _memory(name, batch, fresh)
+            rows.append(row | accuracy(model, given, labels, seeds))
+            print(rows[-1], flush=True)
         if folder is not None:
-            store("gradients", {"provenance": provenance(), "dim": DIM, "rows": rows}, folder)
+            found = {"provenance": provenance(), "dim": DIM, "rows": rows}
+            store("gradients", {**found, "finished": number == len(cases)}, folder)
     return 0
+
+
+def _memory(name: str, batch: int, fresh: bool) -> dict[str, Any]:
+    """How far memory rises; `vmap(grad)` holds at least its gradients."""
+    found = {}
+    for what in ("norm and sketch", "vmap(grad)"):
+        told = {"name": name, "batch": batch, "what": what}
+        made = alone.call("benchmarks.gradients:cell", told, fresh)
+        found[what] = made.get("peak_bytes", made.get("reason"))
+    return {"peak_bytes": found}
+
+
+def cell(name: str, batch: int, what: str) -> dict[str, Any]:
+    """Of one batch, once something small has run."""
+    for case, count in ((TINY, 2), ((CASES | {"tiny": TINY})[name], batch)):
+        model, given = case.make(CLASSES, count)
+        labels = torch.randint(CLASSES, (count,))
+        options = {**OPTIONS, "forward": lambda model, batch: logits(model, batch[0])}
+        run: Callable[[], Any] = partial(
+            gradient_sketch, model, [(given, labels)], DIM, norms=True, **options
+        )
+        if what == "vmap(grad)":
+            run = partial(per_sample_gradients(model, label_losses(CLASSES)[0]), given)
+        peak = resident_peak(run)
+    return {"peak_bytes": peak}
 
 
 def times(model: nn.Module, given: Any, labels: Tensor, budget: float) -> dict[str, Any]:
@@ -73,10 +101,11 @@ def times(model: nn.Module, given: Any, labels: Tensor, budget: float) -> dict[s
         "product with 1 direction": partial(gradient_dots, model, pool, directions[:1], **options),
         f"products with {MANY}": partial(gradient_dots, model, pool, directions, **options),
         f"sketch of {DIM}": partial(gradient_sketch, model, pool, DIM, **options),
+        "norm and sketch": partial(gradient_sketch, model, pool, DIM, norms=True, **options),
     }
     steps = _training(model, given, labels)
     found = timing.side_by_side(
-        {**runs, "training step": steps}, 5, budget, usual=["training step"]
+        {**runs, "training step": steps}, 3, budget, usual=["training step"]
     )
     step = found["training step"]
     return {

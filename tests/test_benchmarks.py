@@ -79,7 +79,7 @@ def test_recurrent(tmp_path):
 def test_gradients(tmp_path):
     assert command_line.main(["gradients", "--tiny", "--out", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "gradients.json").read_text())["rows"]
-    assert len(row["over_step"]) == 4
+    assert len(row["over_step"]) == 5
     assert 0 < row["rms_over_least"] < 3
 
 

@@ -64,6 +64,13 @@ FAULTS = [
         "products and sketches count a layer's weight twice",
     ),
     Fault(
+        "_engine/sketched.py",
+        "dropped guard",
+        "if name in read_once and normed:",
+        "if False and normed:",
+        "norms beside sketches square each use of a weight that some samples use twice",
+    ),
+    Fault(
         _DIRECTED,
         "dropped guard",
         "g = torch.where((ids.reshape(-1) == padding)[:, None], 0.0, g)",

@@ -13,7 +13,8 @@ TESTS = {
     "_engine/directed": "directions/test_dots directions/test_layers",
     "_engine/forward": "directions/test_forward",
     "_engine/linear_taps": "directions/test_dots engine/test_sketched test_sketch",
-    "_engine/sketched": "engine/test_sketched test_sketch test_sketch_store",
+    "_engine/sketched": "engine/test_sketched engine/test_sketched_norms test_sketch "
+    "test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
     "_dots": "directions",
     "_means": "directions/test_dots directions/test_layers",

@@ -24,11 +24,11 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, Run, SharedRun, make_engine, start
 from fastgradnorm._process import OwnRandomState
 from fastgradnorm._results import tell_nonfinite
-from fastgradnorm._schemes import SKETCHED, GroupBy, Groups, SketchScheme
+from fastgradnorm._schemes import SKETCHED, GroupBy, Groups, Scored, SketchScheme
 from fastgradnorm._sketch_store import SketchStore
 from fastgradnorm._sketch_writing import Folder
-from fastgradnorm._sketched import COLUMN, Sketches
-from fastgradnorm._validate import check_choice, check_integer, fail
+from fastgradnorm._sketched import COLUMN, NORMS, Sketches
+from fastgradnorm._validate import check_bool, check_choice, check_integer, fail
 
 AnySketchScheme = SketchScheme | Literal["loss"]
 
@@ -41,6 +41,7 @@ def gradient_sketch(
     *,
     scheme: AnySketchScheme | None = None,
     group_by: None = None,
+    norms: Literal[False] = False,
     **options: Any,
 ) -> Tensor: ...
 
@@ -52,9 +53,36 @@ def gradient_sketch(
     dim: int = 256,
     *,
     scheme: AnySketchScheme | None = None,
+    group_by: None = None,
+    norms: Literal[True],
+    **options: Any,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def gradient_sketch(
+    model: nn.Module,
+    loader: Iterable[Any],
+    dim: int = 256,
+    *,
+    scheme: AnySketchScheme | None = None,
     group_by: GroupBy,
+    norms: Literal[False] = False,
     **options: Any,
 ) -> dict[str, Tensor]: ...
+
+
+@overload
+def gradient_sketch(
+    model: nn.Module,
+    loader: Iterable[Any],
+    dim: int = 256,
+    *,
+    scheme: AnySketchScheme | None = None,
+    group_by: GroupBy,
+    norms: Literal[True],
+    **options: Any,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
 
 
 def gradient_sketch(
@@ -64,6 +92,7 @@ def gradient_sketch(
     *,
     scheme: AnySketchScheme | None = None,
     group_by: GroupBy | None = None,
+    norms: bool = False,
     **options: Any,
 ) -> Any:
     r"""Sketch each sample's gradient over all parameters: `dim` numbers that keep its geometry.
@@ -90,13 +119,15 @@ def gradient_sketch(
             among the options. By default that if there is one, else `"entropy"`.
         group_by: Gives each group of parameters a sketch of its own: `"parameter"`, `"module"`, or
             a function of a parameter's name.
+        norms: Also return the norms of the gradients, exact, from the same pull-back.
         options: Keyword arguments of `Options`, such as `params`, `class_dim`, `checkpoint` and
             `seed` (of buckets and signs). `reduction` has no meaning here.
 
     Returns:
         Sketches `[N, dim]`, float32 (float64 for a float64 model), on the CPU, in loader order.
         With `group_by` a dict of them by group, in the order of the parameters; their sum is the
-        sketch of all, since buckets and signs are the same.
+        sketch of all, since buckets and signs are the same. With `norms` a pair of that and the
+        norms `[N]`, with `group_by` a dict of them too, whose squares add up to that of all.
 
     Raises:
         ValueError: As `score_pool`; also for a `reduction`.
@@ -116,26 +147,35 @@ def gradient_sketch(
         torch.Size([3, 4])
     """
     given = {**options, "group_by": group_by}
+    check_bool("norms", norms)
     chosen, scheme = checked_sketches("gradient_sketch", dim, scheme, given)
-    parts, placement = [], Placement(loader, "gradient_sketch")
+    parts, placement = list[Scored](), Placement(loader, "gradient_sketch")
     with OwnRandomState():
-        run = start(model, loader, chosen, sketching(dim, scheme))
+        run = start(model, loader, chosen, sketching(dim, scheme, norms))
         for part in run.parts():
             placement.add(part.indices, len(part))
-            parts += [part.scored.scores[COLUMN]] if len(part) else []
+            parts += [part.scored] if len(part) else []
     placement.judge(run.pool.size, run.lost)
     if not parts:
         raise ValueError("`loader` must yield at least one sample. Got none.")
-    sketches = torch.cat(parts)
-    bad = (~sketches.isfinite().all(1)).nonzero()[:, 0].tolist()
     groups = _groups(run)
-    found: Any = sketches
-    if groups is not None:
-        each = sketches.view(len(sketches), -1, dim)
-        found = {name: each[:, i].contiguous() for i, name in groups.items()}
+    sketches = torch.cat([part.scores[COLUMN] for part in parts])
+    found: Any = _by_group(sketches, groups, dim)
+    if norms:
+        sizes = torch.cat([part.scores[NORMS] for part in parts])
+        found = found, sizes[:, 0] if groups is None else _by_group(sizes, groups, None)
+    bad = (~sketches.isfinite().all(1)).nonzero()[:, 0].tolist()
     if bad:
         tell_nonfinite("sketches", bad, len(sketches), found, chosen.on_nonfinite)
     return found
+
+
+def _by_group(columns: Tensor, groups: Mapping[int, str] | None, dim: int | None) -> Any:
+    """Columns `[N, G * dim]` as they are, or by group; without `dim` `[N, G]`."""
+    if groups is None:
+        return columns
+    each = columns.T if dim is None else columns.view(len(columns), -1, dim).transpose(0, 1)
+    return {name: each[i].contiguous() for i, name in groups.items()}
 
 
 def store_sketches(
@@ -200,11 +240,11 @@ def store_sketches(
     return store
 
 
-def sketching(dim: int, scheme: str) -> Callable[[nn.Module, Options], Engine]:
+def sketching(dim: int, scheme: str, norms: bool = False) -> Callable[[nn.Module, Options], Engine]:
     """Makes an engine of a model and options."""
 
     def make(model: nn.Module, options: Options) -> Engine:
-        made = partial(Sketches, dim=dim, scheme=scheme)
+        made = partial(Sketches, dim=dim, scheme=scheme, norms=norms)
         return make_engine(model, options, made, labelled=True)
 
     return make

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine import Maps, Passes, Plan, sample_sketch, transient_elements
+from fastgradnorm._engine import Maps, Passes, Plan, sample_sketch, transient_elements, used_once
 from fastgradnorm._errors import UnsupportedModelError, VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
@@ -18,8 +18,8 @@ from fastgradnorm._witness import OwnModel, movement, tolerance
 
 # Samples that are verified, and how much longer than a difference of gradients its sketch may be.
 _VERIFIED, _MARGIN = 2, 4
-# Of the column of a result.
-COLUMN = "sketch"
+# Of the columns of a result.
+COLUMN, NORMS = "sketch", "norms"
 
 
 class Sketches:
@@ -30,12 +30,16 @@ class Sketches:
         options: All that is asked for.
         dim: Length of a sketch.
         scheme: Of what the gradient is.
+        norms: Whether the norms of the groups' gradients are made too.
 
     Attributes:
         groups: Of parameters, as `group_by` has them; None: one of all.
     """
 
-    def __init__(self, subject: Subject, options: Options, dim: int, scheme: str) -> None:
+    def __init__(
+        self, subject: Subject, options: Options, dim: int, scheme: str, norms: bool = False
+    ) -> None:
+        self.norms = norms
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
         self._made = Pulled(options, scheme)
         self.pulled, self.slow = 0, cast(str | None, None)
@@ -47,17 +51,19 @@ class Sketches:
     @property
     def facts(self) -> dict[str, str]:
         """What must be the same for a run to be continued."""
-        return {"sketches": f"{self.dim} {self.scheme}"}
+        return {"sketches": f"{self.dim} {self.scheme}" + " with norms" * self.norms}
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
         return 1
 
     def planned(self, plan: Plan) -> Plan:
-        """No norm is taken, and of parameters with a rule no gradient formed."""
+        """Where no norm is taken, of parameters with a rule no gradient is formed."""
         transient = plan.item_bytes * transient_elements(plan, self.subject, self.dim)
         transient = max(plan.transient_bytes, transient)
         transient += plan.item_bytes * 4 * self._count * self.dim
+        if self.norms:
+            return replace(plan, transient_bytes=transient)
         return replace(plan, transient_bytes=transient, scratch_bytes=0, gradient_bytes=0)
 
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
@@ -71,7 +77,11 @@ class Sketches:
         if self._verify:
             self._verify = False
             self._check(plan, batch, found)
-        return Scored({COLUMN: found}, {})
+        size = self._count * self.dim
+        scores = (
+            {COLUMN: found[:, :size], NORMS: found[:, size:]} if self.norms else {COLUMN: found}
+        )
+        return Scored(scores, {})
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
@@ -95,7 +105,8 @@ class Sketches:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        return Scored({COLUMN: torch.empty(0, self._count * self.dim, dtype=dtype)}, {})
+        sizes = {COLUMN: self._count * self.dim} | ({NORMS: self._count} if self.norms else {})
+        return Scored({k: torch.empty(0, size, dtype=dtype) for k, size in sizes.items()}, {})
 
     def _one(
         self,
@@ -112,7 +123,8 @@ class Sketches:
             return self._made.cotangent(logits, valid, target)
 
         parts = self.subject, batch, passage, leaves, plan.tracked, self._maps, cotangent
-        return sample_sketch(*parts, self._place, self._count)
+        single = used_once(plan) if self.norms else None
+        return sample_sketch(*parts, self._place, self._count, single)
 
     def _place(self, name: str) -> int:
         return 0 if self.groups is None else self.groups.place(name)
@@ -126,8 +138,12 @@ class Sketches:
         own, names = OwnModel(self.subject), plan.tracked
         for alone in self._made.alone(own, names, batch, found, _VERIFIED):
             i, scale = alone.number, float(alone.scale)
-            exact, sizes = self._exact(alone, names, found[i])
-            gaps = torch.linalg.vector_norm((found[i] - exact).view(self._count, self.dim), dim=1)
+            width = self._count * self.dim
+            exact, sizes = self._exact(alone, names, found[i, :width])
+            apart = (found[i, :width] - exact).view(self._count, self.dim)
+            gaps = torch.linalg.vector_norm(apart, dim=1)
+            if self.norms:
+                gaps = gaps.maximum((found[i, width:] - (sizes.sqrt() * scale).to(gaps)).abs())
             room = _MARGIN * tolerance(self.subject, own.narrow).double * sizes.sum().sqrt()
             if bool((gaps <= room * scale).all()):
                 continue

@@ -11,7 +11,7 @@ from fastgradnorm._engine.outcome import Norms, Outcome
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plain import PlainPass, plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
-from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements
+from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements, used_once
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.timing import Clock, now
 
@@ -41,4 +41,5 @@ __all__ = [
     "sample_sketch",
     "transient_elements",
     "tried",
+    "used_once",
 ]

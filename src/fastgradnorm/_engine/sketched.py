@@ -5,7 +5,8 @@ transforms, the rest as it is; see `_operations/tensor_sketch.py`. The extra inp
 one zero of each kind and group of parameters, whose "gradients" are those sums.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.func import vjp
 from fastgradnorm._engine.linear_taps import LinearTaps, Read, largest_step
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
-from fastgradnorm._model import Batch, Passage, Subject
+from fastgradnorm._model import Batch, Passage, PlanChangedError, Subject
 from fastgradnorm._operations import (
     Joint,
     ParameterMap,
@@ -24,6 +25,8 @@ from fastgradnorm._operations import (
     choose_form,
     current_level,
     inverse,
+    joint_sq_norm,
+    numbers,
     scratch,
 )
 
@@ -62,8 +65,11 @@ def sample_sketch(
     cotangent: Cotangent,
     place: Callable[[str], int],
     groups: int,
+    single: Collection[str] | None = None,
 ) -> Tensor:
     """Of one sample, inside `vmap`: `[G * k]`, one sketch a group of parameters.
+
+    With `single` the norms of the groups' gradients `[G]` follow.
 
     Args:
         subject: The model.
@@ -75,23 +81,38 @@ def sample_sketch(
         cotangent: From what is pulled back from to a cotangent, and what it was divided by.
         place: Of a parameter's group.
         groups: How many there are.
+        single: For norms, the parameters that are used once: of others gradients are formed, as
+            several uses add up before they are squared. None: no norms.
+
+    Raises:
+        PlanChangedError: If one of those is used again.
     """
-    values, dim = subject.values(names), maps.dim
+    values, dim, normed = subject.values(names), maps.dim, single is not None
     wide, device = accumulation_dtype(subject.dtype), subject.device
+    read_once = set[str]()
 
     def forward(*zeros: Tensor) -> Tensor:
         direct, spectra = zeros[:groups], zeros[groups:]
+        read_once.clear()
 
         def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
             form = choose_form(rule, joint, values[name], dim)
-            if form == "formed":
+            if form == "formed" or (single is not None and name not in single):
                 return None
+            if name in read_once and normed:
+                raise PlanChangedError
+            read_once.add(name)
             given = direct if form == "rows" else spectra
-            return given[place(name)], _of_use(maps.of(name), joint, wide)
+            read = _of_use(maps.of(name), joint, wide)
+            return given[place(name)], _normed(read, joint) if normed else read
+
+        def of_gradient(name: str) -> Read:
+            read = _of_gradient(maps.of(name), wide)
+            return _normed_gradient(read, wide, name, read_once) if normed else read
 
         level = current_level()
         tapped = {
-            name: tap(level, value, direct[place(name)], _of_gradient(maps.of(name), wide))
+            name: tap(level, value, direct[place(name)], of_gradient(name))
             for name, value in values.items()
         }
         view, stand_ins = subject.view(tapped)
@@ -102,14 +123,46 @@ def sample_sketch(
             inputs = [leaf[None].clone() for leaf in leaves]
             return subject.with_head(view, batch, inputs, lineage)
 
-    shapes = [(dim,)] * groups + [(dim // 2 + 1, 2)] * groups
+    shapes = [(dim + normed,)] * groups + [(dim // 2 + 1 + normed, 2)] * groups
     zeros = [torch.zeros(shape, dtype=wide, device=device) for shape in shapes]
     scored, pull_back = cast(_Vjp, vjp(forward, *zeros))
     unit, scale = cotangent(scored.detach())
     with torch.no_grad(), subject.responsible():  # nobody wants the graph of the gradients
         found = pull_back(unit.to(scored.dtype), retain_graph=False)
     direct, spectrum = torch.stack(found[:groups]), torch.stack(found[groups:])
-    return (direct + inverse(spectrum, dim)).flatten() * scale
+    sketches = direct[:, :dim] + inverse(spectrum[:, : dim // 2 + 1], dim)
+    if not normed:
+        return sketches.flatten() * scale
+    norms = (direct[:, dim] + spectrum[:, -1, 0]).clamp_min(0).sqrt()
+    return torch.cat([sketches.flatten(), norms]) * scale
+
+
+def used_once(plan: Plan) -> frozenset[str]:
+    """Parameters with one use."""
+    pieces = [p.name for use in plan.uses for p in (*use.slots.values(), *use.others)]
+    return frozenset(name for name, times in Counter(pieces).items() if times == 1)
+
+
+def _normed(read: Read, joint: Joint) -> Read:
+    """The part of the sketch and, after it, the squared norm of the parameter's gradient."""
+
+    def both(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+        found, squared = read(saved, g), joint_sq_norm([(joint, saved, g)])
+        last = torch.stack([squared, torch.zeros_like(squared)]) if found.dim() == 2 else squared
+        return torch.cat([found, last.to(found.dtype)[None]])
+
+    return both
+
+
+def _normed_gradient(read: Read, wide: torch.dtype, name: str, read_once: set[str]) -> Read:
+    """As `_normed`, where a gradient is formed."""
+
+    def both(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+        if name in read_once:
+            raise PlanChangedError
+        return torch.cat([read(saved, g), numbers(g).to(wide).square().sum()[None]])
+
+    return both
 
 
 def _of_gradient(map_: ParameterMap, wide: torch.dtype) -> Read:
