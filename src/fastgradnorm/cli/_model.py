@@ -80,6 +80,10 @@ def _call(factory: str) -> Any:
     return function()
 
 
+# Of DDP and DataParallel, `torch.compile`, FSDP and activation checkpoints.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
 def _load(model: nn.Module, path: Path) -> None:
     state = _read(path)
     for key in ("state_dict", "model_state_dict", "model"):
@@ -87,15 +91,46 @@ def _load(model: nn.Module, path: Path) -> None:
             state = state[key]
             break
     tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
-    if not any(name.startswith("module.") for name in model.state_dict()):  # saved from a DDP model
-        tensors = {name.removeprefix("module."): v for name, v in tensors.items()}
     if not tensors:
         raise BadInputError(f"`--weights` must hold named tensors. Got none in {str(path)!r}.")
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(_unwrapped(tensors, list(model.state_dict())))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadInputError(f"`--weights` must fit the model. {reason}") from error
+
+
+def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """Tensors by the model's names, where wrappers gave them others.
+
+    DDP, `torch.compile` and FSDP put their own in between, and a Lightning module or a trainer has
+    the model as an attribute: `model.`, `net.`, with a loss or metrics beside it, which are left
+    out. What stands beside the model's tensors and is not its own stays, to be told.
+
+    Raises:
+        BadInputError: If the model stands there more than once, as with averaged weights.
+    """
+    own = {_plain(name): name for name in names}
+    given = {_plain(name): tensor for name, tensor in tensors.items()}
+    if tensors.keys() >= {*names} or not (len(own) == len(names) and len(given) == len(tensors)):
+        return tensors
+    first = next(iter(own))
+    starts = {name.removesuffix(first) for name in given if f".{name}".endswith(f".{first}")}
+    fits = sorted(start for start in starts if all(f"{start}{name}" in given for name in own))
+    if len(fits) > 1 and fits[0]:
+        raise BadInputError(
+            f"`--weights` must hold the model once. It stands there under {', '.join(fits)}. "
+            "Save the one that is meant: torch.save(model.state_dict(), path)."
+        )
+    if not fits:
+        return tensors
+    here = {name: tensor for name, tensor in given.items() if name.startswith(fits[0])}
+    short = {name.removeprefix(fits[0]): tensor for name, tensor in here.items()}
+    return {own.get(name, name): tensor for name, tensor in short.items()}
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
