@@ -13,7 +13,12 @@ _WORDS = re.compile(r"\\(?:mathrm|operatorname)\{([a-zA-Z ]{2,})\}")
 def on_page_content(content: str, **_: Any) -> str:
     """The page with each formula converted."""
     content = _INLINE.sub(lambda found: _mathml(found[1], "inline"), content)
-    return _BLOCK.sub(lambda found: f"<div>{_mathml(found[1], 'block')}</div>", content)
+    return _BLOCK.sub(lambda found: _wide(_mathml(found[1], "block")), content)
+
+
+def _wide(formula: str) -> str:
+    """Scrolled by itself where a window is narrower, by the keyboard too."""
+    return f'<div class="wide" tabindex="0">{formula}</div>'
 
 
 def _mathml(formula: str, display: str) -> str:

@@ -1,12 +1,6 @@
-"""Pages in a browser: nothing is cut off, broken or out of reach of those who see or move less.
+"""Pages in a browser: nothing is cut off, broken or out of reach of those who see or move less."""
 
-A tier of its own, `.ci/browser`: it needs Chromium and playwright, and axe-core where `AXE` says.
-"""
-
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,15 +10,7 @@ from torch import nn
 from fastgradnorm import acquire
 from fastgradnorm.page import chart, definitions, page, pair
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-AXE = os.environ.get("AXE")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
-SCROLLS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-BROKEN = "[...document.images].filter(image => !image.naturalWidth).length"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -72,34 +58,14 @@ def _charts(chosen, folder):
 PAGES = {"pictures": _pictures, "texts": _texts, "arrays": _arrays, "charts": _charts}
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("kind", PAGES)
-def test_a_page(browser, chosen, tmp_path, kind, width, scheme):
+def test_a_page(opened, judge, chosen, tmp_path, kind, width, scheme):
     path = PAGES[kind](chosen, tmp_path / "page")
-    size = {"width": width, "height": 900}
-    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
-    shown, told = context.new_page(), []
-    shown.on("console", lambda message: told.append(message.text))
-    shown.on("pageerror", lambda error: told.append(str(error)))
-    shown.on("requestfailed", lambda request: told.append(request.url))
+    shown = opened(width, scheme, offline=True)
     shown.goto(path.as_uri())
-    assert shown.evaluate(SCROLLS) <= 0
-    assert shown.evaluate(BROKEN) == 0
-    if AXE:
-        shown.evaluate(Path(AXE).read_text())
-        found = shown.evaluate("axe.run()")["violations"]
-        assert not [(each["id"], each["nodes"][0]["html"]) for each in found]
-    assert told == []
-    context.close()
+    judge(shown)
 
 
 @pytest.mark.parametrize("kind", PAGES)
