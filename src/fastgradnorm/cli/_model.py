@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -81,7 +82,9 @@ def _call(factory: str) -> Any:
 
 
 # Of DDP and DataParallel, `torch.compile`, FSDP and activation checkpoints.
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = re.compile(
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 def _load(model: nn.Module, path: Path) -> None:
@@ -110,8 +113,8 @@ def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor
     Raises:
         BadInputError: If the model stands there more than once, as with averaged weights.
     """
-    own = {_plain(name): name for name in names}
-    given = {_plain(name): tensor for name, tensor in tensors.items()}
+    own = {_WRAPPERS.sub("", name): name for name in names}
+    given = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if tensors.keys() >= {*names} or not (len(own) == len(names) and len(given) == len(tensors)):
         return tensors
     first = next(iter(own))
@@ -127,10 +130,6 @@ def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor
     here = {name: tensor for name, tensor in given.items() if name.startswith(fits[0])}
     short = {name.removeprefix(fits[0]): tensor for name, tensor in here.items()}
     return {own.get(name, name): tensor for name, tensor in short.items()}
-
-
-def _plain(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
