@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import tables, targets
 from benchmarks.attribution import pages as attribution
+from benchmarks.label_efficiency import regimes
 from benchmarks.provenance import RESULTS, load
 from benchmarks.recipes import pages
 
@@ -50,6 +51,13 @@ def update(paths: Sequence[Path], folder: Path = RESULTS) -> int:
     if missing:
         return 2
     made = {"targets": targets.table(folder)}
+    compared = regimes.tables(folder / "regimes")
+    if compared is None:
+        print(
+            "regimes: no results; run `python -m benchmarks label-efficiency TASK --regimes` first"
+        )
+    else:
+        made["regimes"] = compared
     for name, (command, make) in BLOCKS.items():
         results = load(command, folder)
         if results is None:

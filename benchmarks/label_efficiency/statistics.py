@@ -1,12 +1,15 @@
 """What curves say: paired differences with intervals, areas, labels saved, time spent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from benchmarks.label_efficiency.curves import Curve, Results
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,33 @@ def t_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half)
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Of Student's two-sided test that the mean of paired differences is zero; 1 of fewer than two.
+
+    Differences that are all alike are certain, unless they are zero.
+    """
+    from scipy import stats
+
+    values = np.asarray(differences, float)
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return float(stats.ttest_1samp(values, 0).pvalue)
+
+
+def holm(p: Mapping[K, float]) -> dict[K, float]:
+    """Values of p, corrected for how many there are (Holm, 1979).
+
+    The i-th smallest of m is multiplied by `m - i + 1`, and none is smaller than one before it.
+    """
+    found, highest = {}, 0.0
+    for place, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(p) - place) * value))
+        found[name] = highest
+    return found
 
 
 def area(curve: Curve) -> float:

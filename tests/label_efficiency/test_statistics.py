@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.label_efficiency import curves, statistics
+from benchmarks.label_efficiency import curves, regimes, statistics
 from benchmarks.label_efficiency.curves import Curve, Results
 
 SECONDS = {"train": 6.0, "score": 3.0, "select": 1.0, "evaluate": 90.0}
@@ -110,3 +110,50 @@ def test_results_come_back_from_disk(tmp_path):
     assert curves.load(path) == RESULTS
     assert curves.load_all(tmp_path) == [RESULTS]
     assert len(path.read_text().splitlines()) == len(RESULTS.curves) + 2
+
+
+def test_holm_corrects_for_how_many_there_are():
+    # Holm's own steps: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 raised to the one before it.
+    found = statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert statistics.holm({"a": 0.7, "b": 0.8}) == {"a": 1, "b": 1}
+
+
+def test_the_paired_test_is_students():
+    # t = 2 / (1 / sqrt(3)) = 3.464102, two degrees of freedom: p = 1 - t / sqrt(t^2 + 2).
+    assert statistics.paired_p([1.0, 2.0, 3.0]) == pytest.approx(1 - (12 / 14) ** 0.5)
+    assert statistics.paired_p([-1.0, 1.0]) == pytest.approx(1)
+    assert statistics.paired_p([3.0]) == 1
+    assert statistics.paired_p([2.0, 2.0]) == 0
+    assert statistics.paired_p([0.0, 0.0]) == 1
+
+
+def test_tables_of_regimes(tmp_path):
+    """Paired by seed, in points; seeds that only one has are left out of a difference."""
+    facts = {
+        "title": "A toy", "command": "toy", "pool": 1000, "core_seconds": 12.0,
+        "plan": {"start": 10, "budget": 10, "cycles": 1, "subset": 50},
+        "provenance": {"date": "2026-01-01T00:00:00", "commit": "abc", "device": "cpu",
+                       "machine": {"processor": "P"}, "versions": {"torch": "2"}},
+    }  # fmt: skip
+    assert regimes.tables(tmp_path) is None
+    rows = {
+        "random": [0.5, 0.6, 0.7, 0.9],
+        regimes.DEFAULT: [0.6, 0.72, 0.8],
+        "margin": [0.62, 0.71, 0.79],
+    }
+    made = [
+        curve(name, seed, [value, value], labels=(10, 20))
+        for name, values in rows.items()
+        for seed, value in enumerate(values)
+    ]
+    curves.store(Results("toy", facts, tuple(made)), tmp_path)
+    lines = regimes.tables(tmp_path).splitlines()
+    assert "3 to 4 seeds" in lines[0]
+    assert lines[2].startswith("| strategy | accuracy at 20 |")
+    first = next(line for line in lines if line.startswith("| `random`"))
+    # 10, 12, 10: mean 10.67, deviation 1.1547, half width 2.868; p = 0.0039, twice that.
+    assert first.endswith("| 67.5 | 67.5 | - | **+10.7 [+7.8, +13.5]** | 0.0078 |")
+    margin = next(line for line in lines if line.startswith("| `margin`"))
+    assert margin.endswith("| +0.0 [-4.3, +4.3] | 1 |")
+    assert next(line for line in lines if "(default)" in line).endswith("| - | - |")

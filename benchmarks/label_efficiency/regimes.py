@@ -1,0 +1,78 @@
+"""Few labels and many: tables of the comparison of regimes, from stored curves."""
+
+from pathlib import Path
+
+from benchmarks.label_efficiency.curves import Results, load_all
+from benchmarks.label_efficiency.statistics import (
+    Interval,
+    area,
+    final,
+    holm,
+    paired_p,
+    t_interval,
+)
+
+DEFAULT = "expected/last_layer/herding"
+_HEAD = "| strategy | {metric} at {last} | area | area, to random | default less this | p, Holm |"
+
+
+def tables(folder: Path) -> str | None:
+    """All tables of a folder of results; None where there are none."""
+    found = [each for each in load_all(folder) if DEFAULT in each.strategies]
+    if not found:
+        return None
+    # One family: the default against every other strategy on every task.
+    raw = {
+        (each.task, name): paired_p(_differences(each, DEFAULT, name))
+        for each in found
+        for name in each.strategies
+        if name != DEFAULT
+    }
+    corrected = holm(raw)
+    return "\n\n".join(_table(each, corrected) for each in found)
+
+
+def _differences(results: Results, first: str, second: str) -> list[float]:
+    """Of areas under the curve, in points, by seed."""
+    mine, theirs = results.of(first), results.of(second)
+    return [100 * (area(mine[s]) - area(theirs[s])) for s in sorted(mine) if s in theirs]
+
+
+def _table(results: Results, corrected: dict[tuple[str, str], float]) -> str:
+    plan, facts = results.facts["plan"], results.facts["provenance"]
+    areas = {n: t_interval([area(c) for c in results.of(n).values()]) for n in results.strategies}
+    seeds = sorted({len(results.of(name)) for name in results.strategies})
+    last = results.curves[0].labels[-1]
+    lines = [
+        f"**`{results.task}`**: {results.facts['title']}. {plan['start']} labels, then "
+        f"{plan['cycles']} x {plan['budget']} of {plan['subset']:,} random ones; pool of "
+        f"{results.facts['pool']:,}; {' to '.join(map(str, seeds))} seeds.",
+        "",
+        _HEAD.format(metric=results.metric, last=last),
+        "|---|" + 5 * "---:|",
+    ]
+    for name in sorted(areas, key=lambda name: -areas[name].mean):
+        ends = t_interval([100 * final(curve) for curve in results.of(name).values()])
+        to_random = "-"
+        if name != "random":
+            to_random = _shown(t_interval(_differences(results, name, "random")))
+        less = p = "-"
+        if name != DEFAULT:
+            less = _shown(t_interval(_differences(results, DEFAULT, name)))
+            p = f"{corrected[results.task, name]:.2g}"
+        told = f"`{name}`" + (" (default)" if name == DEFAULT else "")
+        cells = [told, f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}", to_random, less, p]
+        lines.append("| " + " | ".join(cells) + " |")
+    machine = facts["machine"]["processor"]
+    lines += [
+        "",
+        f"`python -m benchmarks label-efficiency {results.facts['command']} --regimes` on "
+        f"{machine}, torch {facts['versions']['torch']}, commit {facts['commit']}, "
+        f"{facts['date'][:10]}; {results.facts['core_seconds']:,.0f} seconds of computing.",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(found: Interval) -> str:
+    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"**{text}**" if found.sign else text
