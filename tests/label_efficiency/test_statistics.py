@@ -138,9 +138,11 @@ def test_tables_of_regimes(tmp_path):
     }  # fmt: skip
     assert regimes.tables(tmp_path) is None
     rows = {
-        "random": [0.5, 0.6, 0.7, 0.9],
-        regimes.DEFAULT: [0.6, 0.72, 0.8],
-        "margin": [0.62, 0.71, 0.79],
+        "random": [0.5, 0.6, 0.7, 0.8, 0.9],
+        regimes.DEFAULT: [0.6, 0.72, 0.8, 0.9],
+        "margin": [0.62, 0.71, 0.79, 0.9],
+        "entropy": [0.5, 0.5, 0.5, 0.5],
+        "lcmd": [0.5, 0.5, 0.5],
     }
     made = [
         curve(name, seed, [value, value], labels=(10, 20))
@@ -149,11 +151,14 @@ def test_tables_of_regimes(tmp_path):
     ]
     curves.store(Results("toy", facts, tuple(made)), tmp_path)
     lines = regimes.tables(tmp_path).splitlines()
-    assert "3 to 4 seeds" in lines[0]
+    assert "4 to 5 seeds" in lines[0]
     assert lines[2].startswith("| strategy | accuracy at 20 |")
     first = next(line for line in lines if line.startswith("| `random`"))
-    # 10, 12, 10: mean 10.67, deviation 1.1547, half width 2.868; p = 0.0039, twice that.
-    assert first.endswith("| 67.5 | 67.5 | - | **+10.7 [+7.8, +13.5]** | 0.0078 |")
+    # 10, 12, 10, 10: mean 10.5, deviation 1, half width 1.591; p = 0.00024, twice that.
+    assert first.endswith("| 70.0 | 70.0 | - | **+10.5 [+8.9, +12.1]** | 0.00047 |")
     margin = next(line for line in lines if line.startswith("| `margin`"))
-    assert margin.endswith("| +0.0 [-4.3, +4.3] | 1 |")
+    assert margin.endswith("| +0.0 [-2.3, +2.3] | 1 |")
+    entropy = next(line for line in lines if line.startswith("| `entropy`"))
+    assert entropy.endswith("| - |")  # by the way: no test
     assert next(line for line in lines if "(default)" in line).endswith("| - | - |")
+    assert not any("lcmd" in line for line in lines)  # of too few seeds
