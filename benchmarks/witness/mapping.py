@@ -66,7 +66,7 @@ TESTS = {
     "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
-    "_model/record": "engine/test_last_layer_after "
+    "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
     "any_model/test_execution",
@@ -123,7 +123,7 @@ TESTS = {
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
     "pool/test_held_back",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
-    "_pool/gather": "pool/test_any_batch_size pool/test_held_back pool/test_trimming",
+    "_pool/gather": "pool/test_trimming pool/test_any_batch_size pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",
     "_pool/ledger": "pool/test_any_batch_size",
     "_pool/earlier": "pool/test_checkpoint pool/test_held_back",
