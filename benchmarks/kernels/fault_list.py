@@ -182,7 +182,7 @@ FAULTS = [
     Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, 1, True)"),
     Fault("checked_norm", _SETTLED, "flip comparison", "sq_norm < CANCELLED * uncancelled", "sq_norm > CANCELLED * uncancelled"),
     Fault("checked_norm", _SETTLED, "drop factor", "CANCELLED * uncancelled", "uncancelled"),
-    Fault("checked_norm", "launch", "off by one", "first += again.shape[2]", "first += 1"),
+    Fault("checked_norm", "launch", "off by one", "first += again.shape[2]", "first += 1", seen_by="test_cotangents_that_come_in_parts"),
     Fault("checked_norm", "_again_kernel", "flip comparison", "lost_ptr + row) != 0", "lost_ptr + row) == 0"),
     Fault("checked_norm", "_added", "drop mask", "mask=place < width, other=0.0", "mask=place < BLOCK, other=0.0"),
     Fault("checked_norm", "_added", "swap stride", "((n * groups + group) * K + k) * width", "(n * groups * K + k) * width"),

@@ -32,10 +32,11 @@ def test_lost_norms_are_formed_again(n, k, t, i, o, dtype):
     torch.testing.assert_close(checked[~lost], ghost.sq_norm[~lost], rtol=1e-6, atol=0)
 
 
-def test_cotangents_that_come_in_parts(monkeypatch):
+@pytest.mark.parametrize("most", [16, 8], ids=["two and three", "one by one"])
+def test_cotangents_that_come_in_parts(most, monkeypatch):
     a, g = _pair(2, 5, 20, 7, 5, torch.float32)
     whole = checked_norm.checked_sq_norm(a, g, 1e-2)
-    monkeypatch.setattr(direct_norm, "_MOST_ROWS", 8)
+    monkeypatch.setattr(direct_norm, "_MOST_ROWS", most)
     assert torch.equal(checked_norm.checked_sq_norm(a, g, 1e-2), whole)
 
 
