@@ -32,11 +32,11 @@ def _load(name):
 CASES = _load("contract").CASES
 BUILD = _load("build")
 # Operators and launches of a pass over 64 samples of ten classes, at most.
-COUNTED = {"resnet18": 450, "vit_b": 1200}
+COUNTED = {"resnet18": 450, "resnet18, exact products": 450, "vit_b, exact products": 1200}
 # Captured, and replayed on other samples; all cases by `python -m benchmarks launches`.
 CAPTURED = [
-    "mlp", "convolutions", "norms", "attention padded", "encoder", "bert, some padded", "lstm",
-    "tied", "dense", "rtol", "last layer", "half, attention",
+    "mlp", "norms", "attention padded", "bert, some padded", "lstm", "dense", "rtol", "last layer",
+    "half, attention",
 ]  # fmt: skip
 # Faults of captured passes, and what shows them.
 PLANTED_IN_GRAPHS = {
