@@ -166,7 +166,7 @@ FAULTS = [
     ),
     Fault(
         _SKETCHED, "dropped factor",
-        "return (direct + inverse(spectrum, dim)).flatten() * scale", "return (direct + inverse(spectrum, dim)).flatten()",
+        "return sketches.flatten() * scale", "return sketches.flatten()",
         "sketches of confident samples are as large as others",
     ),
     Fault(
@@ -181,7 +181,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/sketched.py", "option that does nothing",
-        "return given[place(name)], _of_use", "return given[0], _of_use",
+        "return given[place(name)], _normed", "return given[0], _normed",
         "all layers' sketches are in the first group",
     ),
     Fault(
