@@ -58,6 +58,8 @@ def is_exact_on_matrix_units(tensor: Tensor) -> bool:
 
 @functools.cache
 def _capability(device: torch.device) -> tuple[int, int]:
+    if torch.version.hip:  # (9, 4) of AMD's gfx942 is no NVIDIA GPU's, nor are its precisions
+        return (0, 0)
     return torch.cuda.get_device_capability(device)
 
 

@@ -105,6 +105,18 @@ def test_norms_multiply_exactly_as_one_constant_says(exact, monkeypatch):
     assert _backends.norm_precision(torch.float32, device) == "tf32"
 
 
+def test_gpus_of_amd_are_not_taken_for_those_whose_numbers_they_have(monkeypatch):
+    device = torch.device("cuda", 77)  # of which nothing is remembered
+    monkeypatch.setattr(_backends, "_interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert _backends.norm_precision(torch.float32, device) == "ieee"
+    monkeypatch.setattr(torch.version, "hip", None)
+    _backends._capability.cache_clear()
+    assert _backends.norm_precision(torch.float32, device) == "bf16x6"
+    _backends._capability.cache_clear()
+
+
 @pytest.mark.parametrize("kernel", ["ghost_norm", "direct_norm", "conv_norm"])
 def test_every_norm_asks_it(kernel, monkeypatch):
     from fastgradnorm_kernels import conv_norm, direct_norm, ghost_norm
