@@ -108,6 +108,34 @@ class _OldSign(torch.autograd.Function):
         return g
 
 
+class _Reversed(_Sign):
+    """Forwards it is what it is; its pull-back turns gradients round."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return -g
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
+
+
+def _least(model, x):
+    h = model.inner(x).relu()
+    where = torch.zeros(h.shape, dtype=torch.long)
+    return h.new_zeros(h.shape).scatter_reduce(1, where, h, "amin", include_self=False)
+
+
+def _multiplied(model, x):
+    h = model.inner(x) * torch.tensor([0.0, 1.0, 1.0, 1.0])
+    where = torch.zeros(h.shape, dtype=torch.long)
+    return h.new_ones(h.shape).scatter_reduce_(1, where, h, "prod")
+
+
 def _gated(model, x):
     with torch.no_grad():
         gate = torch.sigmoid(model.inner(x))
@@ -122,6 +150,10 @@ def _told(model, x):
 LEFT = {
     "straight through": (lambda m, x: _Sign.apply(m.inner(x)), "jvp"),
     "straight through, as before torch.func": (lambda m, x: _OldSign.apply(m.inner(x)), ""),
+    "a jvp that is not the pull-back": (lambda m, x: _Reversed.apply(m.inner(x)), "_Reversed"),
+    "the larger of equal ones": (lambda m, x: m.inner(x).fmax(m.inner(x).detach()), "fmax"),
+    "the least of equal ones": (_least, "scatter_reduce"),
+    "a product with a zero": (_multiplied, "scatter_reduce_"),
     "no_grad": (_gated, "no_grad"),
     "a look at grad_fn": (_told, "grad_fn"),
 }

@@ -3,8 +3,9 @@ r"""Products of gradients with one direction by forward mode: `⟨∇ℓ, v⟩ =
 The logits' derivative along the direction comes with the forward pass (`torch.func.jvp`) and meets
 the loss' gradient u at the logits there: three passes' worth of products as by taps, but nothing is
 kept to be pulled back through, and no output gradient is laid out beside its inputs. It sees what
-PyTorch differentiates forwards: a function of the model's own without `jvp`, a hook on a gradient,
-or `no_grad` around what depends on parameters, which forward mode looks through, are left to taps.
+PyTorch differentiates forwards as it does backwards: a function of the model's own, a hook on a
+gradient, `no_grad` around what depends on parameters, which forward mode looks through, and a few
+operations of PyTorch's that have two formulas are left to taps.
 """
 
 import functools
@@ -40,6 +41,8 @@ _MOST = 1
 # for forward mode takes a second, once a process, as much as 150 such samples of 32x32 gain. Of
 # transformers nothing is: 1.05 for a BERT, .98 for a ViT.
 _LEAST = 200_000_000
+# What PyTorch differentiates otherwise forwards: where two numbers are equal, or one is zero.
+_TWO_FORMULAS = frozenset({"fmax", "scatter_reduce", "scatter_reduce_"})
 
 
 def _too_little(plan: Plan) -> str | None:
@@ -81,7 +84,16 @@ class Forwards(Watch):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__name__", "") == "__get__" and _moves(args[0]):
+        name = getattr(func, "__name__", "")
+        if _is_own(*args) and any(map(_moves, tensors_in(args, kwargs or {}))):
+            raise NotForwardError(
+                f"the `jvp` of `{args[0].__name__}` need not be what its `backward` is"
+            )
+        if name in _TWO_FORMULAS and any(map(_moves, tensors_in(args, kwargs or {}))):
+            raise NotForwardError(
+                f"`{name}` has another derivative forwards where numbers are equal"
+            )
+        if name == "__get__" and _moves(args[0]):
             attribute = getattr(getattr(func, "__self__", None), "__name__", "")
             if attribute == "requires_grad":
                 return True  # as in a pull-back, by which a model may decide to put a hook there
@@ -104,6 +116,12 @@ def _padded(
         return lambda rows: rows
     padding = padding_idx if padding_idx >= 0 else padding_idx + len(weight)
     return lambda rows: torch.where((ids == padding)[..., None], rows.detach(), rows)
+
+
+def _is_own(function: Any = None, *_: Any) -> bool:
+    """Whether it is a function of the model's own that is called, with a `jvp` of its own."""
+    made = isinstance(function, type) and issubclass(function, torch.autograd.Function)
+    return made and function.jvp is not torch.autograd.Function.jvp
 
 
 def _moves(value: Any) -> bool:
