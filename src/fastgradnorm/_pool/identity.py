@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import Subset, TensorDataset
 
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
+from fastgradnorm._pool.order import as_indices
 from fastgradnorm._version import __version__
 
-_FEW = 16  # of the first samples are told
+_FEW = 64  # of the first samples are told
+_ROWS = 1024  # of the numbers that a dataset holds are looked at
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -41,7 +44,11 @@ def model_hash(subject: Subject) -> str:
 
 
 def facts(
-    subject: Subject, total: int | None, first: Batch | None, drawn: Tensor | None = None
+    subject: Subject,
+    total: int | None,
+    first: Batch | None,
+    drawn: Tensor | None = None,
+    dataset: Any = None,
 ) -> dict[str, Any]:
     """Everything that has to be the same for a run to be continued.
 
@@ -50,6 +57,7 @@ def facts(
         total: How many samples the pool has, if known.
         first: Its first batch, if there is one.
         drawn: Which samples of the dataset are in that; None: unknown, or the first ones.
+        dataset: The caller's, if there is one.
     """
     options = subject.options
     # One by one, so that batches of any size begin alike as far as both go.
@@ -62,9 +70,27 @@ def facts(
         "parameters": _of_lines(subject.chosen),
         **plain_options(options),
         "pool's size": total,
+        "pool's samples": _samples(dataset),
         "first indices": None if drawn is None else drawn[:_FEW].tolist(),
         "first samples": [_sample(one) for one in few],
     }
+
+
+def _samples(dataset: Any) -> str | None:
+    """Of which samples of another dataset it takes, and of what lies in memory.
+
+    Nothing is loaded for it. None: neither is known.
+    """
+    found = []
+    while isinstance(dataset, Subset):
+        taken = as_indices(dataset.indices)
+        found += [] if taken is None else [digest([taken])]
+        dataset = dataset.dataset
+    if isinstance(dataset, TensorDataset) and dataset.tensors:
+        inputs = dataset.tensors[0]  # the others may be labels, which need not be read
+        rows = torch.linspace(0, len(inputs) - 1, min(len(inputs), _ROWS), dtype=torch.float64)
+        found.append(digest([inputs[rows.long().to(inputs.device)]]))
+    return _of_lines(found)[:16] if found else None
 
 
 def _sample(one: Batch) -> str:

@@ -235,7 +235,7 @@ class Run:
         first = None if taken is None else taken.batch
         drawn = None if taken is None else taken.drawn
         with autograd_ready():
-            known = facts(self.subject, self.pool.total, first, drawn)
+            known = facts(self.subject, self.pool.total, first, drawn, self.pool.dataset)
             known |= getattr(self.engine.outcome, "facts", {})
         with self._store.opened(known, first):
             if self._store.done.state and first is not None:

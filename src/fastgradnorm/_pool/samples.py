@@ -69,6 +69,7 @@ class Pool:
         sieve: Which of a stream are scored; None: all that `loader` yields.
         size: How many samples the caller's dataset has, if known.
         draws: Tells the samples of a loader that is read already; None: it is not.
+        dataset: The caller's, if there is one.
     """
 
     loader: Iterable[Any]
@@ -78,6 +79,7 @@ class Pool:
     sieve: "Sieve | None" = None
     size: int | None = None
     draws: Draws | None = None
+    dataset: Any = None
 
     def at(self, places: Tensor) -> "Pool":
         """The samples at `places` of what this pool yields, as a pool of their own.
@@ -154,13 +156,13 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
     check_loader(loader)
     loader = without_adapter(loader)
     _warn_if_hidden(loader)
-    size = _length(loader)
+    size, dataset = _length(loader), getattr(loader, "dataset", None)
     if _has_equal_workers(loader):
         loader = EqualWorkers(loader, likeness)
     if subset is None:
         ordered = can_be_indexed(loader) and in_sequence(draws_of(loader))
         order = _order(loader) if ordered else None
-        return Pool(loader, order, total=_yielded(loader), size=size)
+        return Pool(loader, order, total=_yielded(loader), size=size, dataset=dataset)
     order = _order(loader)
     if order is None:
         if isinstance(subset, int):
@@ -170,7 +172,8 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
                 "indices, or a float in (0, 1]: each sample is then drawn with that probability.",
                 "subset",
             )
-        return Pool(loader, total=_yielded(loader), sieve=Sieve(subset, seed), size=size)
+        sieve = Sieve(subset, seed)
+        return Pool(loader, total=_yielded(loader), sieve=sieve, size=size, dataset=dataset)
     count = subset if isinstance(subset, int) else max(1, math.floor(subset * len(order) + 0.5))
     if count > len(order):
         raise ArgumentError(
@@ -179,7 +182,7 @@ def make_pool(loader: Any, subset: int | float | None, seed: int) -> Pool:
             "subset",
         )
     drawn = _generator(seed).choice(len(order), count, replace=False)
-    return Pool(loader, order, size=size).at(torch.from_numpy(np.sort(drawn)))
+    return Pool(loader, order, size=size, dataset=dataset).at(torch.from_numpy(np.sort(drawn)))
 
 
 def _generator(seed: int) -> np.random.Generator:

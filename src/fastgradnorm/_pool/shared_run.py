@@ -118,7 +118,8 @@ class SharedRun:
     def _score(self, model: nn.Module, share: Share) -> Iterator[_Told]:
         """This rank's share."""
         options = replace(self.options, progress=False, subset=None, checkpoint=self._checkpoint())
-        run = Run(self.make_engine(model, options), Pool(share.batches, draws=share.draws))
+        pool = Pool(share.batches, draws=share.draws, dataset=self.pool.dataset)
+        run = Run(self.make_engine(model, options), pool)
         told = 0
         for part in run.parts():
             counted = union(run.counted, run.engine.counted)
