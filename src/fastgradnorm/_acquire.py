@@ -17,8 +17,10 @@ from fastgradnorm._pool import as_loader, check_loader, check_ranks
 from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results import Selection, pool_facts, records
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
-from fastgradnorm._selection import Free, Given, Named, covering, in_space, named
+from fastgradnorm._selection import ALIKE, Free, Given, Named, alike, covering, in_space, named
 from fastgradnorm._validate import check_choice, check_integer, check_number, fail
+
+_OWN = ("labelled", "strategy", "groups", "max_per_group", "max_similarity", "space", "batch_size")
 
 
 def acquire(
@@ -124,7 +126,8 @@ def acquire(
     with _told_of_default("params" in options):
         read = read_pool(model, loader, others, known, asked, wants)
     if k > len(read.candidates):
-        raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k)
+        why = "" if len(read.candidates) else "All have a label already, or no finite score."
+        raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k, why)
     numbers = None
     if groups is not None:
         numbers = group_numbers(groups, read.size, read.places[read.candidates])
@@ -133,13 +136,16 @@ def acquire(
     scored = time.perf_counter()
     chosen = what.entry.choose(given)
     cover = None if given.points is None else covering(given, chosen.positions)
+    near = None
+    if given.points is not None:
+        near = alike(given, chosen.positions, max_similarity or ALIKE)
     seconds = {"score": scored - start, "choose": time.perf_counter() - scored}
     positions = read.candidates[chosen.positions]
     columns, scores = read.gathered.columns, read.gathered.scores
     return Selection(
         indices=read.places[positions],
         scores=scores,
-        records=records(columns, scores, read.places, positions, cover and cover[1]),
+        records=records(columns, scores, read.places, positions, cover and cover[1], near),
         pool=pool_facts(columns, scores, read.labelled, len(read.candidates), cover),
         predicted=columns["predicted"].long(),
         provenance={
@@ -177,7 +183,7 @@ def _options(what: Named, given: dict[str, Any]) -> Options:
         if value is not None and given.get(name, value) != value:
             raise fail(name, f"left out for {what.name!r}, which says {value!r}", given[name])
     settled = {name: value for name, value in said.items() if value is not None}
-    asked = make_options("acquire", {"params": "last_layer", **given, **settled})
+    asked = make_options("acquire", {"params": "last_layer", **given, **settled}, _OWN)
     if not isinstance(asked.scheme, str):
         raise fail("scheme", "one name for `acquire`", asked.scheme)
     if asked.scheme in LABELLED_SCHEMES or asked.loss is not None:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -95,11 +95,17 @@ def as_keywords(options: Options) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(options)}
 
 
-def make_options(function: str, given: Mapping[str, Any]) -> Options:
-    """The options of keyword arguments; `TypeError` with the closest name for a misspelt one."""
+def make_options(function: str, given: Mapping[str, Any], own: Collection[str] = ()) -> Options:
+    """The options of keyword arguments; `TypeError` with the closest name for a misspelt one.
+
+    Args:
+        function: Which is called.
+        given: The keyword arguments.
+        own: Names of the function's other arguments, which may have been meant.
+    """
     names = inspect.signature(Options).parameters
     unknown = {name: value for name, value in given.items() if name not in names}
-    _refuse_unknown(function, unknown, set(), names)
+    _refuse_unknown(function, unknown, set(), {**dict.fromkeys(own), **names})
     return Options(**given)
 
 

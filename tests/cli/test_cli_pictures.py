@@ -78,4 +78,4 @@ def test_both_ends_of_a_large_pool(run, folder, pictures, monkeypatch):
         assert formula in html
         values = [float(row["score"]) for row in rows]
         share = 100 * sum(values[:4]) / sum(values)
-        assert f"{share:.0f}&nbsp;%" in html
+        assert f"{share:.0f}\xa0%" in html

@@ -1,5 +1,6 @@
 """The loss of one sample, of what the model returns for it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -71,6 +72,7 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
     except (IndexError, RuntimeError) as error:
         if is_transforming():  # several samples at once; it is judged of each alone
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        _check_kind(item, options, error)
         beyond = _beyond(call)
         if beyond is None:
             raise
@@ -85,6 +87,17 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
             f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
         )
     return found.reshape(1)
+
+
+def _check_kind(item: Any, options: Options, error: Exception) -> None:
+    """Tells of labels that are numbers with a fraction, where the loss wants numbers of classes."""
+    told = re.search(r"expected (?:scalar type|target dtype).*Long", str(error))
+    if options.loss == "model" or told is None:
+        return
+    raise LossError(
+        "`target` must be whole numbers of classes for this loss. Got numbers with a fraction. Use "
+        f"`labels.long()`, or loss='mse' for values. {type(error).__name__}: {error}"
+    ) from error
 
 
 class _Failing(TorchFunctionMode):
@@ -119,7 +132,8 @@ def _beyond(call: Callable[[], Any]) -> tuple[int, int] | None:
     whole = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     given = [int(value) for t in tensors if t.dtype in whole for value in t.flatten().unique()]
     most = max(counts, default=0)
-    wrong = [value for value in given or labels if value >= most or value < -most]
+    least = 0 if given else -most  # a number alone may be a place from the end
+    wrong = [value for value in given or labels if value >= most or value < least]
     return (wrong[-1], most) if most and wrong else None
 
 

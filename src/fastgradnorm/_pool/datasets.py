@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from fastgradnorm._validate import fail, type_name
+from fastgradnorm._errors import ArgumentError
+from fastgradnorm._validate import type_name
 
 _LABELS = ("labels", "label")
 _SEQUENCES = (list, tuple, dict, str, bytes, Tensor, np.ndarray, DataLoader, nn.Module)
@@ -42,7 +43,11 @@ def as_loader(
     if not is_dataset(pool):
         return pool
     if not len(pool):
-        raise fail(name, "a dataset of at least one sample", pool)
+        raise ArgumentError(
+            f"`{name}` must be a dataset of at least one sample. Got an empty "
+            f"{type(pool).__name__}.",
+            name,
+        )
     if hasattr(pool, "with_format") and hasattr(pool, "column_names"):
         pool = pool.with_format("torch")
     collate = default_collate if forward is not None else _Inputs(model, name)

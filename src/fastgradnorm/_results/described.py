@@ -16,6 +16,7 @@ def records(
     places: Tensor,
     positions: Tensor,
     gains: list[float] | None,
+    near: list[tuple[int, int | None]] | None,
 ) -> list[dict[str, Any]]:
     """A dict a chosen sample, best first.
 
@@ -25,6 +26,7 @@ def records(
         places: Where in the dataset each sample of the pool is.
         positions: Of the chosen, in the pool.
         gains: Share of the pool that each adds to what is covered; None: unknown.
+        near: How many near-duplicates each has, and the rank of one chosen before; None: unknown.
     """
     found = []
     for rank, i in enumerate(positions.tolist()):
@@ -38,6 +40,8 @@ def records(
                 "runner_up": int(columns["runner_up"][i]),
                 "runner_up_probability": float(columns["runner_up_probability"][i]),
                 "coverage": None if gains is None else gains[rank],
+                "alike": None if near is None else near[rank][0],
+                "alike_chosen": None if near is None else near[rank][1],
             }
         )
     return found

@@ -226,7 +226,7 @@ class PoolScores:
         except Exception as error_:
             raise ValueError(
                 f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}: "
-                f"{type(error_).__name__}: {error_}"
+                f"{type(error_).__name__}: {str(error_).partition('. If you trust')[0]}"
             ) from error_
         provenance.pop("format", None)
         return cls(

@@ -21,8 +21,10 @@ class Selection:
         scores: Of the whole pool.
         records: A dict a chosen sample, best first: `index`, `rank` (1 is the first), `score`,
             `predicted` and `runner_up` (classes), `confidence` and `runner_up_probability`, and
-            `coverage`: the share of the pool that it covers and nothing before it did; None where
-            the strategy looks at no features.
+            `coverage`: the share of the pool that it covers and nothing before it did; `alike`, how
+            many other unlabelled samples are near-duplicates of it (a cosine of their points above
+            0.99, or above `max_similarity`), and `alike_chosen`, the rank of the first one chosen
+            before it that is, or None. All three are None where the strategy looks at no features.
         pool: What the model thinks of the pool: `samples`, `labelled`, `candidates`; `classes`, how
             often each is predicted; `confidence`, the mean and the 5, 50 and 95 % quantiles;
             `coverage`, of the pool before and after; `findings`, what was noticed.
@@ -157,6 +159,7 @@ class Selection:
         text: Any = None,
         names: Sequence[str] | None = None,
         told: Mapping[str, str] | None = None,
+        link: Any = None,
     ) -> Path:
         """Writes a page with the chosen, why they were, and the pool; returns its path.
 
@@ -168,10 +171,11 @@ class Selection:
                 is shown.
             names: Of the classes.
             told: Further facts for the page's end, such as `{"Model": "round 3"}`.
+            link: `index -> address` of the sample itself, relative to the page.
         """
         from fastgradnorm._results.selection_page import write
 
-        return write(self, Path(folder), ids, picture, text, names, told or {})
+        return write(self, Path(folder), ids, picture, text, names, told or {}, link)
 
     def facts(self) -> str:
         """Pool and provenance as JSON."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastgradnorm._results.chosen import class_name, of_index
 from fastgradnorm.atomic import write_text
-from fastgradnorm.page import beginning, definitions, page, table, tile, tiles
+from fastgradnorm.page import beginning, definitions, number, page, percent, table, tile, tiles
 
 _SHOWN = 100
 _PIXELS = 160
@@ -22,15 +22,16 @@ def write(
     text: Any,
     names: Sequence[str] | None,
     told: Mapping[str, str],
+    link: Any = None,
 ) -> Path:
     """Writes `index.html` into a folder, which is made; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = selection.to_records(ids)
     pool = selection.pool
     sections = {
-        "The samples, best first": _pictures(rows, picture, names)
+        "The samples, best first": _pictures(rows, picture, names, link)
         if picture is not None
-        else _rows(rows, text, names),
+        else _rows(rows, text, names, link),
         "What the model predicts": _classes(selection, rows, names),
     }
     found = {each["kind"].capitalize(): each["message"] for each in pool["findings"]}
@@ -57,22 +58,31 @@ def _facts(selection: Any) -> list[tuple[str, str]]:
     found = [
         (f"{pool['samples']:,}", "samples in the pool."),
         (f"{pool['labelled']:,}", "labelled already."),
-        (f"{100 * pool['confidence']['mean']:.0f}&nbsp;%", "mean confidence of the model."),
+        (percent(pool["confidence"]["mean"]), "mean confidence of the model."),
     ]
     if pool.get("coverage"):
         before, after = pool["coverage"]["before"], pool["coverage"]["after"]
         text = "of the pool is near a labelled or chosen sample; near a labelled one, "
-        text += f"{100 * before:.0f}&nbsp;%."
-        found.append((f"{100 * after:.0f}&nbsp;%", text))
+        text += f"{percent(before)}."
+        found.append((percent(after), text))
+    alike = [row for row in selection.records if row["alike_chosen"] is not None]
+    if alike:
+        text = "of the chosen are near-duplicates of others chosen; <code>max_similarity</code>, "
+        text += "on the command line <code>--max-similarity</code>, leaves them out."
+        found.append((f"{len(alike):,}", text))
     return found
 
 
 def _why(row: dict[str, Any], names: Sequence[str] | None, between: str = ", ") -> str:
     first, second = _called(row["predicted"], names), _called(row["runner_up"], names)
-    told = [f"{first}: {100 * row['confidence']:.0f}\xa0%"]
-    told.append(f"{second}: {100 * row['runner_up_probability']:.0f}\xa0%")
+    told = [f"{first}: {percent(row['confidence'])}"]
+    told.append(f"{second}: {percent(row['runner_up_probability'])}")
     if row["coverage"] is not None:
-        told.append(f"adds {100 * row['coverage']:.2g}\xa0%")
+        told.append(f"adds {percent(row['coverage'])}")
+    if row["alike"]:
+        several = f"{row['alike']:,} near-duplicate{'s' if row['alike'] > 1 else ''}"
+        before = row["alike_chosen"]
+        told.append(several if before is None else f"{several}, of them rank {before}")
     return between.join(map(escape, told))
 
 
@@ -80,7 +90,7 @@ def _called(number: int | None, names: Sequence[str] | None) -> str:
     return f"class {number}" if names is None else str(class_name(number, names))
 
 
-def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) -> str:
+def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None, link: Any) -> str:
     def told(row: dict[str, Any]) -> list[str]:
         return [] if text is None else [beginning(of_index(text, row["index"], "text"))]
 
@@ -95,9 +105,9 @@ def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) ->
         [
             (
                 str(row["rank"]),
-                escape(str(row["id"])),
+                _linked(escape(str(row["id"])), row["index"], link),
                 *told(row),
-                f"{row['score']:.4g}",
+                number(row["score"], 4),
                 _why(row, names),
             )
             for row in rows[:_SHOWN]
@@ -106,7 +116,13 @@ def _rows(rows: list[dict[str, Any]], text: Any, names: Sequence[str] | None) ->
     )
 
 
-def _pictures(rows: list[dict[str, Any]], picture: Any, names: Sequence[str] | None) -> str:
+def _linked(shown: str, index: int, link: Any) -> str:
+    return shown if link is None else f'<a href="{escape(str(link(index)))}">{shown}</a>'
+
+
+def _pictures(
+    rows: list[dict[str, Any]], picture: Any, names: Sequence[str] | None, link: Any
+) -> str:
     found = []
     for row in rows[:_SHOWN]:
         image = picture(row["index"])
@@ -116,8 +132,9 @@ def _pictures(rows: list[dict[str, Any]], picture: Any, names: Sequence[str] | N
         name = escape(str(row["id"]))
         short = escape(Path(str(row["id"])).name)
         note = f'{_why(row, names, "<br>")}<br><span class="name" title="{name}">{short}</span>'
-        text = f"{row['rank']}. {row['score']:.3g}"
-        found.append(tile(buffer.getvalue(), alt=str(row["id"]), score=text, note=note))
+        there = "" if link is None else str(link(row["index"]))
+        text = f"{row['rank']}. {number(row['score'])}"
+        found.append(tile(buffer.getvalue(), alt=str(row["id"]), score=text, note=note, link=there))
     return tiles(found)
 
 

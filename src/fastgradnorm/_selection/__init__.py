@@ -8,9 +8,11 @@ from fastgradnorm._selection.given import Given
 from fastgradnorm._selection.k_center import k_center
 from fastgradnorm._selection.kmeans_pp import kmeans_pp
 from fastgradnorm._selection.names import Named, in_space, named, names
+from fastgradnorm._selection.near_duplicates import ALIKE, alike
 from fastgradnorm._selection.table import TABLE
 
 __all__ = [
+    "ALIKE",
     "TABLE",
     "Embedding",
     "Free",
@@ -19,6 +21,7 @@ __all__ = [
     "Outer",
     "Rows",
     "Strategy",
+    "alike",
     "covering",
     "in_space",
     "k_center",

@@ -151,7 +151,12 @@ def _write(
         if report is not None:
             facts = {"Command": shlex.join(["fastgradnorm", *sys.argv[1:]]), "Model": given.origin}
             page = chosen.report(
-                report, ids=given.pool.ids, picture=given.pool.picture, text=texts, told=facts
+                report,
+                ids=given.pool.ids,
+                picture=given.pool.picture,
+                text=texts,
+                told=facts,
+                link=given.pool.links(report),
             )
             typer.echo(f"Report: {page}", err=True)
     except OSError as error:

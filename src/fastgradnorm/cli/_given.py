@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
@@ -206,6 +207,7 @@ def open_all(
     found = open_pool(pool, **opening)
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)
+    _tell_repeated(found)
     options = {
         "scheme": scheme,
         "params": _parameters(params, loaded.model),
@@ -213,8 +215,22 @@ def open_all(
         "class_dim": class_dim,
         "loss": loss,
     }
-    origin = f"{model}, {f'weights of {weights}' if weights else 'weights as it makes them'}"
+    made = "its own weights" if loaded.pretrained else "weights as it makes them"
+    origin = f"{model}, {f'weights of {weights}' if weights else made}"
     return Given(loaded.model, origin, found, options, batch_size, opening)
+
+
+def _tell_repeated(pool: Pool) -> None:
+    """Names that several samples have, by which nobody can tell which is meant."""
+    counts = Counter(map(str, pool.ids))
+    name, most = next(iter(counts.most_common(1)), ("", 0))
+    if most > 1:
+        several = sum(count > 1 for count in counts.values())
+        typer.echo(
+            f"warning: {several} names stand more than once, such as {name!r} {most} times: it "
+            "cannot be told which sample is meant. Choose others by --ids.",
+            err=True,
+        )
 
 
 def _labelled(scheme: str, loss: str | None, target: str | None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastgradnorm.cli._failures import BadInputError
+from fastgradnorm.cli._samples import OneShape
 
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
@@ -45,6 +46,7 @@ class ImageFolder(Dataset[Tensor]):
         transform: Callable[[Image.Image], Tensor],
     ) -> None:
         self.root, self.places, self.transform = root, tuple(places), transform
+        self._fits = OneShape()
         self.names = tuple(
             name if frame is None else f"{name}#{frame + 1}" for name, frame in self.places
         )
@@ -55,7 +57,7 @@ class ImageFolder(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         image = self._image(index)
         try:
-            return self.transform(image)
+            made = self.transform(image)
         except BadInputError as error:
             raise BadInputError(f"{self.names[index]} {error}") from error
         except Exception as error:
@@ -64,6 +66,7 @@ class ImageFolder(Dataset[Tensor]):
                 f"{type(error).__name__}: {error}. It is given each image as the file has it; "
                 "`image.convert('RGB')` in it makes all of one mode."
             ) from error
+        return cast("Tensor", self._fits(made, self.names[index]))
 
     def picture(self, index: int) -> Image.Image:
         """The image itself, in RGB."""

@@ -4,6 +4,7 @@ import importlib
 import pickle
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,7 +79,16 @@ def _call(factory: str) -> Any:
             f"`MODEL` must name a function of {module_name}. Got {function_name!r}. "
             f"It has: {', '.join(names) or 'none'}.{near(function_name, names)}"
         )
-    return function()
+    try:
+        return function()
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError):
+            raise  # told with what brings it
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInputError(
+            f"`MODEL` {factory} failed: {type(error).__name__}: {error} "
+            f"({Path(place.filename).name}, line {place.lineno}). --debug shows all of it."
+        ) from error
 
 
 # Of DDP and DataParallel, `torch.compile`, FSDP and activation checkpoints.
@@ -100,7 +110,10 @@ def _load(model: nn.Module, path: Path) -> None:
         model.load_state_dict(_unwrapped(tensors, list(model.state_dict())))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise BadInputError(f"`--weights` must fit the model. {reason}") from error
+        raise BadInputError(
+            f"`--weights` must fit the model. {reason} Let MODEL make it as it was trained: of as "
+            "many classes and as wide."
+        ) from error
 
 
 def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:

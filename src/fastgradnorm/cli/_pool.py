@@ -133,7 +133,7 @@ def _arrays_alone(path: Path) -> Iterator[None]:
     except Exception as error:
         raise BadInputError(
             f"`POOL` {path} is damaged, or holds objects that are no arrays (nothing in it was "
-            f"executed): {error}"
+            f"executed): {str(error).partition('. If you trust')[0].rstrip('.')}."
         ) from error
 
 

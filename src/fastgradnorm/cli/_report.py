@@ -13,7 +13,17 @@ import torch
 from fastgradnorm import LABELLED_SCHEMES, SCHEMES, PoolScores, select
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._samples import Pool
-from fastgradnorm.page import beginning, chart, definitions, page, table, tile, tiles
+from fastgradnorm.page import (
+    beginning,
+    chart,
+    definitions,
+    number,
+    page,
+    percent,
+    table,
+    tile,
+    tiles,
+)
 from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
 
 _SHOWN = 20  # samples at either end
@@ -43,9 +53,9 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
         facts=_facts(scores, order),
         sections={
             **_noticed(scores),
-            what: _samples(scores, pool, order[:shown]),
+            what: _samples(scores, pool, order[:shown], out),
             "The least valuable" if pool.picture else "The lowest scores": _samples(
-                scores, pool, order[::-1][:shown]
+                scores, pool, order[::-1][:shown], out
             ),
             "How the scores are spread": chart(
                 draw(lambda axes, theme: _histogram(scores, axes, theme), LIGHT),
@@ -73,24 +83,25 @@ def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
     best, middle = float(values[order[0]]), float(np.nanmedian(values.numpy()))
     tenth = max(1, len(order) // 10)
     total = float(values[order].sum())
-    share = 100 * float(values[order[:tenth]].sum()) / total if total else 0.0
+    share = float(values[order[:tenth]].sum()) / total if total else 0.0
     seconds = float(scores.provenance["seconds"])
     return [
-        (f"{best:.3g}", "the highest score, in nats per unit of parameter."),
-        (f"{middle:.3g}", "the median score."),
-        (f"{share:.0f}&nbsp;%", "of all score is held by the highest tenth of the samples."),
-        (f"{len(values) / seconds:.3g}", "samples a second."),
+        (number(best), "the highest score, in nats per unit of parameter."),
+        (number(middle), "the median score."),
+        (percent(share), "of all score is held by the highest tenth of the samples."),
+        (number(len(values) / seconds), "samples a second."),
     ]
 
 
-def _samples(scores: PoolScores, pool: Pool, indices: list[int]) -> str:
+def _samples(scores: PoolScores, pool: Pool, indices: list[int], out: Path) -> str:
+    link = pool.links(out)
     if pool.picture is None:
         texts = pool.texts
         rows = [
             (
                 escape(str(pool.ids[i])),
                 *([] if texts is None else [beginning(texts[i])]),
-                f"{float(scores.values[i]):.4g}",
+                number(float(scores.values[i]), 4),
             )
             for i in indices
         ]
@@ -99,8 +110,9 @@ def _samples(scores: PoolScores, pool: Pool, indices: list[int]) -> str:
         tile(
             _thumbnail(pool.picture(i)),
             alt=str(pool.ids[i]),
-            score=f"{float(scores.values[i]):.3g}",
+            score=number(float(scores.values[i])),
             note=_name(str(pool.ids[i])),
+            link="" if link is None else link(i),
         )
         for i in indices
     )

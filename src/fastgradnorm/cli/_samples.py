@@ -1,9 +1,11 @@
 """Samples of a pool, with a name each."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -42,6 +44,49 @@ class Pool:
         """The file of a sample."""
         assert self.root is not None
         return self.root / self.files[index]
+
+    def links(self, folder: Path) -> Callable[[int], str] | None:
+        """From an index to the address of its file on a page in `folder`; None of other samples."""
+        if self.root is None:
+            return None
+
+        def link(index: int) -> str:
+            file = self.path(index).resolve()
+            try:
+                place = os.path.relpath(file, folder.resolve())
+            except ValueError:  # on another drive
+                return file.as_uri()
+            return quote(place.replace(os.sep, "/"))
+
+        return link
+
+
+class OneShape:
+    """Lets through what a transform made of samples, as long as batches can be made of it."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Any, str] | None = None
+
+    def __call__(self, made: Any, name: str) -> Any:
+        """`made`, of the sample of this name.
+
+        Raises:
+            BadInputError: If it is no tensor, or of another shape than that of the first sample.
+        """
+        if made is None or not isinstance(made, (Tensor, np.ndarray, Mapping, tuple, list)):
+            raise BadInputError(
+                f"The transform must return a tensor. It returned {type(made).__name__} for "
+                f"{name}. Let it end with `torch.from_numpy(np.array(image)).permute(2, 0, 1)`, "
+                "scaled as in training."
+            )
+        shape = [*made.shape] if isinstance(made, (Tensor, np.ndarray)) else None
+        first, whose = self._first = self._first or (shape, name)
+        if shape != first:
+            raise BadInputError(
+                f"The transform must return tensors of one shape. It returned {first} for {whose}, "
+                f"{shape} for {name}. Resize or crop in it, as in training."
+            )
+        return made
 
 
 class Arrays(Dataset[Any]):

@@ -75,6 +75,11 @@ def open_table(
                 f"`POOL` must have columns of numbers. Choose them with --key: {path}."
             )
         table = torch.from_numpy(np.concatenate(flat, 1)).float()
+        if not keys and len(chosen) > 1:
+            typer.echo(
+                f"Inputs: the columns {', '.join(chosen)}, in this order; choose with --key.",
+                err=True,
+            )
         return Pool(Arrays({"table": table}, labels), names)
     texts = column(columns, name, "--text")
     kept, left_out = usable(texts, names, path, skip_bad)

@@ -29,7 +29,8 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         return _csv(path) if path.suffix == ".csv" else _jsonl(path)
     except UnicodeDecodeError as error:
         raise BadInputError(
-            f"`POOL` {path} must be text in UTF-8. At byte {error.start} it is not."
+            f"`POOL` {path} must be text in UTF-8. At byte {error.start} it is not. "
+            "Save it as that, as by `iconv -f ENCODING -t UTF-8`; of Excel: CSV UTF-8."
         ) from error
 
 

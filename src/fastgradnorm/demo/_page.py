@@ -11,7 +11,8 @@ from fastgradnorm.demo._figures import draw_digit
 from fastgradnorm.demo._learning import STRATEGIES, Curve
 from fastgradnorm.demo._results import Results
 from fastgradnorm.demo._wording import PARAMS, headline, percent, rate
-from fastgradnorm.page import chart, definitions, page, pair, table, tile, tiles
+from fastgradnorm.page import chart, definitions, number, page, pair, table, tile, tiles
+from fastgradnorm.page import percent as of_all
 
 _SHOWN = 10  # images at either end of the ranking
 _CODE = """<pre tabindex="0"><code>from fastgradnorm import acquire
@@ -143,8 +144,8 @@ def _accuracy(results: Results) -> str:
 def _why(results: Results) -> str:
     cover = results.pool.chosen.pool["coverage"]
     return (
-        f"One pass over the pool. Labelled images are near {100 * cover['before']:.0f} % of it; "
-        f"with these it is {100 * cover['after']:.0f} %. Under each: its score, what the network "
+        f"One pass over the pool. Labelled images are near {of_all(cover['before'])} of it; "
+        f"with these it is {of_all(cover['after'])}. Under each: its score, what the network "
         "says, the runner-up, and the share of the pool that it covers and nothing before it did."
     )
 
@@ -156,10 +157,9 @@ def _chosen(results: Results) -> str:
             tile(
                 draw_digit(pool.images[row["index"]]),
                 alt=f"Digit {int(pool.labels[row['index']])}",
-                score=f"{row['score']:.3g}",
-                note=f"{row['predicted']} {100 * row['confidence']:.0f}&nbsp;%, {row['runner_up']} "
-                f"{100 * row['runner_up_probability']:.0f}&nbsp;%<br>adds "
-                f"{100 * row['coverage']:.1f}&nbsp;%",
+                score=number(row["score"]),
+                note=f"{row['predicted']} {of_all(row['confidence'])}, {row['runner_up']} "
+                f"{of_all(row['runner_up_probability'])}<br>adds {of_all(row['coverage'])}",
             )
             for row in pool.chosen.records
         ),
@@ -245,7 +245,7 @@ def _tile(results: Results, index: int) -> str:
     return tile(
         draw_digit(pool.images[index]),
         alt=f"Digit {true}",
-        score=f"{float(pool.scores[index]):.3g}",
+        score=number(float(pool.scores[index])),
         note=f"says {predicted}, {verdict}",
     )
 

@@ -1,6 +1,7 @@
 """Reports as one HTML file: the demo's, and that of ``fastgradnorm score --report``."""
 
 from fastgradnorm.page._frame import beginning, definitions, page, table
+from fastgradnorm.page._numbers import number, percent
 from fastgradnorm.page._pictures import chart, data_uri, pair, tile, tiles
 
 __all__ = [
@@ -8,8 +9,10 @@ __all__ = [
     "chart",
     "data_uri",
     "definitions",
+    "number",
     "page",
     "pair",
+    "percent",
     "table",
     "tile",
     "tiles",

@@ -26,16 +26,16 @@ def pair(left: str, right: str) -> str:
     return f'<div class="pair">\n{left}\n{right}\n</div>'
 
 
-def tile(png: bytes, alt: str, score: str, note: str = "") -> str:
-    """A small picture with its score; `alt` is plain text, `note` HTML.
+def tile(png: bytes, alt: str, score: str, note: str = "", link: str = "") -> str:
+    """A small picture with its score; `alt` is plain text, `note` HTML, `link` an address.
 
     A `<span class="name">` in the note breaks anywhere, and ends after three lines.
     """
     below = f"<br>{note}" if note else ""
-    return (
-        f'<li><figure><img src="{data_uri(png)}" alt="{escape(alt)}">'
-        f"<figcaption><b>{score}</b>{below}</figcaption></figure></li>"
-    )
+    shown = f'<img src="{data_uri(png)}" alt="{escape(alt)}">'
+    if link:
+        shown = f'<a href="{escape(link)}">{shown}</a>'
+    return f"<li><figure>{shown}<figcaption><b>{score}</b>{below}</figcaption></figure></li>"
 
 
 def tiles(items: Iterable[str], kind: str = "") -> str:

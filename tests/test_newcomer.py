@@ -1,0 +1,63 @@
+"""What a newcomer passes by mistake, in Python: the message says what to do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from fastgradnorm import acquire, score_pool
+
+MODEL = nn.Sequential(nn.Linear(4, 3)).eval()
+X = torch.ones(6, 4)
+
+
+def scores(batch, **options):
+    return score_pool(MODEL, [batch], progress=False, **options)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(), "cross_entropy"])
+@pytest.mark.parametrize("label", [-1, 3, 7])
+def test_labels_without_a_class(loss, label):
+    with pytest.raises(ValueError, match=rf"Got {label}\b"):
+        scores((X, torch.full((6,), label)), loss=loss)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss])
+def test_labels_with_a_fraction(loss):
+    with pytest.raises(ValueError, match=r"whole numbers of classes.*labels\.long\(\)"):
+        scores((X, torch.rand(6)), loss=loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_whole_numbers_for_a_layer_that_wants_others(dtype):
+    with pytest.raises(ValueError, match=r"whole numbers\. Convert them.*x\.float\(\)"):
+        scores(X.to(dtype))
+
+
+def test_an_index_out_of_range_is_not_told_to_be_converted():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Flatten(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match="out of range") as raised:
+        score_pool(model, [torch.full((2, 2), 5)], progress=False)
+    assert "Convert" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given, meant", [("startegy", "strategy"), ("labeled", "labelled"),
+                                          ("parms", "params")])  # fmt: skip
+def test_arguments_of_acquire_that_were_meant(given, meant):
+    with pytest.raises(TypeError, match=f"Did you mean `{meant}`"):
+        acquire(MODEL, [X], 2, **{given: "margin"})
+
+
+def test_a_pool_of_which_all_is_labelled():
+    with pytest.raises(ValueError, match=r"at most 0.*All have a label already"):
+        acquire(MODEL, [X], 2, labelled=range(6), progress=False)
+
+
+def test_an_empty_dataset_is_told_by_its_type():
+    class Photos(Dataset):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ValueError, match=r"Got an empty Photos\.$"):
+        acquire(MODEL, Photos(), 2)
