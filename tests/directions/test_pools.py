@@ -25,7 +25,7 @@ def dots(model, batches, directions, **options):
 def test_a_run_that_was_stopped_goes_on(given, tmp_path):
     model, batches, directions = given
     path = tmp_path / "dots.jsonl"
-    few = {"max_memory": 2**13}  # so that something is scored before the stop
+    few = {"max_memory": 2**11}  # so that something is scored before the stop
     whole = dots(model, batches, directions, **few)
     with pytest.raises(Stop):
         dots(model, stopped_after(batches, 3), directions, checkpoint=path, **few)

@@ -12,7 +12,7 @@ from fastgradnorm._witness.findings import Finding
 # One class for nearly all is ordinary for models that are not trained yet, unsure, or asked for
 # something rare; so only where it is certain of one of three classes or more, over many samples.
 _NEARLY_ALL, _CERTAIN, _MANY, _CLASSES = 0.99, 0.9, 64, 3
-_TOGETHER = 1 << 14  # numbers that are counted at once: a few cost as much time
+_SMALL, _TOGETHER = 4096, 16  # so many batches of so few logits are counted in the time of one
 # Of scores, from the 5th to the 95th percentile, over the median.
 _FLAT, _FEW = 1e-4, 16
 ALIKE = "samples alike"  # the kind of finding with which flat scores are as they should be
@@ -33,7 +33,7 @@ class Predictions:
         if last.shape[1:] != logits.shape[1:] or last.dtype != logits.dtype:
             self._count()
         self._waiting.append(logits)
-        if sum(each.numel() for each in self._waiting) >= _TOGETHER:
+        if logits.numel() > _SMALL or len(self._waiting) >= _TOGETHER:
             self._count()
 
     def _count(self) -> None:
