@@ -145,6 +145,26 @@ FAULTS = [
         "parameters whose memory is another one while a pool is scored are ignored in silence",
     ),
     Fault(
+        "_model/sameness.py", "dropped guard",
+        "tensor.data_ptr(), tensor._version, tensor", "tensor.data_ptr(), tensor",
+        "a model that was trained between two calls of score_batch is not verified anew",
+    ),
+    Fault(
+        "_model/sameness.py", "dropped guard",
+        "    yield (name, type(value), len(value)), None\n", "    return\n",
+        "a hook that was added between two calls of score_batch leads to no verification",
+    ),
+    Fault(
+        "_pool/single.py", "dropped guard",
+        " and self._is_same(last[0], model):", ":",
+        "score_batch verifies the first call alone, whatever becomes of the model",
+    ),
+    Fault(
+        "_pool/single.py", "stale state",
+        "        return Calls, ()", "        return Calls, (), self.__dict__",
+        "copies of a scorer take what another process verified for their own",
+    ),
+    Fault(
         "_model/record.py", "lost in one branch",
         "self.nested.update(piece.name for piece in pieces)", "self.nested.update(())",
         "layers that a model differentiates by jvp are refused as used differently each time",

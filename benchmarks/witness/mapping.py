@@ -61,6 +61,7 @@ TESTS = {
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring",
     "_model/changes": "model/test_changes",
+    "_model/sameness": "pool/test_single_calls",
     "_model/modes": "model/test_modes",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",
@@ -122,6 +123,7 @@ TESTS = {
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
     "pool/test_held_back",
+    "_pool/single": "pool/test_single_calls",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
     "_pool/gather": "pool/test_trimming pool/test_any_batch_size pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",

@@ -21,6 +21,7 @@ from fastgradnorm._keywords import (
 from fastgradnorm._model import as_batch
 from fastgradnorm._options import AnyScheme, Options
 from fastgradnorm._pool import (
+    Calls,
     Columns,
     Part,
     Placement,
@@ -30,7 +31,6 @@ from fastgradnorm._pool import (
     make_engine,
     nothing_to_score,
     provenance,
-    score_verified,
     start,
 )
 from fastgradnorm._process import OwnRandomState, autograd_ready
@@ -38,7 +38,7 @@ from fastgradnorm._results import PoolScores, tell_nonfinite
 from fastgradnorm._schemes import is_column, make_objective
 from fastgradnorm._validate import check_model
 from fastgradnorm._version import warn_if_untested
-from fastgradnorm._witness import ALIKE, Witness, judge_scores
+from fastgradnorm._witness import ALIKE, judge_scores
 
 
 @scores_pool
@@ -150,6 +150,7 @@ class GradNormScorer(Generic[Found, Scores]):
         warn_if_untested()
         self.model = check_model(model)
         self.options = options
+        self._calls = Calls()
 
     def __repr__(self) -> str:
         return f"GradNormScorer({', '.join([type(self.model).__name__, *changed(self.options)])})"
@@ -157,16 +158,13 @@ class GradNormScorer(Generic[Found, Scores]):
     def score_batch(self, batch: Any) -> Found:
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
 
-        All of it, without a checkpoint, whatever `subset` and `checkpoint` say. Raises what
-        `score_pool` does.
+        All of it, without a checkpoint, whatever `subset` and `checkpoint` say. `verify` takes the
+        batches of successive calls for those of one pool, as long as the model is the same. Raises
+        what `score_pool` does.
         """
         options = self.options
-        with OwnRandomState(), autograd_ready():
-            engine = make_engine(self.model, options)
-            subject = engine.subject
-            given = options.forward, options.mask, subject.model, options.labels
-            parsed = as_batch(batch, subject.device, *given)
-            scored = score_verified(engine, Witness(engine), parsed)
+        with OwnRandomState():
+            scored = self._calls.score(self.model, options, batch)
         self._judge({name: PoolScores(scored.scores[name]) for name in options.schemes})
         return cast(Found, options.pick(scored.scores))
 

@@ -12,6 +12,7 @@ from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.returned import extract
+from fastgradnorm._model.sameness import Appearance
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns, same
 from fastgradnorm._model.subject import Subject
@@ -21,6 +22,7 @@ from fastgradnorm._model.watch import READING, Followed, PlanChangedError, Watch
 
 __all__ = [
     "READING",
+    "Appearance",
     "Batch",
     "Branches",
     "DivergentControlFlowError",

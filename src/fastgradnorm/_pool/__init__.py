@@ -11,9 +11,11 @@ from fastgradnorm._pool.provenance import by_group, provenance
 from fastgradnorm._pool.run import Run, score_verified
 from fastgradnorm._pool.samples import make_pool, nothing_to_score
 from fastgradnorm._pool.shared_run import SharedRun
+from fastgradnorm._pool.single import Calls
 from fastgradnorm._pool.start import check_ranks, make_engine, start
 
 __all__ = [
+    "Calls",
     "Columns",
     "Part",
     "Placement",

@@ -6,12 +6,13 @@ from fastgradnorm._witness.padding import same_without
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.rounding import movement, tolerance
 from fastgradnorm._witness.scores import ALIKE, judge_scores
-from fastgradnorm._witness.witness import Look, Witness
+from fastgradnorm._witness.witness import Learnt, Look, Witness
 
 __all__ = [
     "ALIKE",
     "Finding",
     "Findings",
+    "Learnt",
     "Look",
     "OwnModel",
     "Record",

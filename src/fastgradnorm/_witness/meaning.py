@@ -31,16 +31,17 @@ class Meaning:
 
     Attributes:
         findings: What was found so far.
+        looked: Whether outputs and inputs were looked at.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.findings = engine, Findings()
         self._predictions = Predictions()
-        self._looked = False
+        self.looked = False
 
     def wants(self, batch: Batch) -> bool:
         """Whether it is this batch's turn."""
-        return len(batch) > 0 and not (self._looked or self._are_values)
+        return len(batch) > 0 and not (self.looked or self._are_values)
 
     def look(self, batch: Batch) -> None:
         """Looks at the first batch that has samples.
@@ -48,7 +49,7 @@ class Meaning:
         Raises:
             UnsupportedModelError: If what is scored has no meaning, by name.
         """
-        self._looked = True
+        self.looked = True
         try:
             self.findings.add(self._found(batch))
         except (UnsupportedModelError, *NOT_THE_MODELS):

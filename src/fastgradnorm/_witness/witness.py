@@ -44,6 +44,18 @@ class Look:
     seen: Tensor | None = None  # logits of samples alone, where scores may be made of others
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a witness knows of a model after some batches, for another one that goes on."""
+
+    choice: Choice
+    single: Batch | None
+    apart: bool
+    looked: bool
+    together: bool
+    also: "Learnt | None"
+
+
 class Witness:
     """Verifies what an engine scores, as the option `verify` says.
 
@@ -73,6 +85,22 @@ class Witness:
             engine.noticed = self._noticed
             if self.also is not None:
                 self.also.record = self.record
+
+    def learnt(self) -> Learnt:
+        """What is known so far."""
+        also = None if self.also is None else self.also.learnt()
+        together = self.engine.passes.settings.together
+        looked = self.meaning.looked
+        return Learnt(self._choice, self._single, self._apart, looked, together, also)
+
+    def go_on(self, learnt: Learnt) -> None:
+        """Goes on as the next batch of the same pool would, on a model that is the same."""
+        self._choice, self._single, self._apart = learnt.choice, learnt.single, learnt.apart
+        self.meaning.looked = learnt.looked
+        if learnt.together:
+            self.engine.allow_together(True)
+        if self.also is not None and learnt.also is not None:
+            self.also.go_on(learnt.also)
 
     def look(self, batch: Batch, *, keep: bool = False) -> list[Look]:
         """Looks at one of the caller's batches, if it is its turn, before it is scored.

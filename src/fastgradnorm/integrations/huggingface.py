@@ -25,8 +25,8 @@ def score_column(
 
     Columns that are no tensors or numbers, such as the text, are left out of what the collator
     gets. `datasets` tells cached results apart by the function and all it holds, the model's
-    parameters included: a model trained further is scored anew. Each call looks the model over and
-    verifies two samples, so that small values of `map`'s `batch_size` (1000) cost time.
+    parameters included: a model trained further is scored anew. Each call looks the model over, so
+    that small values of `map`'s `batch_size` (1000) cost time.
 
     Args:
         model: Classifier; a mapping from the collator is passed to it as keywords, without labels.

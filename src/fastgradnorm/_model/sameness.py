@@ -1,0 +1,86 @@
+"""Whether a model is to all appearance what it was, from one call to the next.
+
+Unlike a model that is changed while a pool is scored, one that was changed between two calls is
+ordinary: it was trained. So nothing is told of it, and the answer errs to "no": what was learnt of
+the model is then learnt anew.
+"""
+
+import weakref
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HELD = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+class Appearance:
+    """A model at this moment: its modules, what each has for attributes, and all their values.
+
+    Values that were written in place are told by PyTorch's count of such writes. Of attributes that
+    are containers, the elements are looked at, and not what is within these.
+
+    Args:
+        model: The caller's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        seen = list(_look(model))
+        self._facts = [fact for fact, _ in seen]
+        self._objects = [_hold(held) for _, held in seen]
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether `model` looks like that now; what was freed since is another one."""
+        now = list(_look(model))
+        if len(now) != len(self._facts):
+            return False
+        pairs = zip(self._facts, self._objects, now, strict=True)
+        return all(fact == new and _held(ref) is held for fact, ref, (new, held) in pairs)
+
+
+def _look(model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Pairs of a fact, to be equal, and an object, to be the same one."""
+    yield torch.get_default_dtype(), None
+    for device in ("cpu", "cuda"):
+        yield (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), None
+    for path, module in model.named_modules():
+        yield path, module
+        yield "class", type(module)
+        yield "forward", type(module).forward
+        for name, value in module.__dict__.items():
+            if name not in _HELD:
+                yield from _attribute(name, value)
+        for name, tensor in chain(module._parameters.items(), module._buffers.items()):
+            yield _values(name, tensor), tensor
+
+
+def _attribute(name: str, value: Any) -> Iterator[tuple[Any, Any]]:
+    if not isinstance(value, _CONTAINERS):
+        yield (_values(name, value) if isinstance(value, Tensor) else name), value
+        return
+    yield (name, type(value), len(value)), None
+    parts = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+    for part in parts:
+        yield (_values(name, part) if isinstance(part, Tensor) else name), part
+
+
+def _values(name: str, tensor: Tensor | None) -> Any:
+    """Where its values are, how often they were written, and what is asked of them."""
+    if tensor is None:
+        return name
+    try:
+        return name, tensor.data_ptr(), tensor._version, tensor.requires_grad
+    except (RuntimeError, NotImplementedError):  # of inference mode, of subclasses: not to be told
+        return name, object()
+
+
+def _hold(held: Any) -> Any:
+    """Tensors and modules are not kept alive; numbers are, so that no other takes their place."""
+    return weakref.ref(held) if isinstance(held, Tensor | nn.Module) else held
+
+
+def _held(ref: Any) -> Any:
+    return ref() if type(ref) is weakref.ref else ref
