@@ -8,7 +8,7 @@ from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import by_group, provenance
-from fastgradnorm._pool.run import Run, score_verified
+from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool, nothing_to_score
 from fastgradnorm._pool.shared_run import SharedRun
 from fastgradnorm._pool.single import Calls
@@ -34,6 +34,5 @@ __all__ = [
     "nothing_to_score",
     "provenance",
     "rows_of",
-    "score_verified",
     "start",
 ]
