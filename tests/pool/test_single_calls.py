@@ -166,7 +166,7 @@ def test_so_is_one_that_is_called_under_autocast(compared):
 
 
 def test_samples_alone_are_seen_in_company_too(model, compared):
-    """The second joins the first in a call of the model, as in a pool; the third is not verified."""
+    """The second joins the first in a call of the model, as in a pool; the third is not seen."""
     scorer, want = GradNormScorer(model, params="last_layer"), naive_score_pool
     for i in range(3):
         row = X[i : i + 1]
