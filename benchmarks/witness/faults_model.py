@@ -146,7 +146,7 @@ FAULTS = [
     ),
     Fault(
         "_model/sameness.py", "dropped guard",
-        "tensor.data_ptr(), tensor._version, tensor", "tensor.data_ptr(), tensor",
+        "place, writes(tensor), tensor", "place, tensor",
         "a model that was trained between two calls of score_batch is not verified anew",
     ),
     Fault(

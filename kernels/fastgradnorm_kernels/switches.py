@@ -86,6 +86,16 @@ def is_untouched(fresh: Tensor) -> bool:
     return has_version() and fresh._version == 0
 
 
+def writes(tensor: Tensor) -> Any:
+    """How often it was changed in place, to be compared with what it was; equal to nothing where
+    that cannot be told. Can go with `marked`.
+    """
+    try:
+        return tensor._version if has_version() else object()
+    except RuntimeError:  # of tensors that were made in inference mode
+        return object()
+
+
 @proves("torch.Tensor._version", "tensors are compared, and copied, instead")
 def has_version() -> bool:
     """Whether a change in place counts, also through a view, and reading does not."""

@@ -165,6 +165,18 @@ def test_so_is_one_that_is_called_under_autocast(compared):
     assert len(compared) == 2
 
 
+def test_so_is_one_whose_values_nobody_counts(compared):
+    """Of inference mode."""
+    with torch.inference_mode():
+        scale = torch.ones(4)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    model.scale = scale
+    scorer = GradNormScorer(model)
+    for _ in range(3):
+        scorer.score_batch(X.float())
+    assert len(compared) == 3
+
+
 def test_samples_alone_are_seen_in_company_too(model, compared):
     """The second joins the first in a call of the model, as in a pool; the third is not seen."""
     scorer, want = GradNormScorer(model, params="last_layer"), naive_score_pool

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from fastgradnorm_kernels.switches import writes
 from torch import Tensor, nn
 
 _HELD = ("_parameters", "_buffers", "_modules")
@@ -72,9 +73,10 @@ def _values(name: str, tensor: Tensor | None) -> Any:
     if tensor is None:
         return name
     try:
-        return name, tensor.data_ptr(), tensor._version, tensor.requires_grad
-    except (RuntimeError, NotImplementedError):  # of inference mode, of subclasses: not to be told
+        place = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):  # of subclasses
         return name, object()
+    return name, place, writes(tensor), tensor.requires_grad
 
 
 def _hold(held: Any) -> Any:
