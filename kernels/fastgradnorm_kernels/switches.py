@@ -87,8 +87,9 @@ def is_untouched(fresh: Tensor) -> bool:
 
 
 def writes(tensor: Tensor) -> Any:
-    """How often it was changed in place, to be compared with what it was; equal to nothing where
-    that cannot be told. Can go with `marked`.
+    """How often it was changed in place, to be compared later. Can go with `marked`.
+
+    Where that cannot be told it is equal to nothing else.
     """
     try:
         return tensor._version if has_version() else object()
