@@ -2,6 +2,7 @@
 
 import html
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fastgradnorm import LABELLED_SCHEMES, SCHEMES
+from fastgradnorm._selection import TABLE
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -41,6 +45,37 @@ def test_every_public_name_is_on_the_api_page():
 def test_readers_see_all_the_code_that_runs(path):
     """Blocks run in order, page by page, as conftest.py says: nothing hidden comes in between."""
     assert "invisible" not in path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    place = ROOT / "docs" / "gallery.py"
+    spec = importlib.util.spec_from_file_location("gallery", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gallery_shows_each_strategy_and_scheme(gallery):
+    assert sorted(gallery.STRATEGIES) == sorted(TABLE)
+    assert [*gallery.SCHEMES] == [*SCHEMES, *LABELLED_SCHEMES]
+    page = gallery.PAGE.read_text(encoding="utf-8")
+    titles = re.findall(r"^### `(.*?)`", page, re.MULTILINE)
+    assert sorted(titles) == sorted([*gallery.STRATEGIES, *gallery.SCHEMES])
+    shown = re.findall(r"\(pictures/gallery/(.*?)\)", page)
+    assert sorted(shown) == sorted(path.name for path in gallery.PICTURES.iterdir())
+    assert len(shown) == len(titles) == len({*shown})
+    assert max(path.stat().st_size for path in gallery.PICTURES.iterdir()) < 20_000
+    for name in gallery.STRATEGIES:
+        assert f"| `{name}` |" in page
+
+
+def test_the_gallery_is_drawn_of_runs(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "PICTURES", tmp_path)
+    made = gallery.setting()
+    assert gallery.draw_strategy("margin", made) in gallery.PAGE.read_text(encoding="utf-8")
+    gallery.draw_scheme("entropy", made)
+    assert {path.name for path in tmp_path.iterdir()} == {"margin.png", "scheme_entropy.png"}
 
 
 @pytest.fixture(scope="module")
