@@ -1,5 +1,6 @@
 """A model that is changed while a pool is scored: followed, told, or refused; never in silence."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,10 +19,12 @@ class Tasks(nn.Module):
         self.body, self.task, self.mask = nn.Linear(4, 5), 0, torch.ones(5)
         self.heads = nn.ModuleList(nn.Linear(5, 3) for _ in range(3))
         self.register_buffer("scale", torch.ones(5))
-        self._calls = 0
+        self._calls, self._ready, self._last = 0, False, torch.zeros(())
+        self._power, self.bounds, self.slope, self.factor = 1.0, (-1.0, 1.0), torch.tanh, 1.0
 
     def forward(self, x):
-        return self.heads[self.task](torch.tanh(self.body(x)) * self.mask * self.scale)
+        h = self.slope(self.body(x)).clamp(*self.bounds) ** self._power
+        return self.heads[self.task](h * self.mask * self.scale * self.factor)
 
 
 def assign(model):
@@ -62,8 +65,52 @@ def buffer(model):
     model.scale = 2 * model.scale
 
 
+def power(model):
+    model._power = 2.0
+
+
+def bounds(model):
+    model.bounds = (-0.1, 0.1)
+
+
+def slope(model):
+    model.slope = torch.sigmoid
+
+
+def factor(model):
+    model.factor = torch.full((5,), 2.0)
+
+
+def array(model):
+    model.factor = np.full(5, 2.0)
+
+
+def hook(model):
+    model.body.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def earlier_hook(model):
+    model.body.register_forward_pre_hook(lambda module, args: 2 * args[0])
+
+
+def forward(model):
+    model.forward = lambda x: 2 * Tasks.forward(model, x)
+
+
 OTHERS = {"assign": assign, "data": data, "layer": layer, "load": load, "freeze": freeze}
-SETTINGS = {"task": task, "mask": mask, "buffer": buffer}
+SETTINGS = {
+    "task": task,
+    "mask": mask,
+    "scale": buffer,
+    "_power": power,
+    "bounds": bounds,
+    "slope": slope,
+    "factor": factor,
+    "factor, an array": array,
+    "body._forward_hooks": hook,
+    "body._forward_pre_hooks": earlier_hook,
+    "forward": forward,
+}
 
 
 def changing(model, change):
@@ -97,7 +144,7 @@ def test_in_streams_and_sketches_too():
 @pytest.mark.parametrize("change", SETTINGS)
 def test_other_settings_are_told_once(change):
     model = Tasks()
-    told = "`model.{}` is another one".format({"buffer": "scale"}.get(change, change))
+    told = "`model.{}` is another one".format(change.partition(",")[0])
     with pytest.warns(DoubtfulScoresWarning, match=told) as caught:
         loader = changing(model, SETTINGS[change])
         score_pool(model, loader, verify=False, progress=False)
@@ -119,7 +166,8 @@ def test_what_scoring_does_not_depend_on_is_not_told():
 
     def change(model):
         model.train()
-        model._calls += 1
+        model._calls, model._ready, model._last = model._calls + 1, True, torch.ones(())
+        model.bounds, model.slope = (*model.bounds,), torch.tanh
         model(X).sum().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
         model.load_state_dict(model.state_dict())

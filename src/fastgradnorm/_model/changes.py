@@ -15,6 +15,10 @@ from fastgradnorm._errors import ArgumentError, DoubtfulScoresWarning
 from fastgradnorm._process import models_in_use
 
 _PLAIN = (bool, float, int, str, Tensor)
+# Of what a model keeps to itself: counters, flags and tensors are mostly what is remembered of
+# calls, which whoever runs the model meanwhile changes.
+_PRIVATE = (float, str)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _GONE = object()
 
 
@@ -70,6 +74,7 @@ class _Part:
         held = module._parameters.items()
         self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
         self._settings = list(_settings(module))
+        self._hooks = [(name, list(getattr(module, name))) for name in _HOOKS]
 
     def other_parts(self) -> str | None:
         """The name of a parameter or module that is another one."""
@@ -84,20 +89,36 @@ class _Part:
         return None
 
     def other_settings(self) -> str | None:
-        """The name of an attribute or buffer that is another one."""
+        """The name of an attribute, buffer or collection of hooks that is another one."""
         held, buffers = self._module.__dict__, self._module._buffers
         for name, value in self._settings:
             now = held.get(name, _GONE)
             now = buffers.get(name, _GONE) if now is _GONE else now
-            if now is not value and (isinstance(value, Tensor) or now != value):
+            if now is not value and not _equal(now, value):
+                return f"{self._path}.{name}"
+        for name, value in self._hooks:
+            if list(getattr(self._module, name)) != value:
                 return f"{self._path}.{name}"
         return None
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    yield "forward", module.__dict__.get("forward", _GONE)
     for name, value in (*module.__dict__.items(), *module._buffers.items()):
-        if type(value) in _PLAIN and name[0] != "_" and name != "training":
+        kinds = _PRIVATE if name[0] == "_" else _PLAIN
+        several = type(value) is tuple and all(type(each) in kinds for each in value)
+        if (type(value) in kinds or several or callable(value)) and name != "training":
             yield name, value
+
+
+def _equal(now: Any, before: Any) -> bool:
+    """Whether two settings, which are two objects, have one value; of tensors that is unknown."""
+    if any(isinstance(each, Tensor) for each in (now, before)):
+        return False
+    try:
+        return bool(now == before)
+    except Exception:  # such as of arrays of several numbers
+        return False
 
 
 def _place(parameter: Tensor) -> tuple[int, bool]:
