@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from fastgradnorm import DoubtfulScoresWarning, GradNormScorer, gradient_sketch, score_pool
@@ -13,6 +14,8 @@ X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Tasks(nn.Module):
+    gain, remembered = 1.0, None
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -24,7 +27,10 @@ class Tasks(nn.Module):
 
     def forward(self, x):
         h = self.slope(self.body(x)).clamp(*self.bounds) ** self._power
-        return self.heads[self.task](h * self.mask * self.scale * self.factor)
+        return self.heads[self.task](self.gained(h * self.mask * self.scale * self.factor))
+
+    def gained(self, h):
+        return self.gain * h
 
 
 def assign(model):
@@ -97,6 +103,14 @@ def forward(model):
     model.forward = lambda x: 2 * Tasks.forward(model, x)
 
 
+def gain(model):
+    model.gain = 2.0
+
+
+def method(model):
+    model.gained = lambda h: 2 * h
+
+
 OTHERS = {"assign": assign, "data": data, "layer": layer, "load": load, "freeze": freeze}
 SETTINGS = {
     "task": task,
@@ -110,6 +124,8 @@ SETTINGS = {
     "body._forward_hooks": hook,
     "body._forward_pre_hooks": earlier_hook,
     "forward": forward,
+    "gain": gain,
+    "gained": method,
 }
 
 
@@ -168,9 +184,23 @@ def test_what_scoring_does_not_depend_on_is_not_told():
         model.train()
         model._calls, model._ready, model._last = model._calls + 1, True, torch.ones(())
         model.bounds, model.slope = (*model.bounds,), torch.tanh
+        model.remembered, model.more = X, 1
         model(X).sum().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
         model.load_state_dict(model.state_dict())
 
     model = Tasks()
     assert len(score_pool(model, changing(model, change), verify=False, progress=False)) == 12
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "pruned"])
+def test_weights_that_each_call_makes_are_not_told(name):
+    def pruned(layer):
+        return nn.utils.prune.l1_unstructured(layer, "weight", 2)
+
+    model = Tasks()
+    make = pruned if name == "pruned" else getattr(nn.utils, name)
+    make(model.body)
+    loader = changing(model.eval(), lambda model: model(X))
+    assert len(score_pool(model, loader, verify=False, progress=False)) == 12

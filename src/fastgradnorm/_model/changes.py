@@ -6,7 +6,7 @@ modules and other settings would be ignored in silence.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ _PLAIN = (bool, float, int, str, Tensor)
 # calls, which whoever runs the model meanwhile changes.
 _PRIVATE = (float, str)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# What a parameter is called of which each call makes another: by `torch.nn.utils.weight_norm`,
+# `spectral_norm` and `prune`.
+_MADE = ("g", "orig")
 _GONE = object()
 
 
@@ -30,7 +33,8 @@ class Unchanged:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parts = [_Part(path, module) for path, module in model.named_modules()]
+        classes: dict[type, dict[str, Any]] = {}
+        self._parts = [_Part(path, module, classes) for path, module in model.named_modules()]
         self._told = False
 
     def check(self) -> None:
@@ -66,14 +70,27 @@ class Unchanged:
 
 
 class _Part:
-    """One module."""
+    """One module.
 
-    def __init__(self, path: str, module: nn.Module) -> None:
+    Args:
+        path: Its name.
+        module: Itself.
+        classes: What classes say of their modules; to which that of its own is added.
+    """
+
+    def __init__(self, path: str, module: nn.Module, classes: dict[type, dict[str, Any]]) -> None:
         self._path, self._module = f"model.{path}".rstrip("."), module
         self._modules = dict(module._modules)
         held = module._parameters.items()
         self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
-        self._settings = list(_settings(module))
+        self._names = set(module.__dict__)
+        made = [n for n in module.__dict__ if any(f"{n}_{m}" in module._parameters for m in _MADE)]
+        self._settings = [
+            each for each in _settings(module.__dict__ | module._buffers) if each[0] not in made
+        ]
+        if type(module) not in classes:
+            classes[type(module)] = dict(_settings(_of_class(type(module))))
+        self._class = classes[type(module)]
         self._hooks = [(name, list(getattr(module, name))) for name in _HOOKS]
 
     def other_parts(self) -> str | None:
@@ -96,19 +113,35 @@ class _Part:
             now = buffers.get(name, _GONE) if now is _GONE else now
             if now is not value and not _equal(now, value):
                 return f"{self._path}.{name}"
+        added = held.keys() - self._names  # what calls left there, or stands before the class'
+        for name in added & self._class.keys():
+            if not _equal(held[name], self._class[name]):
+                return f"{self._path}.{name}"
         for name, value in self._hooks:
             if list(getattr(self._module, name)) != value:
                 return f"{self._path}.{name}"
         return None
 
 
-def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield "forward", module.__dict__.get("forward", _GONE)
-    for name, value in (*module.__dict__.items(), *module._buffers.items()):
+def _settings(held: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in held.items():
         kinds = _PRIVATE if name[0] == "_" else _PLAIN
         several = type(value) is tuple and all(type(each) in kinds for each in value)
         if (type(value) in kinds or several or callable(value)) and name != "training":
             yield name, value
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """What a class of the caller's says of its modules, and how they run."""
+    found: dict[str, Any] = {}
+    if kind.__module__.partition(".")[0] == "torch":
+        return {"forward": getattr(kind, "forward", _GONE)}
+    for each in kind.__mro__:
+        if each is nn.Module:
+            break
+        names = [name for name in vars(each) if not name.startswith("__")]
+        found = {name: getattr(kind, name, _GONE) for name in names} | found
+    return found
 
 
 def _equal(now: Any, before: Any) -> bool:
