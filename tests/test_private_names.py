@@ -51,6 +51,8 @@ NAMES = {
         "_orig_mod": "a compiled model is scored as what it was compiled from",
         "_backward_hooks": "those of the caller's parameters do not run in verification",
         "_backward_pre_hooks": "hooks of modules, which no transform runs, are told by name",
+        "_forward_hooks": "hooks that come while a pool is scored are told",
+        "_forward_pre_hooks": "likewise",
         "_version": "parameters that a model changes in place are noticed",
         "CheckpointFunction": "checkpointed blocks run once",
         "_checkpoint_without_reentrant_generator": "likewise",

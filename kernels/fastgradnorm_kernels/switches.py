@@ -265,6 +265,12 @@ def has_backward_hooks(module: nn.Module | Tensor) -> bool:
     return any(getattr(module, name, None) for name in names)
 
 
+def forward_hooks(module: nn.Module) -> list[int]:
+    """The numbers of what runs before and after a module; of which there is no public list."""
+    names = ("_forward_pre_hooks", "_forward_hooks")
+    return [number for name in names for number in getattr(module, name, ())]
+
+
 @contextlib.contextmanager
 def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Hooks on tensors do not run inside: those of parameters are for training, and may change it.

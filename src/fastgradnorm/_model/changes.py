@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fastgradnorm_kernels.switches import forward_hooks
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError, DoubtfulScoresWarning
@@ -18,7 +19,6 @@ _PLAIN = (bool, float, int, str, Tensor)
 # Of what a model keeps to itself: counters, flags and tensors are mostly what is remembered of
 # calls, which whoever runs the model meanwhile changes.
 _PRIVATE = (float, str)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What a parameter is called of which each call makes another: by `torch.nn.utils.weight_norm`,
 # `spectral_norm` and `prune`.
 _MADE = ("g", "orig")
@@ -91,7 +91,7 @@ class _Part:
         if type(module) not in classes:
             classes[type(module)] = dict(_settings(_of_class(type(module))))
         self._class = classes[type(module)]
-        self._hooks = [(name, list(getattr(module, name))) for name in _HOOKS]
+        self._hooks = forward_hooks(module)
 
     def other_parts(self) -> str | None:
         """The name of a parameter or module that is another one."""
@@ -106,7 +106,7 @@ class _Part:
         return None
 
     def other_settings(self) -> str | None:
-        """The name of an attribute, buffer or collection of hooks that is another one."""
+        """The name of an attribute, buffer or hook that is another one."""
         held, buffers = self._module.__dict__, self._module._buffers
         for name, value in self._settings:
             now = held.get(name, _GONE)
@@ -117,10 +117,7 @@ class _Part:
         for name in added & self._class.keys():
             if not _equal(held[name], self._class[name]):
                 return f"{self._path}.{name}"
-        for name, value in self._hooks:
-            if list(getattr(self._module, name)) != value:
-                return f"{self._path}.{name}"
-        return None
+        return None if forward_hooks(self._module) == self._hooks else f"{self._path}'s hooks"
 
 
 def _settings(held: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
