@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fastgradnorm import acquire, score_pool
 
@@ -61,3 +61,39 @@ def test_an_empty_dataset_is_told_by_its_type():
 
     with pytest.raises(ValueError, match=r"Got an empty Photos\.$"):
         acquire(MODEL, Photos(), 2)
+
+
+class Ragged(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.ones(4 + index // 3)
+
+
+class Nothing(Ragged):
+    def __getitem__(self, index):
+        return None
+
+
+class Broken(Ragged):
+    def __getitem__(self, index):
+        raise RuntimeError("the disk is gone")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("dataset, told", [(Ragged(), "equal size"), (Nothing(), "NoneType")])
+def test_samples_that_make_no_batch(dataset, told, batch_size, workers):
+    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    with pytest.raises(ValueError, match=rf"^`loader` must make batches.*{told}.*collate_fn"):
+        score_pool(MODEL, loader, progress=False)
+    with pytest.raises(ValueError, match=r"^`pool` must make batches"):
+        acquire(MODEL, loader, 1, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_failures_of_a_dataset_are_its_own(workers):
+    loader = DataLoader(Broken(), 2, num_workers=workers)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        score_pool(MODEL, loader, progress=False)

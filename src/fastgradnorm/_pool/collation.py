@@ -1,7 +1,9 @@
 """Whether a loader's collation puts the samples of a batch in an order of its own."""
 
 import contextlib
+import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._process import put_back_random_states
 
 _SAMPLES = 4
@@ -36,6 +39,33 @@ class Watched:
             with contextlib.suppress(TypeError):  # it has no hash
                 _SEEN[self._collate] = _orders(self._collate, given)
         return batch
+
+
+def collated(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; where PyTorch cannot make one of samples, it is told what to do.
+
+    Raises:
+        ValueError: If samples differ in shape, or are nothing that batches are made of.
+    """
+    try:
+        yield from batches
+    except (RuntimeError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any(
+            _is_collation(frame.filename) for frame in frames
+        ) and "_utils/collate.py" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        raise ArgumentError(
+            "`loader` must make batches of its samples. PyTorch could not put them together: "
+            f"{reason}. Let the dataset return tensors of one shape (resize, crop), or pass a "
+            "`collate_fn` that pads them, with a mask.",
+            "loader",
+        ) from error
+
+
+def _is_collation(filename: str) -> bool:
+    return filename.replace("\\", "/").endswith("_utils/collate.py")
 
 
 def watched(loader: Any) -> dict[str, Any]:

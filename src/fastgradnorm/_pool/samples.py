@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._pool.collation import watched
+from fastgradnorm._pool.collation import collated, watched
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
     can_be_indexed,
@@ -101,7 +101,7 @@ class Pool:
     def open(self) -> Reading:
         """Begins to read."""
         if self.draws is not None or not can_be_indexed(self.loader):
-            return Reading(iter(self.loader), self.draws)
+            return Reading(collated(iter(self.loader)), self.draws)
         return _traced(self.loader, self.indices)
 
     def after(self, read: int) -> tuple[Reading, int] | None:
@@ -235,7 +235,7 @@ def _over(loader: DataLoader[Any], order: Tensor) -> DataLoader[Any]:
 
 def _traced(loader: DataLoader[Any], places: Tensor | None) -> Reading:
     draws = Draws(draws_of(loader), places)
-    return Reading(iter(with_draws(loader, draws, **watched(loader))), draws)
+    return Reading(collated(iter(with_draws(loader, draws, **watched(loader)))), draws)
 
 
 def _length(loader: Any) -> int | None:
