@@ -34,6 +34,13 @@ def has_a_bug():
 def five_classes():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
 
+def blind_to_some():
+    seen = []
+    def transform(image):
+        seen.append(image)
+        return torch.full((3, 8, 8), float("nan") if len(seen) in (1, 3) else len(seen) / 10)
+    return make(), transform
+
 def of_columns():
     return nn.Linear(2, 3)
 """
@@ -125,3 +132,21 @@ def test_nobody_is_told_to_load_what_may_run_code(run, wrong, name):
     assert "unsafely" not in ran.err
     with pytest.raises(ValueError, match="unsafely"):  # as NumPy says by itself
         np.load(name)
+
+
+@pytest.mark.filterwarnings("always:.*are NaN or infinite")
+@pytest.mark.parametrize("command", [["score"], ["acquire"]])
+def test_samples_without_a_score_are_named(run, wrong, command):
+    given = ["2"] if command == ["acquire"] else []
+    ran = run(*command, "their_model:blind_to_some", "pool", *given)
+    assert ran.code == 0
+    assert "2 of 10 scores are NaN" in ran.err
+    names = sorted(str(p.relative_to(wrong / "pool")) for p in (wrong / "pool").rglob("*.png"))
+    (told,) = [line for line in (ran.out + ran.err).splitlines() if "Without a score" in line]
+    assert told.endswith(f": {names[0]}, {names[2]}")
+
+
+def test_what_is_explained_has_a_legend(run, wrong):
+    ran = run("explain", "their_model:make", "pool")
+    assert "T positions, I inputs, O outputs" in ran.err
+    assert "T positions" not in run("explain", "their_model:make", "pool", "--json").err

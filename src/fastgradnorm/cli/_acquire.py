@@ -98,6 +98,9 @@ def acquire(
             **asked,
         )
     _tell(chosen)
+    wrong = (~chosen.scores.values.isfinite()).nonzero()[:, 0].tolist()
+    if wrong:
+        typer.echo(f"Without a score, not chosen: {given.pool.named(wrong)}", err=True)
     names = [given.pool.path(i) if paths else given.pool.ids[i] for i in chosen]
     lines = "".join(f"{name}\n" for name in names)
     typer.echo(lines, nl=False)

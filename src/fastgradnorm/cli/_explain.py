@@ -8,6 +8,11 @@ import typer
 from fastgradnorm import GradNormScorer
 from fastgradnorm.cli import _given
 
+_LEGEND = (
+    "T positions, I inputs, O outputs of each parameter's operation; FLOPs and peak memory a "
+    "sample. How long it takes here: fastgradnorm bench, with the same arguments."
+)
+
 
 def add(app: typer.Typer) -> None:
     """Adds the command."""
@@ -25,3 +30,5 @@ def add(app: typer.Typer) -> None:
         batch = next(iter(given.loader()))
         table = GradNormScorer(given.model, **given.options).explain(batch, measure=measure)
         typer.echo(json.dumps(table.to_dict(), indent=1) if as_json else str(table))
+        if not as_json:
+            typer.echo(_LEGEND, err=True)

@@ -58,6 +58,9 @@ def add(app: typer.Typer) -> None:
         typer.echo(str(scores))
         for finding in scores.provenance["findings"]:
             typer.echo(f"Noticed ({finding['kind']}): {finding['message']}")
+        wrong = (~scores.values.isfinite()).nonzero()[:, 0].tolist()
+        if wrong:
+            typer.echo(f"Without a score: {given.pool.named(wrong)}")
         _keep(scores, given.pool, out)
         ranked = int((~scores.values.isnan()).sum())
         if ranked and report is not None:
