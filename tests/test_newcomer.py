@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fastgradnorm import acquire, score_pool
 
@@ -97,3 +97,11 @@ def test_other_failures_of_a_dataset_are_its_own(workers):
     loader = DataLoader(Broken(), 2, num_workers=workers)
     with pytest.raises(RuntimeError, match="the disk is gone"):
         score_pool(MODEL, loader, progress=False)
+
+
+@pytest.mark.parametrize("labelled", [[torch.ones(5, 6)], TensorDataset(torch.ones(5, 6))])
+def test_labelled_samples_of_another_width_are_told_as_these(labelled):
+    with pytest.raises(ValueError, match=r"one sample of `labelled`\. It failed.*\[1, 6\]"):
+        acquire(MODEL, [X], 1, labelled=labelled, progress=False)
+    with pytest.raises(ValueError, match=r"one sample of `pool`\. It failed.*\[1, 6\]"):
+        acquire(MODEL, labelled, 1, progress=False)

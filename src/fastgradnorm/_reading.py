@@ -99,6 +99,10 @@ def _called(name: str) -> Iterator[None]:
             error.argument = name
             error.args = (str(error).replace("`loader`", f"`{name}`"),)
         raise
+    except ValueError as error:
+        if type(error) is ValueError and len(error.args) == 1:
+            error.args = (str(error).replace("sample of the loader", f"sample of `{name}`", 1),)
+        raise
 
 
 def _first_of_each(places: Tensor) -> Tensor:
