@@ -105,3 +105,20 @@ def test_labelled_samples_of_another_width_are_told_as_these(labelled):
         acquire(MODEL, [X], 1, labelled=labelled, progress=False)
     with pytest.raises(ValueError, match=r"one sample of `pool`\. It failed.*\[1, 6\]"):
         acquire(MODEL, labelled, 1, progress=False)
+
+
+class Embeds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+    def forward(self, ids):
+        return self.head(self.rows(ids).mean(1))
+
+
+def test_whole_numbers_that_a_model_wants_are_not_to_be_converted():
+    """Out of range, or too few dimensions: it fails on floats as well."""
+    for ids in (torch.tensor([[1, 9], [2, 3]]), torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match="must run on one sample") as found:
+            score_pool(Embeds(), [ids])
+        assert "whole numbers" not in str(found.value)

@@ -1,6 +1,5 @@
 """The loss of one sample, of what the model returns for it."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -72,7 +71,13 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
     except (IndexError, RuntimeError) as error:
         if is_transforming():  # several samples at once; it is judged of each alone
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        _check_kind(item, options, error)
+        label = find_target(item.content, options.target) if takes_logits(loss) else None
+        if label is not None and _wants_classes(loss, logits(output), label):
+            raise LossError(
+                "`target` must be whole numbers of classes for this loss. Got numbers with a "
+                "fraction. Use `labels.long()`, or loss='mse' for values. "
+                f"{type(error).__name__}: {error}"
+            ) from error
         beyond = _beyond(call)
         if beyond is None:
             raise
@@ -89,15 +94,15 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
     return found.reshape(1)
 
 
-def _check_kind(item: Any, options: Options, error: Exception) -> None:
-    """Tells of labels that are numbers with a fraction, where the loss wants numbers of classes."""
-    told = re.search(r"expected (?:scalar type|target dtype).*Long", str(error))
-    if options.loss == "model" or told is None:
-        return
-    raise LossError(
-        "`target` must be whole numbers of classes for this loss. Got numbers with a fraction. Use "
-        f"`labels.long()`, or loss='mse' for values. {type(error).__name__}: {error}"
-    ) from error
+def _wants_classes(loss: Callable[..., Any], logits: Any, label: Any) -> bool:
+    """Whether a loss that failed on a label with a fraction runs on whole numbers."""
+    if not (isinstance(label, Tensor) and label.is_floating_point()):
+        return False
+    try:
+        loss(logits, label.long())
+    except Exception:  # of the caller's: then that is not why it failed
+        return False
+    return True
 
 
 class _Failing(TorchFunctionMode):
