@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="all strategies, 20 seeds of digits and 8 of others, kept apart in results/regimes",
     )
+    parser.add_argument(
+        "--confirm",
+        action="store_true",
+        help="the default on tasks that it was not chosen on, from seed 100 on, kept apart in "
+        "results/confirmation",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a command was stopped")
 
 
@@ -47,6 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
     )
     if arguments.regimes:
         settings = runner.of_regimes(settings, arguments.task)
+    if arguments.confirm:
+        settings = runner.of_confirmation(settings)
     failed = False
     for name in GROUPS.get(arguments.task, (arguments.task,)):
         try:
@@ -61,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(report.terminal(outcome.results), flush=True)
         if not (arguments.quick or arguments.no_store):
             print(f"written: {runner.store_results(outcome.results, settings)}")
-            if arguments.regimes:
+            if arguments.regimes or arguments.confirm:
                 continue
             print(f"written: {report.write()}", flush=True)
     return int(failed)

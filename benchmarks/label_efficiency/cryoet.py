@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,15 @@ def load(
 ) -> ArrayTask:
     """Simulated subtomograms to label, and some to test on, of 13 classes."""
     return from_densities(read_densities(root), Imaging(snr=snr, shift=SHIFT), pool, test, device)
+
+
+def load_few(
+    root: Path, device: str = "cpu", snr: float = 0.5, pool: int = POOL, test: int = TEST
+) -> ArrayTask:
+    """The same with fewer labels and a third of the steps less: half the time."""
+    task = load(root, device, snr, pool, test)
+    recipe, plan = replace(task.recipe, steps=300), Plan(start=80, budget=80, cycles=3, subset=800)
+    return replace(task, name=f"{task.name}_few", recipe=recipe, plan=plan)
 
 
 def from_densities(

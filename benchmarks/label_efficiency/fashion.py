@@ -43,6 +43,13 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
     )
 
 
+def load_few(root: Path, device: str = "cpu") -> ArrayTask:
+    """The same from two labels a class on."""
+    task = load(root, device)
+    plan = Plan(start=20, budget=20, cycles=5, subset=1_500)
+    return replace(task, name="fashion_few", plan=plan)
+
+
 def load_paper(root: Path, device: str = "cpu", train: int = 20_000) -> ArrayTask:
     """The same at the paper's budget: a tenth of the pool, then a twentieth a cycle of a half.
 

@@ -1,5 +1,6 @@
 """Cell nuclei in microscopy images, 128x128: semantic segmentation with a small U-Net."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,13 @@ def load(root: Path, device: str = "cpu") -> ArrayTask:
         score_options={"class_dim": 1, "num_samples": 4},
         device=device,
     )
+
+
+def load_few(root: Path, device: str = "cpu") -> ArrayTask:
+    """The same with a cycle and two fifths of the steps less: half the time."""
+    task = load(root, device)
+    recipe, plan = replace(task.recipe, steps=300), replace(task.plan, cycles=3)
+    return replace(task, name="nuclei_few", recipe=recipe, plan=plan)
 
 
 def crop_and_flip(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

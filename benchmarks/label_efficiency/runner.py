@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from benchmarks.label_efficiency.arrays import ArrayTask
 from benchmarks.label_efficiency.curves import RESULTS, Results, from_run, load, store
-from benchmarks.label_efficiency.tasks import EXTENTS, REGIMES, make
+from benchmarks.label_efficiency.tasks import EXTENTS, FIRST_CONFIRMED, REGIMES, make
 from benchmarks.provenance import RESULTS as ALL_RESULTS
 from benchmarks.provenance import provenance
 from fastgradnorm.active import ActiveLearner, Run, load_runs
@@ -27,7 +27,8 @@ class Settings:
 
     Attributes:
         root: Folder of the data.
-        seeds: How many: 0, 1, ...; None: as many as the task's page has.
+        seeds: How many; None: as many as the task's page has.
+        first_seed: The smallest.
         strategies: Names that `fastgradnorm.active.strategy` knows; None: those of the page.
         workers: Processes of one thread each; 0 runs in this process.
         device: Of the networks.
@@ -40,6 +41,7 @@ class Settings:
 
     root: Path
     seeds: int | None = None
+    first_seed: int = 0
     strategies: tuple[str, ...] | None = None
     workers: int = 2
     device: str = "cpu"
@@ -61,6 +63,16 @@ def of_regimes(settings: Settings, task: str) -> Settings:
     )
 
 
+def of_confirmation(settings: Settings) -> Settings:
+    """The same for tasks that had no part in choosing the default: other seeds, kept apart."""
+    return replace(
+        settings,
+        first_seed=FIRST_CONFIRMED,
+        runs=settings.runs / "confirmation",
+        results=ALL_RESULTS / "confirmation",
+    )
+
+
 @dataclass
 class Outcome:
     """What a command did: its results, and the message of each run that failed."""
@@ -77,13 +89,14 @@ def run_task(name: str, settings: Settings) -> Outcome:
     """
     task = make(name, settings.root, settings.device, settings.quick)
     extent = EXTENTS[name]
-    seeds = settings.seeds or extent.seeds
+    first = settings.first_seed
+    seeds = range(first, first + (settings.seeds or extent.seeds))
     strategies = settings.strategies or extent.strategies
     folder = settings.runs / (task.name + ("_quick" if settings.quick else ""))
     if not settings.resume:
         shutil.rmtree(folder, ignore_errors=True)
     # Seed by seed: a command that is stopped leaves whole pairs.
-    jobs = [(strategy, seed) for seed in range(seeds) for strategy in strategies]
+    jobs = [(strategy, seed) for seed in seeds for strategy in strategies]
     failures: list[str] = []
     done = _in_processes if settings.workers else _in_this_process
     bar = tqdm(total=len(jobs), desc=task.name, unit="run", disable=not settings.progress)

@@ -1,0 +1,53 @@
+"""What confirms the default: features that no label has a part in, and seeds of their own."""
+
+import pytest
+import torch
+
+from benchmarks.label_efficiency import cifar_fixed, regimes, tasks
+from benchmarks.label_efficiency.runner import Settings, of_confirmation, run_task
+
+
+def test_features_are_those_of_the_paper(monkeypatch):
+    """Against a loop over positions and centres, written from the paper's formula."""
+    monkeypatch.setattr(cifar_fixed, "PATCH", 2)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 5, 5), generator=generator, dtype=torch.uint8)
+    mean, whiten, centres = (
+        torch.randn(shape, generator=generator) for shape in [(12,), (12, 12), (4, 12)]
+    )
+    found = cifar_fixed._quadrants(images, mean, whiten, centres).double()
+    for image, features in zip(images, found, strict=True):
+        quadrants = torch.zeros(4, 2, 2, dtype=torch.float64)
+        for top in range(4):
+            for left in range(4):
+                patch = image[:, top : top + 2, left : left + 2].double().flatten()
+                patch = (patch - patch.mean()) / (patch.var() + 10).sqrt()
+                white = (patch - mean.double()) @ whiten.double()
+                distances = torch.stack([(white - c.double()).norm() for c in centres])
+                quadrants[:, top // 2, left // 2] += (distances.mean() - distances).clamp(min=0)
+        torch.testing.assert_close(features, quadrants.flatten(), rtol=1e-4, atol=1e-4)
+
+
+def test_features_are_the_same_twice_and_read_no_label(monkeypatch):
+    monkeypatch.setattr(cifar_fixed, "CENTRES", 5)
+    images = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
+    first = cifar_fixed.describe(images, images[:2])
+    assert first.shape == (2, 20)
+    assert torch.equal(first, cifar_fixed.describe(images, images[:2]))
+
+
+@pytest.mark.slow
+def test_confirmation_has_seeds_of_its_own(tmp_path):
+    settings = Settings(
+        root=tmp_path, seeds=1, strategies=("random",), workers=0, quick=True,
+        runs=tmp_path / "runs", progress=False,
+    )  # fmt: skip
+    fresh = of_confirmation(settings)
+    found = run_task("digits", fresh).results
+    assert [curve.seed for curve in found.curves] == [tasks.FIRST_CONFIRMED]
+    assert fresh.results.name == "confirmation" != fresh.runs.parent.name
+
+
+def test_what_is_corrected_was_fixed_beforehand():
+    assert {*regimes.PLANNED, regimes.DEFAULT} < set(tasks.CONFIRMED)
+    assert not set(tasks.CONFIRMING) & {"digits", "digits_paper", "segments", "segments_paper"}
