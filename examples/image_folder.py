@@ -19,7 +19,7 @@ SIZE = 32
 
 
 def make():
-    """The network as it was trained; of timm, `timm.create_model(name, num_classes=3)`."""
+    """The network as it was trained; for one of timm, see `timm_folders.py`."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2),
         nn.ReLU(),

@@ -46,7 +46,7 @@ def pretend(folder, table):
 if __name__ == "__main__":
     pretend("classifier", "reviews.csv")
 
-    # With LoRA: `peft.PeftModel.from_pretrained(model, adapters)`; what is frozen does not count.
+    # With LoRA adapters: `text_lora.py`.
     model = AutoModelForSequenceClassification.from_pretrained("classifier")
     tokenizer = AutoTokenizer.from_pretrained("classifier")
     with open("reviews.csv", newline="") as file:

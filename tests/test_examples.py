@@ -8,6 +8,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.zoo import torchvision_operators
+from tests.support.oracle import scores as referee
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +63,46 @@ def test_text_classifier(run):
     assert chosen == [found["texts"][i] for i in found["chosen"]]
     assert len(chosen) == 10
     assert min(found["chosen"]) >= 30
+
+
+@pytest.fixture
+def beside():
+    """A package that the tests' requirements leave out: `.ci/examples` brings it."""
+    torchvision_operators.declare()  # where torchvision is of another build than PyTorch
+    return pytest.importorskip
+
+
+def test_timm_folders(run, beside, capsys):
+    beside("timm")
+    found = run("timm_folders.py")
+    copied = sorted(path.relative_to("to_label") for path in Path("to_label").rglob("*.png"))
+    files = [found["pool"].files[i].relative_to("unlabelled") for i in found["chosen"]]
+    assert copied == sorted(files)
+    assert len({*copied}) == 12
+    assert found["chosen"].pool["samples"] == 56
+    page = Path("page/index.html").read_text()
+    assert page.count('src="data:image/png') == 12
+    assert all(name in page for name in ("blue", "green", "red"))
+    right = referee(found["model"], [image[None] for image in found["pool"]], "entropy")
+    torch.testing.assert_close(found["scores"].double(), right, rtol=1e-4, atol=1e-6)
+
+
+def test_text_lora(run, beside):
+    beside("peft")
+    found = run("text_lora.py")
+    chosen, texts = found["chosen"], found["texts"]
+    assert [row["text"] for row in rows("to_label.csv")] == [texts[i] for i in chosen]
+    assert min(chosen) >= 40
+    assert len({*chosen}) == 10
+    trained = [name for name, p in found["model"].named_parameters() if p.requires_grad]
+    assert all("lora_" in name or "classifier" in name for name in trained)
+    assert any("lora_" in name for name in trained)
+    assert sum(p.numel() for p in found["model"].parameters() if p.requires_grad) == 1090
+    samples = [found["collator"]([row]) for row in found["pool"]]
+    right = referee(
+        found["model"], samples, "expected", call=lambda model, batch: model(**batch).logits
+    )
+    torch.testing.assert_close(found["scores"].values.double(), right, rtol=1e-4, atol=1e-6)
 
 
 def test_segmentation(run):
