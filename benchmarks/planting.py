@@ -3,7 +3,10 @@
 import contextlib
 import json
 import multiprocessing
+import math
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +30,15 @@ def replaced(source: str, old: str, new: str, index: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What tests made of a fault."""
+    """What tests made of a fault.
 
-    caught: bool
+    Attributes:
+        caught: None: they were stopped from outside before that was decided.
+        first_failure: The test; or what else ended the run.
+        seconds: By the clock.
+    """
+
+    caught: bool | None
     first_failure: str
     seconds: float
 
@@ -59,14 +68,17 @@ def report_tests(report: Path, arguments: Sequence[str]) -> None:
 
 
 def in_forks(
-    runs: Sequence[Callable[[Path], None]], processes: int, limit: float
+    runs: Sequence[Callable[[Path], None]], processes: int, limit: float, patience: float = 4.0
 ) -> Iterator[tuple[int, Verdict]]:
     """Numbers and verdicts of runs as they end, each in a process forked from this one.
 
     Args:
         runs: Given the path of a report, each writes it by `report_tests`.
         processes: So many at a time.
-        limit: Seconds; a run that takes longer is as good as failed.
+        limit: Seconds of processor time; a run that takes more is as good as failed, on a busy
+            machine too.
+        patience: By the clock a run has so many times as long. One that does not end then may have
+            waited for others: nothing is decided.
 
     Raises:
         RuntimeError: If a run ends without a report, or its tests cannot be run.
@@ -81,17 +93,19 @@ def in_forks(
             while waiting and len(running) < processes:
                 index, run = waiting.pop(0)
                 report = Path(folder) / f"{index}.json"
-                process = context.Process(target=_logged, args=(run, report))
+                process = context.Process(target=_logged, args=(run, report, limit))
                 process.start()
                 running[index] = (process, report, time.monotonic())
             for index, (process, report, started) in list(running.items()):
-                if not process.is_alive() or time.monotonic() - started > limit:
+                if not process.is_alive() or time.monotonic() - started > patience * limit:
                     yield index, _verdict(process, report, started, limit)
                     del running[index]
             time.sleep(0.05)
 
 
-def _logged(run: Callable[[Path], None], report: Path) -> None:
+def _logged(run: Callable[[Path], None], report: Path, limit: float) -> None:
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), most))
     log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -103,9 +117,12 @@ def _verdict(process: Any, report: Path, started: float, limit: float) -> Verdic
     if process.is_alive():
         process.kill()
         process.join()
-        return Verdict(True, f"no end within {limit:.0f} s", seconds)
-    if process.exitcode < 0:
-        return Verdict(True, f"the process died of signal {-process.exitcode}", seconds)
+        return Verdict(None, f"no end within {seconds:.0f} s by the clock", seconds)
+    if process.exitcode == -signal.SIGXCPU:
+        return Verdict(True, f"more than {limit:.0f} s of processor time", seconds)
+    if process.exitcode < 0:  # killed: as where memory is short, whoever took it
+        caught = None if process.exitcode == -signal.SIGKILL else True
+        return Verdict(caught, f"the process died of signal {-process.exitcode}", seconds)
     log = ""
     with contextlib.suppress(OSError):
         log = report.with_suffix(".log").read_text(errors="replace")[-4000:]

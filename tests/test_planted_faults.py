@@ -50,7 +50,7 @@ def _dies(report):
     import os
     import signal
 
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def _never_ends(report):
@@ -59,12 +59,28 @@ def _never_ends(report):
     time.sleep(60)
 
 
+def _computes_for_ever(report):
+    while True:
+        pass
+
+
+def _is_killed(report):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_what_runs_make_of_a_fault():
-    runs = [partial(_reports, 1), partial(_reports, 0), partial(_reports, 5), _dies, _never_ends]
-    found = dict(planting.in_forks(runs, 5, 2.0))
-    assert [found[i].caught for i in range(5)] == [True, False, False, True, True]
+    runs = [partial(_reports, 1), partial(_reports, 0), partial(_reports, 5), _dies]
+    runs += [_never_ends, _computes_for_ever, _is_killed]
+    found = dict(planting.in_forks(runs, 7, 1.0, patience=8.0))
+    decided = [True, False, False, True, None, True, None]
+    assert [found[i].caught for i in range(7)] == decided
     assert found[0].first_failure == "test_it"
+    assert found[5].first_failure == "more than 1 s of processor time"
+    assert "signal" in found[3].first_failure
     with pytest.raises(RuntimeError, match="could not run the tests: code 4"):
         list(planting.in_forks([partial(_reports, 4)], 1, 2.0))
 
@@ -80,6 +96,9 @@ def test_results_are_kept_and_go_on(tmp_path):
     assert again.waits(first, "quick", True)
     assert again.waits(first, "whole", False)  # for survivors alone
     assert not again.waits(second, "whole", True)
+    again.judged(FAULTS[2], planting.Verdict(None, "no end", 1.0), "quick")
+    assert again.waits(FAULTS[2], "quick", False)  # nothing was decided
+    assert not again.waits(FAULTS[2], "slow", False)
     edited = Fault(first.file, first.kind, first.old, first.new + " ", first.told)
     assert Record(tmp_path / "witness.json", [edited]).waits(edited, "quick", False)
 
@@ -88,7 +107,7 @@ def test_results_are_kept_and_go_on(tmp_path):
 def test_nothing_planted_is_right_everywhere():
     """Or a fault would be seen where there is none."""
     truths = {case.name: truth(case) for case in CASES}
-    for way, by_case in outcomes(truths).items():
+    for way, by_case in outcomes(truths, everywhere=True).items():
         assert {*by_case.values()} == {"right"}, (way, by_case)
 
 

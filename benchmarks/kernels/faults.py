@@ -115,7 +115,7 @@ def plant(faults: list[Fault], processes: int) -> list[Outcome]:
         runs = [partial(_run, fault, folder) for fault in faults]
         verdicts = dict(planting.in_forks(runs, processes, _SECONDS))
     return [
-        Outcome(fault, verdicts[i].caught, verdicts[i].first_failure, verdicts[i].seconds)
+        Outcome(fault, bool(verdicts[i].caught), verdicts[i].first_failure, verdicts[i].seconds)
         for i, fault in enumerate(faults)
     ]
 

@@ -18,6 +18,7 @@ class Fault:
         old: Text that stands there in exactly one place.
         new: What takes its place.
         told: What a user would see.
+        unseen: Why verification cannot see it, where that is so in principle.
     """
 
     file: str
@@ -25,6 +26,7 @@ class Fault:
     old: str
     new: str
     told: str
+    unseen: str = ""
 
     @property
     def path(self) -> Path:

@@ -23,7 +23,7 @@ from benchmarks.witness.fault_list import FAULTS
 from benchmarks.witness.mapping import paths_of
 from benchmarks.witness.record import Record
 
-# Which tests are run, and for how many seconds: a run that takes longer is as good as failed.
+# Which tests are run, and for how many seconds of processor time: more is as good as failed.
 STAGES = {"quick": 400, "slow": 1200, "whole": 7200}
 _PRELOADED = ("torch.func", "numpy", "pytest", "hypothesis", "triton.language", "sympy")
 _PRELOADED += ("jaxtyping", "tqdm.auto", "torch.fx.experimental.symbolic_shapes", "torch.testing")
@@ -82,7 +82,7 @@ def plant(record: Record, faults: Sequence[Fault], stage: str, processes: int) -
     runs = [partial(_run, fault, stage) for fault in faults]
     for index, verdict in planting.in_forks(runs, processes, STAGES[stage]):
         record.judged(faults[index], verdict, stage)
-        state = "caught" if verdict.caught else "SURVIVES"
+        state = {True: "caught", False: "SURVIVES", None: "stopped"}[verdict.caught]
         print(f"{state:9s}{verdict.seconds:6.0f} s  {faults[index].name}", flush=True)
 
 

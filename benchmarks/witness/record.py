@@ -40,6 +40,7 @@ class Record:
                     "edit": _edit(fault),
                 }
             )
+            self.rows[fault.name]["unseen"] = fault.unseen
 
     def judged(self, fault: Fault, verdict: Verdict, stage: str) -> None:
         """Notes what the tests made of a fault."""
@@ -58,7 +59,11 @@ class Record:
         self.store()
 
     def is_witnessed(self, fault: Fault) -> bool:
-        """Whether verification has been tried on it."""
+        """Whether verification has been tried on it, on all pools."""
+        return "pools" not in self.rows[fault.name].get("witness", {"pools": "none"})
+
+    def is_begun(self, fault: Fault) -> bool:
+        """Whether verification has been tried on it, if only on some pools."""
         return "witness" in self.rows[fault.name]
 
     def waits(self, fault: Fault, stage: str, again: bool) -> bool:
@@ -69,6 +74,8 @@ class Record:
         suite = self.rows[fault.name].get("suite")
         if suite is None:
             return stage == "quick"
+        if suite["caught"] is None:
+            return bool(stage == suite["stage"])
         return not suite["caught"] and (again or suite["stage"] != stage)
 
     def store(self) -> None:
