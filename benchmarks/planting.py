@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import multiprocessing
 import math
+import multiprocessing
 import os
 import resource
 import signal

@@ -3,8 +3,11 @@
 from benchmarks.witness import (
     faults_active,
     faults_attention,
+    faults_calls,
+    faults_choosing,
     faults_cli,
     faults_engine,
+    faults_influence,
     faults_integrations,
     faults_losses,
     faults_model,
@@ -33,4 +36,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_selection.FAULTS,
     *faults_cli.FAULTS,
     *faults_integrations.FAULTS,
+    *faults_calls.FAULTS,
+    *faults_influence.FAULTS,
+    *faults_choosing.FAULTS,
 )

@@ -1,0 +1,90 @@
+"""Faults in what is kept from call to call: appearances of models, traced passes."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_SAMENESS, _CHANGES, _SINGLE = "_model/sameness.py", "_model/changes.py", "_pool/single.py"
+_LIGHTER, _TRACES = "_engine/lighter.py", "_engine/traces.py"
+
+FAULTS = [
+    Fault(
+        _SAMENESS, "stale memory",
+        "(_values(name, part) if isinstance(part, Tensor) else name), part", "name, part",
+        "a tensor in a model's list that is written to between two calls of score_batch goes unseen",
+    ),
+    Fault(
+        _SAMENESS, "stale memory",
+        "    yield torch.get_default_dtype(), None\n", "",
+        "a model that makes tensors of another dtype since the last call of score_batch is not verified anew",
+    ),
+    Fault(
+        _SAMENESS, "stale memory",
+        '        yield "class", type(module)\n', "",
+        "a module that was made one of another class between two calls is not verified anew",
+    ),
+    Fault(
+        _SINGLE, "stale memory",
+        "last[1] is options and ", "",
+        "a scorer whose options are others since its last call is not verified anew",
+    ),
+    Fault(
+        _SINGLE, "stale memory",
+        "last, self._last = self._last, None", "last = self._last",
+        "after a call that failed, score_batch goes on with what was verified before it",
+    ),
+    Fault(
+        _CHANGES, "told too often",
+        "                self._told = True\n", "",
+        "a setting that was changed while a pool is scored is told at each batch",
+    ),
+    Fault(
+        _CHANGES, "dropped guard",
+        "        return None if forward_hooks(self._module) == self._hooks else f\"{self._path}'s hooks\"", "        return None",
+        "hooks that are added while a pool is scored are ignored in silence",
+    ),
+    Fault(
+        _LIGHTER, "swapped operands",
+        '    if name != "aten.mul.Tensor":\n        return None\n', "",
+        "in a traced pass one over a number is the number",
+    ),
+    Fault(
+        _LIGHTER, "forgotten dtype",
+        "return in_order and dtype == seen.made[node][2] and all(", "return in_order and all(",
+        "in a traced pass sums in another dtype are in that of their operands",
+    ),
+    Fault(
+        _LIGHTER, "wrong quantifier",
+        "all(shape[dim] == 1 for dim in dims)", "any(shape[dim] == 1 for dim in dims)",
+        "a traced pass whose sums go over one number of one dimension and several of another fails, and is run as it is",
+    ),
+    Fault(
+        _LIGHTER, "forgotten layout",
+        "    in_order = torch.empty(shape, device=\"meta\").stride() == stride\n", "    in_order = stride is not None\n",
+        "a traced pass that sums single numbers of a transposed tensor fails, or has another layout",
+    ),
+    Fault(
+        _LIGHTER, "dropped guard",
+        'if name not in _KEEP_SIGNS or any(other < 0 for other in others):', "if name not in _KEEP_SIGNS:",
+        "in a traced pass the sign of a zero that was multiplied by a negative number is another",
+    ),
+    Fault(
+        _TRACES, "key that is too coarse",
+        'cast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")', "cast = None",
+        "passes under the caller's autocast are replayed as they were traced without",
+    ),
+    Fault(
+        _TRACES, "key that is too coarse",
+        "(a.shape, a.dtype, a.stride())", "(a.shape, a.stride())",
+        "batches of another dtype are replayed as those that were traced",
+    ),
+    Fault(
+        _TRACES, "key that is too coarse",
+        "(a.shape, a.dtype, a.stride())", "(a.shape, a.dtype)",
+        "batches that lie otherwise in memory are replayed as those that were traced",
+    ),
+    Fault(
+        _TRACES, "key that is too coarse",
+        "self._kinds[key, shapes, cast] = kind", "self._kinds[key, (), cast] = kind",
+        "no pass is ever replayed",
+    ),
+]  # fmt: skip
