@@ -132,6 +132,22 @@ def test_errors(chosen, tmp_path, call, match):
     assert not list(tmp_path.iterdir())
 
 
+OTHERS = Blobs(54).x[50:]
+LABELLED = {"none": (None, "0"), "indices": ([1, 2], "2"), "a loader": ([OTHERS], "4")}
+
+
+@pytest.mark.parametrize("strategy", ["auto", "margin", "top", "random", "badge"])
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_page_whatever_is_known_of_what_is_labelled(model, tmp_path, strategy, kind):
+    """How many a loader has is unknown where nobody had to read it."""
+    labelled, count = LABELLED[kind]
+    made = acquire(model, [X], 3, labelled=labelled, strategy=strategy, progress=False)
+    text = made.report(tmp_path).read_text()
+    unread = kind == "a loader" and strategy not in ("auto", "badge")
+    assert made.pool["labelled"] == (None if unread else int(count))
+    assert ("labelled already." in text) != unread
+
+
 def test_groups_and_near_duplicates(model):
     groups = [f"patient {i // 5}" for i in range(50)]
     made = acquire(model, [X], 10, groups=groups, max_per_group=1, progress=False)

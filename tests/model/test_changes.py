@@ -146,6 +146,22 @@ def test_other_parameters_and_modules_are_refused_by_name(change, verify):
         score_pool(model, loader, verify=verify, progress=False)
 
 
+def more_bias(model):
+    model.heads[0].bias = nn.Parameter(torch.ones(3))
+
+
+def more_weight(model):
+    model.heads[0].register_parameter("factor", nn.Parameter(torch.ones(3)))
+
+
+@pytest.mark.parametrize("change, name", [(more_bias, "bias"), (more_weight, "factor")])
+def test_parameters_that_were_not_there_are_refused_by_name(change, name):
+    model = Tasks()
+    model.heads[0] = nn.Linear(5, 3, bias=False)
+    with pytest.raises(ValueError, match=f"Got `model.heads.0.{name}`, which"):
+        score_pool(model, changing(model, change), verify=False, progress=False)
+
+
 def test_in_streams_and_sketches_too():
     model = Tasks()
     stream = GradNormScorer(model, latency=0).stream(X.split(4))

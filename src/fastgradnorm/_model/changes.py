@@ -103,7 +103,9 @@ class _Part:
         for name, parameter, place in self._parameters:
             if module._parameters.get(name) is not parameter or _place(parameter) != place:
                 return f"{self._path}.{name}"
-        return None
+        known = {name for name, *_ in self._parameters}
+        added = [k for k, p in module._parameters.items() if p is not None and k not in known]
+        return f"{self._path}.{added[0]}" if added else None
 
     def other_settings(self) -> str | None:
         """The name of an attribute, buffer or hook that is another one."""

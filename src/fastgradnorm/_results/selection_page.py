@@ -55,9 +55,10 @@ def write(
 
 def _facts(selection: Any) -> list[tuple[str, str]]:
     pool = selection.pool
+    labelled = pool["labelled"]  # None: in a loader of their own, which was not read
     found = [
         (f"{pool['samples']:,}", "samples in the pool."),
-        (f"{pool['labelled']:,}", "labelled already."),
+        *([] if labelled is None else [(f"{labelled:,}", "labelled already.")]),
         (percent(pool["confidence"]["mean"]), "mean confidence of the model."),
     ]
     if pool.get("coverage"):
