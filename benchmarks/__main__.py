@@ -19,6 +19,7 @@ from benchmarks.throughput import Effort
 Arguments = argparse.Namespace
 _LIBRARIES = ("timm", "transformers")
 _PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/attribution.md")
+_PAGES += ("docs/any-model.md",)
 
 
 def _folder(arguments: Arguments) -> Path | None:

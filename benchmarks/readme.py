@@ -20,6 +20,13 @@ def _traps(results: dict[str, Any]) -> str:
     return text + traps.summary(results) + "\n\n" + tables.source(results, "traps")
 
 
+def _witness(results: dict[str, Any]) -> str:
+    from benchmarks.witness import command
+
+    told = f"{command.tests(results)} {command.seen(results)}"
+    return told + "\n\n" + tables.source(results, "witness")
+
+
 # Block to the results it is made from, and how.
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "throughput": ("throughput", tables.throughput),
@@ -28,6 +35,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "memory": ("memory", tables.memory),
     "scaling": ("scaling", tables.scaling),
     "traps": ("traps", _traps),
+    "witness": ("witness", _witness),
     "gpu": ("gpu_throughput", tables.gpu),
     "recipe-labels": ("recipes", pages.labels),
     "recipe-pruning": ("recipes", pages.pruning),

@@ -15,7 +15,7 @@ _TINY = "_results/nonfinite"
 
 
 def main(folder: Path | None, only: str, stages: Sequence[str], processes: int, tiny: bool) -> int:
-    """Runs what is missing in `witness.json`, and writes it and `witness.md`; 1 if one survives.
+    """Runs what is missing in `witness.json`, and writes it and `witness.md`; 1 if one is not seen.
 
     Args:
         folder: Where results are read and written; nowhere if None.
@@ -37,7 +37,7 @@ def main(folder: Path | None, only: str, stages: Sequence[str], processes: int, 
         if folder is not None:
             text = f"# Planted faults\n\n{summary(results)}\n\n{table(results)}\n"
             (place / "witness.md").write_text(text)
-    return int(any(row.get("suite", {}).get("caught") is False for row in results["rows"]))
+    return int(bool(survivors(results)))
 
 
 def _run(module: str, *arguments: str) -> None:
@@ -49,30 +49,57 @@ def _run(module: str, *arguments: str) -> None:
 def summary(results: dict[str, Any]) -> str:
     """How many faults tests and verification have seen, by room, as Markdown."""
     rows = results["rows"]
-    tried = [row for row in rows if "suite" in row]
+    tried = [row for row in rows if row.get("suite", {}).get("caught") is not None]
     caught = Counter(_room(row) for row in tried if row["suite"]["caught"])
-    matter = [row for row in rows if row.get("witness", {}).get("matters")]
     lines = ["| part | faults | tests were run for | they caught |", "|---|---:|---:|---:|"]
     for room in dict.fromkeys(map(_room, rows)):
         faults = sum(_room(row) == room for row in rows)
         lines.append(
             f"| `{room}` | {faults} | {sum(_room(row) == room for row in tried)} | {caught[room]} |"
         )
-    lines.append(f"| all | {len(rows)} | {len(tried)} | {caught.total()} |")
-    told = [""]
-    for way, name in (("default", "verify=True"), ("all", 'verify="all"')):
-        some = [row["witness"] for row in matter if way in row["witness"]]
-        if some:
-            whole = sum(row[way] == len(row["matters"]) for row in some)
-            part = sum(0 < row[way] < len(row["matters"]) for row in some)
-            told.append(
-                f"Of {len(some)} faults that make scores of the small pools wrong by more than "
-                f"1e-4 in silence, `{name}` raises for {whole} on every pool that they matter to, "
-                f"for {part} on some, for {len(some) - whole - part} on none."
-            )
-    if any("pools" in row["witness"] for row in matter):
-        told.append("Of most of these faults, up to four of the pools were tried.")
-    return "\n".join(lines + (told if len(told) > 1 else []))
+    lines += [f"| all | {len(rows)} | {len(tried)} | {caught.total()} |", "", seen(results)]
+    return "\n".join(lines)
+
+
+def tests(results: dict[str, Any]) -> str:
+    """How many faults the tests were run for, and caught, in words."""
+    rows = results["rows"]
+    tried = [row for row in rows if row.get("suite", {}).get("caught") is not None]
+    caught = sum(row["suite"]["caught"] for row in tried)
+    return (
+        f"Of {len(rows):,} faults of the kind that a tired developer makes, planted in the package "
+        f"one at a time, the tests were run for {len(tried):,} and caught {caught:,}."
+    )
+
+
+def seen(results: dict[str, Any]) -> str:
+    """What verification has seen, and why it has not what it missed, as Markdown."""
+    asked = [row["witness"] for row in results["rows"] if "witness" in row]
+    matter = [row for row in results["rows"] if row.get("witness", {}).get("matters")]
+    if not matter:
+        return ""
+    told = [
+        f"Of {len(asked)} faults in what makes scores, {len(matter)} make those of small pools "
+        f"wrong by more than 1e-4 in silence with `verify=False`.",
+        *(_share(way, name, matter) for way, name in (("default", "True"), ("all", '"all"'))),
+    ]
+    missed = [row for row in matter if row["witness"]["all"] < len(row["witness"]["matters"])]
+    if not missed:
+        return " ".join(told)
+    reasons = [f"- {row['told']}: {row.get('unseen') or '**to be mended**'}." for row in missed]
+    lines = ["", "", 'Not seen by `verify="all"` on some pool:', "", *reasons]
+    return " ".join(told) + "\n".join(lines)
+
+
+def _share(way: str, name: str, matter: Sequence[dict[str, Any]]) -> str:
+    some = [(row["witness"][way], len(row["witness"]["matters"])) for row in matter]
+    whole = sum(told == pools for told, pools in some)
+    part = sum(0 < told < pools for told, pools in some)
+    none = len(some) - whole - part
+    return (
+        f"Of these `verify={name}` raises for {whole} ({whole / len(some):.0%}) on every pool that "
+        f"they matter to, for {part} on some, for {none} on none."
+    )
 
 
 def table(results: dict[str, Any]) -> str:
@@ -85,6 +112,19 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def survivors(results: dict[str, Any]) -> int:
+    """How many faults the tests, or verification without a reason, did not see."""
+    return sum(
+        row.get("suite", {}).get("caught") is False
+        or (
+            bool(row.get("witness", {}).get("matters"))
+            and row["witness"]["all"] < len(row["witness"]["matters"])
+            and not row.get("unseen")
+        )
+        for row in results["rows"]
+    )
+
+
 def _room(row: dict[str, Any]) -> str:
     return str(row["file"]).rpartition("/")[0] or "face and options"
 
@@ -95,8 +135,8 @@ def _plain(text: str) -> str:
 
 def _suite(row: dict[str, Any]) -> str:
     suite = row.get("suite")
-    if suite is None:
-        return "not run"
+    if suite is None or suite["caught"] is None:
+        return "not run" if suite is None else "not decided"
     return f"caught: {_short(suite['by'])}" if suite["caught"] else "**survives**"
 
 
@@ -108,7 +148,7 @@ def _short(test: str) -> str:
 def _seen(row: dict[str, Any]) -> str:
     found = row.get("witness")
     if found is None:
-        return ""
+        return ""  # of what makes no scores
     count = len(found["matters"])
     if not count:
         return "raises" if found["raises"] else "changes no score there"

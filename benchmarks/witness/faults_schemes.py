@@ -86,6 +86,7 @@ FAULTS = [
         _OBJECTIVE, "off by one",
         "np.log(self.num_samples) + 1e-9", "np.log(self.num_samples) - 1e-9",
         "num_samples that just cover all label maps are drawn: no exact score, with an error",
+        "scores of label maps that are drawn are estimates, right within the standard errors told with them",
     ),
     Fault(
         _OBJECTIVE, "option that does nothing",
