@@ -64,8 +64,9 @@ SHOWN = {
     "acquire": dict.fromkeys(
         ["labelled", "strategy", "seed", "max_per_folder", "max_similarity", "out", "report",
          "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
-    ),
-    "ask": dict.fromkeys(["campaign", "strategy", "seed", "paths"], "test_cli_campaign"),
+    ) | dict.fromkeys(["checkpoint", "resume"], "test_cli_resuming"),
+    "ask": dict.fromkeys(["campaign", "strategy", "seed", "paths"], "test_cli_campaign")
+    | {"resume": "test_cli_resuming"},
     "tell": dict.fromkeys(["campaign", "answers", "release"], "test_cli_campaign"),
     "status": dict.fromkeys(["campaign"], "test_cli_campaign"),
     "select": {

@@ -13,6 +13,7 @@ from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._labelled import labelled_samples
+from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
 DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
@@ -20,7 +21,7 @@ DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_di
 _OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
 _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
 _OPTIONS |= {"params": "--params"}
-
+_ADVICE = " With --out or --checkpoint it would keep what is done."
 
 K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
 Labelled = Annotated[
@@ -43,6 +44,10 @@ Report = Annotated[Path | None, typer.Option(help="Folder for a page with the ch
 CopyTo = Annotated[Path | None, typer.Option("--copy-to", help="Copy the chosen files there.")]
 LinkTo = Annotated[Path | None, typer.Option("--link-to", help="Link the chosen files there.")]
 Paths = Annotated[bool, typer.Option("--paths", help="Print paths, not names within the pool.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Keep there what is done until all is; by default beside --out."),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load samples.")]
 
 
@@ -66,11 +71,14 @@ def acquire(
     copy_to: CopyTo = None,
     link_to: LinkTo = None,
     paths: Paths = False,
+    checkpoint: Checkpoint = None,
+    resume: Resume = True,
     workers: Workers = 0,
 ) -> None:
     """Choose the K samples of a pool to label next, from one pass over it.
 
-    Their names go to the screen, best first, one a line; what is told goes beside them.
+    Their names go to the screen, best first, one a line; what is told goes beside them. With --out
+    or --checkpoint it keeps what is done, and the same command goes on after a stop.
     """
     if out is not None and out.suffix not in (".csv", ".jsonl", ".txt"):
         raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")
@@ -82,8 +90,12 @@ def acquire(
     known = labelled_samples(given, labelled, workers)
     groups = None if max_per_folder is None else _folders(given)
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
+    option = "--out" if checkpoint is None else "--checkpoint"
+    if checkpoint is None and out is not None:
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+    place = None if checkpoint is None else checkpoint_at(checkpoint, option, resume)
     typer.echo(f"Model: {given.origin}", err=True)
-    with in_options(_OPTIONS):
+    with going_on(checkpoint, option, _ADVICE), in_options(_OPTIONS):
         chosen = acquire_samples(
             given.model,
             given.loader(workers),
@@ -95,6 +107,7 @@ def acquire(
             max_per_group=max_per_folder,
             max_similarity=max_similarity,
             on_nonfinite="warn",
+            checkpoint=place,
             **asked,
         )
     _tell(chosen)
@@ -106,6 +119,7 @@ def acquire(
     typer.echo(lines, nl=False)
     _place(given, chosen, copy_to, link_to)
     _write(given, chosen, lines, out, report)
+    forget(checkpoint)  # not before: what failed to be written costs no second run
 
 
 def _folders(given: _given.Given) -> list[str]:

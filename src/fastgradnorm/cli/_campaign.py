@@ -11,6 +11,7 @@ from fastgradnorm.cli import _given
 from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
 from fastgradnorm.cli._failures import BadInputError, in_options, told
 from fastgradnorm.cli._files import ENCODING, read_rows
+from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 
 Folder = Annotated[Path, typer.Option("--campaign", help="Folder of what was asked and told.")]
 _PLACE = Path("campaign")
@@ -34,17 +35,21 @@ def ask(
     strategy: Strategy = "auto",
     seed: Seed = 0,
     paths: Paths = False,
+    resume: Resume = True,
 ) -> None:
     """Name the samples to label: the batch that waits for answers, or K new ones.
 
-    Names that have no answer yet go to the screen, best first, one a line.
+    Names that have no answer yet go to the screen, best first, one a line. Interrupted, it keeps
+    what is done; the same command goes on from there.
     """
     if paths and given.pool.root is None:
         raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
     ids = [str(name) for name in given.pool.ids]
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
+    checkpoint = campaign / "ask.checkpoint"
+    place = checkpoint_at(checkpoint, "--campaign", resume)
     try:
-        with in_options(_OPTIONS):
+        with going_on(checkpoint, "--campaign"), in_options(_OPTIONS):
             made = Campaign(campaign, given.pool.dataset, ids)
             batch = made.ask(
                 k,
@@ -53,10 +58,12 @@ def ask(
                 seed=seed,
                 batch_size=given.batch_size,
                 on_nonfinite="warn",
+                checkpoint=place,
                 **asked,
             )
     except OSError as error:
         raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
+    forget(checkpoint)
     waiting = {*batch.waiting}
     typer.echo(f"Batch {batch.id}: {len(waiting)} to label. Model: {given.origin}", err=True)
     for name, index in zip(batch.keys, batch.indices, strict=True):

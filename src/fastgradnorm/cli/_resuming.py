@@ -1,0 +1,82 @@
+"""Commands that go on where they were stopped: what they keep for it, and what they say of it."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgradnorm import ArgumentError
+from fastgradnorm.cli._failures import BadInputError, fail, told
+
+Resume = Annotated[bool, typer.Option(help="Go on where the same command was interrupted.")]
+_PROBE = 16384  # bytes: more than the head of a checkpoint
+# What a run keeps is in files of these names: scores, features, the same of what is labelled.
+_FILES = ("", ".bin", ".labelled", ".labelled.bin")
+
+
+def checkpoint_at(place: Path, option: str, resume: bool) -> Path | None:
+    """The same place; None where the disk is so full that a checkpoint would end the run.
+
+    Args:
+        place: Of the checkpoint.
+        option: What the user chose the place with.
+        resume: Go on with what is there; else it is deleted.
+
+    Raises:
+        BadInputError: If no file can be written there.
+    """
+    if not resume:
+        forget(place)
+    probe = place.with_name(f"{place.name}.probe")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_PROBE))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInputError(
+                f"`{option}` must be where files can be written. {told(error)}. Choose another "
+                "place."
+            ) from error
+        typer.echo(
+            f"fastgradnorm: warning: {place.parent} is full: scoring without a checkpoint. "
+            "If it stays full, what is found goes elsewhere.",
+            err=True,
+        )
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return place
+
+
+@contextlib.contextmanager
+def going_on(place: Path | None, option: str, advice: str = "") -> Iterator[None]:
+    """Tells of a run that is interrupted, or was of something else, what the user can do.
+
+    Args:
+        place: Of the checkpoint, if there is one.
+        option: What the user chooses the place with.
+        advice: What to do where there is none.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if place is None or not place.exists():
+            fail(f"interrupted.{advice}", 130)
+        fail(f"interrupted. {place} keeps what is done: the same command goes on.", 130)
+    except ArgumentError as error:
+        if error.argument != "checkpoint":
+            raise
+        raise BadInputError(
+            f"{error} On the command line: another {option}, or --no-resume."
+        ) from error
+
+
+def forget(place: Path | None) -> None:
+    """Deletes a checkpoint, once all that it is for is written."""
+    if place is not None:
+        for suffix in _FILES:
+            place.with_name(place.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""`acquire` and `ask`, stopped or killed: the same command goes on and chooses the same."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastgradnorm._engine import chunks
+
+# Images are read by a transform, which stops where the test says, and writes down what it reads.
+MODULE = """
+import os, signal
+from pathlib import Path
+import numpy as np
+import torch
+from their_model import make as network
+
+def make():
+    def transform(image):
+        with open("read", "a") as file:
+            file.write("x")
+        if Path("stop").exists() and len(Path("read").read_text()) >= int(Path("stop").read_text()):
+            if "KILL" in os.environ:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return network(), transform
+"""
+pytestmark = pytest.mark.slow
+GIVEN = ("stopping:make", "pool", 5, "--batch-size", 4)
+
+
+@pytest.fixture
+def stopped(folder, monkeypatch):
+    """Stops what runs at the n-th image that it reads; None: does not."""
+    monkeypatch.setattr(chunks, "_GATHERED", 8)
+    monkeypatch.delitem(sys.modules, "stopping", raising=False)
+    (folder / "stopping.py").write_text(MODULE)
+    random = np.random.default_rng(1)
+    (folder / "known").mkdir()
+    for i in range(40):
+        pixels = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        place = "known" if i >= 30 else "pool"
+        Image.fromarray(pixels).save(folder / place / f"more{i}.png")
+
+    def at(n):
+        for name in ("read", "stop"):
+            (folder / name).unlink(missing_ok=True)
+        if n is not None:
+            (folder / "stop").write_text(str(n))
+
+    return at
+
+
+def read(folder):
+    return len((folder / "read").read_text())
+
+
+def names(ran):
+    assert ran.code == 0, ran.err
+    return ran.out.splitlines()
+
+
+def files(folder, start):
+    return {path.name for path in folder.glob(f"{start}*")}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--strategy", "expected/all/top", "--seed", 3),
+        ("--labelled", "known"),
+        ("--strategy", "sketch/predicted/all/lcmd", "--max-per-folder", 4),
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_what_is_chosen_is_the_same(run, folder, stopped, options):
+    stopped(None)
+    expected = names(run("acquire", *GIVEN, *options, "--out", "whole.csv"))
+    whole = read(folder)
+    for n in (18, 14):
+        stopped(n)
+        ran = run("acquire", *GIVEN, *options, "--out", "a.csv")
+        assert ran.code == 130
+        assert "a.csv.checkpoint keeps what is done: the same command goes on" in ran.err
+        assert ran.out == ""
+    stopped(None)
+    assert names(run("acquire", *GIVEN, *options, "--out", "a.csv")) == expected
+    assert read(folder) < whole - 10
+    assert (folder / "a.csv").read_text() == (folder / "whole.csv").read_text()
+    assert files(folder, "a.csv") == {"a.csv"}
+
+
+def test_a_place_of_its_own(run, folder, stopped):
+    stopped(20)
+    ran = run("acquire", *GIVEN)
+    assert (ran.code, "With --out or --checkpoint" in ran.err) == (130, True)
+    stopped(20)
+    assert run("acquire", *GIVEN, "--checkpoint", "new/kept").code == 130
+    assert {"kept", "kept.bin"} <= files(folder / "new", "kept")
+    stopped(None)
+    other = run("acquire", *GIVEN, "--checkpoint", "new/kept", "--scheme", "entropy")
+    assert (other.code, "another --checkpoint, or --no-resume" in other.err) == (2, True)
+    given = ("--checkpoint", "new/kept", "--scheme", "entropy", "--no-resume")
+    assert names(run("acquire", *GIVEN, *given)) == names(
+        run("acquire", *GIVEN, "--scheme", "entropy")
+    )
+    assert not files(folder / "new", "kept")
+
+
+def test_an_answer_that_cannot_be_written_costs_no_second_run(run, folder, stopped):
+    stopped(None)
+    (folder / "page").write_text("no folder")
+    ran = run("acquire", *GIVEN, "--out", "a.csv", "--report", "page")
+    assert ran.code == 1
+    assert "a.csv.checkpoint" in files(folder, "a.csv")
+    stopped(None)
+    assert run("acquire", *GIVEN, "--out", "a.csv", "--report", "there").code == 0
+    assert read(folder) < 30
+    assert files(folder, "a.csv") == {"a.csv"}
+
+
+def test_people_are_asked_the_same(run, folder, stopped):
+    stopped(None)
+    expected = names(run("ask", *GIVEN, "--campaign", "whole"))
+    stopped(20)
+    ran = run("ask", *GIVEN)
+    assert ran.code == 130
+    assert "ask.checkpoint keeps what is done" in ran.err
+    stopped(None)
+    assert names(run("ask", *GIVEN)) == expected
+    assert read(folder) < 36
+    assert files(folder / "campaign", "ask") == set()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes that can be killed")
+def test_a_process_that_is_killed(run, folder, stopped):
+    stopped(None)
+    expected = names(run("acquire", *GIVEN, "--out", "whole.csv"))
+    command = [
+        sys.executable, "-c",
+        "from fastgradnorm._engine import chunks; chunks._GATHERED = 8; "
+        "from fastgradnorm.cli import main; main()",
+        "acquire", *map(str, GIVEN), "--out", "a.csv",
+    ]  # fmt: skip
+    places = os.pathsep.join(str(Path(place).resolve()) for place in sys.path if place)
+    environment = {**os.environ, "KILL": "", "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+    stopped(24)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "a.csv.checkpoint" in files(folder, "a.csv")
+    stopped(None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected
+    assert (folder / "a.csv").read_text() == (folder / "whole.csv").read_text()
+    assert read(folder) < 40
