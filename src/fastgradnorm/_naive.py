@@ -89,13 +89,13 @@ class _Names:
         key: list[Any] = [id(subject)]
         if last:
             key += [(leaf.shape, leaf.dtype) for leaf in sample.leaves]
-            key += [sample.constants]
+            key += [sample.kind]
         known = self._known.get(tuple(key))
         if known is not None:
             return known
         with _Reads() as reads:
             names = make_plan(subject, sample).tracked
-        if not last or not (reads.any or sample.constants is None):
+        if not last or not (reads.any or sample.kind is None):
             self._known[tuple(key)] = names
         return names
 

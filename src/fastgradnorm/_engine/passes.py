@@ -130,7 +130,7 @@ class Passes:
         """`run(branches, *args, *leaves)`, from an earlier pass of that name where that can be."""
         key = None
         if name is not None and self.clock is None:
-            key = self.replays.key(batch.constants, name, self.settings)
+            key = self.replays.key(batch.kind, name, self.settings)
         given = *args, *batch.leaves
         if self.replays.on or key is None or self.subject.device.type != "cpu":
             return self.replays.run(key, run, given)

@@ -107,15 +107,16 @@ class Replays:
         """Whether passes are captured at all."""
         return self._possible and _allowed
 
-    def key(self, constants: Any, *what: Any) -> Any:
+    def key(self, kind: Any, *what: Any) -> Any:
         """A key for passes that do the same; None where the model is given what may change unseen.
 
         Args:
-            constants: What it is given beside tensors of samples. None if not all of it is plain.
+            kind: How it is called, and what it is given beside tensors of samples. None if not all
+                of that is plain.
             what: More that passes depend on.
         """
-        if constants is not None:
-            return (constants, *what)
+        if kind is not None:
+            return (kind, *what)
         self.reason = "beside samples, `model` is given more than plain values"
         return None
 

@@ -13,7 +13,7 @@ from fastgradnorm._model.given import Given
 from fastgradnorm._model.labels import Item, read_labels
 from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
-from fastgradnorm._model.raw import constants, plain, refusal, with_tensors, withheld
+from fastgradnorm._model.raw import plain, refusal, with_tensors, withheld
 from fastgradnorm._model.sizes import batch_size, is_shared_graph
 from fastgradnorm._schemes import Labels
 from fastgradnorm._validate import fail, fail_type
@@ -28,7 +28,6 @@ class Batch:
         run: Calls the model on leaves `[B, ...]` and returns what it returns.
         mask: Valid positions of the logits, bool `[N, *positions]`, or None.
         attention_mask: The mapping's own, `[N, T]`, for logits of that length; or None.
-        constants: What else the model is given, by name, if all of it is plain values; else None.
         withheld: What the model is not given, in words, or empty.
         beside: What is known of each sample `[N, ...]` and not given to the model; or None.
         target: Labels `[N, ...]`, or None.
@@ -39,7 +38,6 @@ class Batch:
     run: Callable[[nn.Module, Sequence[Tensor]], Any]
     mask: Tensor | None = None
     attention_mask: Tensor | None = None
-    constants: tuple[tuple[str, Any], ...] | None = None
     withheld: str = ""
     beside: Tensor | None = None
     target: Tensor | None = None
@@ -47,6 +45,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.leaves[0].shape[0]
+
+    @property
+    def kind(self) -> Any:
+        """Equal for batches on which a model is called alike; None where that is not known."""
+        return self.run.kind if isinstance(self.run, Given) else None
 
     def take(self, index: Tensor | slice) -> "Batch":
         """The samples at `index`, as a batch."""
@@ -203,10 +206,9 @@ class Reader:
             attention = _usable(attention, self._device).bool()
         else:
             attention = None
-        others = [pair for i, pair in enumerate(found.named) if i not in places]
         untold = withheld(raw, rest) if plainly and self._labels is None else ""
         leaves = tuple(flat[i] for i in places)
-        batch = Batch(leaves, run, valid, attention, constants(others), untold)
+        batch = Batch(leaves, run, valid, attention, untold)
         if self._labels is None:
             if type(inputs) is Tensor and plainly and mask is None:
                 self._alone = kind, replace(batch, leaves=())

@@ -21,6 +21,10 @@ class DivergentControlFlowError(Exception):
         self.values = values
 
 
+class ValueReadError(RuntimeError):
+    """A pass is to be repeated without Python, of which that needs a number."""
+
+
 class Branches:
     """Reads values, and notes them.
 
@@ -43,6 +47,9 @@ class Branches:
         value = func(tensor[0])
         self.noted.append((rows[0].clone(), value))
         return value
+
+    def aside(self, reading: str) -> None:
+        """Another value is read, which is of no sample: such as of a parameter."""
 
 
 class Foreseen(Branches):
@@ -69,6 +76,16 @@ class Foreseen(Branches):
         row, value = self.noted[self.at]
         self._alike.append((rows == row).all())
         return value
+
+    def aside(self, reading: str) -> None:
+        """It may be another one before the next pass.
+
+        Raises:
+            ValueReadError: Always.
+        """
+        raise ValueReadError(
+            f"the model reads a number from a tensor that is of no sample, by `{reading}`"
+        )
 
     @property
     def at(self) -> int:

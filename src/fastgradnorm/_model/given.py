@@ -1,6 +1,7 @@
 """What a model is given of a batch beside its samples, and whether two batches share it."""
 
 import enum
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -48,6 +49,23 @@ class Given:
 
     def __call__(self, model: nn.Module, leaves: Sequence[Tensor]) -> Any:
         return self.call(model, self.close(self.fill(leaves)))
+
+    @functools.cached_property
+    def kind(self) -> Any:
+        """Equal for calls that differ in tensors of samples alone; None where that is not known.
+
+        It is where all else that the model is given is plain values.
+        """
+        shared = self._shared()
+        if any(type(value) not in PLAIN for _, value in shared):
+            return None
+        told = tuple((name, type(value), repr(value)) for name, value in shared)  # 1 is not True
+        found = self.names, self.places, self.form, told
+        try:
+            hash(found)
+        except TypeError:  # of a container that PyTorch was told of
+            return None
+        return found
 
     def fill(self, leaves: Sequence[Tensor]) -> list[Any]:
         """All leaves, with those of the samples; there may be more of them than places."""

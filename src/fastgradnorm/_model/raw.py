@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._model.given import PLAIN
 from fastgradnorm._model.sizes import list_of_samples
 from fastgradnorm._validate import fail_type
 
@@ -81,10 +80,6 @@ def withheld(raw: Any, rest: Sequence[Any]) -> str:
     return (
         f"{what}: labels are never read. If it needs it, pass `forward=lambda model, batch: ...`."
     )
-
-
-def constants(named: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...] | None:
-    return None if any(type(leaf) not in PLAIN for _, leaf in named) else tuple(named)
 
 
 def refusal(raw: Any, plainly: bool) -> TypeError:

@@ -41,6 +41,8 @@ _COMPARISONS: dict[str, Callable[..., Tensor]] = {
 
 # Calls that tell the host a value, by which a model may decide what it does.
 READING = _BRANCHES | _COMPARISONS.keys()
+# Those, and what hands all values to the host.
+_TOLD = READING | {"__array__", "numpy"}
 
 FACTORIES = frozenset(
     {"arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "new_empty"}
@@ -94,6 +96,8 @@ class Watch(TorchFunctionMode):
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
                 return bool(_COMPARISONS[name](*args, **kwargs))
+        if name in _TOLD:
+            self.passage.branches.aside(name)
         done = self.stand_ins.answer(func, args, kwargs, self)
         if done is not None:
             return done[0]

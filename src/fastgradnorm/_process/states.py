@@ -152,9 +152,10 @@ def same_random_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
         legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
         and bool(np.array_equal(legacy[1], legacies[1]))
     )
-    return (
-        same and python == others and torch.equal(cpu, cpus) and all(map(torch.equal, cuda, cudas))
-    )
+    if not (same and python == others):
+        return False
+    with switches.unwatched():  # what watches a model takes these for none of its tensors
+        return torch.equal(cpu, cpus) and all(map(torch.equal, cuda, cudas))
 
 
 def _set_random_states(states: tuple[Any, ...]) -> None:
