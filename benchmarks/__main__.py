@@ -235,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     command("verification", _verification, "what verification costs of scoring a pool")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
     command("attribution", _either("attribution.command"), "packages for influence beside ours")
-    command("gradients", _either("gradients"), "products and sketches beside a training step")
+    command("gradients", _either("gradients.command"), "products, sketches beside training steps")
     command("recipes", _either("recipes.command"), "wrong labels, pruning, influence: of digits")
     command("acquire", _either("acquire"), "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import tables, targets
 from benchmarks.attribution import pages as attribution
+from benchmarks.gradients import pages as gradients
 from benchmarks.label_efficiency import regimes
 from benchmarks.provenance import RESULTS, load
 from benchmarks.recipes import pages
@@ -43,7 +44,8 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attribution-counts": ("attribution", attribution.counts),
     "attribution-speed": ("attribution", attribution.speed),
     "attribution-traps": ("attribution", attribution.each),
-    "gradients": ("gradients", pages.gradients),
+    "gradients": ("gradients", gradients.costs),
+    "sketch-errors": ("gradients", gradients.accuracy),
 }
 
 

@@ -78,9 +78,13 @@ def test_recurrent(tmp_path):
 
 def test_gradients(tmp_path):
     assert command_line.main(["gradients", "--tiny", "--out", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "gradients.json").read_text())["rows"]
-    assert len(row["over_step"]) == 5
-    assert 0 < row["rms_over_least"] < 3
+    found = json.loads((tmp_path / "gradients.json").read_text())
+    (row,), (made,) = found["rows"], found["accuracy"]
+    assert len(row["costs"]) == 5
+    assert all(each["over_step"] > 0 for each in row["costs"].values())
+    error = made["sketch"]["error"]
+    assert 0 < error["low"] <= error["rms_over_least"] <= error["high"] < 5
+    assert error["forms_apart"] < 1e-5
 
 
 def test_attribution(tmp_path):

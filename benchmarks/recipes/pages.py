@@ -65,27 +65,3 @@ def _cell(value: dict[str, float], best: float, times: float = 1.0) -> str:
     digits = 1 if times > 1 else 3
     text = f"{times * value['mean']:.{digits}f} ± {times * value['interval']:.{digits}f}"
     return f"**{text}**" if value["mean"] >= best else text
-
-
-def gradients(results: Results) -> str:
-    """A row a model."""
-    rows = results["rows"]
-    names = list(rows[0]["over_step"])
-    lines = [
-        "| model | " + " | ".join(names) + " | memory, norm and sketch over vmap(grad) | error |"
-    ]
-    lines.append("|---|" + "---|" * (len(names) + 2))
-    for row in rows:
-        cells = [f"{row['over_step'][name]:.2f}" for name in names]
-        error = f"{row['rms_over_least']:.2f} ({row['expected_over_least']:.2f} by the gradient)"
-        peaks = row.get("peak_bytes", {})
-        ours, theirs = (peaks.get(name) for name in ("norm and sketch", "vmap(grad)"))
-        known = isinstance(ours, int) and isinstance(theirs, int) and theirs > 0
-        memory = f"{ours / theirs:.2f}" if known else ""
-        lines.append(f"| {row['model']} | " + " | ".join([*cells, memory, error]) + " |")
-    told = (
-        f"In training steps on the same samples, {rows[0]['batch']} at a time: whole calls on "
-        f"{rows[0]['batches']} batches without verification; k = {results['dim']}, "
-        f"{rows[0]['seeds']} seeds."
-    )
-    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])

@@ -80,8 +80,8 @@ FAULTS = [
     Fault(
         _DIRECTED,
         "swapped",
-        "return direction.mT[:, None]",
-        "return direction[:, None].reshape(count, 1, outputs, inputs)",
+        "left, right = (a, g) if flipped else (g, a)",
+        "left, right = g, a",
         "products of weights that stand the other way round are of other numbers",
     ),
     Fault(
@@ -97,6 +97,13 @@ FAULTS = [
         "if not torch.is_grad_enabled() and any(",
         "if False and any(",
         "products with one direction look through the model's own `no_grad`",
+    ),
+    Fault(
+        "_engine/vectors.py",
+        "swapped",
+        "order = [list(self._parts).index(q) if q in self._parts else -1 for q in range(count)]",
+        "order = [q if q < len(self._parts) else -1 for q in range(count)]",
+        "products with directions that name other parameters are those of their neighbours",
     ),
     Fault(
         _DOTS,

@@ -11,6 +11,7 @@ TESTS = {
     "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
     "_engine/directed": "directions/test_dots directions/test_layers",
+    "_engine/vectors": "directions/test_dots",
     "_engine/forward": "directions/test_forward",
     "_engine/linear_taps": "directions/test_dots engine/test_sketched test_sketch",
     "_engine/sketched": "engine/test_sketched engine/test_sketched_norms test_sketch "

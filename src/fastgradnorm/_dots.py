@@ -1,5 +1,6 @@
 """Products of gradients with directions as an outcome of passes, and what they are made of."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from fastgradnorm._engine import (
     Passes,
     PlainPass,
     Plan,
+    Vectors,
     dots_elements,
     sample_dots,
 )
@@ -35,7 +37,7 @@ class Dots:
     Args:
         subject: The model.
         options: All that is asked for.
-        directions: `[Q, *shape]` by parameter.
+        directions: By parameter.
         scheme: Of what the gradient is.
         cosine: Whether products are divided by both norms.
         scales: What gradients are multiplied by, by parameter; None: nothing.
@@ -48,7 +50,7 @@ class Dots:
         self,
         subject: Subject,
         options: Options,
-        directions: Mapping[str, Tensor],
+        directions: Mapping[str, Vectors],
         scheme: str,
         cosine: bool,
         scales: Mapping[str, Tensor] | None,
@@ -57,25 +59,22 @@ class Dots:
         self.slow: str | None = "This model cannot run under vmap: its samples are run one by one."
         self._cosine, self._verify = cosine, bool(options.verify)
         dtype, device = accumulation_dtype(subject.dtype), subject.device
-        given = {name: v.to(device, dtype) for name, v in directions.items()}
-        _check_names(given, subject)
-        self.count_all = len(next(iter(given.values())))
-        self._sizes = _sq_sizes(given) if cosine else None
+        _check_names(directions, subject)
+        self.count_all = len(next(iter(directions.values())))
+        plain = {name: v.to(device, dtype) for name, v in directions.items()}
+        self._sizes = _sq_sizes(plain, device) if cosine else None
         self._scales: dict[str, Tensor] | None = None
         if scales is not None or cosine:
             one = torch.ones((), dtype=dtype, device=device)
             known = {} if scales is None else scales
             # In the norms every parameter that counts takes part.
-            names = list(subject.chosen) if cosine else list(given)
+            names = list(subject.chosen) if cosine else list(directions)
             self._scales = {n: known[n].to(device, dtype) if n in known else one for n in names}
-        if self._scales is not None:
-            given = {name: given[name] * s for name, s in self._scales.items() if name in given}
+        given = {n: v.to(device, dtype, (scales or {}).get(n)) for n, v in directions.items()}
         if cosine:
-            given |= {
-                name: torch.zeros(self.count_all, *_shape(value), dtype=dtype, device=device)
-                for name, value in subject.values(list(subject.chosen)).items()
-                if name not in given
-            }
+            values = subject.values([n for n in subject.chosen if n not in given])
+            nothing = {n: Vectors({}, self.count_all, _shape(v)) for n, v in values.items()}
+            given |= {name: v.to(device, dtype) for name, v in nothing.items()}
         self._directions = given
         self.forward = ForwardMode(subject, given, not cosine)
         self._pulled = Pulled(options, scheme)
@@ -84,7 +83,8 @@ class Dots:
     @property
     def facts(self) -> dict[str, str]:
         """What must be the same for a run to be continued."""
-        return {**self._told, "directions": digest(self._directions.values())}
+        tensors = (v.tensors() for v in self._directions.values())
+        return {**self._told, "directions": digest(itertools.chain.from_iterable(tensors))}
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
@@ -159,7 +159,7 @@ class Dots:
         for (name, v), gradient in zip(self._directions.items(), gradients, strict=True):
             if gradient is not None:
                 g = numbers(gradient.to_dense()).to(wide)  # of a lookup they may be sparse
-                total = total + v.reshape(len(v), -1) @ g
+                total = total + v.of(g)
                 if self._cosine and self._scales is not None:
                     square = square + (g * self._scales[name].reshape(-1)).square().sum()
         if not self._cosine:
@@ -183,7 +183,12 @@ class Dots:
             exact = self._of(gradients, scale)[: self.count_all].double()
             known = [numbers(g.to_dense()) for g in gradients if g is not None]
             size = sum(float(g.double().square().sum()) for g in known)
-            room = limit * size**0.5 * float(scale) * _sq_sizes(self._directions).double().sqrt()
+            room = (
+                limit
+                * size**0.5
+                * float(scale)
+                * _sq_sizes(self._directions, found.device).double().sqrt()
+            )
             gap = (found[i, : self.count_all].double() - exact).abs()
             if bool((gap > room).any()):
                 q = int((gap - room).argmax())
@@ -194,14 +199,13 @@ class Dots:
                 )
 
 
-def _sq_sizes(directions: Mapping[str, Tensor]) -> Tensor:
+def _sq_sizes(directions: Mapping[str, Vectors], device: torch.device) -> Tensor:
     """Squared norms `[Q]`."""
-    sizes = [torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1) for v in directions.values()]
-    return torch.stack(sizes).square().sum(0)
+    return torch.stack([v.sq_sizes().to(device) for v in directions.values()]).sum(0)
 
 
-def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
-    """Directions as `[Q, *shape]` by parameter, zero where one has none.
+def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
+    """Directions by parameter, as they were given; zero where one has none.
 
     Raises:
         TypeError: If they are no mappings of tensors.
@@ -213,7 +217,7 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
         raise fail_type("directions", wanted, directions)
     parameters = dict(model.named_parameters())
     shapes = {name: p.shape for name, p in parameters.items()}
-    found: dict[str, list[tuple[int, Tensor]]] = {}
+    found: dict[str, dict[int, Tensor]] = {}
     for q, direction in enumerate(several):
         if not isinstance(direction, Mapping) or not direction:
             wanted = "a non-empty mapping from parameters' names to tensors"
@@ -233,8 +237,9 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Tensor]:
                 value = torch.view_as_real(value.to(parameters[name].dtype))
             elif value.is_complex():
                 raise fail(f"directions[{q}]", f"of real numbers for {name!r}", value)
-            found.setdefault(name, []).append((q, value))
-    return {name: _stacked(given, len(several)) for name, given in found.items()}
+            found.setdefault(name, {})[q] = value
+    count = len(several)
+    return {name: Vectors(v, count, _shape(parameters[name])) for name, v in found.items()}
 
 
 def _shape(parameter: Tensor) -> tuple[int, ...]:
@@ -242,17 +247,7 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
     return (*parameter.shape, 2) if parameter.is_complex() else tuple(parameter.shape)
 
 
-def _stacked(given: Sequence[tuple[int, Tensor]], count: int) -> Tensor:
-    """Tensors by their number as `[Q, *shape]`, zero where there is none."""
-    if len(given) == count:
-        return torch.stack([value for _, value in given])
-    found = given[0][1].new_zeros(count, *given[0][1].shape)
-    for q, value in given:
-        found[q] = value
-    return found
-
-
-def _check_names(directions: Mapping[str, Tensor], subject: Subject) -> None:
+def _check_names(directions: Mapping[str, Vectors], subject: Subject) -> None:
     for name in directions:
         if name not in subject.chosen:
             raise fail(

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastgradnorm._directions import Directions, checked_dots
 from fastgradnorm._dots import Dots, directed
-from fastgradnorm._engine import Explanation, explain_dots, explain_sketches
+from fastgradnorm._engine import Explanation, Vectors, explain_dots, explain_sketches
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model import Subject, as_batch
 from fastgradnorm._process import OwnRandomState, autograd_ready
@@ -83,11 +83,11 @@ def explain_gradients(
         return explain_dots(subject, plan, dots.count_all, cosine, *told)
 
 
-def _stacked(model: nn.Module, subject: Subject, directions: Any) -> dict[str, Tensor]:
-    """Directions `[Q, *shape]` by parameter; as many of zeros, of all that count."""
+def _stacked(model: nn.Module, subject: Subject, directions: Any) -> dict[str, Vectors]:
+    """Directions by parameter; as many of zeros, of all that count."""
     if isinstance(directions, (Mapping, list, tuple)):
         return directed(model, directions)
     count = check_integer("directions", directions, at_least=1)
     values = subject.values(list(subject.chosen))
     numbers = {n: torch.view_as_real(v) if v.is_complex() else v for n, v in values.items()}
-    return {name: torch.zeros(count, *v.shape, dtype=v.dtype) for name, v in numbers.items()}
+    return {name: Vectors({}, count, tuple(v.shape)) for name, v in numbers.items()}

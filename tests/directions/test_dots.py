@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.footprint import peak_bytes
 from fastgradnorm import SlowPathWarning, VerificationError, gradient_dots, mean_gradient
 from fastgradnorm._engine import directed
 from tests.support.directions import case, dot, gradients, random_directions, size
@@ -216,3 +217,43 @@ def test_nothing_of_the_callers_changes():
     dots(model, batches, directions, cosine=True)
     mean_gradient(model, batches, loss="cross_entropy", progress=False)
     assert_unchanged(before, model)
+
+
+@pytest.mark.parametrize("kind", ["apart", "of any kind", "views"])
+@pytest.mark.parametrize("name", ["perceptron", "convolutions", "text"])
+def test_directions_as_they_lie_in_memory(name, kind):
+    torch.manual_seed(11)
+    model, batches, options, loss = case(name)
+    directions = random_directions(model, 17)
+    if kind == "apart":  # each names some parameters, and no two the same ones
+        names = list(directions[0])
+        directions = [
+            {n: v[n] for n in names[q::17] or names[:1]} for q, v in enumerate(directions)
+        ]
+    if kind == "of any kind":
+        for q, v in enumerate(directions):
+            dtype = (torch.float32, torch.float64, torch.bfloat16)[q % 3]
+            directions[q] = {n: each.to(dtype) for n, each in v.items()}
+    if kind == "views":
+        directions = [
+            {n: each.transpose(0, -1).contiguous().transpose(0, -1) for n, each in v.items()}
+            for v in directions
+        ]
+    found = gradients(model, batches, loss)
+    full = [{n: v.get(n, torch.zeros_like(g)) for n, g in found[0].items()} for v in directions]
+    for chosen, known in ((directions, full), (directions[:1], full[:1])):
+        assert_close(dots(model, batches, chosen, **options), found, known)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_directions_are_not_copied(cosine):
+    torch.manual_seed(12)
+    model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(96, 96), nn.Tanh())))
+    x, y = torch.randn(2, 96), torch.randint(0, 96, (2,))
+    directions = random_directions(model, 64)
+    held = sum(each.numel() * each.element_size() for v in directions for each in v.values())
+    options = {"cosine": cosine, "verify": False}
+    dots(model, [(x, y)], directions[:2], **options)
+    peak = peak_bytes(lambda: dots(model, [(x, y)], directions, **options))
+    # One layer's at a time, in blocks, and the gradients of two samples.
+    assert peak < held / 3

@@ -14,6 +14,7 @@ from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements, used_once
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.timing import Clock, now
+from fastgradnorm._engine.vectors import Vectors
 
 __all__ = [
     "Clock",
@@ -28,6 +29,7 @@ __all__ = [
     "PlainPass",
     "Plan",
     "TappedPass",
+    "Vectors",
     "dots_elements",
     "explain",
     "explain_dots",

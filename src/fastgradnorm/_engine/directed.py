@@ -5,6 +5,7 @@ so, or by forming that sum once for all directions, whichever is less work. A lo
 `Σ_t g_t · V[id_t]`. What has no such rule is tapped as a parameter: see `linear_taps`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -16,6 +17,7 @@ from torch.func import vjp
 from fastgradnorm._engine.linear_taps import LinearTaps, Read, Reader, largest_step
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import tap
+from fastgradnorm._engine.vectors import Vectors
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
 from fastgradnorm._operations import Joint, Rule, current_level, numbers
 
@@ -23,7 +25,7 @@ from fastgradnorm._operations import Joint, Rule, current_level, numbers
 # to memory and reading it again takes as long as so many products.
 _FORMING = 16
 
-Directions = Mapping[str, Tensor]  # [Q, *shape] by parameter
+Directions = Mapping[str, Vectors]  # by parameter
 Cotangent = Callable[[Tensor], tuple[Tensor, Tensor]]
 _Vjp = tuple[Tensor, Callable[..., tuple[Tensor]]]
 
@@ -50,7 +52,7 @@ def sample_dots(
     """
     names = list(directions)
     values = subject.values(names)
-    count = next(iter(directions.values())).shape[0]
+    count = len(next(iter(directions.values())))
 
     def forward(extra: Tensor) -> Tensor:
         level = current_level()
@@ -79,39 +81,38 @@ def sample_dots(
 
 
 def _reader(
-    direction: Tensor, scales: Mapping[str, Tensor] | None, name: str
+    directions: Vectors, scales: Mapping[str, Tensor] | None, name: str
 ) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
     """From a parameter's gradient to its products."""
 
     def read(_: Sequence[Tensor], g: Tensor) -> Tensor:
-        found = _formed(direction, g)
+        found = _formed(directions, g)
         if scales is None:
             return found
-        scaled = numbers(g).to(direction.dtype) * scales[name].reshape(-1)
+        scaled = numbers(g).to(directions.dtype) * scales[name].reshape(-1)
         return torch.cat([found, scaled.square().sum()[None]])
 
     return read
 
 
-def _formed(direction: Tensor, g: Tensor) -> Tensor:
-    # From this side: under vmap the directions are read once for all samples.
-    return numbers(g).to(direction.dtype) @ direction.reshape(len(direction), -1).T
+def _formed(directions: Vectors, g: Tensor) -> Tensor:
+    return directions.of(numbers(g))
 
 
 def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
     """Of uses whose rule fits the directions."""
 
     def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
-        laid_out = _laid_out(directions[name], rule, joint)
+        own = directions[name]
         positions = rule.shapes.get(joint.slot, rule.shape).positions
-        if laid_out is None:
+        if not _fits(own.shape, rule, joint):
             return None
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
             a, rows = joint.parts(saved, g)
             if joint.kind == "rows":
-                return _of_rows(laid_out, a, rows, joint.padding_idx)
-            return _of_outer(laid_out, a, rows, positions)
+                return _of_rows(own, a, rows, joint.padding_idx)
+            return _of_outer(own, a, rows, joint.flipped, positions)
 
         return extra, read
 
@@ -124,7 +125,7 @@ def form_of(shape: Sequence[int], count: int, rule: Rule, joint: Joint) -> str:
     By `"lookup"`; as a `"product"` with each; with its gradient `"formed"` once for all; or with
     the parameter's `"gradient"`, as autograd has formed it.
     """
-    if _laid_out(torch.empty(count, *shape, device="meta"), rule, joint) is None:
+    if not _fits(shape, rule, joint):
         return "gradient"
     if joint.kind == "rows":
         return "lookup"
@@ -138,8 +139,8 @@ def dots_elements(plan: Plan, subject: Subject, count: int, whole: bool) -> int:
     def elements(parameter: Tensor, rule: Rule, joint: Joint) -> int | None:
         form = "gradient" if whole else form_of(parameter.shape, count, rule, joint)
         shape = rule.shapes.get(joint.slot, rule.shape)
-        if form in ("lookup", "product"):  # and what of it is multiplied
-            return 2 * rule.groups * count * shape.positions * shape.outputs
+        if form in ("lookup", "product"):  # and what of it is multiplied, one direction at a time
+            return 2 * rule.groups * shape.positions * shape.outputs
         return None
 
     return largest_step(plan, subject, elements, 3)
@@ -150,35 +151,28 @@ def _forms(count: int, positions: int) -> bool:
     return count * positions > positions + count + _FORMING
 
 
-def _laid_out(direction: Tensor, rule: Rule, joint: Joint) -> Tensor | None:
-    """Directions as `[Q, G, O, I]`, of lookups `[Q, V, O]`; None where they do not fit."""
-    count = len(direction)
+def _fits(shape: Sequence[int], rule: Rule, joint: Joint) -> bool:
+    """Whether a use's gradient stands as the parameter does, in blocks of rows, one a group."""
     if joint.kind == "rows":
-        return direction if direction.dim() == 3 else None
-    shape = rule.shapes.get(joint.slot, rule.shape)
-    groups, inputs, outputs = rule.groups, shape.inputs, shape.outputs
-    if direction[0].numel() != groups * inputs * outputs:
-        return None
-    if joint.flipped:
-        if groups > 1 or direction.dim() != 3:
-            return None  # transposed convolutions in groups: as parameters
-        return direction.mT[:, None]
-    return direction.reshape(count, groups, outputs, inputs)
+        return len(shape) == 2
+    sizes = rule.shapes.get(joint.slot, rule.shape)
+    if math.prod(shape) != rule.groups * sizes.inputs * sizes.outputs:
+        return False
+    # Transposed convolutions in groups are left to the parameter.
+    return not joint.flipped or (rule.groups == 1 and len(shape) == 2)
 
 
-def _of_rows(direction: Tensor, ids: Tensor, g: Tensor, padding: int | None) -> Tensor:
-    chosen = direction[:, ids.reshape(-1)]  # [Q, T, O]
-    g = g.reshape(-1, g.shape[-1]).to(direction.dtype)
+def _of_rows(directions: Vectors, ids: Tensor, g: Tensor, padding: int | None) -> Tensor:
+    ids, g = ids.reshape(-1), g.reshape(-1, g.shape[-1])
     if padding is not None:
         g = torch.where((ids.reshape(-1) == padding)[:, None], 0.0, g)
-    return (chosen * g).sum((1, 2))
+    return directions.of_rows(ids, g)
 
 
-def _of_outer(direction: Tensor, a: Tensor, g: Tensor, positions: int) -> Tensor:
+def _of_outer(directions: Vectors, a: Tensor, g: Tensor, flipped: bool, positions: int) -> Tensor:
     """For a `[G, T, I]` and g `[G, T, O]`."""
-    count, wide = len(direction), direction.dtype
-    a, g = a.to(wide), g.to(wide)
-    if _forms(count, positions):
-        return (g.mT @ a).reshape(-1) @ direction.flatten(1).T
-    through = a @ direction.mT  # [Q, G, T, O]
-    return (through * g).sum((1, 2, 3))
+    if not _forms(len(directions), positions):
+        return directions.of_outer(a, g, flipped)
+    wide = directions.dtype
+    left, right = (a, g) if flipped else (g, a)
+    return directions.of((left.to(wide).mT @ right.to(wide)).reshape(-1))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine.vectors import Vectors
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import Batch, Passage, Pieces, StandIns, Subject, Watch
 from fastgradnorm._operations import tensors_in
@@ -134,11 +135,11 @@ class ForwardMode:
 
     Args:
         subject: The model.
-        directions: `[1, *shape]` by parameter.
+        directions: By parameter.
         alone: Whether the products are all that is asked for.
     """
 
-    def __init__(self, subject: Subject, directions: Mapping[str, Tensor], alone: bool) -> None:
+    def __init__(self, subject: Subject, directions: Mapping[str, Vectors], alone: bool) -> None:
         self._directions = directions
         self._reason, self._little = self._asked(subject, alone), cast(str | None, None)
 
@@ -208,7 +209,7 @@ def sample_dot(
     batch: Batch,
     passage: Passage,
     leaves: Sequence[Tensor],
-    directions: Mapping[str, Tensor],
+    directions: Mapping[str, Vectors],
     cotangent: _Cotangent,
 ) -> Tensor:
     """Of one sample, inside `vmap`: `[1]`; arguments as in `sample_dots`."""
@@ -219,7 +220,7 @@ def sample_dot(
         with forwards(), Forwards(stand_ins, passage, leaves):
             return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
-    moved = {name: _like(directions[name][0], value) for name, value in values.items()}
+    moved = {name: _like(directions[name].one(0), value) for name, value in values.items()}
     logits, derivative = cast(_Jvp, jvp(forward, (values,), (moved,)))
     unit, scale = cotangent(logits.detach())
     wide = accumulation_dtype(subject.dtype)

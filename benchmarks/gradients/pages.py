@@ -1,0 +1,58 @@
+"""What the figures say, as a table of the documentation."""
+
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.gradients.costs import FIGURES, MEMORY
+
+Results = dict[str, Any]
+
+
+def costs(results: Results) -> str:
+    """A row a model: each figure in training steps, and memory."""
+    rows, dim = results["rows"], results["dim"]
+    names = [name.replace("sketch", f"sketch of {dim}") for name in FIGURES]
+    lines = ["| model | " + " | ".join(names) + " | memory, norm and sketch over vmap(grad) |"]
+    lines.append("|---|" + "---:|" * (len(names) + 1))
+    for row in rows:
+        cells = [_steps(row.get("costs", {}).get(name, {})) for name in FIGURES]
+        cells.append(_memory(row.get("memory", {})))
+        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
+    told = (
+        f"In training steps on the same samples, {rows[0]['batch']} at a time: whole calls on "
+        f"{rows[0]['batches']} batches without verification, the median of rounds and in brackets "
+        "the least and the most."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])
+
+
+def accuracy(results: Results) -> str:
+    """A row a model: the error of a sketch's squared norm."""
+    rows, dim = results["accuracy"], results["dim"]
+    made = [(row["name"], row["sketch"]["error"]) for row in rows]
+    made = [(name, found) for name, found in made if "reason" not in found]
+    lines = ["| model | parameters | error, in times of √(2/k) | by the gradient | bias |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for name, found in made:
+        error = f"{found['rms_over_least']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        bias = f"{100 * found['bias']:.1f} ± {100 * found['bias_half']:.1f} %"
+        known = f"{found['expected_over_least']:.3f}"
+        cells = [name, f"{found['parameters']:,}", error, known, bias]
+        lines.append("| " + " | ".join(cells) + " |")
+    seeds = made[0][1]["seeds"] if made else 0
+    told = (
+        f"Root mean square error of ‖y‖² over {seeds} seeds, relative to ‖g‖², with its 95 % "
+        f"interval; k = {dim}, √(2/k) = {100 * (2 / dim) ** 0.5:.1f} %; one sample a model."
+    )
+    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])
+
+
+def _steps(found: dict[str, Any]) -> str:
+    if "over_step" not in found:
+        return ""
+    return f"{found['over_step']:.2f} ({found['least']:.2f} to {found['most']:.2f})"
+
+
+def _memory(found: dict[str, Any]) -> str:
+    ours, theirs = (found.get(name, {}).get("peak_bytes") for name in MEMORY)
+    return f"{ours / theirs:.2f}" if ours and theirs else ""
