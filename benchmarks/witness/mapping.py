@@ -159,7 +159,7 @@ TESTS = {
     "_process": "process/test_process_state process/test_random_states test_threads "
     "test_randomness",
     "atomic": "results cli/test_cli_disk",
-    "_sketch": "engine/test_combinations test_sketch test_sketch_store",
+    "_sketch": "engine/test_combinations test_sketch test_sketch_store test_sketch_store_norms",
     "_pool/rows": "test_sketch_store",
     "active/campaign": "active/test_campaign active/test_campaign_keys "
     "active/test_campaign_trouble active/test_campaign_processes",

@@ -185,6 +185,7 @@ def store_sketches(
     dim: int = 256,
     *,
     scheme: AnySketchScheme | None = None,
+    norms: bool = False,
     **options: Any,
 ) -> SketchStore:
     """Sketch a pool into a folder, for pools whose sketches do not fit in memory.
@@ -199,6 +200,8 @@ def store_sketches(
         path: Of the folder; made if it is not there.
         dim: Length of a sketch.
         scheme: As in `gradient_sketch`.
+        norms: Also keep the norms of the gradients, exact, from the same pull-back: in the same
+            rows, after the sketches. The store's `norms` are those.
         options: As in `gradient_sketch`, without a `checkpoint`. With `group_by` rows hold one
             sketch after another, one a group. Ranks share the pool, and rank 0 writes the folder.
 
@@ -222,17 +225,18 @@ def store_sketches(
     if options.get("checkpoint") is not None:
         advice = "The folder is one already."
         raise fail("checkpoint", "None for `store_sketches`", options["checkpoint"], advice)
+    check_bool("norms", norms)
     folder = Folder(path)
     given = {**options, "checkpoint": folder.checkpoint}
     chosen, scheme = checked_sketches("store_sketches", dim, scheme, given)
     placement = Placement(loader)
     with OwnRandomState():
-        run = start(model, loader, chosen, sketching(dim, scheme))
+        run = start(model, loader, chosen, sketching(dim, scheme, norms, beside=norms))
         folder.write(run, placement)
     samples = placement.judge(run.pool.size, run.lost)
     if not folder.count:
         raise ValueError("`loader` must yield at least one sample. Got none.")
-    told = {"dim": dim, "scheme": scheme, "samples": samples}
+    told = {"dim": dim, "scheme": scheme, "norms": norms, "samples": samples}
     folder.finish(run, told, placement.indices(), _groups(run))
     store = SketchStore(path)
     if folder.bad:
@@ -240,11 +244,13 @@ def store_sketches(
     return store
 
 
-def sketching(dim: int, scheme: str, norms: bool = False) -> Callable[[nn.Module, Options], Engine]:
+def sketching(
+    dim: int, scheme: str, norms: bool = False, beside: bool = False
+) -> Callable[[nn.Module, Options], Engine]:
     """Makes an engine of a model and options."""
 
     def make(model: nn.Module, options: Options) -> Engine:
-        made = partial(Sketches, dim=dim, scheme=scheme, norms=norms)
+        made = partial(Sketches, dim=dim, scheme=scheme, norms=norms, beside=beside)
         return make_engine(model, options, made, labelled=True)
 
     return make

@@ -13,7 +13,8 @@ from torch import Tensor
 from fastgradnorm._pool import rows_of
 from fastgradnorm._validate import check_choice, fail
 
-KIND = "fastgradnorm sketches 1"
+# Without norms, and with them in each row, after the sketches.
+KINDS = ("fastgradnorm sketches 1", "fastgradnorm sketches 2")
 RUN, INFO, INDICES = "gradients", "info.json", "indices.npy"
 _BLOCK = 1 << 24  # elements that are read at a time
 
@@ -33,6 +34,7 @@ class SketchStore:
         dim: Length of a sketch.
         groups: Of parameters, if each has a sketch of its own; else empty.
         sketches: `[N, dim]`, or `[N, G, dim]` for groups, a read-only memory map of NumPy.
+        norms: Of the gradients, `[N]`, or `[N, G]` for groups, likewise; None if not stored.
         indices: Which sample of the dataset each sketch is of, int64 `[N]`; None where they are in
             its order, or cannot be told.
 
@@ -53,8 +55,8 @@ class SketchStore:
             )
             wanted = "a folder of sketches that is whole"
             raise fail("path", wanted, str(self.path), advice) from error
-        if self.info.get("kind") != KIND:
-            raise fail("path", f"a folder of {KIND}", self.info.get("kind"))
+        if self.info.get("kind") not in KINDS:
+            raise fail("path", f"a folder of {' or '.join(KINDS)}", self.info.get("kind"))
         self.dim, self.groups = int(self.info["dim"]), tuple(self.info["groups"] or ())
         file, dtype = rows_of(self.path / RUN), np.dtype(self.info["numbers"])
         count, width = self.info["count"], self.info["width"]
@@ -64,12 +66,18 @@ class SketchStore:
             wanted = f"a folder with {count} sketches"
             raise fail("path", wanted, str(self.path), advice)
         rows = np.memmap(file, dtype, "r", shape=(count, width))
+        normed = self.info["kind"] == KINDS[1]
+        of_all = width // (self.dim + normed)  # groups, those included that were not counted
+        sketches, norms = rows[:, : of_all * self.dim], rows[:, of_all * self.dim :]
+        self.sketches: NDArray[Any] = sketches
+        self.norms: NDArray[Any] | None = norms[:, 0] if normed else None
         places = self.info["places"]
-        self.sketches: NDArray[Any] = rows
         if places is not None:
-            grouped = rows.reshape(count, -1, self.dim)
-            whole = places == list(range(grouped.shape[1]))
+            whole = places == list(range(of_all))
+            grouped = sketches.reshape(count, of_all, self.dim)
             self.sketches = grouped if whole else grouped[:, places]
+            if normed:
+                self.norms = norms if whole else norms[:, places]
         where = self.path / INDICES
         self.indices = torch.from_numpy(np.load(where)) if self.info["moved"] else None
 
@@ -132,7 +140,8 @@ class SketchStore:
     def to_hf(self) -> Any:
         """A `datasets.Dataset` with the columns `index` and `sketch`, or one a group.
 
-        The sketches are not copied but for those of groups.
+        Norms are a column `norm`, or of each group `<group> norm`. The sketches are not copied but
+        for those of groups, and where norms stand beside them.
 
         Raises:
             ModuleNotFoundError: Without datasets: `pip install fastgradnorm[huggingface]`.
@@ -151,4 +160,9 @@ class SketchStore:
         for name, rows in named.items():
             flat = pyarrow.array(np.ascontiguousarray(rows).reshape(-1))
             columns[name] = pyarrow.FixedSizeListArray.from_arrays(flat, self.dim)
+        if self.norms is not None:
+            each = self.norms.T if self.groups else self.norms[None]
+            names = [f"{name} norm" for name in self.groups] or ["norm"]
+            for name, values in zip(names, each, strict=True):
+                columns[name] = pyarrow.array(np.ascontiguousarray(values))
         return datasets.Dataset(pyarrow.table(columns))

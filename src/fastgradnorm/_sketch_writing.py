@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastgradnorm._pool import Placement, Run, SharedRun, provenance, rows_of
-from fastgradnorm._sketch_store import INDICES, INFO, KIND, RUN
+from fastgradnorm._sketch_store import INDICES, INFO, KINDS, RUN
 from fastgradnorm._sketched import COLUMN
 from fastgradnorm._validate import fail
 from fastgradnorm.atomic import replacing, write_text
@@ -108,7 +108,7 @@ class Folder:
             info = {
                 **provenance(run),
                 **told,
-                "kind": KIND,
+                "kind": KINDS[bool(told["norms"])],
                 "count": self.count,
                 "width": self._width,
                 "numbers": self._dtype,

@@ -31,15 +31,22 @@ class Sketches:
         dim: Length of a sketch.
         scheme: Of what the gradient is.
         norms: Whether the norms of the groups' gradients are made too.
+        beside: Whether these stand in the rows of the sketches, after them, instead of apart.
 
     Attributes:
         groups: Of parameters, as `group_by` has them; None: one of all.
     """
 
     def __init__(
-        self, subject: Subject, options: Options, dim: int, scheme: str, norms: bool = False
+        self,
+        subject: Subject,
+        options: Options,
+        dim: int,
+        scheme: str,
+        norms: bool = False,
+        beside: bool = False,
     ) -> None:
-        self.norms = norms
+        self.norms, self._beside = norms, beside
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
         self._made = Pulled(options, scheme)
         self.pulled, self.slow = 0, cast(str | None, None)
@@ -77,11 +84,10 @@ class Sketches:
         if self._verify:
             self._verify = False
             self._check(plan, batch, found)
+        if self._beside or not self.norms:
+            return Scored({COLUMN: found}, {})
         size = self._count * self.dim
-        scores = (
-            {COLUMN: found[:, :size], NORMS: found[:, size:]} if self.norms else {COLUMN: found}
-        )
-        return Scored(scores, {})
+        return Scored({COLUMN: found[:, :size], NORMS: found[:, size:]}, {})
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
@@ -105,7 +111,11 @@ class Sketches:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        sizes = {COLUMN: self._count * self.dim} | ({NORMS: self._count} if self.norms else {})
+        sizes = {COLUMN: self._count * self.dim}
+        if self.norms and self._beside:
+            sizes[COLUMN] += self._count
+        elif self.norms:
+            sizes[NORMS] = self._count
         return Scored({k: torch.empty(0, size, dtype=dtype) for k, size in sizes.items()}, {})
 
     def _one(
