@@ -18,6 +18,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     report = Report(options.out, options.seconds, options.dry)
     report.save()
+    if options.dry:
+        from tests.support.interpreter import search_once_a_launch
+
+        search_once_a_launch()
     if options.part == "engine_model":
         from benchmarks.gpu import engine
 

@@ -33,6 +33,7 @@ from fastgradnorm._pool import make_engine
 from fastgradnorm._pool.run import score_verified
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._witness.witness import Witness
+from tests.support.interpreter import search_once_a_launch
 
 # Operations that start nothing on the device: they look at memory otherwise, or ask for some.
 FREE = frozenset(
@@ -205,6 +206,7 @@ def _as_compiled():
 
 def main(names):
     torch.set_num_threads(1)
+    search_once_a_launch()
     if "captured: all" in names:
         names = [n for n in names if n != "captured: all"] + [f"captured: {n}" for n in CASES]
     for name in names:
