@@ -41,9 +41,11 @@ def test_as_many_as_there_are(name, pool):
     for labelled in ([], [0]):
         k = len(x) - len(labelled)
         if k:
-            found = chosen(network(), x, k, strategy=name, labelled=labelled)
+            given = {"strategy": name, "labelled": labelled, "verify": not labelled}
+            found = chosen(network(), x, k, **given)
             assert sorted(found) == list(range(len(labelled), len(x)))
-    assert chosen(network(), x, 1, strategy=name)[0] in range(len(x))
+    if len(x) > 1:  # else it is what was chosen first
+        assert chosen(network(), x, 1, strategy=name, verify=False)[0] in range(len(x))
 
 
 def saturated():
@@ -80,7 +82,7 @@ def test_models_that_tell_little(name, kind):
     found = chosen(model, X, 7, strategy=name, labelled=[3, 4])
     assert len({*found}) == 7
     assert not {*found} & {3, 4}
-    assert found == chosen(model, X, 7, strategy=name, labelled=[3, 4])
+    assert found == chosen(model, X, 7, strategy=name, labelled=[3, 4], verify=False)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -94,7 +96,7 @@ def test_samples_without_a_number(name):
     found = chosen(network(), x, 17, strategy=name, on_nonfinite="keep")
     assert sorted(found) == [i for i in range(20) if i not in (2, 7, 11)]
     with pytest.raises(ValueError, match="`k` must be at most 17"):
-        chosen(network(), x, 18, strategy=name, on_nonfinite="keep")
+        chosen(network(), x, 18, strategy=name, on_nonfinite="keep", verify=False)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -106,5 +108,5 @@ def test_groups_that_do_not_hold_so_many(name):
     with pytest.raises(ValueError, match=r"`k` must be at most 5.*`max_per_group`"):
         chosen(network(), X, 6, **given)
     # What is labelled is no part of a group's share, but its samples are none to choose.
-    found = chosen(network(), X, 3, labelled=range(14), **given)
+    found = chosen(network(), X, 3, labelled=range(14), verify=False, **given)
     assert all(i >= 14 for i in found)

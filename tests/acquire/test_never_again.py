@@ -48,12 +48,13 @@ WAYS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_until_nothing_is_left(model, x, name):
+    """With nothing labelled, little, and all but one; `k` below and far above what is labelled."""
     known, ways = [], [*WAYS.values()]
     data = TensorDataset(x, torch.full((N,), -1))
-    while len(known) < N:
-        labelled = ways[(len(known) // K + NAMES.index(name)) % len(ways)](known)
-        k = min(K, N - len(known))
+    for round_, k in enumerate((5, 20, 1)):
+        labelled = ways[(2 * round_ + NAMES.index(name)) % len(ways)](known)
         given = {"strategy": name, "labelled": labelled, "seed": len(known), "progress": False}
+        given["verify"] = round_ == 0
         chosen = acquire(model, data, k, batch_size=7, **given).indices.tolist()
         assert len(chosen) == len({*chosen}) == k
         assert not {*chosen} & {*known}
@@ -82,7 +83,8 @@ def test_with_what_is_labelled_in_a_pool_of_its_own(model, x, name, kind):
             labelled = DataLoader(labelled, 4) if known else None
         elif kind == "batches":
             labelled = x[known].split(3) if known else ()
-        pool, k = Subset(TensorDataset(x), rest), min(K, len(rest))
-        made = acquire(model, pool, k, strategy=name, labelled=labelled, progress=False)
+        pool, k = Subset(TensorDataset(x), rest), min(2 * K, len(rest))
+        given = {"strategy": name, "labelled": labelled, "verify": not known}
+        made = acquire(model, pool, k, **given, progress=False)
         known += [rest[i] for i in made]
     assert sorted(known) == list(range(N))

@@ -29,7 +29,7 @@ def test_the_same_bits_by_few_searches_and_the_language_as_it_was(monkeypatch, s
     searches.clear()
     found = torch.stack([*logit_head.head_scores(z, q)])
     assert all(dict(vars(of)) == old for of, old in zip(language, before, strict=True))
-    assert 0 < len(searches) <= 12  # by a kernel of a module that has `tl`, and functions of another
+    assert 0 < len(searches) <= 12  # by a kernel, and by functions of other modules
     few = len(searches)
     for owner, name in ((interpreter, "_patch_lang"), (interpreter.GridExecutor, "__call__")):
         monkeypatch.setattr(owner, name, inspect.unwrap(getattr(owner, name)))
