@@ -190,6 +190,7 @@ def frequencies(model, x, name, k, seeds):
     return found / seeds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["badge", "kmeans++", "random", "proportional"])
 def test_draws_have_their_probabilities(x, truth, name):
     """Of eight samples: the second of BADGE by squared distance of gradients to the first."""

@@ -91,6 +91,7 @@ class TestLabels:
         with pytest.raises(ValueError, match="which is not in it"):
             made.tell(last, {first: "again"})
 
+    @pytest.mark.slow
     def test_thousands(self, tmp_path):
         x = torch.randn(4000, 6, generator=torch.Generator().manual_seed(1))
         made = Campaign(tmp_path, TensorDataset(x), range(4000))

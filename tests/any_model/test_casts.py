@@ -118,6 +118,7 @@ def with_the_last_layer(cast):
 
 PLACES = [with_linear, with_norm, with_convolution, with_embedding, with_a_shared_weight,
           with_a_gate, with_the_last_layer]  # fmt: skip
+VERIFIED = (with_a_shared_weight, with_the_last_layer)
 
 
 def expected_of(model, x, keep=lambda name: True):
@@ -131,11 +132,12 @@ def test_each_cast_in_each_place(build, cast):
     def careful(w, x):  # what the referee, in float64, needs to stay there
         return w if w.dtype == torch.float64 and cast is CASTS["type"] else cast(w, x)
 
-    model, x = build(careful), torch.randn(5, 4)
+    model, x = build(careful), torch.randn(3, 4)
     expected = expected_of(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for verify in (True, False):
+        # Verification, which looks at what a model returns, does not see where in it a cast is.
+        for verify in (True, False) if build in VERIFIED else (False,):
             scores = score_pool(model, [x], verify=verify, progress=False)
             assert_close_relative(scores, expected, 1e-5, f"verify={verify}")
 

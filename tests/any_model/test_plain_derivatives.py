@@ -117,12 +117,15 @@ def test_sketches_refuse_them_by_name():
         gradient_sketch(model, [x], dim=64, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("way", LINEARIZED)
+@pytest.mark.parametrize(
+    "way, verify",
+    [*((way, False) for way in LINEARIZED), ("a parameter", True), ("features", True)],
+)
 def test_linearize(way, verify):
-    model, x = make(LINEARIZED[way]), torch.randn(4, 4)
+    model, x = make(LINEARIZED[way]), torch.randn(2, 4)
     exact = oracle.scores(model, oracle.ones(x), "entropy")
     with pytest.warns(SlowPathWarning, match=r"uses `torch\.func\.linearize`"):
         found = score_pool(model, [x], scheme="entropy", verify=verify, progress=False)
