@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm.active import ActiveLearner, Strategy, load_runs
+from fastgradnorm.active import ActiveLearner, Strategy, load_runs, strategies, strategy
 from fastgradnorm.active._records import append
 from tests.support.small_task import OPTIONS, SmallTask, curve
 
@@ -160,3 +160,14 @@ def test_cycles_after_an_end_are_no_part_of_a_run(tmp_path):
         append(file, settings, {"cycle": cycle, "chosen": chosen})
     (run,) = load_runs(file)
     assert len(run.records) == 2
+
+
+class TestRegistry:
+    def test_names(self):
+        for name in strategies():
+            assert strategy(name).name == name
+        assert {"random", "badge", "published", "expected/all/gumbel"} <= {*strategies()}
+
+    def test_unknown_names_are_told_with_near_ones(self):
+        with pytest.raises(ValueError, match="Close to it: expected/all/top"):
+            strategy("expected/al/top")

@@ -42,8 +42,7 @@ def assert_exact(
 ) -> oracle.Norms:
     """Every scheme and reduction agrees with the referee to 1e-5, given the float32 logits.
 
-    A plain call returns the same scores, verified; once, for the norms that a reduction takes up are
-    the same.
+    A plain call, verified, returns the same scores: one, for reductions are of the same norms.
 
     Args:
         only: Which parameters count, by name.
