@@ -78,6 +78,26 @@ def test_a_convolution_has_as_many_positions_as_its_output(layer):
     assert found == (layer(x)[0, 0].numel(), layer.weight[0].numel(), 6 // layer.groups)
 
 
+@pytest.mark.parametrize("depth", [0, 1, 9])
+@pytest.mark.parametrize("layers", [1, 2, 12])
+def test_names_that_are_too_long_stay_apart(layers, depth):
+    """As adapters in a wrapped transformer: alike at both ends, told apart by the layer."""
+    model = nn.Sequential()
+    for number in range(layers):
+        inner = nn.Sequential(nn.Linear(3, 3))
+        for i in range(depth):
+            outer = nn.Sequential()
+            outer.add_module(f"a_long_name_of_a_module_{i}", inner)
+            inner = outer
+        model.add_module(f"layer{number}", inner)
+    table = str(GradNormScorer(model).explain(torch.ones(2, 3)))
+    names = [line.split()[0] for line in table.splitlines()[2 : 2 + 2 * layers]]
+    assert len({*names}) == 2 * layers
+    assert max(map(len, table.splitlines())) <= 100
+    if layers > 1:
+        assert all(f"layer{i}" in table for i in range(layers))
+
+
 def test_a_raw_parameter_is_a_leftover_and_an_unused_one_is_named():
     class Raw(nn.Module):
         def __init__(self):

@@ -90,6 +90,8 @@ class Explanation:
             cells.append((*line, f"{100 * (row.share or 0):.1f}%") if measured else line)
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         widths[0] = max(9, min(widths[0], _WIDTH - sum(widths[1:]) - 2 * len(widths) + 2))
+        names = [line[0] for line in cells]
+        cells = [(_shortened(line[0], names, widths[0]), *line[1:]) for line in cells]
         lines = [
             "  ".join(
                 _fit(text, width) if i < 4 else text.rjust(width)
@@ -273,3 +275,14 @@ def _short(number: float) -> str:
 
 def _fit(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else "…" + text[1 - width :]
+
+
+def _shortened(name: str, names: Sequence[str], width: int) -> str:
+    """The end of a name that is too long, after the parts in which others of that end differ."""
+    if len(name) <= width:
+        return name
+    like = [other for other in names if other[1 - width :] == name[1 - width :]]
+    columns = zip(*(other.split(".") for other in like), strict=False)
+    told = ".".join(column[like.index(name)] for column in columns if len({*column}) > 1)
+    room = width - len(told) - 1
+    return f"…{told}{_fit(name, room)}" if told and room > 1 else _fit(name, width)
