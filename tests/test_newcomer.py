@@ -1,5 +1,7 @@
 """What a newcomer passes by mistake, in Python: the message says what to do."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -105,6 +107,125 @@ def test_labelled_samples_of_another_width_are_told_as_these(labelled):
         acquire(MODEL, [X], 1, labelled=labelled, progress=False)
     with pytest.raises(ValueError, match=r"one sample of `pool`\. It failed.*\[1, 6\]"):
         acquire(MODEL, labelled, 1, progress=False)
+
+
+def images(count):
+    return [torch.ones(1, 8, 8) for _ in range(count)]
+
+
+CONVOLUTION = nn.Sequential(
+    nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+)
+
+
+@pytest.mark.parametrize(
+    "model, samples",
+    [
+        (MODEL, list(X)),
+        (MODEL, [(x, 1) for x in X]),
+        (MODEL, list(X.numpy())),
+        (MODEL, [x.to(torch.float32) for x in X.double()]),
+        (CONVOLUTION, images(4)),
+        (CONVOLUTION, [{"input": image} for image in images(4)]),
+    ],
+)
+def test_samples_where_batches_belong(model, samples):
+    with pytest.raises(ValueError, match=r"one sample of `pool`.*as one sample.*DataLoader\("):
+        acquire(model, samples, 1, progress=False)
+    with pytest.raises(ValueError, match=r"one sample of the loader.*as one sample.*DataLoader\("):
+        score_pool(model, iter(samples), progress=False)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(6, 5), torch.ones(6, 4, 4, 4, 4).mT[..., :3]])
+def test_batches_that_do_not_fit_are_not_told_to_be_samples(wrong):
+    with pytest.raises(ValueError, match="one sample of the loader") as raised:
+        score_pool(MODEL, [wrong], progress=False)
+    assert "as one sample" not in str(raised.value)
+
+
+def test_complex_numbers_are_no_whole_numbers():
+    with pytest.raises(ValueError, match="one sample of the loader") as raised:
+        scores(X.to(torch.complex64))
+    assert "whole numbers" not in str(raised.value)
+
+
+def tables():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.numpy())
+    return [frame, frame[0], pytest.importorskip("pyarrow").Table.from_pandas(frame)]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_table_as_a_pool(which):
+    table = tables()[which]
+    for call in (lambda: acquire(MODEL, table, 1), lambda: score_pool(MODEL, table)):
+        with pytest.raises(TypeError, match=r"iterable of batches\. Got .*to_numpy\(\)"):
+            call()
+
+
+@pytest.mark.parametrize("place", ["photos/", Path("photos"), b"photos"])
+def test_a_path_as_a_pool_or_as_what_is_labelled(place):
+    with pytest.raises(TypeError, match=r"`pool` must.*Files are read by a dataset"):
+        acquire(MODEL, place, 1)
+    with pytest.raises(TypeError, match=r"`labelled` must be indices.*Read the file"):
+        acquire(MODEL, [X], 1, labelled=place)
+
+
+def test_a_dictionary_of_splits_as_a_pool():
+    datasets = pytest.importorskip("datasets")
+    split = datasets.Dataset.from_dict({"input": X.tolist()})
+    with pytest.raises(TypeError, match=r"one of its splits \('train', 'test'\)"):
+        acquire(MODEL, datasets.DatasetDict({"train": split, "test": split}), 1)
+
+
+def test_texts_without_tokens():
+    datasets = pytest.importorskip("datasets")
+    texts = datasets.Dataset.from_dict({"review": ["good", "bad"], "label": [0, 1]})
+    with pytest.raises(TypeError, match=r"tokenizer\(row\['review'\]\)"):
+        acquire(MODEL, texts, 1)
+    for batches in ([["good", "bad"]], DataLoader(["good", "bad"], 2), [{"x": ["good"]}]):
+        with pytest.raises(TypeError, match=r"[Tt]oken.*in the loader"):
+            acquire(MODEL, batches, 1)
+
+
+@pytest.mark.parametrize("wrong", [99, 1.01, 0, float("nan"), float("inf")])
+def test_a_similarity_is_a_cosine(wrong):
+    with pytest.raises(ValueError, match="`max_similarity` must be a finite number > 0 and <= 1"):
+        acquire(MODEL, [X], 1, max_similarity=wrong)
+
+
+def test_what_was_chosen_by_its_place():
+    chosen = acquire(MODEL, [torch.randn(9, 4)], 3, progress=False)
+    assert [chosen[0], chosen[1], chosen[-1]] == chosen.indices.tolist()
+    with pytest.raises(IndexError):
+        chosen[3]
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
+)
+def test_pictures_of_any_mode_stay_as_they_are(tmp_path, mode):
+    """The page shrank the caller's own images, and refused some in the words of Pillow."""
+    Image = pytest.importorskip("PIL.Image")
+    made = Image.new(mode, (400, 300))
+    made.putpixel((0, 0), 60000 if mode in ("I;16", "I", "F") else made.getpixel((1, 1)))
+    before = made.tobytes()
+    chosen = acquire(MODEL, [torch.randn(9, 4)], 3, progress=False)
+    page = chosen.report(tmp_path, picture=lambda index: made).read_text()
+    assert page.count("data:image/png") == 3
+    assert (made.size, made.tobytes()) == ((400, 300), before)
+
+
+def test_pictures_by_path_and_others(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+    chosen = acquire(MODEL, [torch.randn(9, 4)], 3, progress=False)
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        page = chosen.report(tmp_path, picture=lambda index, path=path: path).read_text()
+        assert page.count("data:image/png") == 3
+    for wrong in (torch.ones(3, 8, 8), None, b"PNG"):
+        with pytest.raises(TypeError, match=r"`picture` must give images of PIL.*fromarray"):
+            chosen.report(tmp_path, picture=lambda index, wrong=wrong: wrong)
 
 
 class Embeds(nn.Module):

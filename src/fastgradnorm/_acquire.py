@@ -107,7 +107,7 @@ def acquire(
     check_choice("space", space, ("last_layer", "sketch"))
     max_per_group = check_groups(groups, max_per_group)
     if max_similarity is not None:
-        check_number("max_similarity", max_similarity, above=0)
+        check_number("max_similarity", max_similarity, above=0, at_most=1)
     labelled = without_iterator(labelled)
     known = labelled_indices(labelled)
     what = in_space(named(strategy), space)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import operator
+import os
 from collections.abc import Mapping, Sequence, Set, Sized, ValuesView
 from typing import Any
 
@@ -41,8 +42,8 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     data: Any = labelled.dataset if isinstance(labelled, DataLoader) else labelled
     if labelled is None or (is_dataset(data) and not len(data)):
         return torch.empty(0, dtype=torch.int64)
-    if isinstance(labelled, (str, bytes)):
-        raise fail_type("labelled", _WHAT, labelled)
+    if isinstance(labelled, (str, bytes, os.PathLike)):
+        raise fail_type("labelled", _WHAT, labelled, "Read the file: which places has it?")
     # Of pandas, polars.
     column = None if isinstance(labelled, Dataset) else getattr(labelled, "to_numpy", None)
     if column is not None or isinstance(labelled, (Tensor, np.ndarray)):

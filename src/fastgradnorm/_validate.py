@@ -43,17 +43,24 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_number(
-    name: str, value: object, *, above: float | None = None, at_least: float | None = None
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> None:
     """Raises unless `value` is a finite real number within its bound."""
     bound = f" > {above:g}" if above is not None else ""
     bound += f" >= {at_least:g}" if at_least is not None else ""
+    bound += f" and <= {at_most:g}" if at_most is not None else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise fail_type(name, f"a number{bound}", value)
     low = (above is not None and not value > above) or (
         at_least is not None and not value >= at_least
     )
-    if low or not math.isfinite(value):
+    high = at_most is not None and value > at_most
+    if low or high or not math.isfinite(value):
         raise fail(name, f"a finite number{bound}", value)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from fastgradnorm_kernels.switches import marked
 from torch import Tensor, nn
 
 from fastgradnorm._engine.coverage import Coverage, Edges, check_reached, cover
+from fastgradnorm._engine.cures import cure
 from fastgradnorm._engine.footprint import (
     SavedBytes,
     gradient_elements,
@@ -198,7 +199,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         raise ValueError(
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
-            + _cure(subject, inputs, lambda others: subject.run_both(view, batch, others))
+            + cure(subject, batch, lambda others: subject.run_both(view, batch, others))
         ) from error
     for name in leaves:
         if changed[name]():
@@ -215,27 +216,6 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
     recorder.uses = [_without_rule(use) for use in recorder.uses]
     return _Run(recorder, leaves, logits, head, _KEPT * logits.element_size() * outputs)
-
-
-def _cure(subject: Subject, inputs: Sequence[Any], run: Callable[[list[Any]], Any]) -> str:
-    """What to do about inputs of another kind of numbers than the parameters, if that is so.
-
-    `run` calls the model, which has just failed, on other inputs.
-    """
-    wide = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
-    given = {x.dtype for x in inputs if isinstance(x, Tensor)}
-    if torch.uint8 in given:
-        return " The loader gives bytes. Convert them as in training, as by `x.float() / 255`."
-    others = sorted(str(dtype) for dtype in given - wide if dtype.is_floating_point)
-    if len(wide) == 1 and not any(dtype.is_floating_point for dtype in given):
-        (dtype,) = wide
-        with contextlib.suppress(Exception), torch.no_grad():  # of the model's, on what is no pool
-            run([x.to(dtype) if isinstance(x, Tensor) else x for x in inputs])
-            return " The loader gives whole numbers. Convert them as in training, by `x.float()`."
-    if not (others and wide):
-        return ""
-    names = " and ".join(sorted(map(str, wide)))
-    return f" The loader gives {others[0]}, the parameters are {names}: convert one of them."
 
 
 def _without_rule(use: Use) -> Use:

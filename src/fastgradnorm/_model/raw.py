@@ -90,6 +90,9 @@ def refusal(raw: Any, plainly: bool) -> TypeError:
     if arrays:
         advice = "Arrays must hold numbers, and `forward` is given tensors: make them such in the "
         advice += "loader's collate_fn, `torch.from_numpy(x)`."
+    elif plainly and any(isinstance(leaf, str) for leaf in pytree.tree_leaves(raw)):
+        advice = "Make tokens of texts in the loader, such as by `collate_fn=lambda texts: "
+        advice += "tokenizer(texts, padding=True, return_tensors='pt')`."
     elif plainly:
         advice = "Pass `forward=lambda model, batch: ...` for other batches."
     else:

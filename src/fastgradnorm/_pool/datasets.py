@@ -13,6 +13,7 @@ from fastgradnorm._validate import type_name
 
 _LABELS = ("labels", "label")
 _SEQUENCES = (list, tuple, dict, str, bytes, Tensor, np.ndarray, DataLoader, nn.Module)
+_TABLES = ("pandas", "polars", "pyarrow")  # their places are columns
 
 
 def is_dataset(pool: object) -> bool:
@@ -21,6 +22,8 @@ def is_dataset(pool: object) -> bool:
         return False
     if isinstance(pool, Dataset):
         return hasattr(pool, "__len__")
+    if type(pool).__module__.partition(".")[0] in _TABLES:
+        return False
     alike = hasattr(type(pool), "__getitem__") and hasattr(type(pool), "__len__")
     return alike and not isinstance(pool, (*_SEQUENCES, Mapping))
 
@@ -87,10 +90,16 @@ class _Inputs:
         if not kept:
             raise TypeError(
                 f"`{self._name}` must be a dataset whose mappings have something that the model "
-                f"takes. Got the keys {', '.join(map(repr, sample))}. Pass `forward=lambda model, "
-                "batch: ...`."
+                f"takes. Got the keys {', '.join(map(repr, sample))}. {_tokens(sample)}Pass "
+                "`forward=lambda model, batch: ...`."
             )
         return kept
+
+
+def _tokens(sample: Mapping[Any, Any]) -> str:
+    texts = [key for key, value in sample.items() if isinstance(value, str)]
+    made = f"dataset.map(lambda row: tokenizer(row[{texts[0]!r}]))" if texts else ""
+    return f"Make tokens of texts first, such as by `{made}`. " if texts else ""
 
 
 def _accepted(model: nn.Module) -> frozenset[str] | None:

@@ -1,6 +1,7 @@
 """A caller's loader: what draws its samples, and made anew, over others or in other batches."""
 
 import gc
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
@@ -39,6 +40,14 @@ def check_loader(loader: Any, name: str = "loader") -> None:
     wanted = "an iterable of batches"
     wrapped = "DataLoader({}, batch_size=64)`"
     root = type(loader).__module__.partition(".")[0]
+    if root == "datasets" and isinstance(loader, Mapping):
+        splits = ", ".join(map(repr, loader))
+        raise fail_type(name, wanted, loader, f"Pass one of its splits ({splits}): `dataset[...]`.")
+    if root in ("pandas", "polars", "pyarrow"):
+        raise fail_type(
+            name, wanted, loader, "Pass its numbers as the model takes them, such as "
+            "`[torch.tensor(table.to_numpy(), dtype=torch.float32)]`.",
+        )  # fmt: skip
     if root == "datasets" and hasattr(loader, "column_names"):
         raise fail_type(
             name, wanted, loader, "A dataset yields samples. Wrap it: `"
@@ -57,7 +66,12 @@ def check_loader(loader: Any, name: str = "loader") -> None:
         if isinstance(loader, np.ndarray):
             advice = "Wrap it: `[torch.from_numpy(array)]`, or its parts."
         raise fail_type(name, wanted, loader, advice)
-    if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
+    if isinstance(loader, (str, bytes, os.PathLike)):
+        raise fail_type(
+            name, wanted, loader, "Files are read by a dataset, as in `docs/your-data.md`, or on "
+            "the command line.",
+        )  # fmt: skip
+    if not isinstance(loader, Iterable):
         raise fail_type(name, wanted, loader)
 
 

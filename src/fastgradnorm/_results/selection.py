@@ -46,6 +46,9 @@ class Selection:
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices.tolist())
 
+    def __getitem__(self, place: int) -> int:
+        return int(self.indices[place])
+
     def __repr__(self) -> str:
         facts, pool = self.provenance, self.pool
         lines = [
@@ -166,7 +169,7 @@ class Selection:
         Args:
             folder: Made if it is not there; the page is its `index.html`.
             ids: As in `to_records`.
-            picture: `index -> PIL image`, for pictures of the samples.
+            picture: `index -> PIL image` or the path of one, for pictures of the samples.
             text: The text of each sample of the dataset, or a mapping from indices; its beginning
                 is shown.
             names: Of the classes.

@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from fastgradnorm._results.chosen import class_name, of_index
 from fastgradnorm.atomic import write_text
-from fastgradnorm.page import beginning, definitions, number, page, percent, table, tile, tiles
+from fastgradnorm.page import (
+    beginning,
+    definitions,
+    number,
+    page,
+    percent,
+    table,
+    thumbnail,
+    tile,
+    tiles,
+)
 
 _SHOWN = 100
-_PIXELS = 160
 
 
 def write(
@@ -126,16 +134,13 @@ def _pictures(
 ) -> str:
     found = []
     for row in rows[:_SHOWN]:
-        image = picture(row["index"])
-        image.thumbnail((_PIXELS, _PIXELS))
-        buffer = BytesIO()
-        image.save(buffer, format="PNG")
+        small = thumbnail(picture(row["index"]))
         name = escape(str(row["id"]))
         short = escape(Path(str(row["id"])).name)
         note = f'{_why(row, names, "<br>")}<br><span class="name" title="{name}">{short}</span>'
         there = "" if link is None else str(link(row["index"]))
         text = f"{row['rank']}. {number(row['score'])}"
-        found.append(tile(buffer.getvalue(), alt=str(row["id"]), score=text, note=note, link=there))
+        found.append(tile(small, alt=str(row["id"]), score=text, note=note, link=there))
     return tiles(found)
 
 

@@ -3,7 +3,6 @@
 import shlex
 import sys
 from html import escape
-from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,13 +20,13 @@ from fastgradnorm.page import (
     page,
     percent,
     table,
+    thumbnail,
     tile,
     tiles,
 )
 from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
 
 _SHOWN = 20  # samples at either end
-_PIXELS = 160
 
 
 def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path:
@@ -108,7 +107,7 @@ def _samples(scores: PoolScores, pool: Pool, indices: list[int], out: Path) -> s
         return table(("Sample", *([] if texts is None else ["text"]), "score"), rows)
     return tiles(
         tile(
-            _thumbnail(pool.picture(i)),
+            thumbnail(pool.picture(i)),
             alt=str(pool.ids[i]),
             score=number(float(scores.values[i])),
             note=_name(str(pool.ids[i])),
@@ -120,13 +119,6 @@ def _samples(scores: PoolScores, pool: Pool, indices: list[int], out: Path) -> s
 
 def _name(path: str) -> str:
     return f'<span class="name" title="{escape(path)}">{escape(PurePath(path).name)}</span>'
-
-
-def _thumbnail(image: Any) -> bytes:
-    image.thumbnail((_PIXELS, _PIXELS))
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _histogram(scores: PoolScores, axes: Any, theme: Theme) -> None:

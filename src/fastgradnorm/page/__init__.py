@@ -2,7 +2,7 @@
 
 from fastgradnorm.page._frame import beginning, definitions, page, table
 from fastgradnorm.page._numbers import number, percent
-from fastgradnorm.page._pictures import chart, data_uri, pair, tile, tiles
+from fastgradnorm.page._pictures import chart, data_uri, pair, thumbnail, tile, tiles
 
 __all__ = [
     "beginning",
@@ -14,6 +14,7 @@ __all__ = [
     "pair",
     "percent",
     "table",
+    "thumbnail",
     "tile",
     "tiles",
 ]

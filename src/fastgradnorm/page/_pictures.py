@@ -3,6 +3,12 @@
 from base64 import b64encode
 from collections.abc import Iterable
 from html import escape
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
+_PIXELS = 160
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # that PNG has and browsers show
 
 
 def data_uri(png: bytes) -> str:
@@ -41,3 +47,42 @@ def tile(png: bytes, alt: str, score: str, note: str = "", link: str = "") -> st
 def tiles(items: Iterable[str], kind: str = "") -> str:
     """Small pictures in rows. `kind="drawing"`: dark pages show them inverted."""
     return f'<ul class="tiles {kind}">{"".join(items)}</ul>'
+
+
+def thumbnail(picture: Any) -> bytes:
+    """A small PNG of a picture, for `tile`; the caller's picture stays as it is.
+
+    Args:
+        picture: A PIL image, or the path of a file of one.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    from PIL import Image
+
+    if isinstance(picture, (str, PathLike)):
+        with Image.open(picture) as image:
+            return thumbnail(image)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(
+            f"`picture` must give images of PIL, or paths of image files. Got "
+            f"{type(picture).__name__}. `PIL.Image.fromarray(pixels)` makes one of bytes "
+            "[height, width, 3]."
+        )
+    small = _shown(picture)
+    small.thumbnail((_PIXELS, _PIXELS))
+    buffer = BytesIO()
+    small.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _shown(picture: Any) -> Any:
+    """A copy in a mode that browsers show; of more than eight bits, from its least to its most."""
+    if picture.mode in _MODES:
+        return picture.copy()
+    if picture.mode[0] not in "IF":
+        return picture.convert("RGB")
+    low, high = picture.getextrema()
+    wide = picture.convert("F")
+    scale = 255 / (high - low) if high > low else 0.0
+    return wide.point(lambda value: value * scale - low * scale).convert("L")
