@@ -145,6 +145,26 @@ FAULTS = [
         "parameters whose memory is another one while a pool is scored are ignored in silence",
     ),
     Fault(
+        "_model/beside.py", "dropped branch",
+        "elif isinstance(value, (Mapping, list, tuple)):", "elif isinstance(value, tuple):",
+        "settings in mappings that change while a pool is scored are ignored in silence",
+    ),
+    Fault(
+        "_model/beside.py", "dropped branch",
+        "for name, cell in cells.items():", "for name, cell in ():",
+        "closures that change while a pool is scored are ignored in silence",
+    ),
+    Fault(
+        "_model/plain_values.py", "dropped guard",
+        "if before is None and isinstance", "if before is None or isinstance",
+        "a setting that was nothing, or becomes a number, is ignored in silence",
+    ),
+    Fault(
+        "_model/subject.py", "dropped branch",
+        "if type(tensor) is Tensor:", "if False:",
+        "a weight that is tied in `forward` is refused in PyTorch's words",
+    ),
+    Fault(
         "_model/sameness.py", "dropped guard",
         "place, writes(tensor), tensor", "place, tensor",
         "a model that was trained between two calls of score_batch is not verified anew",

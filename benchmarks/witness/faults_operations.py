@@ -239,4 +239,15 @@ FAULTS = [
         'own = shares[slot == "bias_hidden"]', "own = shares[0]",
         "both biases of GRUs have the gradient of the one",
     ),
+    Fault(
+        "_operations/unbatched.py", "dropped guard",
+        "return tensor if _has_last(tensor) else tensor.clone()", "return tensor",
+        "a copy with the channels last that is written to changes what it was copied from",
+    ),
+    Fault(
+        "_operations/unbatched.py", "wrong branch",
+        "return _written(input, given * torch.tanh(F.softplus(given)), inplace)",
+        "return given * torch.tanh(F.softplus(given))",
+        "an activation in place leaves its input as it was",
+    ),
 ]  # fmt: skip

@@ -61,8 +61,10 @@ TESTS = {
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
-    "engine/test_parameters test_scoring",
-    "_model/changes": "model/test_changes",
+    "engine/test_parameters test_scoring any_model/test_retied",
+    "_model/changes": "model/test_changes model/test_changes_beside",
+    "_model/beside": "model/test_changes_beside",
+    "_model/plain_values": "model/test_changes_beside model/test_changes",
     "_model/sameness": "pool/test_single_calls",
     "_model/modes": "model/test_modes",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
@@ -91,6 +93,7 @@ TESTS = {
     "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",
+    "_operations/unbatched": "operations/test_unbatched",
     "_operations/others": "operations/test_arguments operations/test_layers "
     "any_model/test_raw_parameters any_model/test_norm_layers",
     "_operations/pooling": "operations/test_max_pool operations",

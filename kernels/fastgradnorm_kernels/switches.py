@@ -265,10 +265,14 @@ def has_backward_hooks(module: nn.Module | Tensor) -> bool:
     return any(getattr(module, name, None) for name in names)
 
 
-def forward_hooks(module: nn.Module) -> list[int]:
-    """The numbers of what runs before and after a module; of which there is no public list."""
+def forward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
+    """What runs before and after a module, by number; of which there is no public list."""
     names = ("_forward_pre_hooks", "_forward_hooks")
-    return [number for name in names for number in getattr(module, name, ())]
+    found: dict[int, Callable[..., Any]] = {}
+    for name in names:
+        if held := getattr(module, name, None):
+            found |= held
+    return found
 
 
 @contextlib.contextmanager

@@ -13,16 +13,15 @@ from fastgradnorm_kernels.switches import forward_hooks
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError, DoubtfulScoresWarning
+from fastgradnorm._model.beside import Beside
+from fastgradnorm._model.plain_values import GONE, differ, is_setting
 from fastgradnorm._process import models_in_use
 
-_PLAIN = (bool, float, int, str, Tensor)
-# Of what a model keeps to itself: counters, flags and tensors are mostly what is remembered of
-# calls, which whoever runs the model meanwhile changes.
-_PRIVATE = (float, str)
 # What a parameter is called of which each call makes another: by `torch.nn.utils.weight_norm`,
 # `spectral_norm` and `prune`.
 _MADE = ("g", "orig")
-_GONE = object()
+# What every module has, of which parameters, buffers, modules and hooks are looked at on their own.
+_OF_MODULES = frozenset(nn.Module().__dict__)
 
 
 class Unchanged:
@@ -30,12 +29,25 @@ class Unchanged:
 
     Args:
         model: The caller's.
+        functions: What else runs it, by name; None of those that are not given.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, functions: Mapping[str, Any]) -> None:
         classes: dict[type, dict[str, Any]] = {}
         self._parts = [_Part(path, module, classes) for path, module in model.named_modules()]
-        self._told = False
+        self._beside = Beside()
+        self._told = self._settled = False
+        for part in self._parts:
+            part.add_to(self._beside)
+        for name, function in functions.items():
+            self._beside.add_function(f"`{name}`", function)
+        self._beside.add_classes(classes)
+
+    def settle(self) -> None:
+        """After the first run: what that has changed, such as counters, is not looked at again."""
+        if not self._settled:
+            self._settled = True
+            self._beside.settle()
 
     def check(self) -> None:
         """Warns, once, of other settings and buffers.
@@ -56,17 +68,22 @@ class Unchanged:
                     "trained since. Change values in place, or score by a call for each model.",
                     "model",
                 )
-        for part in [] if self._told else self._parts:
-            setting = part.other_settings()
-            if setting is not None and not self._told:
-                self._told = True
-                warnings.warn(
-                    f"`model` was changed while a pool was scored: `{setting}` is another one than "
-                    "when that began, and scores are of the model as it was then. Score by a call "
-                    "for each of its states.",
-                    DoubtfulScoresWarning,
-                    stacklevel=4,
-                )
+        if self._told:
+            return
+        settings = (part.other_settings() for part in self._parts)
+        own = next((name for name in settings if name is not None), None)
+        beside = self._beside.other() if own is None else None
+        if own is None and beside is None:
+            return
+        self._told = True
+        which = "as it was then" if beside is None else "as it was then, or as it is now"
+        warnings.warn(
+            f"`model` was changed while a pool was scored: {beside or f'`{own}`'} is another one "
+            f"than when that began, and scores are of the model {which}. Score by a call for each "
+            "of its states.",
+            DoubtfulScoresWarning,
+            stacklevel=4,
+        )
 
 
 class _Part:
@@ -83,7 +100,7 @@ class _Part:
         self._modules = dict(module._modules)
         held = module._parameters.items()
         self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
-        self._names = set(module.__dict__)
+        self._names, self._count = set(module.__dict__), len(module.__dict__)
         made = [n for n in module.__dict__ if any(f"{n}_{m}" in module._parameters for m in _MADE)]
         self._settings = [
             each for each in _settings(module.__dict__ | module._buffers) if each[0] not in made
@@ -92,6 +109,16 @@ class _Part:
             classes[type(module)] = dict(_settings(_of_class(type(module))))
         self._class = classes[type(module)]
         self._hooks = forward_hooks(module)
+
+    def add_to(self, beside: Beside) -> None:
+        """What its attributes hold and its functions read."""
+        for name, value in self._module.__dict__.items():
+            if name not in _OF_MODULES:
+                beside.add_value(f"{self._path}.{name}", value, name[:1] == "_")
+                if callable(value) and not isinstance(value, nn.Module):
+                    beside.add_function(f"`{self._path}.{name}`", value)
+        for hook in self._hooks.values():
+            beside.add_function(f"a hook of `{self._path}`", hook)
 
     def other_parts(self) -> str | None:
         """The name of a parameter or module that is another one."""
@@ -111,22 +138,21 @@ class _Part:
         """The name of an attribute, buffer or hook that is another one."""
         held, buffers = self._module.__dict__, self._module._buffers
         for name, value in self._settings:
-            now = held.get(name, _GONE)
-            now = buffers.get(name, _GONE) if now is _GONE else now
-            if now is not value and not _equal(now, value):
+            now = held.get(name, GONE)
+            now = buffers.get(name, GONE) if now is GONE else now
+            if now is not value and differ(now, value):
                 return f"{self._path}.{name}"
-        added = held.keys() - self._names  # what calls left there, or stands before the class'
+        # What calls left there, or stands before the class' own.
+        added = held.keys() - self._names if len(held) != self._count else frozenset[str]()
         for name in added & self._class.keys():
-            if not _equal(held[name], self._class[name]):
+            if differ(held[name], self._class[name]):
                 return f"{self._path}.{name}"
         return None if forward_hooks(self._module) == self._hooks else f"{self._path}'s hooks"
 
 
 def _settings(held: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in held.items():
-        kinds = _PRIVATE if name[0] == "_" else _PLAIN
-        several = type(value) is tuple and all(type(each) in kinds for each in value)
-        if (type(value) in kinds or several or callable(value)) and name != "training":
+        if name not in _OF_MODULES and is_setting(value, name[:1] == "_"):
             yield name, value
 
 
@@ -134,23 +160,13 @@ def _of_class(kind: type) -> dict[str, Any]:
     """What a class of the caller's says of its modules, and how they run."""
     found: dict[str, Any] = {}
     if kind.__module__.partition(".")[0] == "torch":
-        return {"forward": getattr(kind, "forward", _GONE)}
+        return {"forward": getattr(kind, "forward", GONE)}
     for each in kind.__mro__:
         if each is nn.Module:
             break
         names = [name for name in vars(each) if not name.startswith("__")]
-        found = {name: getattr(kind, name, _GONE) for name in names} | found
+        found = {name: getattr(kind, name, GONE) for name in names} | found
     return found
-
-
-def _equal(now: Any, before: Any) -> bool:
-    """Whether two settings, which are two objects, have one value; of tensors that is unknown."""
-    if any(isinstance(each, Tensor) for each in (now, before)):
-        return False
-    try:
-        return bool(now == before)
-    except Exception:  # such as of arrays of several numbers
-        return False
 
 
 def _place(parameter: Tensor) -> tuple[int, bool]:

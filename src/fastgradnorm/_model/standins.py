@@ -101,8 +101,8 @@ class StandIns:
         if name == "__set__":
             return self._set(_attribute(func), args[0], args[1], mode)
         if name == "__get__":  # PyTorch warns of gradients of those that are no leaves
-            gradient = _attribute(func) == "grad" and id(args[0]) in self._names
-            return (None,) if gradient else None
+            of_leaf = _attribute(func) in ("grad", "grad_fn") and id(args[0]) in self._names
+            return (None,) if of_leaf else None
         if name == "share_memory_":  # which moves what it is called on
             return (args[0],)
         written = _written(name, args, kwargs)

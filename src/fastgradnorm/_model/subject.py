@@ -85,6 +85,9 @@ class Subject:
             for name in self._holdings.trainable - replaced.keys():
                 key = id(self.parameters[name])
                 tensors[key] = self._moved[key].detach().requires_grad_()
+        for tensor in tensors.values():
+            if type(tensor) is Tensor:  # so that a module lets it be assigned, as a tied weight is
+                tensor.__class__ = nn.Parameter
         tensors.update(self._buffers.copies())
         return self._mold.cast(tensors), StandIns(tensors, self._holdings)
 

@@ -25,6 +25,7 @@ from fastgradnorm._operations import (
     pooling,
     products,
     recurrent,
+    unbatched,
 )
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.rules import Call, Rule
@@ -43,6 +44,7 @@ TABLE: dict[Callable[..., Any], Operation] = {
     **pooling.OPERATIONS,
     **products.OPERATIONS,
     **recurrent.OPERATIONS,
+    **unbatched.OPERATIONS,
 }
 _UNKNOWN = Operation()
 

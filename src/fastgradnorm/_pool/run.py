@@ -66,7 +66,8 @@ class Run:
         subject = engine.subject
         given = options.forward, options.mask, subject.model, options.labels
         self._reader = Reader(subject.device, *given)
-        self._unchanged = Unchanged(subject.model)
+        functions = {"forward": options.forward, "loss": options.loss}
+        self._unchanged = Unchanged(subject.model, functions)
         self._draws: Draws | None = None
         self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
         self._ledger = Ledger(engine.outcome.nothing(torch.float32))
@@ -180,7 +181,10 @@ class Run:
         looks = self.witness.look(seen, keep=self.options.latency != 0) if len(seen) else ()
         self._ledger.opened(Open(start + given, end, indices, read + given, keep, looks))
         del seen, taken
-        yield from self._gathering.add(batch.take(slice(known, None)) if known else batch)
+        for scored in self._gathering.add(batch.take(slice(known, None)) if known else batch):
+            self._unchanged.settle()
+            yield scored
+        self._unchanged.settle()
         latency = self.options.latency
         if latency is not None and self._ledger.waiting > latency:
             yield from self._gathering.flush()
