@@ -40,6 +40,7 @@ NAMES = {
         "aten._scaled_dot_product_flash_attention_backward": "its pull-back",
         "native_group_norm": "a group norm and its statistics, of all samples",
         "aten.native_group_norm_backward": "its pull-back",
+        "aten.native_batch_norm_backward": "sums for a batch norm's scale and shift, in one pass",
         "aten.max_pool*d_with_indices": "a max pool of all samples",
         "aten.max_pool*d_with_indices_backward": "its pull-back",
         "aten.convolution_backward": "the pull-back of a convolution, without a copied input",

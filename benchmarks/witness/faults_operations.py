@@ -137,7 +137,7 @@ FAULTS = [
     ),
     Fault(
         _NORMS, "wrong constant",
-        'normalize = partial(batch_norm, eps=call["eps"])', "normalize = partial(batch_norm, eps=1e-5)",
+        '    eps = call["eps"]\n', "    eps = 1e-5\n",
         "scales of batch norms with an eps of their own are scored with another",
     ),
     Fault(

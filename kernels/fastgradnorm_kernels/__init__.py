@@ -3,6 +3,7 @@
 from fastgradnorm_kernels._backends import computed_by, resolve_backend
 from fastgradnorm_kernels._dispatch import (
     affine_sq_norm,
+    batch_norm_sq_norm,
     bias_sq_norm,
     conv_sq_norm,
     direct_sq_norm,
@@ -25,6 +26,7 @@ __all__ = [
     "KernelError",
     "accumulation_dtype",
     "affine_sq_norm",
+    "batch_norm_sq_norm",
     "bias_sq_norm",
     "choose_form",
     "computed_by",

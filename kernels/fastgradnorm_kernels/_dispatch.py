@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import _device_norms, _torch_norms, recurrent_norm, reference
+from fastgradnorm_kernels import (
+    _batch_norms,
+    _device_norms,
+    _torch_norms,
+    recurrent_norm,
+    reference,
+)
 from fastgradnorm_kernels._backends import norm_precision, uses_triton
 from fastgradnorm_kernels._errors import telling
 from fastgradnorm_kernels._forms import choose_tiled_form
@@ -177,6 +183,28 @@ def affine_sq_norm(
 ) -> tuple[Tensor, Tensor]:
     r"""Squared norms `[N, K]` of scale and shift, from `x̂ [N, T, D]` and `g [N, K, T, D]`."""
     weight, bias = _affine_sq_norms(normalized, grad_outputs, backend).unbind(-1)
+    return weight, bias
+
+
+@foldable("fastgradnorm::batch_norm_sq_norms", columns=2)
+def _batch_norm_sq_norms(
+    x: Tensor, grad_outputs: Tensor, mean: Tensor, var: Tensor, eps: float, backend: str = "auto"
+) -> Tensor:
+    if not uses_triton(backend, grad_outputs):
+        return _batch_norms.batch_norm_sq_norms(x, grad_outputs, mean, var, eps)
+    from fastgradnorm_kernels import affine_norm
+
+    rows = _batch_norms.normalized_rows(x, grad_outputs, mean, var, eps)
+    with on(grad_outputs):
+        return affine_norm.affine_sq_norms(*rows)
+
+
+def batch_norm_sq_norm(
+    x: Tensor, grad_outputs: Tensor, mean: Tensor, var: Tensor, eps: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    r"""`affine_sq_norm` of a batch norm by running statistics, x `[N, C, *]`, g `[N, K, C, *]`."""
+    found = _batch_norm_sq_norms(x, grad_outputs, mean, var, eps, backend)
+    weight, bias = found.unbind(-1)
     return weight, bias
 
 

@@ -46,4 +46,4 @@ def _has_onednn() -> bool:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` of matrices, without a graph."""
-    return linear(a, b.mT)
+    return linear(a, b.mT) if a.dtype == torch.float32 else a @ b

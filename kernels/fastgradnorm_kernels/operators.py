@@ -177,6 +177,32 @@ def has_group_norm() -> bool:
     return _close([output, pulled], [exact, *_gradients(exact, [x], g)])
 
 
+def batch_norm_gradients(
+    g: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`Σ g x̂` and `Σ g` by channel, of a batch norm by running statistics: one pass over memory.
+
+    Can go when PyTorch has it in public.
+    """
+    kernel = torch.ops.aten.native_batch_norm_backward
+    statistics = mean, var, None, None
+    _, scale, shift = kernel(g, x, None, *statistics, False, eps, [False, True, True])
+    return scale, shift
+
+
+@proves("torch.ops.aten.native_batch_norm_backward", "scale and shift are added up apart")
+def has_batch_norm_gradients() -> bool:
+    """Whether that is what autograd gives, in either layout."""
+    x, g, mean = _ramp(1, 3, 4, 2), _ramp(1, 3, 4, 2).square(), _ramp(3)
+    var, scale, shift = mean.square() + 1, *torch.ones(2, 3).requires_grad_().unbind()
+    exact = _gradients(F.batch_norm(x, mean, var, scale, shift, False, 0.0, 0.1), (scale, shift), g)
+    proved = True
+    for format in (torch.contiguous_format, torch.channels_last):
+        x, g = x.contiguous(memory_format=format), g.contiguous(memory_format=format)
+        proved = proved and _close(batch_norm_gradients(g, x, mean, var, 0.1), exact)
+    return proved
+
+
 def max_pool(
     x: Tensor, kernel: _Sizes, stride: _Sizes, padding: _Sizes, dilation: _Sizes
 ) -> tuple[Tensor, Tensor]:

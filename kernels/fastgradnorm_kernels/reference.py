@@ -6,7 +6,7 @@ the activations alone is computed once for all K.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,9 +29,8 @@ _OWN_CALL = 1 << 20
 # Patches of one sample's convolution, in elements, up to which they are put into memory; and from
 # which on they are alone there.
 _PATCHES, _OWN_PATCHES = 1 << 22, 1 << 17
-# Numbers of a weight up to which, and positions from beyond which, oneDNN's own gradient is faster
-# than the product with patches, where there is one cotangent and the channels are last: at 32x32
-# positions and below it takes 0.95 to 1.4 times as long, at 40x40 and above 0.7 to 1.0 times.
+# Numbers of a weight up to which, and positions beyond which, oneDNN's own gradient is faster than
+# patches, for one cotangent and channels last: 0.7 to 1.0 times the time from 40x40 on.
 _SHORT, _MANY_POSITIONS = 1 << 18, 1 << 10
 
 
@@ -127,11 +126,8 @@ def direct_sq_norm(
     a, g = widen(activations, grad_outputs)
     n, k, t, o = g.shape
     if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
-        found = []
-        for i in range(n):
-            columns = a[i].mT.contiguous()
-            gradients = (matmul(columns, g[i, j]) for j in range(k))
-            found += [dot(gradient, gradient) for gradient in gradients]
+        flips = _copied(g) < _copied(a)
+        found = [dot(w, w) for a_i, g_i in zip(a, g, strict=True) for w in _each(a_i, g_i, flips)]
         return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
@@ -142,6 +138,19 @@ def direct_sq_norm(
         for i in range(0, n, block)
     ]
     return torch.cat(parts) if parts else g.new_zeros(n, k)
+
+
+def _each(a: Tensor, g: Float[Tensor, "K T O"], flips: bool) -> Iterator[Tensor]:
+    """One sample's gradients. Of both factors one has the positions last in memory."""
+    rows = a if flips else a.mT.contiguous()
+    for each in g:
+        yield matmul(each.mT.contiguous(), rows) if flips else matmul(rows, each)
+
+
+def _copied(rows: Float[Tensor, "N ... T D"]) -> int:
+    """Numbers of one sample that must be copied to have the positions last."""
+    is_there = rows[(0,) * (rows.dim() - 2)].mT.is_contiguous()
+    return 0 if is_there else rows[0].numel()
 
 
 def affine_sq_norm(
@@ -241,13 +250,10 @@ def _direct_each(
 ) -> Float[Tensor, "N K"]:
     """Sample by sample, whose patches follow each other in the same, cached, memory."""
     n, k, t, _ = rows.shape
-    patches = views.new_empty(views.shape[1:])
-    columns = patches.view(-1, t)
-    found = []
-    for i in range(n):
-        patches.copy_(views[i])
-        gradients = (matmul(columns, rows[i, j]) for j in range(k))
-        found += [dot(gradient, gradient) for gradient in gradients]
+    patches, found = views.new_empty(views.shape[1:]), list[Tensor]()
+    for view, some in zip(views, rows, strict=True):
+        patches.copy_(view)
+        found += [dot(w, w) for w in _each(patches.view(-1, t).mT, some, False)]
     return torch.stack(found).view(n, k) if found else rows.new_zeros(n, k)
 
 

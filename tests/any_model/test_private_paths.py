@@ -45,6 +45,11 @@ def large():
     return Custom(lambda m, x: m.head(torch.tanh(m.body(x)).mean(1)), **modules)
 
 
+def normed():
+    """So many numbers of a sample that they are added up by PyTorch's own sums."""
+    return after(nn.BatchNorm2d(8), 8, before=nn.Conv2d(2, 8, 1))
+
+
 def pooled_3d():
     return after(nn.MaxPool3d(2), 4, before=nn.Conv3d(2, 4, 1))
 
@@ -60,6 +65,9 @@ OPERATORS = {
     ),
     "group_norm_parts": ("torch.native_group_norm", frozen_front, (4, 2, 14, 14)),
     "group_norm_pulled": ("torch.native_group_norm", frozen_front, (4, 2, 14, 14)),
+    "batch_norm_gradients": (
+        "torch.ops.aten.native_batch_norm_backward", normed, (4, 2, 64, 64)
+    ),
     "max_pool": ("torch.ops.aten.max_pool2d_with_indices", convolutional, (4, 2, 14, 14)),
     "max_pool_pulled": ("torch.ops.aten.max_pool2d_with_indices", pooled_3d, (4, 2, 4, 4, 4)),
     "convolution_pulled": ("torch.ops.aten.convolution_backward", convolutional, (4, 2, 14, 14)),

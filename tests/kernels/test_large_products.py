@@ -50,11 +50,21 @@ def test_one_by_one(operation, layout):
     assert_close_relative(_torch_norms.weight_sq_norm(a, g), linear_oracle(a, g), 1e-5)
 
 
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("I, O", [(600, 65), (65, 600)])
+def test_either_factor_may_have_its_positions_last(I, O, last):
+    a, g = torch.randn(2, 130, I), torch.randn(2, 3, 130, O)
+    a = a.mT.contiguous().mT if last else a
+    assert_close_relative(reference.direct_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+
+
+@pytest.mark.parametrize("O", [65, 300], ids=["few outputs", "many"])
 @layouts
-def test_lost_digits_are_found_again(layout, monkeypatch):
-    K, T, I, O = 4, 130, 600, 65
+def test_lost_digits_are_found_again(layout, O, monkeypatch):
+    K, T, I = 4, 130, 600
     assert kernels.choose_form(T, I, O, K) == "ghost"
     assert K * T * T * O >= _torch_norms._SMALL
+    assert (O >= _torch_norms._WIDE * T) == (O == 300)
     a = torch.randn(2, 1, I) + 0.01 * torch.randn(2, T, I)
     g = torch.randn(2, K, T, O)
     a[:, 0], g[:, :, 0] = 0, 0  # the scale is not that of the smallest

@@ -87,6 +87,14 @@ class Plan:
         """All chosen parameters: another pass may use one that this one did not."""
         return (*self.names, *self.coverage.unused)
 
+    @property
+    def fixed(self) -> tuple[int, int]:
+        """What a pass costs whatever its samples: tapped operations, and bytes of weights."""
+        shapes = [use.rule.shape for use in self.uses if use.rule is not None]
+        groups = [use.rule.groups for use in self.uses if use.rule is not None]
+        sizes = [s.inputs * s.outputs * n for s, n in zip(shapes, groups, strict=True)]
+        return len(self.coverage.taps), self.item_bytes * sum(sizes)
+
     def bytes(self, samples: int, cotangents: int, count: int) -> int:
         """Estimate of the peak beside model and inputs, for a chunk of so many at a time.
 

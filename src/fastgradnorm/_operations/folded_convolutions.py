@@ -2,7 +2,7 @@
 
 The pull-back is not handed an input of the right size that was copied together for its shape alone,
 as by PyTorch's own rules for vmap. And where it pays the channels are last in memory, which what
-follows keeps. On a GPU autocast, under which those rules do not all run, is settled here.
+follows keeps. Autocast, under which those rules do not all run, is settled here.
 """
 
 import math
@@ -20,10 +20,12 @@ from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import (
+    FOLDED,
     SingleLevel,
     cast,
     is_differentiated,
     is_frozen,
+    multiplied,
     unwrap,
     wrap,
 )
@@ -58,9 +60,9 @@ def conv(
     """
     if isinstance(padding, str) or input.dim() != dims + 2:
         return function(input, weight, bias, stride, padding, dilation, groups)
-    if input.is_cuda and torch.is_autocast_enabled("cuda"):
+    dtype = multiplied(input)
+    if dtype is not None and torch.float64 not in (input.dtype, weight.dtype):
         # Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
-        dtype = torch.get_autocast_dtype("cuda")
         input, weight = cast(input, dtype), cast(weight, dtype)
         bias = None if bias is None else cast(bias, dtype)
     folds = _folds(input, weight) and is_frozen(weight, bias)
@@ -94,12 +96,11 @@ def _laid_out(weight: Tensor, format: torch.memory_format) -> Tensor:
 
 
 def _folds(input: Tensor, weight: Tensor) -> bool:
-    """Whether samples are folded by hand: on a GPU, and for oneDNN in float32."""
-    if input.is_cuda:
-        return input.dtype == weight.dtype
-    plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-    plain = plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    return plain and not torch.is_autocast_enabled("cpu")
+    """Whether samples are folded by hand: on a GPU, and for oneDNN."""
+    if input.is_cuda or input.dtype != weight.dtype:
+        return input.is_cuda and input.dtype == weight.dtype
+    plain = input.device.type == "cpu" and input.dtype in FOLDED
+    return plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def prefers_channels_last(input: Tensor, weight: Tensor, geometry: Geometry, groups: int) -> bool:

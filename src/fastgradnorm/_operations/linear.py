@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rules import Call, Joint, Rule, Saved, Shape, outer_rule
 from fastgradnorm._operations.single_level import (
+    FOLDED,
     SingleLevel,
     cast,
     is_differentiated,
     is_frozen,
+    multiplied,
     unwrap,
     wrap,
 )
@@ -29,14 +31,12 @@ from fastgradnorm._operations.single_level import (
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `F.linear`."""
-    if input.is_cuda and torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
-        if torch.float64 not in (input.dtype, weight.dtype):
-            input, weight = cast(input, dtype), cast(weight, dtype)
-            bias = None if bias is None else cast(bias, dtype)
-    plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-    plain = plain and not torch.is_autocast_enabled("cpu")
-    plain = plain or (input.is_cuda and input.dtype == weight.dtype)
+    dtype = multiplied(input)
+    if dtype is not None and torch.float64 not in (input.dtype, weight.dtype):
+        input, weight = cast(input, dtype), cast(weight, dtype)
+        bias = None if bias is None else cast(bias, dtype)
+    plain = input.is_cuda or (input.device.type == "cpu" and input.dtype in FOLDED)
+    plain = plain and input.dtype == weight.dtype
     if not plain or weight.dim() != 2:
         return F.linear(input, weight, bias)
     differentiated = is_differentiated(input) if is_frozen(weight, bias) else None

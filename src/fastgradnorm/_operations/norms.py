@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastgradnorm._operations.fused_norms import batch_norm, group_norm, instanc
 from fastgradnorm._operations.operation import Operation, ruled
 from fastgradnorm._operations.rows import position_rows
 from fastgradnorm._operations.rules import Call, Rule, Saved, Shape
+from fastgradnorm._operations.single_level import is_frozen, plain
 
 
 def _affine(
@@ -40,8 +42,20 @@ def _batch_norm_rule(call: Call, tracked: Collection[str]) -> Rule | None:
     if call.get("training"):  # a norm of a weight, not of activations
         return None
     x, mean, var = call["input"], call["running_mean"], call["running_var"]
-    normalize = partial(batch_norm, eps=call["eps"])
-    return _affine(normalize, (x, mean, var), position_rows, x.shape[1], tracked)
+    eps = call["eps"]
+    rule = _affine(partial(batch_norm, eps=eps), (x, mean, var), position_rows, x.shape[1], tracked)
+    # Each run has buffers of its own, copied within its transforms.
+    alone = len(x) == 1 and x.device.type == "cpu" and "weight" in tracked
+    statistics = (plain(mean), plain(var)) if alone and mean is not None else ()
+    if not statistics or not is_frozen(*statistics):
+        return rule
+
+    def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
+        x, mean, var = saved
+        weight, bias = kernels.batch_norm_sq_norm(x, g[:, None], mean, var, eps)
+        return {"weight": weight[0, 0], "bias": bias[0, 0]}
+
+    return replace(rule, saved=(x, *statistics), sq_norms=sq_norms)
 
 
 def _group_norm_rule(call: Call, tracked: Collection[str]) -> Rule:

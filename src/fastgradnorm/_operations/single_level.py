@@ -12,6 +12,9 @@ from torch import Tensor
 
 __all__ = ["SingleLevel", "current_level", "is_differentiated", "is_frozen", "unwrap", "wrap"]
 
+# Dtypes in which samples and cotangents are folded by hand on the CPU.
+FOLDED = (torch.float32, torch.bfloat16)
+
 
 def is_frozen(*tensors: Tensor | None) -> bool:
     """Whether tensors are the same for all samples and have no gradient."""
@@ -32,11 +35,17 @@ def plain(tensor: Tensor) -> Tensor:
     return inner
 
 
-def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast on a GPU makes of a tensor that is multiplied; None where it leaves that."""
-    if not tensor.is_cuda or not torch.is_autocast_enabled("cuda"):
+def multiplied(tensor: Tensor) -> torch.dtype | None:
+    """What autocast multiplies in where the tensor is; None without it."""
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return None
-    dtype = torch.get_autocast_dtype("cuda")
+    return torch.get_autocast_dtype(kind)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast makes of a tensor that is multiplied; None where it leaves that."""
+    dtype = multiplied(tensor)
     casts = tensor.is_floating_point() and tensor.dtype not in (torch.float64, dtype)
     return dtype if casts else None
 

@@ -1,0 +1,74 @@
+"""Products of bfloat16 on processors that multiply it: they add up in float32 and are rounded once.
+
+A gradient of n numbers, each rounded by up to one part in 2^9, has a norm that is off by about
+2^-9 / √n: far less than the rounding of its factors to bfloat16 has made of it. Squares of what
+comes out are added in float32.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fastgradnorm_kernels import reference
+from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.patches import padded, seen
+from fastgradnorm_kernels.shapes import Float
+
+# As of float32, but sums of rounded products lose digits earlier.
+CANCELLED = 1e-1
+# Multiplications of one product below which a call costs more than is gained.
+_WORTH = 1 << 20
+
+
+def factors(work: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the dtype that products of so many multiplications are made in."""
+    return tensors if _is_narrow(work, *tensors) else reference.widen(*tensors)
+
+
+def _is_narrow(work: int, *tensors: Tensor) -> bool:
+    if work < _WORTH or any(t.dtype != torch.bfloat16 for t in tensors):
+        return False
+    return tensors[0].device.type == "cpu" and _multiplies()
+
+
+@functools.cache
+def _multiplies() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32."""
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def direct_sq_norm(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K"]:
+    """`reference.direct_sq_norm`."""
+    n, _, t, o = g.shape
+    if n == 0 or not _is_narrow(t * o * a.shape[-1], a, g):
+        return reference.direct_sq_norm(a, g)
+    return _squares(a, g)
+
+
+def direct_conv_sq_norm(
+    x: Float[Tensor, "N C *space"], g: Float[Tensor, "N K O *out"], geometry: Geometry
+) -> Float[Tensor, "N K"]:
+    """`reference.direct_conv_sq_norm` of one group."""
+    t, inputs = g[0, 0, 0].numel(), x.shape[1] * torch.Size(geometry.kernel_size).numel()
+    if not _is_narrow(t * inputs * g.shape[2], x, g):
+        return reference.direct_conv_sq_norm(x, g, *geometry, 1)
+    views = seen(padded(x, geometry.padding), *geometry[:2], geometry.dilation)
+    patches, found = views.new_empty(views.shape[1:]), list[Tensor]()
+    for view, some in zip(views, g.flatten(3).mT, strict=True):
+        patches.copy_(view)
+        found.append(_squares(patches.view(1, inputs, t).mT, some[None]))
+    return torch.cat(found) if found else reference.direct_conv_sq_norm(x, g, *geometry, 1)
+
+
+def _squares(a: Tensor, g: Tensor) -> Tensor:
+    pairs = zip(a, g, strict=True)
+    found = [_square(a_i.mT @ g_ij) for a_i, g_i in pairs for g_ij in g_i]
+    return torch.stack(found).view(g.shape[:2])
+
+
+def _square(x: Tensor) -> Tensor:
+    wide = x.float().view(-1)
+    return torch.dot(wide, wide)
