@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from fastgradnorm import acquire, score_pool
 
@@ -92,6 +92,37 @@ def test_samples_that_make_no_batch(dataset, told, batch_size, workers):
         score_pool(MODEL, loader, progress=False)
     with pytest.raises(ValueError, match=r"^`pool` must make batches"):
         acquire(MODEL, loader, 1, progress=False)
+
+
+def by_pytorch_in_the_end(samples):
+    return default_collate(samples)
+
+
+def of_its_own(samples):
+    return torch.stack(samples)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_collations_of_the_callers(workers):
+    """PyTorch's own is told, whoever calls it; one of the caller's fails in its own words."""
+    loader = DataLoader(Ragged(), 4, num_workers=workers, collate_fn=by_pytorch_in_the_end)
+    with pytest.raises(ValueError, match="together: stack expects each tensor to be equal size"):
+        score_pool(MODEL, loader, progress=False)
+    loader = DataLoader(Ragged(), 4, num_workers=workers, collate_fn=of_its_own)
+    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size") as raised:
+        score_pool(MODEL, loader, progress=False)
+    assert type(raised.value) is RuntimeError
+
+
+@pytest.mark.parametrize("words", ["torch/utils/data/_utils/collate.py", "default_collate"])
+def test_no_text_of_an_error_tells_whose_it_is(words):
+    class Saying(Ragged):
+        def __getitem__(self, index):
+            raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match=words) as raised:
+        score_pool(MODEL, DataLoader(Saying(), 2), progress=False)
+    assert type(raised.value) is RuntimeError
 
 
 @pytest.mark.parametrize("workers", [0, 1])

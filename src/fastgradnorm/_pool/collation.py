@@ -41,6 +41,29 @@ class Watched:
         return batch
 
 
+class NotCollatedError(RuntimeError):
+    """PyTorch could not make a batch of samples, in a process of its own."""
+
+
+class Telling:
+    """A collation that says whether it was PyTorch's own that failed: workers hand on types alone.
+
+    Args:
+        collate: The caller's.
+    """
+
+    def __init__(self, collate: Any) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Any) -> Any:
+        try:
+            return self._collate(samples)
+        except (RuntimeError, TypeError) as error:
+            if _is_of_pytorch(error):
+                raise NotCollatedError(str(error)) from error
+            raise
+
+
 def collated(batches: Iterator[Any]) -> Iterator[Any]:
     """The same batches; where PyTorch cannot make one of samples, it is told what to do.
 
@@ -50,12 +73,9 @@ def collated(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except (RuntimeError, TypeError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if not any(
-            _is_collation(frame.filename) for frame in frames
-        ) and "_utils/collate.py" not in str(error):
+        if not (isinstance(error, NotCollatedError) or _is_of_pytorch(error)):
             raise
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].removeprefix(_NAME)
         raise ArgumentError(
             "`loader` must make batches of its samples. PyTorch could not put them together: "
             f"{reason}. Let the dataset return tensors of one shape (resize, crop), or pass a "
@@ -64,14 +84,22 @@ def collated(batches: Iterator[Any]) -> Iterator[Any]:
         ) from error
 
 
-def _is_collation(filename: str) -> bool:
-    return filename.replace("\\", "/").endswith("_utils/collate.py")
+_NAME = f"{NotCollatedError.__module__}.{NotCollatedError.__name__}: "
+
+
+def _is_of_pytorch(error: Exception) -> bool:
+    """Whether it was raised while PyTorch's own collation ran, called by whomever."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code is default_collate.__code__ for frame in frames)
 
 
 def watched(loader: Any) -> dict[str, Any]:
     """Arguments of a loader that is to stand for this one; workers cannot tell what they see."""
-    by_itself = loader.num_workers == 0 and loader.batch_sampler is not None
-    return {"collate_fn": Watched(loader.collate_fn)} if by_itself and _is_own(loader) else {}
+    if loader.batch_sampler is None:
+        return {}
+    if loader.num_workers:
+        return {"collate_fn": Telling(loader.collate_fn)}
+    return {"collate_fn": Watched(loader.collate_fn)} if _is_own(loader) else {}
 
 
 def _is_own(loader: Any) -> bool:
