@@ -128,6 +128,7 @@ def test_a_model_that_vmap_cannot_run_has_loop_rows_and_the_reason():
     assert "vmap" in str(table)
 
 
+@pytest.mark.slow
 def test_measured_shares_add_up_to_no_more_than_the_whole():
     model, inputs = CASES["groupnorm-cnn"].initial()
     table = GradNormScorer(model).explain(inputs[:4], measure=True)

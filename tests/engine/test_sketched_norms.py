@@ -1,5 +1,7 @@
 """Norms from the pull-back that makes sketches, against float64 gradients of each sample."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,11 @@ def loss(model, sample):
     return F.cross_entropy(model(sample[0]), sample[1])
 
 
+@functools.cache
+def exact_of(name):
+    return exact_norms(*made(name))
+
+
 def exact_norms(model, batch, names=None):
     found = [*map(in_reals, gradients(model, [batch], loss))]
     return torch.stack([size({n: g[n] for n in names or g}) for g in found])
@@ -35,9 +42,9 @@ def both(model, batches, **options):
 def test_layers(name, form):
     model, batch = made(name)
     sketches, norms = both(model, [batch])
-    exact = exact_norms(model, batch)
+    exact = exact_of(name)
     assert float(((norms - exact).abs() / exact).max()) < 1e-5
-    alone = gradient_sketch(model, [batch], 16, **OPTIONS)
+    alone = gradient_sketch(model, [batch], 16, verify=False, **OPTIONS)
     assert float(((sketches - alone).norm(dim=1) / exact).max()) < 1e-5
 
 

@@ -19,7 +19,10 @@ def _pair(n, k, t, i, o, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("n, k, t, i, o", [(2, 3, 20, 7, 5), (3, 2, 140, 33, 17)])
+@pytest.mark.parametrize(
+    "n, k, t, i, o",
+    [(2, 3, 20, 7, 5), pytest.param(3, 2, 140, 33, 17, marks=pytest.mark.slow)],
+)
 def test_lost_norms_are_formed_again(n, k, t, i, o, dtype):
     a, g = _pair(n, k, t, i, o, dtype)
     ghost = ghost_norm.ghost_sq_norm(a, g)

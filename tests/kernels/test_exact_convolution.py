@@ -219,7 +219,8 @@ def test_parts_of_weights_that_are_made_anew_are_not_kept():
     assert torch.equal(found, exact_products.convolution(x, weight * 2, None, SQUARE))
 
 
-@pytest.mark.parametrize("positions", [5, 17000])  # of one block, and of more than are read at once
+# Of one block, and of more than are read at once.
+@pytest.mark.parametrize("positions", [5, pytest.param(17000, marks=pytest.mark.slow)])
 def test_halves_are_the_number_to_its_last_bits(positions):
     x = randn(3, positions, 16) * _levels(3, 20)[:, None, None]
     x[:, -1] *= 1000  # the largest is in the last block
