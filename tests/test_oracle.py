@@ -178,7 +178,11 @@ def test_subset_frozen_and_unused_parameters():
     assert_close_relative(oracle.scores(model, oracle.ones(x)), head, 1e-14)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SLOW = {"resnet18": pytest.mark.slow}
+EACH = [pytest.param(case, marks=SLOW.get(name, ())) for name, case in CASES.items()]
+
+
+@pytest.mark.parametrize("case", EACH, ids=CASES.keys())
 def test_cases_are_not_trivial(case):
     """Every parameter has a gradient, classes vary, and confident samples reach 1e-30."""
     model, x = case.random()

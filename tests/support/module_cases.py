@@ -27,6 +27,9 @@ from tests.support import oracle
 from tests.support.cases import perturb
 
 SAMPLES, CLASSES, EXACT = 2, 3, 1e-8
+# Modules with hundreds of inputs, products of options with two to four values: every seventh, in
+# which each value of each option is there, beside each of another.
+MANY, NTH = ("LinearCrossEntropyLoss",), 7
 
 
 class Between(nn.Module):
@@ -99,10 +102,10 @@ def cases() -> Iterator[tuple[str, Any]]:
             info, device="cpu", dtype=torch.float64, requires_grad=False, training=False
         )
         for index, made in enumerate(given):
-            if made.forward_input is None:
+            kind = info.name.removeprefix("nn.")
+            if made.forward_input is None or (kind in MANY and index % NTH):
                 continue
-            name = f"{info.name.removeprefix('nn.')}-{index}" + f"-{made.desc}" * bool(made.desc)
-            yield name, (info.module_cls, made)
+            yield f"{kind}-{index}" + f"-{made.desc}" * bool(made.desc), (info.module_cls, made)
 
 
 def build(cls: type[nn.Module], made: Any, rows: bool) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -1,5 +1,8 @@
 """Inputs against what the first norm with running statistics remembers of training."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -84,14 +87,23 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=[*MODELS, "frozen"])
-def model(request):
+@functools.cache
+def made(name):
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(3)
 
     def draw():
         return normalised(photographs(16, generator))
 
-    return frozen(draw) if request.param == "frozen" else trained(MODELS[request.param](), draw)
+    return frozen(draw) if name == "frozen" else trained(MODELS[name](), draw)
+
+
+@pytest.fixture(params=[*MODELS, "frozen"])
+def model(request):
+    """Trained once, and each test's own."""
+    model = copy.deepcopy(made(request.param))
+    torch.manual_seed(1)  # the same for the test that trained it and for others
+    return model
 
 
 @pytest.fixture
