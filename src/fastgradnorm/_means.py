@@ -48,12 +48,13 @@ def _check_finite(means: Mapping[str, Tensor], options: Options) -> None:
         return
     told = (
         f"The mean gradient of `{bad[0]}` is NaN or infinite, as that of some sample is: "
-        "`score_pool` with the same loss tells which. `on_nonfinite='keep'` passes it on."
+        "`score_pool` with the same loss tells which."
     )
     if options.on_nonfinite == "warn":
         warnings.warn(told, stacklevel=4)
     else:
-        raise NonFiniteScoreError(told, [], means)
+        advice = "`on_nonfinite='keep'` passes it on."
+        raise NonFiniteScoreError(f"{told} {advice}", [], means)
 
 
 class Sums:

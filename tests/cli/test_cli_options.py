@@ -53,6 +53,7 @@ SHOWN = {
         "loss": "test_cli_losses", "target": "test_cli_losses",
         "weights": "test_weights", "scheme": "test_schemes", "params": "test_parameters",
         "rtol": "test_a_relative_error", "class_dim": "test_a_class_dimension",
+        "likelihood": "test_cli_wording",
         "device": "test_a_device", "key": "test_arrays_and_names", "ids": "test_arrays_and_names",
         "image_size": "test_cli_pictures", "skip_bad": "test_cli_failures",
         "every_frame": "test_cli_images", "text": "test_cli_texts",
@@ -64,9 +65,10 @@ SHOWN = {
     "acquire": dict.fromkeys(
         ["labelled", "strategy", "seed", "max_per_folder", "max_similarity", "out", "report",
          "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
-    ) | dict.fromkeys(["checkpoint", "resume"], "test_cli_resuming"),
+    ) | {"checkpoint": "test_cli_resuming", "resume": "test_cli_resuming",
+         "space": "test_cli_wording"},
     "ask": dict.fromkeys(["campaign", "strategy", "seed", "paths"], "test_cli_campaign")
-    | {"resume": "test_cli_resuming"},
+    | {"resume": "test_cli_resuming", "space": "test_cli_wording"},
     "tell": dict.fromkeys(["campaign", "answers", "release"], "test_cli_campaign"),
     "status": dict.fromkeys(["campaign"], "test_cli_campaign"),
     "select": {

@@ -17,10 +17,10 @@ def tell_nonfinite(
     """Warns of NaN and infinite ones among `count`, or raises an error that holds `everything`."""
     some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
     message = (
-        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these "
-        f"inputs; `on_nonfinite='keep'` passes the {what} on."
+        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these inputs"
     )
     if how == "warn":
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(f"{message}.", stacklevel=4)
     elif how == "raise":
-        raise NonFiniteScoreError(message, indices, everything)
+        advice = f"`on_nonfinite='keep'` passes the {what} on."
+        raise NonFiniteScoreError(f"{message}; {advice}", indices, everything)

@@ -14,13 +14,15 @@ from fastgradnorm.cli import _given, _placing
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._labelled import labelled_samples
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
+from fastgradnorm.cli._wording import spoken
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
 DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
+DEFAULTS |= {"likelihood": "auto"}
 # Arguments that stand on the command line, in the words of the function.
 _OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
 _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
-_OPTIONS |= {"params": "--params"}
+_OPTIONS |= {"params": "--params", "space": "--space", "likelihood": "--likelihood"}
 _ADVICE = " With --out or --checkpoint it would keep what is done."
 
 K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
@@ -33,6 +35,12 @@ Labelled = Annotated[
 ]
 Strategy = Annotated[
     str, typer.Option(help="auto, margin, badge, typiclust, expected/all/herding, ...")
+]
+Space = Annotated[
+    str,
+    typer.Option(
+        help="last_layer, or sketch: of the gradient over --params; for strategies over points."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 MaxPerFolder = Annotated[int | None, typer.Option(min=1, help="Images of one folder, at most.")]
@@ -63,6 +71,7 @@ def acquire(
     k: K,
     labelled: Labelled = None,
     strategy: Strategy = "auto",
+    space: Space = "last_layer",
     seed: Seed = 0,
     max_per_folder: MaxPerFolder = None,
     max_similarity: MaxSimilarity = None,
@@ -102,6 +111,7 @@ def acquire(
             k,
             labelled=known,
             strategy=strategy,
+            space=space,  # type: ignore[arg-type]  # told if it is another
             seed=seed,
             groups=groups,
             max_per_group=max_per_folder,
@@ -131,7 +141,7 @@ def _folders(given: _given.Given) -> list[str]:
 def _tell(chosen: Selection) -> None:
     typer.echo(str(chosen), err=True)
     for finding in chosen.pool["findings"]:
-        typer.echo(f"Noticed ({finding['kind']}): {finding['message']}", err=True)
+        typer.echo(f"Noticed ({finding['kind']}): {spoken(finding['message'])}", err=True)
 
 
 def _place(

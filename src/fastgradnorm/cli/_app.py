@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastgradnorm import __version__
 from fastgradnorm.cli._failures import plain_failures
+from fastgradnorm.cli._wording import spoken
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -23,7 +24,7 @@ def main() -> None:
 
 
 def _tell(message: Warning | str, *_: Any) -> None:
-    print(f"fastgradnorm: warning: {message}", file=sys.stderr)
+    print(f"fastgradnorm: warning: {spoken(str(message))}", file=sys.stderr)
 
 
 def build_app() -> "Typer":

@@ -8,7 +8,7 @@ import typer
 
 from fastgradnorm.active import Campaign, argilla_answers, label_studio_answers
 from fastgradnorm.cli import _given
-from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Strategy
+from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Space, Strategy
 from fastgradnorm.cli._failures import BadInputError, in_options, told
 from fastgradnorm.cli._files import ENCODING, read_rows
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
@@ -18,6 +18,7 @@ _PLACE = Path("campaign")
 # Arguments of `Campaign` that stand on the command line.
 _OPTIONS = {"k": "K", "batch": "BATCH", "answers": "--answers", "folder": "--campaign"}
 _OPTIONS |= {"strategy": "--strategy", "key": "--ids", "scheme": "--scheme", "params": "--params"}
+_OPTIONS |= {"space": "--space", "likelihood": "--likelihood"}
 
 
 def add(app: typer.Typer) -> None:
@@ -33,6 +34,7 @@ def ask(
     k: K,
     campaign: Folder = _PLACE,
     strategy: Strategy = "auto",
+    space: Space = "last_layer",
     seed: Seed = 0,
     paths: Paths = False,
     resume: Resume = True,
@@ -55,6 +57,7 @@ def ask(
                 k,
                 given.model,
                 strategy=strategy,
+                space=space,
                 seed=seed,
                 batch_size=given.batch_size,
                 on_nonfinite="warn",

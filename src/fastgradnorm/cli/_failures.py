@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
-from fastgradnorm import ArgumentError
+from fastgradnorm import ArgumentError, ArgumentTypeError
+from fastgradnorm.cli._wording import spoken
 
 # Import name -> (the distribution that brings it, the extra that asks for it).
 _EXTRAS = {
@@ -37,17 +38,17 @@ def in_options(options: Mapping[str, str]) -> Iterator[None]:
         options: What the user wrote, by the argument of the function that it went to.
 
     Raises:
-        BadInputError: For each `ArgumentError` about one of them.
+        BadInputError: For each `ArgumentError` or `ArgumentTypeError` about one of them.
     """
     try:
         yield
-    except ArgumentError as error:
+    except (ArgumentError, ArgumentTypeError) as error:
         if error.argument not in options:
             raise
         message = str(error)
         for name, option in options.items():
             message = message.replace(f"`{name}`", f"`{option}`")
-        raise BadInputError(message) from error
+        raise BadInputError(spoken(message)) from error
 
 
 @contextmanager
@@ -67,7 +68,9 @@ def plain_failures(*, debug: bool = False) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         if debug:
             raise
-        fail(first_cause(str(error)), 2 if isinstance(error, BadInputError) else 1)
+        if isinstance(error, BadInputError):
+            fail(str(error), 2)
+        fail(spoken(first_cause(str(error))), 1)
     except OSError as error:
         if debug:
             raise

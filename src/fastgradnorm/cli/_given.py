@@ -90,6 +90,10 @@ Rtol = Annotated[
     typer.Option(min=0, help="Relative standard error to accept; 0 is exact."),
 ]
 ClassDim = Annotated[int, typer.Option(help="Dimension of the classes in the model's output.")]
+Likelihood = Annotated[
+    str,
+    typer.Option(help="What logits are of: categorical, or bernoulli: each a label of its own."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; where the model is by default.")]
 
 
@@ -159,6 +163,7 @@ def open_all(
     params: Params = "all",
     rtol: Rtol = 0.0,
     class_dim: ClassDim = 1,
+    likelihood: Likelihood = "auto",
     device: Device = None,
     key: Keys = None,
     ids: IdKey = None,
@@ -213,6 +218,7 @@ def open_all(
         "params": _parameters(params, loaded.model),
         "rtol": rtol,
         "class_dim": class_dim,
+        "likelihood": likelihood,
         "loss": loss,
     }
     made = "its own weights" if loaded.pretrained else "weights as it makes them"

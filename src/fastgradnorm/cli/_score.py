@@ -12,10 +12,12 @@ from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._samples import Pool
+from fastgradnorm.cli._wording import spoken
 
 # Arguments of the scorer that stand on the command line.
 _OPTIONS = {"params": "--params", "rtol": "--rtol", "class_dim": "--class-dim"}
 _OPTIONS |= {"scheme": "--scheme", "loss": "--loss", "target": "--target"}
+_OPTIONS |= {"likelihood": "--likelihood"}
 
 
 def add(app: typer.Typer) -> None:
@@ -52,7 +54,7 @@ def add(app: typer.Typer) -> None:
             scores = scorer.score(given.loader(workers))
         typer.echo(str(scores))
         for finding in scores.provenance["findings"]:
-            typer.echo(f"Noticed ({finding['kind']}): {finding['message']}")
+            typer.echo(f"Noticed ({finding['kind']}): {spoken(finding['message'])}")
         wrong = (~scores.values.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
             typer.echo(f"Without a score: {given.pool.named(wrong)}")

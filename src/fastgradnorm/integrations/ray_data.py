@@ -106,12 +106,11 @@ class GradNormActor:
         if not bad.any() or self._scorer.options.on_nonfinite == "keep":
             return
         message = (
-            f"Scores are NaN or infinite for {self._id!r} {ids[bad].tolist()}. Check these rows; "
-            "`on_nonfinite='keep'` passes the scores on."
+            f"Scores are NaN or infinite for {self._id!r} {ids[bad].tolist()}. Check these rows"
         )
         if self._scorer.options.on_nonfinite == "raise":
-            raise ValueError(message)
-        warnings.warn(message, stacklevel=3)
+            raise ValueError(f"{message}; `on_nonfinite='keep'` passes the scores on.")
+        warnings.warn(f"{message}.", stacklevel=3)
 
 
 def _column(batch: Mapping[str, np.ndarray], name: str) -> np.ndarray:

@@ -1,0 +1,62 @@
+"""What functions say, in the words of the command line: its options, and what Python alone has."""
+
+import re
+from dataclasses import fields
+
+from fastgradnorm import Options
+
+# Arguments of the functions, as they are called on the command line.
+_OPTIONS = (
+    "scheme", "loss", "target", "params", "rtol", "class_dim", "likelihood", "device", "labelled",
+    "strategy", "space", "max_similarity", "batch_size",
+)  # fmt: skip
+_CALLED = {
+    "pool": "POOL", "loader": "POOL", "model": "MODEL", "k": "K",
+    "max_per_group": "--max-per-folder",
+    **{name: f"--{name.replace('_', '-')}" for name in _OPTIONS},
+}  # fmt: skip
+# `checkpoint` and `seed` are options of some commands, which tell of them by themselves.
+_IN_PYTHON = {each.name for each in fields(Options)} - {*_CALLED, "checkpoint", "seed"}
+
+_QUOTED = re.compile(r"`([^`]+)`")
+_ONE = r"(\w+)=('[^']*'|-?[\w.]+)"
+_ASSIGNED = re.compile(rf"{_ONE}(, {_ONE})*")
+_EACH = re.compile(_ONE)
+
+
+def spoken(message: str) -> str:
+    """The same message, where it names arguments with the options that they are here.
+
+    `` `params='all', space='sketch'` `` becomes `` `--params=all --space=sketch` ``; what only the
+    functions take is said to be theirs.
+    """
+    alone: dict[str, None] = {}
+
+    def said(found: re.Match[str]) -> str:
+        inside = found[1]
+        if inside.startswith("params=lambda"):
+            return "`--params` and a regular expression"
+        if inside.startswith("forward="):
+            alone["forward"] = None
+        elif _ASSIGNED.fullmatch(inside):
+            pairs = _EACH.findall(inside)
+            if all(name in _CALLED for name, _ in pairs):
+                told = (f"{_CALLED[name]}={value.strip(chr(39))}" for name, value in pairs)
+                return f"`{' '.join(told)}`"
+            alone.update({name: None for name, _ in pairs if name in _IN_PYTHON})
+        elif inside in _CALLED:
+            return f"`{_CALLED[inside]}`"
+        elif inside in _IN_PYTHON and inside != "forward":  # modules have one, too
+            alone[inside] = None
+        return found[0]
+
+    return _QUOTED.sub(said, message) + "".join(map(_of_python, alone))
+
+
+def _of_python(name: str) -> str:
+    if name == "forward":
+        return (
+            " On the command line there is no `forward=`: let MODEL make a module that does it in "
+            "its own."
+        )
+    return f" `{name}` is an option of the functions in Python, not of the command line."
