@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = [ROOT / "src", ROOT / "kernels"]
 # What stands on the face; beside their own packages and `SHARED`, they import what is named here.
 HOSTS = {
-    "fastgradnorm.active": {"fastgradnorm._selection"},  # `acquire` and the learner share them
+    # `acquire` and the learner share strategies, and what of a sample a model is given.
+    "fastgradnorm.active": {"fastgradnorm._pool", "fastgradnorm._selection"},
     "fastgradnorm.integrations": set(),
     "fastgradnorm.demo": set(),
     "fastgradnorm.cli": {"fastgradnorm.demo", "fastgradnorm.active"},

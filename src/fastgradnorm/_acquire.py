@@ -126,8 +126,7 @@ def acquire(
     with _told_of_default("params" in options):
         read = read_pool(model, loader, others, known, asked, wants)
     if k > len(read.candidates):
-        why = "" if len(read.candidates) else "All have a label already, or no finite score."
-        raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k, why)
+        raise fail("k", f"at most {len(read.candidates)}, the number of candidates", k, read.lost)
     numbers = None
     if groups is not None:
         numbers = group_numbers(groups, read.size, read.places[read.candidates])
@@ -190,7 +189,11 @@ def _options(what: Named, given: dict[str, Any]) -> Options:
         wanted = "one that reads no labels, for samples that have none"
         raise fail("scheme", wanted, asked.scheme, f"One of {', '.join(map(repr, SCHEMES))}.")
     if asked.likelihood == "gaussian":
-        raise fail("likelihood", "that of a classifier for `acquire`", asked.likelihood)
+        advice = (
+            "Of a regression, 'coreset' and 'typiclust' without it look at what the last layer is "
+            "given, and at no score."
+        )
+        raise fail("likelihood", "that of a classifier for `acquire`", asked.likelihood, advice)
     return asked
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
-_NO_BATCH = (str, bytes, float, bool)
+_NO_BATCH = (str, bytes, float, bool, np.bool_)
+_MASK = "Of a mask pass where it is true, such as `[i for i, known in enumerate(mask) if known]`."
 _WHAT = "indices of the pool, or a loader or dataset of other samples"
 
 
@@ -44,6 +45,9 @@ def labelled_indices(labelled: Any) -> Tensor | None:
         return torch.empty(0, dtype=torch.int64)
     if isinstance(labelled, (str, bytes, os.PathLike)):
         raise fail_type("labelled", _WHAT, labelled, "Read the file: which places has it?")
+    if isinstance(labelled, (*_NO_BATCH, int, np.integer)):
+        one = _is_index(labelled)
+        raise fail_type("labelled", _WHAT, labelled, f"Pass `[{labelled!r}]`." if one else "")
     # Of pandas, polars.
     column = None if isinstance(labelled, Dataset) else getattr(labelled, "to_numpy", None)
     if column is not None or isinstance(labelled, (Tensor, np.ndarray)):
@@ -52,7 +56,8 @@ def labelled_indices(labelled: Any) -> Tensor | None:
         return None
     first = next(iter(labelled), None)
     if isinstance(first, _NO_BATCH) and not isinstance(labelled, Mapping):
-        raise TypeError(f"`labelled` must be {_WHAT}. Got {first!r} at place 0.")
+        advice = f" {_MASK}" if isinstance(first, (bool, np.bool_)) else ""
+        raise TypeError(f"`labelled` must be {_WHAT}. Got {first!r} at place 0.{advice}")
     if first is not None and not _is_index(first):
         return None
     items = list(labelled)
@@ -69,7 +74,7 @@ def _of_array(labelled: Any) -> Tensor:
     given = np.array(labelled) if isinstance(labelled, np.ndarray) else labelled  # it is read-only
     found = torch.as_tensor(given).detach().cpu()
     if found.dtype == torch.bool:
-        raise fail_type("labelled", _WHAT, found, "Pass `mask.nonzero()` of a mask, flattened.")
+        raise fail_type("labelled", _WHAT, found, "Of a mask pass `mask.nonzero()`, flattened.")
     if found.dim() > 1 or (len(found.reshape(-1)) and found.dtype.is_floating_point):
         raise fail_type("labelled", _WHAT, found, "Wrap one batch in a list: `[batch]`.")
     if found.is_complex():

@@ -32,6 +32,7 @@ class Reading:
         candidates: Positions in the pass that may be chosen.
         size: Of the dataset; None: that is not known.
         labelled: How many are labelled; None: that is not known.
+        lost: Why others of the pass may not be chosen, in words; empty: all may.
     """
 
     gathered: Gathered
@@ -40,6 +41,7 @@ class Reading:
     candidates: Tensor
     size: int | None
     labelled: int | None
+    lost: str
 
 
 def read_pool(
@@ -86,7 +88,15 @@ def read_pool(
     for name in POINTS:
         if name in gathered.columns:
             usable &= gathered.columns[name][candidates].isfinite().all(1)
-    return Reading(gathered, before, places, candidates[usable], size, count)
+    here = int(torch.isin(places, known).sum()) if known is not None else 0
+    left = {"a label already": here, "no finite score": int((~usable).sum())}
+    told = [
+        f"{number} {'has' if number == 1 else 'have'} {what}"
+        for what, number in left.items()
+        if number
+    ]
+    lost = f"Of {len(places)} samples {' and '.join(told)}." if told else ""
+    return Reading(gathered, before, places, candidates[usable], size, count, lost)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -80,11 +81,11 @@ class _Inputs:
             ) from error
 
     def _input(self, sample: Any) -> Any:
-        while isinstance(sample, (tuple, list)) and sample:
+        while isinstance(sample, (tuple, list)) and sample and not _is_array(sample):
             sample = sample[0]
         if not isinstance(sample, Mapping):
-            return sample
-        kept = {k: v for k, v in sample.items() if k not in _LABELS}
+            return _as_tensor(sample)
+        kept = {k: _as_tensor(v) for k, v in sample.items() if k not in _LABELS}
         if self._accepted is not None:
             kept = {k: v for k, v in kept.items() if k in self._accepted}
         if not kept:
@@ -100,6 +101,20 @@ def _tokens(sample: Mapping[Any, Any]) -> str:
     texts = [key for key, value in sample.items() if isinstance(value, str)]
     made = f"dataset.map(lambda row: tokenizer(row[{texts[0]!r}]))" if texts else ""
     return f"Make tokens of texts first, such as by `{made}`. " if texts else ""
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists: one input, which PyTorch would take apart.
+
+    A tuple is an input and its label, numbers too.
+    """
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, (int, float)) or _is_array(item) for item in value)
+
+
+def _as_tensor(value: Any) -> Any:
+    return torch.tensor(value) if _is_array(value) else value
 
 
 def _accepted(model: nn.Module) -> frozenset[str] | None:

@@ -73,6 +73,20 @@ def check_loader(loader: Any, name: str = "loader") -> None:
         )  # fmt: skip
     if not isinstance(loader, Iterable):
         raise fail_type(name, wanted, loader)
+    if _is_one_batch(loader):
+        advice = "Wrap inputs and their labels, one batch, in a list: `[(inputs, labels)]`."
+        raise fail_type(name, wanted, loader, advice)
+
+
+def _is_one_batch(loader: Any) -> bool:
+    """Whether these are inputs and as many labels, which are no two batches of one kind."""
+    arrays = (Tensor, np.ndarray)
+    if not (isinstance(loader, (list, tuple)) and len(loader) == 2):
+        return False
+    first, second = loader
+    if not (isinstance(first, arrays) and isinstance(second, arrays)):
+        return False
+    return first.ndim > second.ndim == 1 and len(first) == len(second)
 
 
 def made_anew(loader: DataLoader[Any], dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:

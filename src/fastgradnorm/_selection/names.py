@@ -64,7 +64,7 @@ def named(name: str) -> Named:
     found = _composed(name)
     if found is not None:
         return found
-    near = difflib.get_close_matches(name, names(), n=3) or ["auto", *TABLE][:8]
+    near = difflib.get_close_matches(name.lower(), names(), n=3) or ["auto", *TABLE][:8]
     raise ArgumentError(f"`strategy` must be one that is known. Got {name!r}. Close to it: "
                      f"{', '.join(near)}.", "strategy")  # fmt: skip
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fastgradnorm._pool import as_loader
 from fastgradnorm.active._task import Inputs
 
 
@@ -48,7 +49,11 @@ class Context:
 
     def loader(self, indices: Tensor) -> DataLoader[Any]:
         """Batches of the inputs of any items of the pool, in order."""
-        return DataLoader(Inputs(self.pool, indices), self.batch_size)
+        inputs = Inputs(self.pool, indices)
+        if self.score_options.get("forward") is not None or not len(inputs):
+            return DataLoader(inputs, self.batch_size)
+        made: DataLoader[Any] = as_loader(inputs, self.model, None, self.batch_size, "task.pool")
+        return made
 
     def generator(self) -> np.random.Generator:
         """Random numbers that depend on the cycle's seed alone."""

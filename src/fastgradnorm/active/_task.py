@@ -22,9 +22,10 @@ class Task(Protocol):
     name: str
 
     def pool(self) -> Dataset[Any]:
-        """Map-style, with a length; item i is `(input, label)`.
+        """Map-style, with a length; item i is `(input, label)`, or a mapping with the inputs.
 
-        The label of an item is looked at by nobody until that item has been chosen; it may be a
+        Of a mapping, such as a row of a `datasets.Dataset`, the model is given what it takes. The
+        label of an item is looked at by nobody until that item has been chosen; it may be a
         placeholder that does not exist before.
         """
         ...
@@ -52,7 +53,9 @@ class Inputs(Dataset[Any]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Any:
-        return self.pool[self.indices[position]][0]
+        sample = self.pool[self.indices[position]]
+        paired = isinstance(sample, list) and not isinstance(sample[0], (int, float, list))
+        return sample[0] if paired or isinstance(sample, tuple) else sample
 
 
 def as_indices(indices: Sequence[int] | Tensor) -> Tensor:

@@ -68,9 +68,10 @@ def plain_failures(*, debug: bool = False) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         if debug:
             raise
+        message = first_cause(str(error))
         if isinstance(error, BadInputError):
-            fail(str(error), 2)
-        fail(spoken(first_cause(str(error))), 1)
+            fail(message, 2)
+        fail(spoken(message), 1)
     except OSError as error:
         if debug:
             raise

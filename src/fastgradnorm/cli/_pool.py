@@ -1,6 +1,7 @@
 """The pool a command scores: a folder of images, or a file of arrays."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,26 @@ def open_pool(
     names = range(count) if ids is None else list(ids.tolist())
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
-    if len(arrays) > 1 and not keys:
-        typer.echo(
-            f"Inputs: {', '.join(arrays)}, by these names; choose with --key.",
-            err=True,
-        )
+    if len(arrays) > 1:
+        in_a_row = path.suffix == ".parquet" and _are_numbers(arrays, reading)
+        if not keys:
+            how = "in this order" if in_a_row else "by these names"
+            what = "the columns " if in_a_row else ""
+            typer.echo(f"Inputs: {what}{', '.join(arrays)}, {how}; choose with --key.", err=True)
+        if in_a_row:  # as of the same table in a CSV
+            arrays = {"columns": torch.stack([each.float() for each in arrays.values()], 1)}
     known = None if labels is None else labels_of(str(target), labels, count)
     return Pool(Arrays(arrays, known), names)
+
+
+def _are_numbers(arrays: dict[str, Tensor], reading: Reading | None) -> bool:
+    """Whether columns are a number each, of a model that does not take them by their names."""
+    if any(each.dim() != 1 for each in arrays.values()):
+        return False
+    if reading is None:
+        return True
+    parameters = inspect.signature(reading.model.forward).parameters
+    return not all(name in parameters for name in arrays)
 
 
 def _input(name: str, array: np.ndarray) -> Tensor:
