@@ -146,7 +146,7 @@ FAULTS = [
     ),
     Fault(
         "active/_context.py", "option that does nothing",
-        "return DataLoader(Inputs(self.pool, indices), self.batch_size)", "return DataLoader(Inputs(self.pool, indices), 256)",
+        'as_loader(inputs, self.model, None, self.batch_size, "task.pool")', 'as_loader(inputs, self.model, None, 256, "task.pool")',
         "a task's batch_size has no effect: memory runs out",
     ),
 ]  # fmt: skip

@@ -4,17 +4,40 @@
 from benchmarks.witness.fault import Fault
 
 _GIVEN, _REPORT, _SCORE = "cli/_given.py", "cli/_report.py", "cli/_score.py"
+_RESUMING = "cli/_resuming.py"
 
 FAULTS = [
     Fault(
-        _SCORE, "option that does nothing",
-        "        if not resume:\n            checkpoint.unlink(missing_ok=True)\n", "",
+        _RESUMING, "option that does nothing",
+        "    if not resume:\n        forget(place)\n", "",
         "--no-resume is refused by the old checkpoint, or goes on from it",
     ),
     Fault(
         _SCORE, "option that does nothing",
-        "scores = _score(scorer, given.loader(workers), checkpoint)", "scores = _score(scorer, given.loader(), checkpoint)",
+        "scores = scorer.score(given.loader(workers))", "scores = scorer.score(given.loader())",
         "--workers has no effect",
+    ),
+    Fault(
+        _RESUMING, "forgotten case",
+        '_FILES = ("", ".bin", ".labelled", ".labelled.bin")', '_FILES = ("", ".bin")',
+        "what was kept of labelled samples stays on the disk",
+    ),
+    Fault(
+        "cli/_acquire.py", "option that does nothing",
+        "            checkpoint=place,\n", "", "acquire begins anew where it was stopped",
+    ),
+    Fault(
+        "cli/_campaign.py", "option that does nothing",
+        "                checkpoint=place,\n", "", "ask begins anew where it was stopped",
+    ),
+    Fault(
+        "cli/_wording.py", "forgotten case",
+        "        elif inside in _CALLED:\n            return f\"`{_CALLED[inside]}`\"\n", "",
+        "errors name arguments that the command line has not",
+    ),
+    Fault(
+        _GIVEN, "option that does nothing",
+        '        "likelihood": likelihood,\n', "", "--likelihood has no effect",
     ),
     Fault(
         _SCORE, "wrong constant",
