@@ -52,7 +52,7 @@ def test_arguments_of_acquire_that_were_meant(given, meant):
 
 
 def test_a_pool_of_which_all_is_labelled():
-    with pytest.raises(ValueError, match=r"at most 0.*All have a label already"):
+    with pytest.raises(ValueError, match=r"at most 0.*Of 6 samples 6 have a label already"):
         acquire(MODEL, [X], 2, labelled=range(6), progress=False)
 
 
