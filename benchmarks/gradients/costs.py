@@ -23,7 +23,7 @@ from benchmarks.gpu.large_models import LARGE
 from benchmarks.usual_memory import usual_memory
 from fastgradnorm import gradient_dots, gradient_sketch, score_pool
 
-CLASSES, MANY, BATCH, BATCHES = 10, 16, 4, 3
+CLASSES, MANY, BATCH, BATCHES = 10, 16, 4, 2
 FIGURES = (
     "loss norm",
     "sketch",
@@ -73,6 +73,7 @@ def cost(name: str, what: str, dim: int, batch: int, rounds: int) -> dict[str, f
         "most": max(times),
         "seconds": found[what].summary()["cpu_seconds_median"],
         "step_seconds": found["step"].summary()["cpu_seconds_median"],
+        "batches": BATCHES,
         "resident_bytes": resident(),
     }
 

@@ -20,8 +20,8 @@ def costs(results: Results) -> str:
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     told = (
         f"In training steps on the same samples, {rows[0]['batch']} at a time: whole calls on "
-        f"{rows[0]['batches']} batches without verification, the median of rounds and in brackets "
-        "the least and the most."
+        "two or three batches without verification, the median of rounds and in brackets the least "
+        "and the most."
     )
     return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])
 
