@@ -18,6 +18,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from fastgradnorm._dots import metric_of
 from fastgradnorm._engine import Engine
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
@@ -28,7 +29,7 @@ from fastgradnorm._schemes import SKETCHED, GroupBy, Groups, Scored, SketchSchem
 from fastgradnorm._sketch_store import SketchStore
 from fastgradnorm._sketch_writing import Folder
 from fastgradnorm._sketched import COLUMN, NORMS, Sketches
-from fastgradnorm._validate import check_bool, check_choice, check_integer, fail
+from fastgradnorm._validate import check_bool, check_choice, check_integer, check_model, fail
 
 AnySketchScheme = SketchScheme | Literal["loss"]
 
@@ -93,6 +94,7 @@ def gradient_sketch(
     scheme: AnySketchScheme | None = None,
     group_by: GroupBy | None = None,
     norms: bool = False,
+    metric: torch.optim.Optimizer | None = None,
     **options: Any,
 ) -> Any:
     r"""Sketch each sample's gradient over all parameters: `dim` numbers that keep its geometry.
@@ -120,6 +122,8 @@ def gradient_sketch(
         group_by: Gives each group of parameters a sketch of its own: `"parameter"`, `"module"`, or
             a function of a parameter's name.
         norms: Also return the norms of the gradients, exact, from the same pull-back.
+        metric: An Adam or AdamW optimizer of the model's parameters, by whose state gradients are
+            divided first, as in `gradient_dots` (LESS); all of them are formed for it.
         options: Keyword arguments of `Options`, such as `params`, `class_dim`, `checkpoint` and
             `seed` (of buckets and signs). `reduction` has no meaning here.
 
@@ -151,7 +155,8 @@ def gradient_sketch(
     chosen, scheme = checked_sketches("gradient_sketch", dim, scheme, given)
     parts, placement = list[Scored](), Placement(loader, "gradient_sketch")
     with OwnRandomState():
-        run = start(model, loader, chosen, sketching(dim, scheme, norms))
+        scales = metric_of(check_model(model), metric)
+        run = start(model, loader, chosen, sketching(dim, scheme, norms, scales=scales))
         for part in run.parts():
             placement.add(part.indices, len(part))
             parts += [part.scored] if len(part) else []
@@ -186,6 +191,7 @@ def store_sketches(
     *,
     scheme: AnySketchScheme | None = None,
     norms: bool = False,
+    metric: torch.optim.Optimizer | None = None,
     **options: Any,
 ) -> SketchStore:
     """Sketch a pool into a folder, for pools whose sketches do not fit in memory.
@@ -202,6 +208,7 @@ def store_sketches(
         scheme: As in `gradient_sketch`.
         norms: Also keep the norms of the gradients, exact, from the same pull-back: in the same
             rows, after the sketches. The store's `norms` are those.
+        metric: As in `gradient_sketch`.
         options: As in `gradient_sketch`, without a `checkpoint`. With `group_by` rows hold one
             sketch after another, one a group. Ranks share the pool, and rank 0 writes the folder.
 
@@ -231,7 +238,8 @@ def store_sketches(
     chosen, scheme = checked_sketches("store_sketches", dim, scheme, given)
     placement = Placement(loader)
     with OwnRandomState():
-        run = start(model, loader, chosen, sketching(dim, scheme, norms, beside=norms))
+        scales = metric_of(check_model(model), metric)
+        run = start(model, loader, chosen, sketching(dim, scheme, norms, norms, scales))
         folder.write(run, placement)
     samples = placement.judge(run.pool.size, run.lost)
     if not folder.count:
@@ -245,13 +253,23 @@ def store_sketches(
 
 
 def sketching(
-    dim: int, scheme: str, norms: bool = False, beside: bool = False
+    dim: int,
+    scheme: str,
+    norms: bool = False,
+    beside: bool = False,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> Callable[[nn.Module, Options], Engine]:
     """Makes an engine of a model and options."""
 
     def make(model: nn.Module, options: Options) -> Engine:
-        made = partial(Sketches, dim=dim, scheme=scheme, norms=norms, beside=beside)
-        return make_engine(model, options, made, labelled=True)
+        told: dict[str, Any] = {
+            "dim": dim,
+            "scheme": scheme,
+            "norms": norms,
+            "beside": beside,
+            "scales": scales,
+        }
+        return make_engine(model, options, partial(Sketches, **told), labelled=True)
 
     return make
 

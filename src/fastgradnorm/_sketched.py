@@ -1,17 +1,27 @@
 """Sketches of gradients as an outcome of passes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 import torch
+from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._engine import Maps, Passes, Plan, sample_sketch, transient_elements, used_once
+from fastgradnorm._engine import (
+    Maps,
+    Passes,
+    Plan,
+    rescaled,
+    sample_sketch,
+    transient_elements,
+    used_once,
+)
 from fastgradnorm._errors import UnsupportedModelError, VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
+from fastgradnorm._pool import digest
 from fastgradnorm._pulled import Alone, Pulled
 from fastgradnorm._schemes import Groups, Scored
 from fastgradnorm._witness import OwnModel, movement, tolerance
@@ -32,6 +42,7 @@ class Sketches:
         scheme: Of what the gradient is.
         norms: Whether the norms of the groups' gradients are made too.
         beside: Whether these stand in the rows of the sketches, after them, instead of apart.
+        scales: What gradients are multiplied by, by parameter; None: nothing.
 
     Attributes:
         groups: Of parameters, as `group_by` has them; None: one of all.
@@ -45,8 +56,13 @@ class Sketches:
         scheme: str,
         norms: bool = False,
         beside: bool = False,
+        scales: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.norms, self._beside = norms, beside
+        self._scales: dict[str, Tensor] | None = None
+        if scales is not None:
+            wide, device = accumulation_dtype(subject.dtype), subject.device
+            self._scales = {name: scales[name].to(device, wide) for name in subject.chosen}
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
         self._made = Pulled(options, scheme)
         self.pulled, self.slow = 0, cast(str | None, None)
@@ -58,7 +74,8 @@ class Sketches:
     @property
     def facts(self) -> dict[str, str]:
         """What must be the same for a run to be continued."""
-        return {"sketches": f"{self.dim} {self.scheme}" + " with norms" * self.norms}
+        told = {"sketches": f"{self.dim} {self.scheme}" + " with norms" * self.norms}
+        return told if self._scales is None else {**told, "metric": digest(self._scales.values())}
 
     def count(self, plan: Plan) -> int:
         """As in `Outcome`."""
@@ -66,7 +83,8 @@ class Sketches:
 
     def planned(self, plan: Plan) -> Plan:
         """Where no norm is taken, of parameters with a rule no gradient is formed."""
-        transient = plan.item_bytes * transient_elements(plan, self.subject, self.dim)
+        scaled = self._scales is not None
+        transient = plan.item_bytes * transient_elements(plan, self.subject, self.dim, scaled)
         transient = max(plan.transient_bytes, transient)
         transient += plan.item_bytes * 4 * self._count * self.dim
         if self.norms:
@@ -134,7 +152,7 @@ class Sketches:
 
         parts = self.subject, batch, passage, leaves, plan.tracked, self._maps, cotangent
         single = used_once(plan) if self.norms else None
-        return sample_sketch(*parts, self._place, self._count, single)
+        return sample_sketch(*parts, self._place, self._count, single, self._scales)
 
     def _place(self, name: str) -> int:
         return 0 if self.groups is None else self.groups.place(name)
@@ -158,7 +176,8 @@ class Sketches:
             if bool((gaps <= room * scale).all()):
                 continue
             given = self.subject, alone.sample, names, alone.unit, own.narrow
-            moved = _MARGIN * float(torch.linalg.vector_norm(movement(*given) * scale))
+            most = max(float(s.max()) for s in self._scales.values()) if self._scales else 1.0
+            moved = _MARGIN * most * float(torch.linalg.vector_norm(movement(*given) * scale))
             if not bool((gaps <= moved).all()):
                 gap, size = float(gaps.max()), float(sizes.sum().sqrt()) * scale
                 raise VerificationError(
@@ -174,6 +193,7 @@ class Sketches:
         for name, g in zip(names, alone.gradients, strict=True):
             if g is not None:
                 g, place = g.detach().to_dense(), self._place(name)  # of a lookup they are sparse
+                g = g if self._scales is None else rescaled(g, self._scales[name])
                 exact[place] += self._maps.of(name).formed(g).to(exact.dtype)
                 sizes[place] += float(numbers(g).square().sum())
         return exact.flatten() * alone.scale, sizes

@@ -11,7 +11,13 @@ from fastgradnorm._engine.outcome import Norms, Outcome
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plain import PlainPass, plain_scores
 from fastgradnorm._engine.plan import Plan, make_plan
-from fastgradnorm._engine.sketched import Maps, sample_sketch, transient_elements, used_once
+from fastgradnorm._engine.sketched import (
+    Maps,
+    rescaled,
+    sample_sketch,
+    transient_elements,
+    used_once,
+)
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.timing import Clock, now
 from fastgradnorm._engine.vectors import Vectors
@@ -39,6 +45,7 @@ __all__ = [
     "now",
     "of_one",
     "plain_scores",
+    "rescaled",
     "sample_dots",
     "sample_sketch",
     "transient_elements",

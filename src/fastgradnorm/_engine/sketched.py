@@ -6,7 +6,7 @@ one zero of each kind and group of parameters, whose "gradients" are those sums.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -66,6 +66,7 @@ def sample_sketch(
     place: Callable[[str], int],
     groups: int,
     single: Collection[str] | None = None,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Of one sample, inside `vmap`: `[G * k]`, one sketch a group of parameters.
 
@@ -83,6 +84,8 @@ def sample_sketch(
         groups: How many there are.
         single: For norms, the parameters that are used once: of others gradients are formed, as
             several uses add up before they are squared. None: no norms.
+        scales: What gradients are multiplied by, element by element, by parameter, for which they
+            are all formed. None: nothing.
 
     Raises:
         PlanChangedError: If one of those is used again.
@@ -97,7 +100,11 @@ def sample_sketch(
 
         def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
             form = choose_form(rule, joint, values[name], dim)
-            if form == "formed" or (single is not None and name not in single):
+            if (
+                form == "formed"
+                or scales is not None
+                or (single is not None and name not in single)
+            ):
                 return None
             if name in read_once and normed:
                 raise PlanChangedError
@@ -108,7 +115,8 @@ def sample_sketch(
 
         def of_gradient(name: str) -> Read:
             read = _of_gradient(maps.of(name), wide)
-            return _normed_gradient(read, wide, name, read_once) if normed else read
+            read = _normed_gradient(read, wide, name, read_once) if normed else read
+            return read if scales is None else _scaled(read, scales[name])
 
         level = current_level()
         tapped = {
@@ -165,6 +173,18 @@ def _normed_gradient(read: Read, wide: torch.dtype, name: str, read_once: set[st
     return both
 
 
+def _scaled(read: Read, scale: Tensor) -> Read:
+    """Of a gradient that is multiplied first."""
+    return lambda saved, g: read(saved, rescaled(g, scale))
+
+
+def rescaled(g: Tensor, scale: Tensor) -> Tensor:
+    """Element by element; of complex numbers each part by its own."""
+    if g.is_complex():
+        return torch.view_as_complex(torch.view_as_real(g.resolve_conj()) * scale)
+    return g.to(scale.dtype) * scale
+
+
 def _of_gradient(map_: ParameterMap, wide: torch.dtype) -> Read:
     """From a parameter's gradient to its part of the sketch."""
     return lambda _, g: map_.formed(g).to(wide)
@@ -182,11 +202,11 @@ def _of_use(map_: ParameterMap, joint: Joint, wide: torch.dtype) -> Read:
     return read
 
 
-def transient_elements(plan: Plan, subject: Subject, dim: int) -> int:
+def transient_elements(plan: Plan, subject: Subject, dim: int, scaled: bool = False) -> int:
     """The largest step of a pull-back: a gradient that is formed, or what stands in its place."""
 
     def elements(parameter: Tensor, rule: Rule, joint: Joint) -> int | None:
         form = choose_form(rule, joint, parameter, dim)
-        return None if form == "formed" else scratch(rule, joint, form, dim)
+        return None if scaled or form == "formed" else scratch(rule, joint, form, dim)
 
     return largest_step(plan, subject, elements, 4)
