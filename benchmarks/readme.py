@@ -40,6 +40,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "gpu": ("gpu_throughput", tables.gpu),
     "recipe-labels": ("recipes", pages.labels),
     "recipe-pruning": ("recipes", pages.pruning),
+    "recipe-selection": ("recipes", pages.selection),
     "recipe-influence": ("recipes", pages.influence),
     "attribution-counts": ("attribution", attribution.counts),
     "attribution-speed": ("attribution", attribution.speed),

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 STORED = ("throughput", "peers", "memory", "scaling", "recipes", "gradients")
 PICTURED = ("throughput", "peers", "memory", "scaling")
-PARTS = {"recipes": ("labels", "pruning", "influence")}  # where rows are, if not in `rows`
+PARTS = {
+    "recipes": ("labels", "pruning", "selection", "influence")
+}  # where rows are, if not in `rows`
 BLOCKS = (*readme.BLOCKS, "targets")
 
 

@@ -1,1 +1,1 @@
-"""What gradients of labelled samples are good for, on scikit-learn's digits: three recipes."""
+"""What gradients of labelled samples are good for, on scikit-learn's digits: four recipes."""

@@ -1,6 +1,8 @@
 """Runs the recipes, prints and stores what they find.
 
 python -m benchmarks recipes [--threads 1]
+
+Stored after each; where one is missing in what is stored, only that is run.
 """
 
 import time
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance, store
-from benchmarks.recipes import influence, labels, pruning
+from benchmarks.provenance import load, provenance, store
+from benchmarks.recipes import influence, labels, pruning, selection
 from benchmarks.recipes.training import Digits, digits
 
 
@@ -39,7 +41,7 @@ def tiny(folder: Path | None) -> int:
 
 
 def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
-    """All three, the slowest last."""
+    """All of them, the slowest last."""
     given = digits(sizes.train, sizes.test)
     asked = Digits(given.x, given.y, given.test_x[: sizes.queries], given.test_y[: sizes.queries])
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -47,17 +49,22 @@ def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
             given, sizes.seeds, (sizes.early, 3 * sizes.epochs), sizes.dim
         ),
         "pruning": lambda: pruning.run(given, sizes.seeds, sizes.shares, sizes.early, sizes.epochs),
+        "selection": lambda: selection.run(given, 2 * sizes.seeds, 3 * sizes.epochs, sizes.dim),
         "influence": lambda: influence.run(
             asked, sizes.halves, sizes.seeds, sizes.epochs, sizes.models, sizes.dim
         ),
     }
-    found: dict[str, Any] = {}
+    found = (None if folder is None else load("recipes", folder)) or {}
+    found = {} if all(name in found for name in parts) else found
     for name, run in parts.items():
+        if name in found:
+            continue
         start = time.perf_counter()
         found[name] = run()
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         for row in found[name]:
             print("  ", {key: value for key, value in row.items() if key != "each"}, flush=True)
-    if folder is not None:
-        store("recipes", {"provenance": provenance(), "sizes": vars(sizes), **found}, folder)
+        if folder is not None:
+            own = {"provenance": provenance(), "sizes": vars(sizes)}
+            store("recipes", {**own, **found}, folder)
     return 0

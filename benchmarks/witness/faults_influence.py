@@ -65,12 +65,12 @@ FAULTS = [
     ),
     Fault(
         _SKETCH, "option that does nothing",
-        "sketching(dim, scheme, norms))", "sketching(256, scheme, norms))",
+        "sketching(dim, scheme, norms, metric=metric)", "sketching(256, scheme, norms, metric=metric)",
         "dim has no effect on sketches",
     ),
     Fault(
         _DOTS, "forgotten in the fingerprint",
-        '{**self._told, "directions": digest(self._directions.values())}', "{**self._told}",
+        '{**self._told, "directions": digest(itertools.chain.from_iterable(tensors))}', "{**self._told}",
         "a checkpoint of products is gone on with along other directions",
     ),
     Fault(

@@ -11,7 +11,6 @@ product with `dim` vectors for each position and side.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -155,8 +154,7 @@ def gradient_sketch(
     chosen, scheme = checked_sketches("gradient_sketch", dim, scheme, given)
     parts, placement = list[Scored](), Placement(loader, "gradient_sketch")
     with OwnRandomState():
-        scales = metric_of(check_model(model), metric)
-        run = start(model, loader, chosen, sketching(dim, scheme, norms, scales=scales))
+        run = start(model, loader, chosen, sketching(dim, scheme, norms, metric=metric))
         for part in run.parts():
             placement.add(part.indices, len(part))
             parts += [part.scored] if len(part) else []
@@ -238,8 +236,7 @@ def store_sketches(
     chosen, scheme = checked_sketches("store_sketches", dim, scheme, given)
     placement = Placement(loader)
     with OwnRandomState():
-        scales = metric_of(check_model(model), metric)
-        run = start(model, loader, chosen, sketching(dim, scheme, norms, norms, scales))
+        run = start(model, loader, chosen, sketching(dim, scheme, norms, norms, metric))
         folder.write(run, placement)
     samples = placement.judge(run.pool.size, run.lost)
     if not folder.count:
@@ -257,19 +254,15 @@ def sketching(
     scheme: str,
     norms: bool = False,
     beside: bool = False,
-    scales: Mapping[str, Tensor] | None = None,
+    metric: torch.optim.Optimizer | None = None,
 ) -> Callable[[nn.Module, Options], Engine]:
     """Makes an engine of a model and options."""
 
     def make(model: nn.Module, options: Options) -> Engine:
-        told: dict[str, Any] = {
-            "dim": dim,
-            "scheme": scheme,
-            "norms": norms,
-            "beside": beside,
-            "scales": scales,
-        }
-        return make_engine(model, options, partial(Sketches, **told), labelled=True)
+        given = dim, scheme, norms, beside, metric_of(check_model(model), metric)
+        return make_engine(
+            model, options, lambda own, told: Sketches(own, told, *given), labelled=True
+        )
 
     return make
 
