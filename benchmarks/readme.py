@@ -9,6 +9,7 @@ from benchmarks import tables, targets
 from benchmarks.attribution import pages as attribution
 from benchmarks.gradients import pages as gradients
 from benchmarks.label_efficiency import regimes
+from benchmarks.label_efficiency.tasks import CONFIRMING
 from benchmarks.provenance import RESULTS, load
 from benchmarks.recipes import pages
 
@@ -69,6 +70,11 @@ def update(paths: Sequence[Path], folder: Path = RESULTS) -> int:
         )
     else:
         made["regimes"] = compared
+    confirmed = regimes.tables(folder / "confirmation", len(CONFIRMING) * len(regimes.PLANNED))
+    if confirmed is None:
+        print("confirmation: no results; run `python -m benchmarks label-efficiency confirming`")
+    else:
+        made["confirmation"] = confirmed
     for name, (command, make) in BLOCKS.items():
         results = load(command, folder)
         if results is None:

@@ -4,14 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.label_efficiency import report
+from benchmarks.label_efficiency import bands, report
 from benchmarks.label_efficiency.data_files import VARIABLE, DataMissing, data_root
 from benchmarks.label_efficiency.tasks import GROUPS, TASKS
+from benchmarks.provenance import RESULTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("task", choices=(*TASKS, *GROUPS, "report"), help="`report`: the page only")
+    parser.add_argument(
+        "task",
+        choices=(*TASKS, *GROUPS, "report", "pictures"),
+        help="`report`: the page only; `pictures`: those of docs/experiments.md only",
+    )
     parser.add_argument("--data-root", type=Path, help=f"default: ${VARIABLE}, else data/")
     parser.add_argument("--seeds", type=int, help="default: those of the page; with --quick 2")
     parser.add_argument("--strategies", nargs="+", help="default: those of the page")
@@ -38,6 +43,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Runs the tasks, stores their curves, and writes the page."""
     if arguments.task == "report":
         print(f"written: {report.write()}")
+        return 0
+    if arguments.task == "pictures":
+        for place in bands.draw_all(RESULTS):
+            print(f"written: {place}")
         return 0
     from benchmarks.label_efficiency import runner
 

@@ -19,23 +19,34 @@ _FEWEST = 4  # seeds, below which a strategy is not told
 _HEAD = "| strategy | {metric} at {last} | area | area, to random | default less this | p, Holm |"
 
 
-def tables(folder: Path) -> str | None:
-    """All tables of a folder of results; None where there are none."""
-    found = [each for each in load_all(folder) if DEFAULT in each.strategies]
+def tables(folder: Path, planned: int | None = None) -> str | None:
+    """All tables of a folder of results; None where there are none.
+
+    Args:
+        folder: Of the results.
+        planned: How many comparisons are corrected for; None: those that the tables have.
+    """
+    found = [each for each in load_all(folder) if of_page(each)]
     if not found:
         return None
     # One family: the default against each planned strategy on every task.
     raw = {
         (each.task, name): paired_p(_differences(each, DEFAULT, name))
         for each in found
-        for name in _told(each)
+        for name in told(each)
         if name in PLANNED
     }
-    corrected = holm(raw)
+    corrected = holm(raw, planned)
     return "\n\n".join(_table(each, corrected) for each in found)
 
 
-def _told(results: Results) -> list[str]:
+def of_page(results: Results) -> bool:
+    """Whether there are enough seeds of the default to tell."""
+    return DEFAULT in told(results)
+
+
+def told(results: Results) -> list[str]:
+    """The strategies with enough seeds."""
     return [name for name in results.strategies if len(results.of(name)) >= _FEWEST]
 
 
@@ -47,7 +58,7 @@ def _differences(results: Results, first: str, second: str) -> list[float]:
 
 def _table(results: Results, corrected: dict[tuple[str, str], float]) -> str:
     plan, facts = results.facts["plan"], results.facts["provenance"]
-    areas = {n: t_interval([area(c) for c in results.of(n).values()]) for n in _told(results)}
+    areas = {n: t_interval([area(c) for c in results.of(n).values()]) for n in told(results)}
     seeds = sorted({len(results.of(name)) for name in areas})
     last = results.curves[0].labels[-1]
     lines = [
@@ -68,13 +79,16 @@ def _table(results: Results, corrected: dict[tuple[str, str], float]) -> str:
             less = _shown(t_interval(_differences(results, DEFAULT, name)))
         if name in PLANNED:
             p = f"{corrected[results.task, name]:.2g}"
-        told = f"`{name}`" + (" (default)" if name == DEFAULT else "")
-        cells = [told, f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}", to_random, less, p]
+        shown = f"`{name}`" + (" (default)" if name == DEFAULT else "")
+        cells = [shown, f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}", to_random, less, p]
         lines.append("| " + " | ".join(cells) + " |")
     machine = facts["machine"]["processor"]
+    option = "--confirm" if min(results.of(DEFAULT)) else "--regimes"
     lines += [
         "",
-        f"`python -m benchmarks label-efficiency {results.facts['command']} --regimes` on "
+        f"![{results.task}: learning curves](pictures/experiments/{results.task}.png)",
+        "",
+        f"`python -m benchmarks label-efficiency {results.facts['command']} {option}` on "
         f"{machine}, torch {facts['versions']['torch']}, commit {facts['commit']}, "
         f"{facts['date'][:10]}; {results.facts['core_seconds']:,.0f} seconds of computing.",
     ]

@@ -52,14 +52,20 @@ def paired_p(differences: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0).pvalue)
 
 
-def holm(p: Mapping[K, float]) -> dict[K, float]:
+def holm(p: Mapping[K, float], planned: int | None = None) -> dict[K, float]:
     """Values of p, corrected for how many there are (Holm, 1979).
 
     The i-th smallest of m is multiplied by `m - i + 1`, and none is smaller than one before it.
+
+    Args:
+        p: By name.
+        planned: How many were planned, m: those that were not made count as if they had shown
+            nothing. None: all were.
     """
     found, highest = {}, 0.0
+    count = len(p) if planned is None else planned
     for place, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, (len(p) - place) * value))
+        highest = max(highest, min(1.0, (count - place) * value))
         found[name] = highest
     return found
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.label_efficiency import cifar_fixed, regimes, tasks
+from benchmarks.label_efficiency import bands, cifar_fixed, curves, regimes, tasks
+from benchmarks.label_efficiency.curves import Curve, Results
 from benchmarks.label_efficiency.runner import Settings, of_confirmation, run_task
 
 
@@ -51,3 +52,20 @@ def test_confirmation_has_seeds_of_its_own(tmp_path):
 def test_what_is_corrected_was_fixed_beforehand():
     assert {*regimes.PLANNED, regimes.DEFAULT} < set(tasks.CONFIRMED)
     assert not set(tasks.CONFIRMING) & {"digits", "digits_paper", "segments", "segments_paper"}
+
+
+@pytest.mark.slow
+def test_pictures_of_what_is_told(tmp_path):
+    pytest.importorskip("matplotlib")
+    seconds = dict.fromkeys(("train", "score", "select", "evaluate"), 1.0)
+    rows = [
+        Curve(name, seed, (10, 20), {"accuracy": (0.5, 0.6 + seed / 50)}, seconds, "s", "")
+        for name in ("random", regimes.DEFAULT, "margin")
+        for seed in range(tasks.FIRST_CONFIRMED, tasks.FIRST_CONFIRMED + 5)
+    ]
+    folder = tmp_path / "confirmation"
+    curves.store(Results("toy", {}, tuple(rows)), folder)
+    curves.store(Results("few", {}, tuple(rows[:1] + rows[5:6])), folder)  # too few seeds
+    (place,) = bands.draw_all(tmp_path, tmp_path / "pictures")
+    assert place.name == "toy.png"
+    assert place.stat().st_size > 3000

@@ -117,6 +117,8 @@ def test_holm_corrects_for_how_many_there_are():
     found = statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert statistics.holm({"a": 0.7, "b": 0.8}) == {"a": 1, "b": 1}
+    # Two of five that were planned: 5 x 0.01 and 4 x 0.02.
+    assert statistics.holm({"a": 0.01, "b": 0.02}, 5) == pytest.approx({"a": 0.05, "b": 0.08})
 
 
 def test_the_paired_test_is_students():
@@ -162,3 +164,7 @@ def test_tables_of_regimes(tmp_path):
     assert entropy.endswith("| - |")  # by the way: no test
     assert next(line for line in lines if "(default)" in line).endswith("| - | - |")
     assert not any("lcmd" in line for line in lines)  # of too few seeds
+    assert "![toy: learning curves](pictures/experiments/toy.png)" in lines
+    assert any("label-efficiency toy --regimes`" in line for line in lines)
+    random = next(line for line in regimes.tables(tmp_path, 18).splitlines() if "`random`" in line)
+    assert random.endswith("| 0.0043 |")  # 18 x 0.00024
