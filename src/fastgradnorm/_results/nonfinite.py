@@ -16,9 +16,8 @@ def tell_nonfinite(
 ) -> None:
     """Warns of NaN and infinite ones among `count`, or raises an error that holds `everything`."""
     some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
-    message = (
-        f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check these inputs"
-    )
+    cause = "these inputs" if len(indices) < count else "the model's weights, and the inputs"
+    message = f"{len(indices)} of {count} {what} are NaN or infinite: samples {some}. Check {cause}"
     if how == "warn":
         warnings.warn(f"{message}.", stacklevel=4)
     elif how == "raise":

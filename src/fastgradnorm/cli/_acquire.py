@@ -12,6 +12,7 @@ from fastgradnorm import acquire as acquire_samples
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
+from fastgradnorm.cli._files import check_folder
 from fastgradnorm.cli._labelled import labelled_samples
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._wording import spoken
@@ -94,6 +95,9 @@ def acquire(
     for option, place in (("--copy-to", copy_to), ("--link-to", link_to)):
         if place is not None:
             _placing.check_place(given.pool, place, option)
+            check_folder(place, option)
+    if report is not None:
+        check_folder(report, "--report")
     if paths and given.pool.root is None:
         raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
     known = labelled_samples(given, labelled, workers)

@@ -1,8 +1,11 @@
 """Files of scores, written and read by their suffix."""
 
 import csv
+import errno
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,27 @@ WRITERS: Mapping[str, _Write] = {
     ".parquet": lambda scores, path, ids: scores.to_parquet(path, ids=ids),
     ".npz": lambda scores, path, ids: scores.save(path),
 }
+
+
+def check_folder(place: Path, option: str) -> None:
+    """Raises `BadInputError` unless files can be written into a folder; it need not be there yet.
+
+    A full disk is no reason to stop here: there may be room when the work is done.
+    """
+    there = place
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".probe"):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        reason = error.strerror or error
+        raise BadInputError(
+            f"`{option}` must be a folder in which files can be written. {there}: {reason}. Choose "
+            "another place."
+        ) from error
 
 
 def write_scores(scores: PoolScores, path: Path, ids: Sequence[Any]) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from fastgradnorm import LABELLED_SCHEMES, SCHEMES
 from fastgradnorm.cli._failures import BadInputError, near
+from fastgradnorm.cli._fitting import check_fitting
 from fastgradnorm.cli._model import load_model
 from fastgradnorm.cli._pool import open_pool
 from fastgradnorm.cli._pretrained import picture_transform
@@ -57,7 +58,9 @@ Keys = Annotated[
 IdKey = Annotated[
     str | None, typer.Option("--ids", metavar="NAME", help="Array or column of names.")
 ]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="Resize images to squares of it.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Resize images to squares of it.")
+]
 SkipBad = Annotated[
     bool,
     typer.Option("--skip-bad", help="Leave out images that cannot be read."),
@@ -186,6 +189,9 @@ def open_all(
             f"`--scheme` must be one of {', '.join(names)}. Got {scheme!r}.{near(scheme, names)}"
         )
     scheme = _labelled(scheme, loss, target)
+    files = {"--key": key, "--ids": ids, "--image-size": image_size, "--every-frame": every_frame}
+    texts = {"--text": text, "--tokenizer": tokenizer, "--max-length": max_length}
+    check_fitting(pool, files | texts)
     loaded = load_model(model, weights)
     if device is not None:
         try:

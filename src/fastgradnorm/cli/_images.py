@@ -140,7 +140,7 @@ def open_folder(
     )
     if not names:
         raise BadInputError(
-            f"`POOL` must hold images ({', '.join(SUFFIXES)}). Found none below {root}."
+            f"`POOL` must hold images ({', '.join(sorted(SUFFIXES))}). Found none below {root}."
         )
     looked = _look(root, names, skip_bad, every_frame, plain=transform is None)
     if looked.bad and not skip_bad:

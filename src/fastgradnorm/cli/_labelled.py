@@ -32,7 +32,10 @@ def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
                 f"`--labelled` must be a folder that is there, or one of {', '.join(files)}. Got "
                 f"{path}."
             )
-    others = open_pool(path, **given.opening)
+    try:
+        others = open_pool(path, **given.opening)
+    except BadInputError as error:
+        raise BadInputError(str(error).replace("`POOL`", "`--labelled`")) from error
     return DataLoader(others.dataset, given.batch_size, num_workers=workers)
 
 
@@ -70,6 +73,10 @@ def _names(path: Path) -> list[str]:
         return [str(json.loads(line)["id"]) for line in text.splitlines() if line.strip()]
     except OSError as error:
         raise BadInputError(f"`--labelled` cannot be read. {told(error)}") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"`--labelled` {path} must be text in UTF-8. At byte {error.start} it is not."
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(
             "`--labelled` must have a name a line (.txt), or a column `id` (.csv, .jsonl). Got "

@@ -6,7 +6,9 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +63,8 @@ def _call(factory: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
-        module = importlib.import_module(module_name)
+        with _failing(module_name):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise BadInputError(
@@ -73,21 +76,39 @@ def _call(factory: str) -> Any:
             f"Got {module_name!r}.{near(module_name, here)}"
         ) from error
     function = getattr(module, function_name, None)
+    if isinstance(function, nn.Module):
+        return function
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise BadInputError(
             f"`MODEL` must name a function of {module_name}. Got {function_name!r}. "
             f"It has: {', '.join(names) or 'none'}.{near(function_name, names)}"
         )
-    try:
+    with _failing(factory):
         return function()
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError):
-            raise  # told with what brings it
-        place = traceback.extract_tb(error.__traceback__)[-1]
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Tells of what the caller's own code raises, and of a script that ends the process."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise  # told with what brings it
+    except SystemExit as error:
         raise BadInputError(
-            f"`MODEL` {factory} failed: {type(error).__name__}: {error} "
-            f"({Path(place.filename).name}, line {place.lineno}). --debug shows all of it."
+            f"`MODEL` {what} ended the process (exit code {error.code}), as scripts that read the "
+            "command line do. Put what runs of it under `if __name__ == '__main__':`."
+        ) from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = place.filename, place.lineno
+        if isinstance(error, SyntaxError) and error.filename:
+            file, line = error.filename, error.lineno
+        where = f" ({Path(file).name}, line {line})" if file != __file__ else ""
+        raise BadInputError(
+            f"`MODEL` {what} failed: {type(error).__name__}: {error}{where}. --debug shows all of "
+            "it."
         ) from error
 
 
@@ -111,9 +132,18 @@ def _load(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadInputError(
-            f"`--weights` must fit the model. {reason} Let MODEL make it as it was trained: of as "
-            "many classes and as wide."
+            f"`--weights` must fit the model. {reason} {_why_not(tensors, model.state_dict())}"
         ) from error
+
+
+def _why_not(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    both = tensors.keys() & own.keys()
+    if not both:
+        some = ", ".join(map(repr, list(tensors)[:3]))
+        return f"They are of a model with other names, {some}: of another MODEL?"
+    if any(tensors[name].shape != own[name].shape for name in both):
+        return "Let MODEL make it as it was trained: of as many classes and as wide."
+    return "Let MODEL make it as it was trained: of the same layers, by the same names."
 
 
 def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
@@ -169,12 +199,27 @@ def _read(path: Path) -> Mapping[str, Any]:
             "none of it was executed. Save with torch.save(model.state_dict(), path)."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        if _is_scripted(path):
+            raise BadInputError(
+                f"`--weights` must hold tensors and nothing else. {str(path)!r} is a scripted "
+                "model. Save with torch.save(model.state_dict(), path)."
+            ) from error
+        reason = f"{type(error).__name__} {str(error).strip().partition(chr(10))[0]}".strip()
+        if not path.stat().st_size:
+            reason = "it is empty"
         raise BadInputError(
-            f"`--weights` {str(path)!r} is damaged or no state dict: {reason}"
+            f"`--weights` {str(path)!r} is damaged or no state dict: {reason}."
         ) from error
     if not isinstance(state, Mapping):
         raise BadInputError(
             f"`--weights` must hold a state dict. Got {type(state).__name__} in {str(path)!r}."
         )
     return state
+
+
+def _is_scripted(path: Path) -> bool:
+    """Whether it is an archive of TorchScript: code lies beside the tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())

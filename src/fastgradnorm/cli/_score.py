@@ -9,7 +9,7 @@ import typer
 from fastgradnorm import GradNormScorer, PoolScores
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
-from fastgradnorm.cli._files import WRITERS, print_scores, write_scores
+from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._samples import Pool
 from fastgradnorm.cli._wording import spoken
@@ -42,6 +42,8 @@ def add(app: typer.Typer) -> None:
         """
         if out.suffix not in WRITERS:
             raise BadInputError(f"`--out` must end in one of {', '.join(WRITERS)}. Got {out}.")
+        if report is not None:
+            check_folder(report, "--report")
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
         place = checkpoint_at(checkpoint, "--out", resume)

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
-from fastgradnorm.cli._tables import column, is_text, numbers, read_table
+from fastgradnorm.cli._tables import column, is_text, numbers, read_table, without_names
 from fastgradnorm.cli._texts import Texts, by_transform, check_ids, load_tokenizer, usable
 
 
@@ -75,6 +75,12 @@ def open_table(
                 f"`POOL` must have columns of numbers. Choose them with --key: {path}."
             )
         table = torch.from_numpy(np.concatenate(flat, 1)).float()
+        if without_names([*chosen]) and path.suffix == ".csv":
+            typer.echo(
+                f"warning: the first line of {path} is read as names of columns, and has numbers: "
+                f"{', '.join(chosen)}. Put names in a line before it.",
+                err=True,
+            )
         if not keys and len(chosen) > 1:
             typer.echo(
                 f"Inputs: the columns {', '.join(chosen)}, in this order; choose with --key.",

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,27 @@ def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
         try:
             np.array(value, dtype=np.float64)
         except (TypeError, ValueError):
+            told = f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}."
+            if _is_number(str(value).replace(",", ".")):
+                raise BadInputError(f"{told} Write it with a decimal point.") from None
             raise BadInputError(
-                f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}. Choose "
-                "the inputs with --key, or read texts with --text COLUMN."
+                f"{told} If it names the samples: --ids {name}. Choose the inputs with --key, or "
+                "read texts with --text COLUMN."
             ) from None
     raise BadInputError(f"Column {name!r} of {path} must hold lists of one length.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def without_names(names: Sequence[str]) -> bool:
+    """Whether the first line of a table seems to be a row, and no names of columns."""
+    return len(names) > 0 and all(map(_is_number, names))
 
 
 def is_text(values: list[Any]) -> bool:
