@@ -64,8 +64,8 @@ def pretend(folder, checkpoint):
         pixels = np.clip(colour + random.normal(0, 40, (40, 50, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(place)
         sums.append((place, int(colour.argmax())))
-    model, seen = make(), sums[:40]
     torch.manual_seed(0)
+    model, seen = make(), sums[:40]
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     x = torch.stack([prepare(Image.open(place)) for place, _ in seen])
     y = torch.tensor([label for _, label in seen])

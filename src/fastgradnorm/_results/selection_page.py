@@ -64,9 +64,9 @@ def write(
 def _facts(selection: Any) -> list[tuple[str, str]]:
     pool = selection.pool
     labelled = pool["labelled"]  # None: in a loader of their own, which was not read
+    already = "." if labelled is None else f", {labelled:,} of them labelled already."
     found = [
-        (f"{pool['samples']:,}", "samples in the pool."),
-        *([] if labelled is None else [(f"{labelled:,}", "labelled already.")]),
+        (f"{pool['samples']:,}", f"samples in the pool{already}"),
         (percent(pool["confidence"]["mean"]), "mean confidence of the model."),
     ]
     if pool.get("coverage"):
@@ -76,8 +76,8 @@ def _facts(selection: Any) -> list[tuple[str, str]]:
         found.append((percent(after), text))
     alike = [row for row in selection.records if row["alike_chosen"] is not None]
     if alike:
-        text = "of the chosen are near-duplicates of others chosen; <code>max_similarity</code>, "
-        text += "on the command line <code>--max-similarity</code>, leaves them out."
+        text = "of the chosen are near-duplicates of others chosen; <code>max_similarity</code> "
+        text += "leaves them out."
         found.append((f"{len(alike):,}", text))
     return found
 

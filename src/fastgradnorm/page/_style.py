@@ -61,7 +61,7 @@ figcaption { font-size: 0.92rem; line-height: 1.5; padding: 0.4rem 0.4rem 0; }
   display: grid; gap: 0.8rem 0.7rem; margin: 0; padding: 0; list-style: none;
   grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr));
 }
-@media (min-width: 64rem) { .tiles { grid-template-columns: repeat(10, minmax(0, 1fr)); } }
+@media (min-width: 64rem) { .tiles { grid-template-columns: repeat(8, minmax(0, 1fr)); } }
 .tiles img {
   display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; object-fit: contain;
   background: var(--card); border: 1px solid var(--line);
