@@ -122,19 +122,22 @@ def test_plain_batches_score_as_recorded_ones(name):
         assert_close_relative(alone, several[scheme], TOLERANCE, scheme)
 
 
-@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
 @pytest.mark.parametrize("exponent", [-0.30103, -1, -3, -5, -7, -10, -20, -30])
 @pytest.mark.parametrize("name", ["mlp", "groupnorm-cnn"])
-def test_every_confidence_from_one_half_to_certainty(name, exponent, params):
+def test_every_confidence_from_one_half_to_certainty(name, exponent):
     """Logits scaled so that the most certain of 16 samples has the given log10(1 - p_max)."""
     model, inputs = CASES[name].random()
     inputs = inputs[:16]
     sharpen(model, inputs, 10**exponent)
-    by_scheme, logits = scored(model, inputs, size=16, scheme=oracle.SCHEMES, params=params)
-    table = oracle.norms(model, oracle.ones(inputs), logits=logits)
-    for scheme in oracle.SCHEMES:
-        expected = table.scores(scheme, "global", kept(model, params))
-        assert_close_relative(by_scheme[scheme], expected, TOLERANCE, scheme)
+    tables = {}  # by the logits, which may differ in their last bits
+    for params in PARAMS.values():
+        by_scheme, logits = scored(model, inputs, size=16, scheme=oracle.SCHEMES, params=params)
+        key = logits.numpy().tobytes()
+        if key not in tables:
+            tables[key] = oracle.norms(model, oracle.ones(inputs), logits=logits)
+        for scheme in oracle.SCHEMES:
+            expected = tables[key].scores(scheme, "global", kept(model, params))
+            assert_close_relative(by_scheme[scheme], expected, TOLERANCE, f"{params} {scheme}")
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())

@@ -95,7 +95,7 @@ def _stage(
     jobs = [_job(name, name, None, _path(folder, name), limit, scratch, dry) for name in names]
     warmed: list[Job] = []
     if not names or not PARTS[names[0]].timed:
-        for what in warm.wanted(chosen)[: 2 if dry else None]:
+        for what in warm.wanted(chosen)[: 1 if dry else None]:
             path = scratch / f"warm_{what.replace(':', '_')}.json"
             warmed.append(_job(what, "warm", what, path, limit, scratch, dry))
     alone = max(WARMED_AT_ONCE, (os.cpu_count() or 1) - 2)

@@ -11,6 +11,10 @@ from benchmarks.gpu.kernel_cases import cases
 def main() -> int:
     """Runs them all; 1 if one raised."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        from tests.support.interpreter import search_once_a_launch
+
+        search_once_a_launch()
     failed = 0
     for case in cases(device, dry=True):
         name = f"{case.operation}, {case.shape}, {case.dtype}, {case.precision}"
