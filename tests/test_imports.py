@@ -128,6 +128,7 @@ def test_kernels_know_tensors_only():
             assert all(m.startswith("fastgradnorm_kernels") for m in imported(name)), name
 
 
+@pytest.mark.slow
 def test_optional_packages_are_imported_where_they_are_used():
     done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -110,10 +110,9 @@ def model_of(operation):
 def test_three_samples_at_once(operation):
     model, x = model_of(operation), torch.randn(3, 4).double()
     expected = oracle.norms(model, oracle.ones(x))
-    for verify in (True, False):
-        scores = score_pool(model, [x], scheme=oracle.SCHEMES, verify=verify, progress=False)
-        for scheme in oracle.SCHEMES:
-            assert_close_relative(scores[scheme], expected.scores(scheme), 1e-10, scheme)
+    scores = score_pool(model, [x], scheme=oracle.SCHEMES, verify=False, progress=False)
+    for scheme in oracle.SCHEMES:
+        assert_close_relative(scores[scheme], expected.scores(scheme), 1e-10, scheme)
 
 
 @pytest.mark.parametrize("name", WRONG_BEFORE)

@@ -98,7 +98,10 @@ def made(name):
     return frozen(draw) if name == "frozen" else trained(MODELS[name](), draw)
 
 
-@pytest.fixture(params=[*MODELS, "frozen"])
+SMALL = [name for name in [*MODELS, "frozen"] if name != "resnet"]
+
+
+@pytest.fixture(params=[*SMALL, pytest.param("resnet", marks=pytest.mark.slow)])
 def model(request):
     """Trained once, and each test's own."""
     model = copy.deepcopy(made(request.param))

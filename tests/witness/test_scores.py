@@ -162,7 +162,9 @@ class TestOneClass:
         assert not warned(model, x.split(16))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "resnet18" else n for n in CASES]
+)
 @pytest.mark.parametrize("how", ["random", "confident"])
 def test_the_models_that_scores_are_checked_on_are_silent(name, how):
     model, inputs = getattr(CASES[name], how)()
