@@ -23,6 +23,11 @@ FAULTS = [
         "a module that was made one of another class between two calls is not verified anew",
     ),
     Fault(
+        _SAMENESS, "stale memory",
+        "        yield from _of_class(kind)\n", "        pass\n",
+        "a method or setting of a model's class that is another one since the last call goes unseen",
+    ),
+    Fault(
         _SINGLE, "stale memory",
         "last[1] is options and ", "",
         "a scorer whose options are others since its last call is not verified anew",

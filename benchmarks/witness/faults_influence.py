@@ -89,9 +89,9 @@ FAULTS = [
         "cosines of samples without a gradient are NaN",
     ),
     Fault(
-        _DOTS, "wrong power",
-        "square * scale.square()", "square * scale",
-        "cosines of models that cannot run under vmap, or of samples on a branch of their own, are too large",
+        _DOTS, "scale in one branch",
+        "return torch.cat([total, square]) if self._cosine else total * scale", "return torch.cat([total * scale, square * scale]) if self._cosine else total * scale",
+        "cosines of models that cannot run under vmap, or of samples on a branch of their own, are too small",
     ),
     Fault(
         _DOTS, "option that does nothing",
@@ -115,8 +115,18 @@ FAULTS = [
     ),
     Fault(
         _DOTS, "lost digits",
-        "squared.clamp_min(0).sqrt() * self._sizes.sqrt()", "(squared.clamp_min(0) * self._sizes).sqrt()",
-        "cosines of samples with small gradients and of small directions are 0",
+        "norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)", "norm = partial(torch.linalg.vector_norm, dim=1)",
+        "cosines with small directions, such as the mean gradient of confident samples, are 0",
+    ),
+    Fault(
+        "_engine/directed.py", "lost digits",
+        "return found * scale if scales is None else found", "return found * scale if scales is None else torch.cat([found[:-1] * scale, found[-1:] * scale.square()])",
+        "cosines of confident samples are 0",
+    ),
+    Fault(
+        _DOTS, "verification that does not look",
+        "torch.cat([room, 2 * limit * exact[self.count_all :]])", "torch.cat([room, torch.inf * exact[self.count_all :]])",
+        "norms in cosines are not verified",
     ),
     Fault(
         _DIRECTIONS, "dropped factor",

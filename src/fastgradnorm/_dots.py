@@ -116,8 +116,7 @@ class Dots:
         valid: Tensor | None,
         target: Tensor | None,
     ) -> Tensor:
-        subject, pulled = passes.subject, self._pulled
-        scales = self._scales if self._cosine else None
+        subject, pulled, cosine = passes.subject, self._pulled, self._cosine
 
         def one(
             passage: Passage,
@@ -128,8 +127,8 @@ class Dots:
             def cotangent(logits: Tensor) -> tuple[Tensor, Tensor]:
                 return pulled.cotangent(logits, valid, label)
 
-            parts = subject, batch, passage, leaves, self._directions, cotangent, scales
-            return sample_dots(*parts)
+            parts = subject, batch, passage, leaves, self._directions, cotangent
+            return sample_dots(*parts, self._scales if cosine else None)
 
         found: Tensor = passes.run(f"dots {id(plan)}", one, batch, valid, target)
         return found
@@ -148,11 +147,10 @@ class Dots:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        none = torch.empty(0, dtype=dtype)
-        return Scored({f"dot {q}": none for q in range(self.count_all)}, {})
+        return Scored({f"dot {q}": torch.empty(0, dtype=dtype) for q in range(self.count_all)}, {})
 
     def _of(self, gradients: Sequence[Tensor | None], scale: Tensor) -> Tensor:
-        """From the gradients, over `scale`, of all parameters with a direction."""
+        """From the gradients, over `scale`, of all parameters with a direction; see `directed`."""
         wide = next(iter(self._directions.values())).dtype
         total = torch.zeros(self.count_all, dtype=wide, device=scale.device)
         square = total.new_zeros(1)
@@ -162,15 +160,13 @@ class Dots:
                 total = total + v.of(g)
                 if self._cosine and self._scales is not None:
                     square = square + (g * self._scales[name].reshape(-1)).square().sum()
-        if not self._cosine:
-            return total * scale
-        return torch.cat([total * scale, square * scale.square()])
+        return torch.cat([total, square]) if self._cosine else total * scale
 
     def _scored(self, found: Tensor) -> Scored:
         """From products `[N, Q]`, and for cosines squared norms last."""
         if self._sizes is not None:
             found, squared = found[:, :-1], found[:, -1:]
-            size = squared.clamp_min(0).sqrt() * self._sizes.sqrt()
+            size = squared.clamp_min(0).sqrt() * self._sizes.sqrt().to(found)
             found = torch.where(size > 0, found / size, torch.where(size == 0, 0.0, found))
         return Scored({f"dot {q}": column for q, column in enumerate(found.unbind(1))}, {})
 
@@ -179,22 +175,19 @@ class Dots:
         own, names = OwnModel(subject), list(self._directions)
         limit = tolerance(subject).double
         for alone in self._pulled.alone(own, names, batch, found, _VERIFIED):
-            i, gradients, scale = alone.number, alone.gradients, alone.scale
-            exact = self._of(gradients, scale)[: self.count_all].double()
-            known = [numbers(g.to_dense()) for g in gradients if g is not None]
-            size = sum(float(g.double().square().sum()) for g in known)
-            room = (
-                limit
-                * size**0.5
-                * float(scale)
-                * _sq_sizes(self._directions, found.device).double().sqrt()
-            )
-            gap = (found[i, : self.count_all].double() - exact).abs()
+            i, scale = alone.number, 1.0 if self._cosine else float(alone.scale)
+            exact = self._of(alone.gradients, alone.scale).double()
+            known = [numbers(g.to_dense()).double() for g in alone.gradients if g is not None]
+            size = sum(float(g.square().sum()) for g in known) ** 0.5
+            room = limit * size * scale * _sq_sizes(self._directions, found.device).sqrt()
+            room = torch.cat([room, 2 * limit * exact[self.count_all :]])
+            gap = (found[i].double() - exact).abs()
             if bool((gap > room).any()):
                 q = int((gap - room).argmax())
+                what = "squared norm" if q == self.count_all else f"product with direction {q}"
                 raise VerificationError(
-                    f"The engine disagrees with plain autograd on sample {i}: its product with "
-                    f"direction {q} is {float(exact[q]):.6g}, the engine computed "
+                    f"The engine disagrees with plain autograd on sample {i}: its {what} is "
+                    f"{float(exact[q]):.6g}, the engine computed "
                     f"{float(found[i, q]):.6g}. Please report this with the layer's definition."
                 )
 

@@ -25,10 +25,25 @@ class Scaled(nn.Module):
         self.register_buffer("mean", torch.zeros(4))
         self.scale, self.parts, self.named = 1.0, [1.0], {"shift": 0.0}
         self.loose = torch.ones(4)
+        self.listed, self.kept = [torch.ones(4), "a word"], {"tensor": torch.ones(4)}
+        self.paired = (torch.ones(4), 1)
 
     def forward(self, x):
         x = (x - self.mean) * self.scale * self.loose
-        return self.layers(x) * self.parts[0] + self.named["shift"]
+        x = x * self.listed[0] * self.kept["tensor"] * self.paired[0]
+        return self.more(self.layers(x)) * self.parts[0] + self.named["shift"]
+
+    def more(self, x):
+        return x * self.gain
+
+    gain = 1.0
+
+
+class Doubled(Scaled):
+    """With the same `forward`."""
+
+    def more(self, x):
+        return 2 * x
 
 
 @pytest.fixture
@@ -134,6 +149,11 @@ CHANGES = {
     "a number": lambda model: setattr(model, "scale", 2.0),
     "a tensor that is no buffer": lambda model: model.loose.mul_(2),
     "an element of a list": lambda model: model.parts.__setitem__(0, 2.0),
+    "a tensor in a list": lambda model: model.listed[0].mul_(2),
+    "another tensor in a list": lambda model: model.listed.__setitem__(0, torch.full((4,), 2.0)),
+    "a tensor in a mapping": lambda model: model.kept["tensor"].mul_(2),
+    "a tensor in a tuple": lambda model: model.paired[0].mul_(2),
+    "a class of its own": lambda model: setattr(model, "__class__", Doubled),
     "a value of a mapping": lambda model: model.named.update(shift=1.0),
 }
 
@@ -148,12 +168,44 @@ def test_a_model_that_changed_is_verified_anew(model, compared, change):
     assert len(compared) == 2
 
 
-def test_so_is_one_whose_class_changed(model, compared, monkeypatch):
-    scorer, forward = GradNormScorer(model), Scaled.forward
+@pytest.mark.parametrize("name", ["forward", "more", "gain"])
+@pytest.mark.parametrize("new", [False, True])
+def test_so_is_one_whose_class_changed(model, compared, monkeypatch, name, new):
+    """Also one that inherits what is changed."""
+    scorer, was = GradNormScorer(model), getattr(Scaled, name)
+    if new:
+        model.__class__ = type("Inherits", (Scaled,), {})
     scorer.score_batch(X)
-    monkeypatch.setattr(Scaled, "forward", lambda self, x: forward(self, x) * 2)
+    monkeypatch.setattr(Scaled, name, 2.0 if name == "gain" else lambda self, x: was(self, x) * 2)
     assert_close_relative(scorer.score_batch(X), naive_score_pool(model, [X]), 1e-10)
     assert len(compared) == 2
+
+
+def test_so_is_one_that_makes_tensors_of_another_dtype(compared):
+    class Makes(nn.Linear):
+        def forward(self, x):
+            return super().forward(x * torch.full((4,), 0.1).double())
+
+    torch.manual_seed(0)
+    model, before = Makes(4, 3).double(), torch.get_default_dtype()
+    scorer = GradNormScorer(model)
+    scorer.score_batch(X)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert_close_relative(scorer.score_batch(X), naive_score_pool(model, [X]), 1e-10)
+    finally:
+        torch.set_default_dtype(before)
+    assert len(compared) == 2
+
+
+@pytest.mark.parametrize("other", [{"temperature": 2.0}, {"scheme": "entropy"}, {"verify": "all"}])
+def test_so_is_one_with_other_options(model, compared, other):
+    scorer = GradNormScorer(model)
+    scorer.score_batch(X)
+    scorer.options = replace(scorer.options, **other)
+    options = {k: v for k, v in other.items() if k != "verify"}
+    assert_close_relative(scorer.score_batch(X), naive_score_pool(model, [X], **options), 1e-10)
+    assert len(compared) > 1
 
 
 def test_so_is_one_that_is_called_under_autocast(compared):

@@ -41,6 +41,9 @@ def sample_dots(
 ) -> Tensor:
     """Of one sample, inside `vmap`: `[Q]`, or with `scales` `[Q + 1]`, the squared norm last.
 
+    With `scales` both are over what the cotangent was divided by: a cosine has no scale, and the
+    square of a confident sample's is below the smallest number.
+
     Args:
         subject: The model.
         batch: How it is called.
@@ -75,9 +78,7 @@ def sample_dots(
     unit, scale = cotangent(scored.detach())
     with torch.no_grad(), subject.responsible():  # nobody wants the graph of the gradients
         (found,) = pull_back(unit.to(scored.dtype), retain_graph=False)
-    if scales is None:
-        return found * scale
-    return torch.cat([found[:-1] * scale, found[-1:] * scale.square()])
+    return found * scale if scales is None else found
 
 
 def _reader(

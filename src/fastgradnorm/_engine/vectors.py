@@ -114,10 +114,13 @@ class Vectors:
         return value if self._scale is None else value * self._scale
 
     def sq_sizes(self) -> Tensor:
-        """Squared norms `[Q]`, as products see them."""
-        sizes = [torch.linalg.vector_norm(self.one(place)).square() for place in self._parts]
+        """Squared norms `[Q]`, as products see them; in float64: small ones have no square else."""
+        wide = torch.float64
+        sizes = [
+            torch.linalg.vector_norm(self.one(place), dtype=wide).square() for place in self._parts
+        ]
         if not sizes:
-            return torch.zeros(self._count, dtype=self.dtype)
+            return torch.zeros(self._count, dtype=wide)
         return self._placed(torch.stack(sizes))
 
     def tensors(self) -> Iterator[Tensor]:

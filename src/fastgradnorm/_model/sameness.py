@@ -47,7 +47,9 @@ def _look(model: nn.Module) -> Iterator[tuple[Any, Any]]:
     yield torch.get_default_dtype(), None
     for device in ("cpu", "cuda"):
         yield (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), None
+    kinds: dict[type, None] = {}
     for path, module in model.named_modules():
+        kinds[type(module)] = None
         yield path, module
         yield "class", type(module)
         yield "forward", type(module).forward
@@ -56,6 +58,18 @@ def _look(model: nn.Module) -> Iterator[tuple[Any, Any]]:
                 yield from _attribute(name, value)
         for name, tensor in chain(module._parameters.items(), module._buffers.items()):
             yield _values(name, tensor), tensor
+    for kind in kinds:
+        yield from _of_class(kind)
+
+
+def _of_class(kind: type) -> Iterator[tuple[Any, Any]]:
+    """What a class of the caller's says of its modules: methods and settings."""
+    for each in kind.__mro__:
+        if each is nn.Module:
+            return
+        if each.__module__.partition(".")[0] != "torch":
+            for name, value in each.__dict__.items():
+                yield from _attribute(name, value)
 
 
 def _attribute(name: str, value: Any) -> Iterator[tuple[Any, Any]]:
