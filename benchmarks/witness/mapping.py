@@ -33,7 +33,7 @@ TESTS = {
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together",
     "_engine/traced": "engine/test_traced",
-    "_engine/traces": "engine/test_traced engine/test_traced_contract",
+    "_engine/traces": "engine/test_traced engine/test_traced_kinds engine/test_traced_contract",
     "_engine/lighter": "engine/test_lighter",
     "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
