@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import load
-from benchmarks.witness.fault import ROOT
+from benchmarks.witness.fault import ROOT, makes_scores
 
 _TINY = "_results/nonfinite"
 
@@ -74,13 +74,15 @@ def tests(results: dict[str, Any]) -> str:
 
 def seen(results: dict[str, Any]) -> str:
     """What verification has seen, and why it has not what it missed, as Markdown."""
-    asked = [row["witness"] for row in results["rows"] if "witness" in row]
-    matter = [row for row in results["rows"] if row.get("witness", {}).get("matters")]
+    made = [row for row in results["rows"] if makes_scores(row["file"])]
+    asked = [row["witness"] for row in made if "witness" in row]
+    matter = [row for row in made if row.get("witness", {}).get("matters")]
     if not matter:
         return ""
     told = [
-        f"Of {len(asked)} faults in what makes scores, {len(matter)} make those of small pools "
-        f"wrong by more than 1e-4 in silence with `verify=False`.",
+        f"{len(made)} are in what makes the scores of small pools; of {len(asked)} of these that "
+        f"were tried, {len(matter)} make them wrong by more than 1e-4 in silence with "
+        f"`verify=False`.",
         *(_share(way, name, matter) for way, name in (("default", "True"), ("all", '"all"'))),
     ]
     missed = [row for row in matter if row["witness"]["all"] < len(row["witness"]["matters"])]
@@ -146,7 +148,7 @@ def _short(test: str) -> str:
 
 
 def _seen(row: dict[str, Any]) -> str:
-    found = row.get("witness")
+    found = row.get("witness") if makes_scores(row["file"]) else None
     if found is None:
         return ""  # of what makes no scores
     count = len(found["matters"])

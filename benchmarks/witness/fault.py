@@ -7,6 +7,18 @@ from benchmarks.planting import replaced
 
 ROOT = Path(__file__).parents[2]
 
+_SCORES = ("_schemes/", "_engine/", "_model/", "_operations/")
+# Sketches, products with directions, replays of long pools, and what is kept or told of a model
+# from call to call.
+_OTHERS = ("_engine/sketched", "_engine/directed", "_engine/forward", "_engine/linear_taps")
+_OTHERS += ("_engine/trace", "_engine/lighter", "_operations/tensor_sketch")
+_OTHERS += ("_model/sameness", "_model/changes")
+
+
+def makes_scores(file: str) -> bool:
+    """Whether scores of small pools are made by it, so that verification may see its faults."""
+    return file.startswith(_SCORES) and not file.startswith(_OTHERS)
+
 
 @dataclass(frozen=True)
 class Fault:

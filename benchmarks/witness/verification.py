@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import planting
-from benchmarks.witness.fault import Fault
+from benchmarks.witness.fault import Fault, makes_scores
 from benchmarks.witness.fault_list import FAULTS
 from benchmarks.witness.planter import copied, enter, preload
 from benchmarks.witness.record import Record
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fault
         for fault in FAULTS
         if options.only in fault.name
-        and fault.file.startswith(("_schemes/", "_engine/", "_model/", "_operations/"))
+        and makes_scores(fault.file)
         and (options.again or not record.is_witnessed(fault))
     ]
     waiting.sort(key=record.is_begun)  # first of which nothing is known
