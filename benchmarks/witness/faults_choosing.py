@@ -42,11 +42,6 @@ FAULTS = [
     ),
     Fault(
         _READING, "dropped guard",
-        "            usable &= gathered.columns[name][candidates].isfinite().all(1)\n", "            pass\n",
-        "acquire may choose samples whose features are not finite",
-    ),
-    Fault(
-        _READING, "dropped guard",
         "usable = gathered.scores.values[candidates].isfinite()", "usable = torch.ones(len(candidates), dtype=torch.bool)",
         "acquire may choose samples without a finite score",
     ),
@@ -54,11 +49,6 @@ FAULTS = [
         _READING, "option that does too much",
         "return replace(asked, subset=None, verify=False, checkpoint=beside)", "return replace(asked, verify=False, checkpoint=beside)",
         "with a subset, only a part of what is labelled is heeded",
-    ),
-    Fault(
-        _READING, "lost order",
-        "return torch.from_numpy(np.sort(first))", "return torch.from_numpy(first)",
-        "of equal samples in a loader that shuffles, acquire chooses the first of the dataset, not of the pass",
     ),
     Fault(
         _GATHER, "mask ignored in one branch",
