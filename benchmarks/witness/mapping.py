@@ -165,7 +165,7 @@ TESTS = {
     "atomic": "results cli/test_cli_disk",
     "_sketch": "engine/test_combinations test_sketch test_sketch_store test_sketch_store_norms",
     "_pool/rows": "test_sketch_store",
-    "active/campaign": "active/test_campaign active/test_campaign_keys "
+    "active/campaign": "active/test_campaign_rounds active/test_campaign active/test_campaign_keys "
     "active/test_campaign_trouble active/test_campaign_processes",
     "active/_learner": "active/test_seeds_and_settings active/test_options_of_tasks "
     "active/test_learner active/test_resume",
