@@ -29,11 +29,6 @@ FAULTS = [
         "norms beside sketches are not verified",
     ),
     Fault(
-        _SKETCHED, "key that is too coarse",
-        'f"sketch {id(plan)}"', '"sketch"',
-        "samples that take another branch are sketched by the traced pass of the first",
-    ),
-    Fault(
         _PASS, "lost digits",
         "numbers(g).to(wide).square().sum()[None]", "numbers(g).square().sum().to(wide)[None]",
         "norms beside sketches of half-precision models lose gradients that are formed, down to 0",
@@ -102,11 +97,6 @@ FAULTS = [
         _DOTS, "option that does nothing",
         '1 / (root + group["eps"])', "1 / (root + 1e-8)",
         "the metric of Adam ignores its eps",
-    ),
-    Fault(
-        _DOTS, "key that is too coarse",
-        'f"dots {id(plan)}"', '"dots"',
-        "products of samples that take another branch are those of the traced pass of the first",
     ),
     Fault(
         _DOTS, "forgotten in one branch",

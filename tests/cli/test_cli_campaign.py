@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+
+from fastgradnorm import acquire
 
 ASK = ("ask", "their_model:make", "pool")
 
@@ -48,6 +51,41 @@ def test_rounds(run, folder):
     assert "batch 2 waits for 6 answers" in run("status").out
     assert "6 without an answer may be asked again" in run("tell", 2, "--release").out
     assert len(names(run(*ASK, 6))) == 6
+
+
+ASKED = [
+    ({"strategy": "random", "seed": 0}, ()),
+    ({"strategy": "random", "seed": 3}, ()),
+    ({"strategy": "gumbel", "seed": 4}, ("--params", "all")),
+    ({"strategy": "top", "seed": 0}, ("--scheme", "entropy", "--params", "all")),
+    ({"strategy": "top", "seed": 0}, ("--scheme", "expected_squared")),
+]
+
+
+@pytest.mark.parametrize("given, more", ASKED)
+@pytest.mark.parametrize("command", ["ask", "acquire"])
+def test_it_chooses_as_the_function_does_what_it_is_asked_for(
+    run, model, images, command, given, more
+):
+    pool = dict(sorted(images.items()))
+    options = {name.removeprefix("--"): value for name, value in zip(more[::2], more[1::2])}  # noqa: B905
+    asked = {**given, **options, "progress": False}
+    chosen = acquire(model, [torch.stack([*pool.values()])], 4, **asked)
+    told = [f"--{name}={value}" for name, value in given.items()]
+    found = names(run(command, "their_model:make", "pool", 4, *told, *more))
+    assert found == [[*pool][i] for i in chosen]
+
+
+def test_the_seed_of_each_round_follows_from_it(run, folder, model, images):
+    pool, known = dict(sorted(images.items())), []
+    for number in range(2):
+        given = {"strategy": "random", "seed": 5 + number, "labelled": known, "progress": False}
+        chosen = acquire(model, [torch.stack([*pool.values()])], 3, **given)
+        found = names(run(*ASK, 3, "--strategy", "random", "--seed", 5))
+        assert found == [[*pool][i] for i in chosen]
+        known += chosen.indices.tolist()
+        answer(folder, dict.fromkeys(found, "cat"))
+        assert run("tell", number + 1, "--answers", "answers.csv").code == 0
 
 
 def test_campaigns_are_folders_of_their_own(run, folder):
