@@ -11,6 +11,7 @@ _SCORES = ("_schemes/", "_engine/", "_model/", "_operations/")
 # Sketches, products with directions, replays of long pools, and what is kept or told of a model
 # from call to call.
 _OTHERS = ("_engine/sketched", "_engine/directed", "_engine/forward", "_engine/linear_taps")
+_OTHERS += ("_engine/vectors",)
 _OTHERS += ("_engine/trace", "_engine/lighter", "_operations/tensor_sketch")
 _OTHERS += ("_model/sameness", "_model/changes")
 

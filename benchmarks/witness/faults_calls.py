@@ -39,7 +39,7 @@ FAULTS = [
     ),
     Fault(
         _CHANGES, "told too often",
-        "                self._told = True\n", "",
+        "        self._told = True\n", "",
         "a setting that was changed while a pool is scored is told at each batch",
     ),
     Fault(

@@ -104,8 +104,8 @@ FAULTS = [
         "the metric has no effect on products",
     ),
     Fault(
-        _DOTS, "lost digits",
-        "norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)", "norm = partial(torch.linalg.vector_norm, dim=1)",
+        "_engine/vectors.py", "lost digits",
+        "torch.linalg.vector_norm(self.one(place), dtype=wide).square()", "torch.linalg.vector_norm(self.one(place)).square()",
         "cosines with small directions, such as the mean gradient of confident samples, are 0",
     ),
     Fault(

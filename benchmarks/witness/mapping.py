@@ -11,11 +11,11 @@ TESTS = {
     "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
     "_engine/directed": "directions/test_dots directions/test_layers",
-    "_engine/vectors": "directions/test_dots",
+    "_engine/vectors": "directions/test_dots directions/test_layers",
     "_engine/forward": "directions/test_forward",
     "_engine/linear_taps": "directions/test_dots engine/test_sketched test_sketch",
-    "_engine/sketched": "directions/test_options engine/test_sketched engine/test_sketched_norms test_sketch "
-    "test_sketch_store",
+    "_engine/sketched": "directions/test_options engine/test_sketched "
+    "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
     "_dots": "directions",
     "_means": "directions/test_options directions/test_dots directions/test_layers",
@@ -33,7 +33,8 @@ TESTS = {
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together",
     "_engine/traced": "engine/test_traced",
-    "_engine/traces": "engine/test_traced engine/test_traced_kinds engine/test_traced_contract",
+    "_engine/traces": "engine/test_traced engine/test_traced_layouts "
+    "engine/test_traced_kinds engine/test_traced_contract",
     "_engine/lighter": "engine/test_lighter",
     "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
