@@ -10,8 +10,8 @@ TESTS = {
     "_operations/losses": "schemes/test_losses_of_models",
     "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
-    "_engine/directed": "directions/test_dots directions/test_layers",
-    "_engine/vectors": "directions/test_dots directions/test_layers",
+    "_engine/directed": "directions/test_cosines directions/test_dots directions/test_layers",
+    "_engine/vectors": "directions/test_cosines directions/test_dots directions/test_layers",
     "_engine/forward": "directions/test_forward",
     "_engine/linear_taps": "directions/test_dots engine/test_sketched test_sketch",
     "_engine/sketched": "directions/test_options engine/test_sketched "
@@ -108,6 +108,7 @@ TESTS = {
     "_operations/products": "operations/test_calls any_model/test_raw_parameters "
     "operations/test_linear "
     "operations/test_layers",
+    "_operations/rows": "operations/test_frames_of_norms operations/test_layers any_model/test_norm_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "

@@ -40,6 +40,17 @@ def random_directions(model, count):
     return [{name: torch.randn_like(p) for name, p in named} for _ in range(count)]
 
 
+class Foreign(nn.Module):
+    """Cannot run under vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.layer(x * float(x.detach().numpy().max() > -9))
+
+
 class Text(nn.Module):
     """An embedding with padding, positions, attention and norms."""
 
