@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from fastgradnorm_kernels import operators
 
 from fastgradnorm import SlowPathWarning
 from fastgradnorm._operations.attention_choice import _works, choose
@@ -49,6 +50,25 @@ def test_output_and_gradients(dtype, kind, way):
         assert actual.dtype == dtype
         assert actual.shape == expected.shape
         assert (actual.double() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_kernels_of_processors_are_given_float32_at_least(dtype, monkeypatch):
+    seen = set()
+
+    def spied(kernel):
+        def run(*args):
+            seen.update(a.dtype for a in args if isinstance(a, torch.Tensor))
+            return kernel(*args)
+
+        return run
+
+    for name in ("flash_attention", "flash_attention_backward"):
+        monkeypatch.setattr(operators, name, spied(getattr(operators, name)))
+    q, k, v, g = (torch.randn(2, 3, 6, 4).to(dtype) for _ in range(4))
+    given = Given(q, k, v, _mask("float").to(dtype)[..., :6], False, 0.7)
+    ON_CPU.backward(g, given, ON_CPU.forward(given))
+    assert seen == {torch.promote_types(dtype, torch.float32)}
 
 
 def test_a_row_that_sees_nothing_gives_zeros_by_the_formula():

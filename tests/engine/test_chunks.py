@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.coverage import Coverage
-from fastgradnorm._engine.plan import Plan
+from fastgradnorm._engine.plan import Plan, make_plan
 from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.subject import Subject
+from fastgradnorm._options import Options
 
 MIB = 1 << 20
 
@@ -32,6 +35,31 @@ def test_samples_by_working_memory(activations, transients, cotangents, samples)
     chunks = Chunks(None, torch.device("cpu"))
     found = chunks.sizes(_plan(activations, transients), 10_000, cotangents)
     assert found == (samples, min(cotangents, 240 // max(1, transients)))
+
+
+@pytest.mark.parametrize("allowed, samples", [(4000, 42), (2000, 35), (400, 11)])
+def test_chunks_repay_what_each_pass_costs_within_a_quarter_of_the_memory(
+    allowed, samples, monkeypatch
+):
+    """300 MiB for 50 operations, 300 for weights of 100, at 14 a sample."""
+    monkeypatch.setattr(Plan, "fixed", property(lambda plan: (50, 100 * MIB)))
+    chunks = Chunks(allowed * MIB, torch.device("cpu"))
+    assert chunks.sizes(_plan(4, 1), 10_000, 10)[0] == samples
+
+
+def test_operations_and_weights_are_counted():
+    plan = _planned(None)
+    assert plan.fixed == (3, 4 * (64 * 256 + 256 * 256 + 256 * 3))
+
+
+def test_what_autocast_makes_of_weights_is_not_of_each_sample():
+    assert _planned(torch.bfloat16).activation_bytes <= _planned(None).activation_bytes
+
+
+def _planned(autocast):
+    layers = nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 3)
+    subject = Subject(nn.Sequential(*layers).eval(), Options(autocast=autocast))
+    return make_plan(subject, as_batch(torch.randn(2, 64), subject.device))
 
 
 GIB = 1 << 30

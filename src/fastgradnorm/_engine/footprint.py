@@ -1,5 +1,6 @@
 """What a pass needs in memory, as far as one plain pass tells."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,14 +19,18 @@ class SavedBytes:
     """Adds up what autograd keeps for one sample, parameters apart.
 
     The graph holds numbers, not tensors: an operation that holds its own output would be a circle
-    that is never freed.
+    that is never freed. What autocast makes of parameters is left out, on the CPU: there is one of
+    each for all samples.
 
     Attributes:
         tensors: What the graph's numbers stand for; to be cleared when it is not pulled back from.
     """
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], autocast: torch.dtype | None = None) -> None:
+        self._autocast = autocast
+        parameters = [*parameters]
         self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        self._casts = Counter((p.dtype, *sorted(p.shape)) for p in parameters)
         self.tensors: list[Tensor] = []
         self.total = 0
 
@@ -40,9 +45,18 @@ class SavedBytes:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
+            self.total += 0 if self._is_cast(tensor) else storage.nbytes()
         self.tensors.append(tensor)
         return len(self.tensors) - 1
+
+    def _is_cast(self, tensor: Tensor) -> bool:
+        """Whether it is, by its shape, one of as many parameters, in autocast's dtype."""
+        found = (torch.float32, *sorted(tensor.shape))
+        narrow = tensor.device.type == "cpu" and tensor.dtype == self._autocast
+        if not narrow or not self._casts[found]:
+            return False
+        self._casts[found] -= 1
+        return True
 
     def unpack(self, number: int) -> Tensor:
         """The tensor of that number, for models that pull back while they run."""

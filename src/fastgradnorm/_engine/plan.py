@@ -179,7 +179,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     origins = Origins(inputs) if subject.options.params == "last_layer" else None
     recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN), origins)
     _track_layers(view, recorder)
-    saved = SavedBytes(leaves.values())
+    saved = SavedBytes(leaves.values(), subject.options.autocast)
     try:
         with saved.noted() if measured else contextlib.nullcontext(), recorder:
             logits, output = subject.run_both(view, batch, inputs)
