@@ -54,6 +54,8 @@ NAMES = {
         "_backward_pre_hooks": "hooks of modules, which no transform runs, are told by name",
         "_forward_hooks": "hooks that come while a pool is scored are told",
         "_forward_pre_hooks": "likewise",
+        "_global_forward_hooks": "hooks of all modules that come between calls are noticed",
+        "_global_forward_pre_hooks": "likewise",
         "_version": "parameters that a model changes in place are noticed",
         "CheckpointFunction": "checkpointed blocks run once",
         "_checkpoint_without_reentrant_generator": "likewise",

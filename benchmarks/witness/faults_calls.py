@@ -29,7 +29,7 @@ FAULTS = [
     ),
     Fault(
         _SINGLE, "stale memory",
-        "last[1] is options and ", "",
+        "last.options is options and ", "",
         "a scorer whose options are others since its last call is not verified anew",
     ),
     Fault(

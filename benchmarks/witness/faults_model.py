@@ -176,8 +176,18 @@ FAULTS = [
     ),
     Fault(
         "_pool/single.py", "dropped guard",
-        " and self._is_same(last[0], model):", ":",
+        "last = last if last.appearance.is_of(model) else None", "pass",
         "score_batch verifies the first call alone, whatever becomes of the model",
+    ),
+    Fault(
+        "_pool/single.py", "dropped guard",
+        "kept.snapshot.holds() and ", "",
+        "score_batch replays traces, whatever becomes of what the model reads",
+    ),
+    Fault(
+        "_model/snapshot.py", "lost in one branch",
+        "            yield from self._name(names, name, read)\n", "            pass\n",
+        "score_batch replays traces of other numbers of the module that the model is written in",
     ),
     Fault(
         "_pool/single.py", "stale state",

@@ -67,6 +67,7 @@ TESTS = {
     "_model/beside": "model/test_changes_beside",
     "_model/plain_values": "model/test_changes_beside model/test_changes",
     "_model/sameness": "pool/test_single_calls",
+    "_model/snapshot": "pool/test_kept_calls",
     "_model/modes": "model/test_modes",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",
@@ -130,7 +131,7 @@ TESTS = {
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
     "pool/test_held_back",
-    "_pool/single": "pool/test_single_calls",
+    "_pool/single": "pool/test_single_calls pool/test_kept_calls",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
     "_pool/gather": "pool/test_trimming pool/test_any_batch_size pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",

@@ -275,6 +275,12 @@ def forward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
     return found
 
 
+def global_hooks() -> list[int]:
+    """Likewise of what runs before and after every module."""
+    names, held = ("_global_forward_pre_hooks", "_global_forward_hooks"), nn.modules.module
+    return [number for name in names for number in getattr(held, name, ())]
+
+
 @contextlib.contextmanager
 def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Hooks on tensors do not run inside: those of parameters are for training, and may change it.

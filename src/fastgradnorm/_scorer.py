@@ -159,8 +159,10 @@ class GradNormScorer(Generic[Found, Scores]):
         """Scores `[B]` of one batch, on the CPU; a dict for several schemes.
 
         All of it, without a checkpoint, whatever `subset` and `checkpoint` say. `verify` takes the
-        batches of successive calls for those of one pool, as long as the model is the same. Raises
-        what `score_pool` does.
+        batches of successive calls for those of one pool, as long as the model is the same. So
+        long, on the CPU, some two dozen calls of one shape repay that the next is traced, which
+        takes as long as some hundred; later ones replay it, with the same bits. `explain(batch,
+        measure=True)` tells both times. Raises what `score_pool` does.
         """
         options = self.options
         with OwnRandomState():

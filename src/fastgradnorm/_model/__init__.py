@@ -14,6 +14,7 @@ from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.returned import extract
 from fastgradnorm._model.sameness import Appearance
 from fastgradnorm._model.shadow import Mold, tensor_attributes
+from fastgradnorm._model.snapshot import NoSnapshotError, Snapshot
 from fastgradnorm._model.standins import StandIns, same
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping, Unharmed
@@ -30,6 +31,7 @@ __all__ = [
     "Foreseen",
     "Given",
     "Mold",
+    "NoSnapshotError",
     "Origins",
     "Passage",
     "Piece",
@@ -38,6 +40,7 @@ __all__ = [
     "Reader",
     "Recorder",
     "Settings",
+    "Snapshot",
     "StandIns",
     "Subject",
     "Swapping",

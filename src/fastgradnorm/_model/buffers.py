@@ -48,6 +48,14 @@ class Buffers:
             for key, tensor in self._usable.items()
         }
 
+    def follow(self) -> bool:
+        """Whether runs to come see what was written to the caller's own since, however that was."""
+        kept = self._large.items()
+        return all(same(known, self._usable[key]) for key, known in kept) and all(
+            usable.data_ptr() == self._originals[key].data_ptr()
+            for key, usable in self._usable.items()
+        )
+
     def _together(self) -> dict[int, Tensor]:
         """Of a GPU's, copies by one launch for many: a batch norm has three."""
         groups: dict[torch.dtype, list[int]] = {}

@@ -106,6 +106,11 @@ class Subject:
                 "values back. Change it by operations of PyTorch, on the module's attribute."
             )
 
+    def follows(self) -> bool:
+        """Whether runs to come see values that are written to the model's tensors, in any way."""
+        moved = ((p, self._moved[id(p)]) for p in self.parameters.values())
+        return all(p.data_ptr() == own.data_ptr() for p, own in moved) and self._buffers.follow()
+
     @property
     def training(self) -> frozenset[int]:
         """Modules, by `id`, that the model's own `eval()` leaves in training mode."""
