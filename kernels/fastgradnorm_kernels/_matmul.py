@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastgradnorm_kernels import exact_products, operators
 
 # Multiplications below which the call itself costs more than is gained.
-_WORTH = 1 << 20
+_WORTH = 1 << 21
 # And below which to split numbers on a GPU costs more: it takes two launches.
 _WORTH_SPLITTING = 1 << 26
 

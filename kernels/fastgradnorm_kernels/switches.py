@@ -267,18 +267,17 @@ def has_backward_hooks(module: nn.Module | Tensor) -> bool:
 
 def forward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
     """What runs before and after a module, by number; of which there is no public list."""
-    names = ("_forward_pre_hooks", "_forward_hooks")
-    found: dict[int, Callable[..., Any]] = {}
-    for name in names:
-        if held := getattr(module, name, None):
-            found |= held
-    return found
+    return _found(module, "_forward_pre_hooks", "_forward_hooks")
 
 
-def global_hooks() -> list[int]:
-    """Likewise of what runs before and after every module."""
-    names, held = ("_global_forward_pre_hooks", "_global_forward_hooks"), nn.modules.module
-    return [number for name in names for number in getattr(held, name, ())]
+def global_hooks() -> dict[int, Callable[..., Any]]:
+    """Likewise before and after every module."""
+    return _found(nn.modules.module, "_global_forward_pre_hooks", "_global_forward_hooks")
+
+
+def _found(holder: Any, *names: str) -> dict[int, Callable[..., Any]]:
+    held = (getattr(holder, name, None) or {} for name in names)
+    return {number: hook for each in held for number, hook in each.items()}
 
 
 @contextlib.contextmanager
