@@ -138,8 +138,8 @@ class Snapshot:
         if ours or issubclass(kind, nn.Module):  # those are patched, whosever they are
             held = self._list(lambda: [*kind.__bases__, *vars(kind).values()])
             if ours:
-                plain = ("__dict__", "__weakref__", "_abc_impl", "__annotations__")
-                yield from (v for k, v in vars(kind).items() if k not in plain)
+                # But what abstract classes know of their subclasses.
+                yield from (v for v in vars(kind).values() if type(v).__module__ != "_abc")
             yield from held[: len(kind.__bases__)]
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
