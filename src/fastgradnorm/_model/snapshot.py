@@ -139,7 +139,9 @@ class Snapshot:
             held = self._list(lambda: [*kind.__bases__, *vars(kind).values()])
             if ours:
                 # But what abstract classes know of their subclasses.
-                yield from (v for v in vars(kind).values() if type(v).__module__ != "_abc")
+                yield from (
+                    v for v in vars(kind).values() if type(v).__module__.strip("_") != "abc"
+                )
             yield from held[: len(kind.__bases__)]
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
