@@ -85,7 +85,7 @@ def test_gradients(tmp_path):
     assert len(row["costs"]) == 5
     assert all(each["over_step"] > 0 for each in row["costs"].values())
     error = made["sketch"]["error"]
-    assert 0 < error["low"] <= error["rms_over_least"] <= error["high"] < 5
+    assert 0 <= error["low"] <= error["rms_over_least"] <= error["high"] < 5
     assert error["forms_apart"] < 1e-5
 
 

@@ -28,7 +28,7 @@ def costs(results: Results) -> str:
 
 def accuracy(results: Results) -> str:
     """A row a model: the error of a sketch's squared norm."""
-    rows, dim = results["accuracy"], results["dim"]
+    rows, dim = results.get("accuracy", []), results["dim"]
     made = [(row["name"], row["sketch"]["error"]) for row in rows]
     made = [(name, found) for name, found in made if "reason" not in found]
     lines = ["| model | parameters | error, in times of √(2/k) | by the gradient | bias |"]

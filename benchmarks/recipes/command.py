@@ -61,6 +61,7 @@ def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
             continue
         start = time.perf_counter()
         found[name] = run()
+        found.setdefault("measured", {})[name] = provenance()
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
         for row in found[name]:
             print("  ", {key: value for key, value in row.items() if key != "each"}, flush=True)

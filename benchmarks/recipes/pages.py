@@ -76,7 +76,8 @@ def selection(results: Results) -> str:
         f"that is turned so; a tenth of {sizes['train']} images, of which a quarter is, by 30 "
         f"examples; mean of {len(rows[0]['each'])} seeds and half the width of its 95 % interval."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+    own = {**results, "provenance": results["measured"]["selection"]}
+    return "\n".join([told, "", *lines, "", tables.source(own, "recipes")])
 
 
 def _cell(value: dict[str, float], best: float, times: float = 1.0) -> str:

@@ -20,7 +20,7 @@ from fastgradnorm._engine import (
 )
 from fastgradnorm._errors import VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
-from fastgradnorm._operations import numbers
+from fastgradnorm._operations import is_finite, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._pulled import Pulled
@@ -222,7 +222,7 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
                 raise fail(f"directions[{q}]", wanted, value)
-            if not bool(value.isfinite().all()):
+            if not is_finite(value.detach()):
                 told = "A `mean_gradient` is so where a sample's is: `score_pool` tells which."
                 raise fail(f"directions[{q}]", "of finite numbers", f"others for {name!r}", told)
             value = value.detach()

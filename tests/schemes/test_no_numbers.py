@@ -139,6 +139,19 @@ def test_a_mean_of_what_is_no_number(model):
         gradient_dots(model, [(X, Y)], [{"2.bias": torch.ones(4)}, mean], loss="cross_entropy")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+def test_one_number_of_a_direction_that_is_none(model, value, dtype):
+    direction = torch.ones(model[2].bias.shape, dtype=dtype)
+    wrong = direction.clone()
+    wrong[-1] = complex(1.0, value) if dtype.is_complex else value
+    with pytest.raises(ValueError, match=r"`directions\[0\]` must be of finite"):
+        gradient_dots(model, [(X, Y)], [{"2.bias": wrong}], loss="cross_entropy")
+    if not dtype.is_complex:
+        found = gradient_dots(model, [(X, Y)], {"2.bias": direction}, loss="cross_entropy")
+        assert found.shape == (6, 1)
+
+
 LABELS = {
     "signs": torch.tensor([1, -1, 1, 1, -1, 1]),
     "signs in floating point": torch.tensor([1.0, -1, 1, 1, -1, 1]),

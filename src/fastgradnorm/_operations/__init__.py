@@ -3,7 +3,7 @@
 from fastgradnorm._operations import table
 from fastgradnorm._operations.arguments import tensors_in
 from fastgradnorm._operations.losses import FORMS
-from fastgradnorm._operations.numbers import count, in_double, model_in_double, numbers
+from fastgradnorm._operations.numbers import count, in_double, is_finite, model_in_double, numbers
 from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -28,6 +28,7 @@ __all__ = [
     "current_level",
     "in_double",
     "inverse",
+    "is_finite",
     "joint_sq_norm",
     "model_in_double",
     "numbers",
