@@ -39,8 +39,9 @@ class TestScoresDependOnTheirSampleAlone:
     @staticmethod
     def check_batch_size_and_order(model, inputs, params, rtol):
         options = {"scheme": oracle.SCHEMES, "params": params}
-        whole = scores(model, inputs.split(64), **options)
-        order = torch.randperm(64)
+        inputs = inputs[:29]  # batches of seven, and one of what is left
+        whole = scores(model, [inputs], **options)
+        order = torch.randperm(len(inputs))
         for size in (1, 7):
             split = scores(model, inputs.split(size), **options)
             shuffled = scores(model, inputs[order].split(size), **options)
