@@ -109,7 +109,8 @@ TESTS = {
     "_operations/products": "operations/test_calls any_model/test_raw_parameters "
     "operations/test_linear "
     "operations/test_layers",
-    "_operations/rows": "operations/test_frames_of_norms operations/test_layers any_model/test_norm_layers",
+    "_operations/rows": "operations/test_frames_of_norms operations/test_layers "
+    "any_model/test_norm_layers",
     "_operations": "operations/test_layers any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
