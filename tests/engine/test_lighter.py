@@ -39,6 +39,7 @@ def test_what_changes_nothing_is_left_out(run, most):
         pytest.param(lambda x: x.square()[:, None].sum(1, dtype=torch.double), id="a wider sum"),
         pytest.param(lambda x: x.abs()[:, None].sum(1, dtype=torch.half), id="a narrower sum"),
         pytest.param(lambda x: x.T.abs()[:, None].sum(1), id="a sum of what lies otherwise"),
+        pytest.param(lambda x: x.int().abs()[:, None].sum(1), id="a sum of whole numbers"),
         pytest.param(lambda x: x.abs().T[None].expand(1, 4, 3).sum(0), id="a sum of a transpose"),
         pytest.param(lambda x: torch.ones(4).mul_(x[0]) + torch.ones(4), id="written constants"),
         pytest.param(lambda x: (x + 1, (x + 1).mul_(3)), id="written one of two"),
