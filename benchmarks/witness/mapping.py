@@ -63,6 +63,7 @@ TESTS = {
     "_model/buffers": "test_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring any_model/test_retied",
+    "_model/glance": "model/test_changes",
     "_model/changes": "model/test_changes model/test_changes_beside",
     "_model/beside": "model/test_changes_beside",
     "_model/plain_values": "model/test_changes_beside model/test_changes",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError, DoubtfulScoresWarning
 from fastgradnorm._model.beside import Beside
+from fastgradnorm._model.glance import Glance
 from fastgradnorm._model.plain_values import GONE, differ, is_setting
 from fastgradnorm._process import models_in_use
 
@@ -37,6 +38,9 @@ class Unchanged:
         self._parts = [_Part(path, module, classes) for path, module in model.named_modules()]
         self._beside = Beside()
         self._told = self._settled = False
+        modules = [part.module for part in self._parts]
+        self._glance, self._parameters = Glance(modules), [*model.parameters()]
+        self._places = [*map(_place, self._parameters)]
         for part in self._parts:
             part.add_to(self._beside)
         for name, function in functions.items():
@@ -59,7 +63,9 @@ class Unchanged:
             self._check()
 
     def _check(self) -> None:
-        for part in self._parts:
+        same = self._glance.holds() and [*map(_place, self._parameters)] == self._places
+        parts = [] if same else self._parts
+        for part in parts:
             changed = part.other_parts()
             if changed is not None:
                 raise ArgumentError(
@@ -70,7 +76,7 @@ class Unchanged:
                 )
         if self._told:
             return
-        settings = (part.other_settings() for part in self._parts)
+        settings = (part.other_settings() for part in parts)
         own = next((name for name in settings if name is not None), None)
         beside = self._beside.other() if own is None else None
         if own is None and beside is None:
@@ -96,7 +102,7 @@ class _Part:
     """
 
     def __init__(self, path: str, module: nn.Module, classes: dict[type, dict[str, Any]]) -> None:
-        self._path, self._module = f"model.{path}".rstrip("."), module
+        self._path, self.module = f"model.{path}".rstrip("."), module
         self._modules = dict(module._modules)
         held = module._parameters.items()
         self._parameters = [(name, p, _place(p)) for name, p in held if p is not None]
@@ -112,7 +118,7 @@ class _Part:
 
     def add_to(self, beside: Beside) -> None:
         """What its attributes hold and its functions read."""
-        for name, value in self._module.__dict__.items():
+        for name, value in self.module.__dict__.items():
             if name not in _OF_MODULES:
                 beside.add_value(f"{self._path}.{name}", value, name[:1] == "_")
                 if callable(value) and not isinstance(value, nn.Module):
@@ -122,7 +128,7 @@ class _Part:
 
     def other_parts(self) -> str | None:
         """The name of a parameter or module that is another one."""
-        module = self._module
+        module = self.module
         here, before = module._modules, self._modules
         if here != before:  # modules are equal if they are the same
             other = next(k for k in (*here, *before) if here.get(k) is not before.get(k))
@@ -136,7 +142,7 @@ class _Part:
 
     def other_settings(self) -> str | None:
         """The name of an attribute, buffer or hook that is another one."""
-        held, buffers = self._module.__dict__, self._module._buffers
+        held, buffers = self.module.__dict__, self.module._buffers
         for name, value in self._settings:
             now = held.get(name, GONE)
             now = buffers.get(name, GONE) if now is GONE else now
@@ -147,7 +153,7 @@ class _Part:
         for name in added & self._class.keys():
             if differ(held[name], self._class[name]):
                 return f"{self._path}.{name}"
-        return None if forward_hooks(self._module) == self._hooks else f"{self._path}'s hooks"
+        return None if forward_hooks(self.module) == self._hooks else f"{self._path}'s hooks"
 
 
 def _settings(held: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
