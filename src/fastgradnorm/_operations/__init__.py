@@ -2,6 +2,7 @@
 
 from fastgradnorm._operations import table
 from fastgradnorm._operations.arguments import tensors_in
+from fastgradnorm._operations.control_flow import CONTROL_FLOW
 from fastgradnorm._operations.losses import FORMS
 from fastgradnorm._operations.numbers import count, in_double, is_finite, model_in_double, numbers
 from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
@@ -16,6 +17,7 @@ from fastgradnorm._operations.table import register_rule
 from fastgradnorm._operations.tensor_sketch import ParameterMap, choose_form, inverse, scratch
 
 __all__ = [
+    "CONTROL_FLOW",
     "FORMS",
     "Joint",
     "ParameterMap",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgradnorm._operations import (
     attention,
+    control_flow,
     convolutions,
     embeddings,
     in_place,
@@ -32,6 +33,7 @@ from fastgradnorm._operations.rules import Call, Rule
 
 TABLE: dict[Callable[..., Any], Operation] = {
     **attention.OPERATIONS,
+    **control_flow.OPERATIONS,
     **convolutions.OPERATIONS,
     **embeddings.OPERATIONS,
     **in_place.OPERATIONS,
