@@ -143,3 +143,22 @@ def test_blocks_within_blocks_change_the_process_once():
         assert not changed(inside)  # the first that ends does not put back what the other needs
         assert not torch.backends.mha.get_fastpath_enabled()
     assert not changed(before)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: torch.autograd.graph.save_on_cpu(),
+        lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+    ],
+)
+def test_hooks_on_saved_tensors_around_a_call_are_told(context):
+    """PyTorch's transforms refuse them; within a model they lead to the slow loop."""
+    model, batch = nn.Linear(4, 3), torch.randn(2, 4)
+    for call in (
+        lambda: score_pool(model, [batch], progress=False),
+        lambda: GradNormScorer(model).score_batch(batch),
+    ):
+        with context(), pytest.raises(RuntimeError, match=r"Leave contexts.*save_on_cpu"):
+            call()
+        assert len(call()) == 2

@@ -13,7 +13,7 @@ from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._process import autograd_ready
+from fastgradnorm._process import autograd_ready, check_transforms
 from fastgradnorm._validate import fail
 
 
@@ -34,6 +34,7 @@ def make_engine(
             "scheme", "one that needs no label here, without a `loss`", options.scheme, advice
         )
     with autograd_ready():
+        check_transforms()
         first, *others = options.parts() if outcome is None else [options]
         subject = Subject(model, first)
         resolve_backend(options.backend, subject.device)

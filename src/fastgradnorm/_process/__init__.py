@@ -5,6 +5,7 @@ from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memo
 from fastgradnorm._process.states import (
     OwnRandomState,
     autograd_ready,
+    check_transforms,
     collection_paused,
     models_in_use,
     put_back_random_states,
@@ -17,6 +18,7 @@ __all__ = [
     "OwnRandomState",
     "allowed_bytes",
     "autograd_ready",
+    "check_transforms",
     "collection_paused",
     "heap",
     "in_words",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from fastgradnorm_kernels import switches
 from fastgradnorm_kernels.custom_functions import opened_functions
+from torch.func import vjp
 
 from fastgradnorm._process.precision import float32_as_asked
 
@@ -33,6 +34,23 @@ def autograd_ready() -> Iterator[None]:
     """
     with _shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def check_transforms() -> None:
+    """That gradients can be taken at all, wherever the caller is.
+
+    Raises:
+        RuntimeError: If a context of the caller's, such as one of hooks on saved tensors, is one in
+            which PyTorch takes none by its transforms.
+    """
+    try:
+        vjp(torch.neg, torch.zeros(()))
+    except RuntimeError as error:
+        raise RuntimeError(
+            "Scores are made by PyTorch's transforms, which do not run where this was called: "
+            f"{error} Leave contexts that change autograd before scoring, such as "
+            "`torch.autograd.graph.save_on_cpu` and `saved_tensors_hooks`."
+        ) from error
 
 
 def tensors_ready() -> AbstractContextManager[Any]:
