@@ -270,7 +270,8 @@ FAULTS = [
     ),
     Fault(
         "_model/layout.py", "dropped guard",
-        "if hasattr(args[0], _COPIED) and _may_be_in_place(name, args, kwargs):", "if False:",
+        "if args and hasattr(args[0], COPIED) and _may_be_in_place(name, args, kwargs):",
+        "if False:",
         "a change in place of what would have been a view is lost",
     ),
     Fault(

@@ -250,4 +250,14 @@ FAULTS = [
         "return given * torch.tanh(F.softplus(given))",
         "an activation in place leaves its input as it was",
     ),
+    Fault(
+        "_operations/writing.py", "dropped guard",
+        "    if not is_behind(parts):\n", "    if True:\n",
+        "values written behind a slice are put in another order",
+    ),
+    Fault(
+        "_operations/picking.py", "dropped guard",
+        "        setattr(found, COPIED, True)\n", "",
+        "what is written to an element that was picked by a number is lost",
+    ),
 ]  # fmt: skip

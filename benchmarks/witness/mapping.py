@@ -96,6 +96,8 @@ TESTS = {
     "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",
+    "_operations/numbered": "any_model/test_numbered_indices",
+    "_operations/writing": "any_model/test_written_indices",
     "_operations/control_flow": "any_model/test_structured_control_flow",
     "_operations/unbatched": "operations/test_unbatched",
     "_operations/others": "operations/test_arguments operations/test_layers "

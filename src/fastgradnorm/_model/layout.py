@@ -12,33 +12,36 @@ from fastgradnorm_kernels.functorch import in_memory
 from torch import Tensor
 
 from fastgradnorm._model.standins import IN_PLACE
+from fastgradnorm._operations import COPIED
 
 # What may give a view of a contiguous tensor, and a copy of another.
 _VIEW_OR_COPY = frozenset({"contiguous", "flatten", "ravel", "reshape", "reshape_as"})
-_COPIED = "_fastgradnorm_copied"  # attribute of a tensor that is such a copy
 
 
 class LayoutError(RuntimeError):
     """The model counts on how its tensors lie in memory."""
 
 
+def check_copies(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises `LayoutError` for a change in place of a copy that would have been a view."""
+    if args and hasattr(args[0], COPIED) and _may_be_in_place(name, args, kwargs):
+        raise LayoutError(f"`{name}` of a copy that would have been a view")
+
+
 def check_memory(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """Looks at one operation of a model, by name, whose tensors may not be contiguous.
 
     Raises:
-        LayoutError: If its result would be another for contiguous ones: `as_strided`, and changes
-            in place of what would have been a view and is a copy.
+        LayoutError: If its result would be another for contiguous ones: `as_strided`.
     """
     if not args or not isinstance(args[0], Tensor):
         return
     if name == "as_strided" and not in_memory(args[0]).is_contiguous():
         raise LayoutError("`as_strided` of a tensor that is not contiguous")
-    if hasattr(args[0], _COPIED) and _may_be_in_place(name, args, kwargs):
-        raise LayoutError(f"`{name}` of a copy that would have been a view")
     if name in _VIEW_OR_COPY and isinstance(output, Tensor):
         source = in_memory(args[0])
         if not source.is_contiguous() and in_memory(output).data_ptr() != source.data_ptr():
-            setattr(output, _COPIED, True)
+            setattr(output, COPIED, True)
 
 
 def _may_be_in_place(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.handed import same_object
-from fastgradnorm._model.layout import check_memory
+from fastgradnorm._model.layout import check_copies, check_memory
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
@@ -162,11 +162,12 @@ class Watch(TorchFunctionMode):
         """Calls an operation, out of this mode."""
         operation = table.known(func)
         channels_last = self.passage.settings.channels_last
+        name = getattr(func, "__name__", "")
+        check_copies(name, args, kwargs)
         if operation.form is not None and operation.has_layout:
             self.passage.laid_out = self.passage.laid_out or channels_last
             return operation.form(*args, channels_last=channels_last, **kwargs)
         output = (operation.form or func)(*args, **kwargs)
-        name = getattr(func, "__name__", "")
         if channels_last:
             check_memory(name, args, kwargs, output)
         if self._zero is not None and name in FACTORIES:

@@ -12,8 +12,10 @@ import torch
 from fastgradnorm_kernels import functorch
 from torch import Tensor
 
+from fastgradnorm._operations.numbered import COPIED, numbered
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.others import set_masked
+from fastgradnorm._operations.writing import is_behind, write
 
 
 def _is_mask(value: Any) -> bool:
@@ -44,18 +46,41 @@ def _indices(index: Any) -> tuple[Any, ...] | None:
 
 
 def picked(tensor: Tensor, index: Any) -> Tensor | None:
-    """`tensor[index]` for an index with masks, else None."""
+    """`tensor[index]` for an index with masks or numbers that differ between samples, else None."""
     indices = _indices(index)
-    return None if indices is None else tensor[indices]
+    if indices is not None:
+        return tensor[indices]
+    numbers = numbered(tensor, index)
+    if numbers is None:
+        return None
+    found = tensor[numbers.without]
+    for dim, number in reversed(numbers.places):
+        found = found.movedim(dim, 0)[number.reshape(1)].squeeze(0)
+        setattr(found, COPIED, True)
+    return found
 
 
 def put(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
-    """`tensor[index] = value` for an index with masks, else None."""
+    """`tensor[index] = value` for such an index, else None."""
     done = set_masked(tensor, index, value)
     indices = _indices(index) if done is None else None
-    if indices is None:
+    numbers = numbered(tensor, index) if done is None and indices is None else None
+    if done is None and indices is None and numbers is None:
+        parts = tuple(index) if isinstance(index, tuple) else (index,)
+        indices = parts if is_behind(parts) else None
+    if indices is None and numbers is None:
         return done
-    tensor[indices] = value
+    if indices is not None or numbers is None:
+        write(tensor, indices or (), value)
+        return tensor
+    target = tensor[numbers.without]
+    for dim, number in reversed(numbers.places[1:]):  # one is left, by which to write
+        target = target.select(dim, int(number))
+    for dim, number in numbers.places[:1]:
+        # In front: with an index behind a slice vmap takes the values' dimensions in another order.
+        target.movedim(dim, 0)[number.reshape(1)] = value
+    if not numbers.places:  # of slices alone, which have been read
+        target[...] = value
     return tensor
 
 
