@@ -138,6 +138,7 @@ def test_the_report_shows_both_ends(run, folder):
     scores = [float(row["score"]) for row in rows]
     assert f"<b>{statistics.median(scores):.3g}</b>the median score" in html
     assert ran.out.splitlines()[-1] == "Next: fastgradnorm select scores.csv 1"
+    assert "samples that differ are chosen by `fastgradnorm acquire`" in ran.out
     assert run(*ran.out.splitlines()[-1].split()[2:]).out == f"{ranking[0]}\n"
 
 
