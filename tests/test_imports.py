@@ -21,6 +21,7 @@ HOSTS = {
     "fastgradnorm.integrations": set(),
     "fastgradnorm.demo": set(),
     "fastgradnorm.cli": {"fastgradnorm.demo", "fastgradnorm.active"},
+    "fastgradnorm_command": {"fastgradnorm.cli"},  # the script, which begins before the package
 }
 SHARED = {"fastgradnorm.atomic", "fastgradnorm.page"}
 FRESH = """

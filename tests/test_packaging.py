@@ -62,7 +62,8 @@ def test_the_wheel_holds_every_module_of_both_packages_and_nothing_else(wheel):
         if path.suffix == ".py" or path.name == "py.typed"
     }
     assert shipped == expected
-    assert {path.split("/")[0] for path in shipped} == {"fastgradnorm", "fastgradnorm_kernels"}
+    tops = {path.split("/")[0] for path in shipped}
+    assert tops == {"fastgradnorm", "fastgradnorm_command.py", "fastgradnorm_kernels"}
     assert {"fastgradnorm/py.typed", "fastgradnorm_kernels/py.typed"} <= shipped
 
 

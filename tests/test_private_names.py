@@ -72,6 +72,7 @@ OTHERS = {
     "_create_collate_fn": "small-text's",
     "_effective_forward_outputs": "scikit-activeml's",
     "_STATUS_ALLOC_FAILED": "in messages of cuBLAS",
+    "_exit": "`os._exit`, which is documented",
     "_fastgradnorm_copied": "ours",
 }
 UNDOCUMENTED = {"native_group_norm", "CheckpointFunction"}
