@@ -39,7 +39,7 @@ FAULTS = [
     ),
     Fault(
         _CHANGES, "dropped guard",
-        "        return None if forward_hooks(self._module) == self._hooks else f\"{self._path}'s hooks\"", "        return None",
+        "        return None if forward_hooks(self.module) == self._hooks else f\"{self._path}'s hooks\"", "        return None",
         "hooks that are added while a pool is scored are ignored in silence",
     ),
     Fault(
