@@ -42,6 +42,7 @@ def _gradient(
     STEPS,
     PLAIN: tl.constexpr,
     POSITIONS_LAST: tl.constexpr,
+    VECTOR_X: tl.constexpr,
     VECTOR_G: tl.constexpr,
     EVEN_T: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -63,7 +64,8 @@ def _gradient(
         if EVEN_T:
             g = tl.load(g_rows + g_steps[None, :])  # [BLOCK_O, BLOCK_T]
         else:
-            places = tl.where(t < T, places, 0)
+            # Of what `tl.where` chooses Triton 3.9 forgets what divides it, and loads number by number.
+            places = tl.multiple_of(tl.where(t < T, places, 0), VECTOR_X)
             g = tl.load(g_rows + g_steps[None, :], mask=(t < limit)[None, :], other=0.0)
         a = tl.load(x_ptr + (places[:, None] + x_steps))  # [BLOCK_T, BLOCK_I]
         if PROMOTE:
@@ -160,7 +162,7 @@ def _direct_sq_norm_kernel(
             x_steps = input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
             gradient = _gradient(
                 *(x_group, x_steps[None, :], g_rows[:, None], T, g_stride, out, steps),
-                *(PLAIN, POSITIONS_LAST, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
+                *(PLAIN, POSITIONS_LAST, VECTOR_X, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
             )
             gradient = tl.where((columns < I)[None, :], gradient, 0.0)
             total += tl.sum(gradient * gradient, 1)
