@@ -64,7 +64,7 @@ def _gradient(
         if EVEN_T:
             g = tl.load(g_rows + g_steps[None, :])  # [BLOCK_O, BLOCK_T]
         else:
-            # Of what `tl.where` chooses Triton 3.9 forgets what divides it, and loads number by number.
+            # Triton 3.9 forgets what divides a choice, and then loads number by number.
             places = tl.multiple_of(tl.where(t < T, places, 0), VECTOR_X)
             g = tl.load(g_rows + g_steps[None, :], mask=(t < limit)[None, :], other=0.0)
         a = tl.load(x_ptr + (places[:, None] + x_steps))  # [BLOCK_T, BLOCK_I]
