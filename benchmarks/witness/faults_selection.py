@@ -51,11 +51,6 @@ FAULTS = [
         "of a loader that shuffles, acquire leaves out others than those that are labelled",
     ),
     Fault(
-        _READING, "dropped guard",
-        "which = replace(wants, read=digest([missing]))", "which = wants",
-        "a checkpoint gives the features of other labelled samples than those of the call",
-    ),
-    Fault(
         _GATHER, "option that does nothing",
         'kept = {"features": wants.features, "probabilities": wants.classes}', "kept: dict[str, bool] = {}",
         "a checkpoint without features is gone on with by a strategy that needs them, and fails in other words",

@@ -31,7 +31,6 @@ class Wants:
         dim: Length of a sketch.
         classes: Probabilities and residuals of all classes.
         single: Samples must have one label each.
-        read: Which samples are read, where what begins a pool does not tell; for checkpoints.
     """
 
     strategy: str
@@ -40,7 +39,6 @@ class Wants:
     dim: int = 512
     classes: bool = False
     single: bool = False
-    read: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +109,6 @@ class _Everything(Norms):
         wants = self._wants
         kept = {"features": wants.features, "probabilities": wants.classes}
         found = {"beside scores": ", ".join(name for name, is_kept in kept.items() if is_kept)}
-        if wants.read:
-            found["samples"] = wants.read
         return found if self._sketches is None else found | self._sketches.facts
 
     def count(self, plan: Plan) -> int:

@@ -15,7 +15,7 @@ from fastgradnorm._candidates import check_indices
 from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._gather import Gathered, Wants, gather
 from fastgradnorm._options import Options
-from fastgradnorm._pool import can_be_indexed, digest, made_anew
+from fastgradnorm._pool import can_be_indexed, made_anew
 
 # Columns that hold points, of which a pass has one at most.
 POINTS = ("features", "sketch")
@@ -144,8 +144,7 @@ def _of_pool(
             "labelled",
         )
     rest = made_anew(loader, Subset(loader.dataset, missing.tolist()), batch_size=64)
-    which = replace(wants, read=digest([missing]))
-    more = gather(model, rest, _again(asked), which).columns
+    more = gather(model, rest, _again(asked), wants).columns
     return {name: torch.cat([values, more[name]]) for name, values in found.items()}
 
 
