@@ -36,7 +36,7 @@ def _is_read(part: Any) -> bool:
     return isinstance(part, slice) and any(map(_is_number, (part.start, part.stop, part.step)))
 
 
-def _read(part: slice) -> slice:
+def _read(part: Any) -> Any:
     ends = (part.start, part.stop, part.step)
     return slice(*(int(end) if _is_number(end) else end for end in ends))
 
