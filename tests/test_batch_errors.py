@@ -58,7 +58,9 @@ class TestLoader:
         ids=repr,
     )
     def test_of_strings_and_other_batches_without_tensors(self, batch):
-        with pytest.raises((TypeError, ValueError), match=r"`loader` must .*Got .*`?forward"):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"`loader` must .*Got .*(forward|tokenizer)"
+        ):
             scores(loader=[batch])
 
     def test_of_tensors_without_a_batch_dimension(self):

@@ -14,7 +14,7 @@ FAULTS = [
     ),
     Fault(
         _SCORE, "option that does nothing",
-        "scores = scorer.score(given.loader(workers))", "scores = scorer.score(given.loader())",
+        "loader = given.loader(workers)", "loader = given.loader()",
         "--workers has no effect",
     ),
     Fault(
@@ -40,8 +40,13 @@ FAULTS = [
         '        "likelihood": likelihood,\n', "", "--likelihood has no effect",
     ),
     Fault(
+        _SCORE, "dropped guard",
+        "[value if k else None for value, k in", "[value for value, k in",
+        "the file tells a class of samples whose outputs are NaN",
+    ),
+    Fault(
         _SCORE, "wrong constant",
-        'on_nonfinite="warn",', 'on_nonfinite="raise",',
+        '"on_nonfinite": "warn"', '"on_nonfinite": "raise"',
         "one NaN ends the command without scores",
     ),
     Fault(

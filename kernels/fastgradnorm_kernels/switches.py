@@ -9,7 +9,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +43,9 @@ def compiled_from(model: Any) -> nn.Module | None:
 
 
 def unwatched() -> AbstractContextManager[None]:
-    """A context on which no torch-function mode looks. Can go when modes open no operation."""
-    context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
-    return context
+    """A context on which no torch-function mode looks, if any. Can go when they open nothing."""
+    make: Any = getattr(torch._C, "DisableTorchFunction", contextlib.nullcontext)
+    return cast(AbstractContextManager[None], make())
 
 
 @proves("torch._C.DisableTorchFunction", "attention is computed by its formula")

@@ -19,6 +19,7 @@ from fastgradnorm._errors import (
     VerificationError,
 )
 from fastgradnorm._explained import explain_gradients
+from fastgradnorm._gather import score_and_predict
 from fastgradnorm._model import meaning_of_loss
 from fastgradnorm._naive import naive_score_pool
 from fastgradnorm._operations import Rule, register_rule
@@ -65,6 +66,7 @@ __all__ = [
     "meaning_of_loss",
     "naive_score_pool",
     "register_rule",
+    "score_and_predict",
     "score_pool",
     "select",
     "sketch_dots",

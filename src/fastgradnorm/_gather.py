@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine import Norms, Passes, Plan, logits_and_features, make_plan, of_one
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._keywords import as_keywords
+from fastgradnorm._keywords import as_keywords, make_options
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
 from fastgradnorm._results import PoolScores
-from fastgradnorm._schemes import Scored, SketchScheme, is_column, predictions
+from fastgradnorm._schemes import LABELLED_SCHEMES, Scored, SketchScheme, is_column, predictions
 from fastgradnorm._scorer import GradNormScorer
 from fastgradnorm._sketched import Sketches
 
@@ -59,6 +59,49 @@ def gather(model: nn.Module, loader: Iterable[Any], options: Options, wants: Wan
     gatherer = _Gatherer(model, options, wants)
     scores = gatherer.score(loader)
     return Gathered(scores, gatherer.columns())
+
+
+def score_and_predict(
+    model: nn.Module, loader: Iterable[Any], **options: Any
+) -> tuple[PoolScores, dict[str, Tensor]]:
+    """Score a pool, and tell what the model predicts for each sample, in one pass.
+
+    Args:
+        model: As in `score_pool`; its outputs are logits of classes, or of labels of their own
+            (`likelihood="bernoulli"`).
+        loader: As in `score_pool`.
+        options: Keyword arguments of `Options`, with one scheme that reads no labels.
+
+    Returns:
+        The scores, and by name, each `[N]` in their order: `predicted` and `runner_up`, the two
+        most probable classes, int64; `confidence` and `runner_up_probability`, how probable they
+        are. Of many positions the mean of their probabilities counts. Where the outputs of a sample
+        are NaN both classes are -1, and both probabilities NaN.
+
+    Raises:
+        ValueError: As `score_pool`; or if the scheme reads labels, or there are several.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 2).eval()
+        >>> for p in model.parameters(): _ = nn.init.eye_(p) if p.dim() == 2 else nn.init.zeros_(p)
+        >>> scores, seen = score_and_predict(model, [torch.eye(2)], progress=False)
+        >>> seen["predicted"]
+        tensor([0, 1])
+    """
+    asked = make_options("score_and_predict", options)
+    if not isinstance(asked.scheme, str) or asked.scheme in LABELLED_SCHEMES or asked.loss:
+        raise ArgumentError(
+            "`scheme` must be one that reads no labels, such as 'expected'. Got "
+            f"{asked.scheme!r}{' with a `loss`' if asked.loss else ''}.",
+            "scheme",
+        )
+    found = gather(model, loader, asked, Wants("score_and_predict"))
+    names = "predicted", "confidence", "runner_up", "runner_up_probability"
+    seen = {name: found.columns[name] for name in names if name in found.columns}
+    for name in {"predicted", "runner_up"} & seen.keys():
+        seen[name] = torch.where(seen["confidence"].isnan(), -1, seen[name]).long()
+    return found.scores, seen
 
 
 class _Gatherer(GradNormScorer[Any, Any]):

@@ -116,7 +116,7 @@ def test_a_place_of_its_own(run, folder, stopped):
 
 def test_an_answer_that_cannot_be_written_costs_no_second_run(run, folder, stopped):
     stopped(None)
-    (folder / "page").write_text("no folder")
+    (folder / "page" / "index.html").mkdir(parents=True)  # where a file is to be
     ran = run("acquire", *GIVEN, "--out", "a.csv", "--report", "page")
     assert ran.code == 1
     assert "a.csv.checkpoint" in files(folder, "a.csv")

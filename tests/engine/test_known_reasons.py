@@ -102,7 +102,7 @@ def test_errors_of_a_rule_name_it(verify, error):
 
 def test_errors_of_our_own_rules_name_them_too(monkeypatch):
     normalize = raising(RuntimeError("mixed dtypes"))
-    monkeypatch.setattr(norms, "batch_norm", normalize)  # what the rule normalises by
+    monkeypatch.setattr(norms.kernels, "batch_norm_sq_norm", normalize)  # what the rule calls
     model = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
     with pytest.raises(KernelError, match=r"rule of `batch_norm` failed.*mixed dtypes"):
         scored(model)

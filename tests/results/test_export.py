@@ -133,6 +133,45 @@ class TestIndices:
         assert [row["id"] for row in read(path)] == ["b", "e"]
 
 
+class TestColumns:
+    """What else the caller wants in each row."""
+
+    @pytest.mark.parametrize("make", [list, np.array, lambda v: dict(enumerate(v))])
+    def test_behind_all_others(self, scores, make):
+        rows = scores.to_records([*"abcde"], columns={"text": make([*"vwxyz"]), "n": range(5)})
+        assert [list(row)[-2:] for row in rows] == [["text", "n"]] * 5
+        assert [(row["text"], row["n"]) for row in rows] == [*zip("vwxyz", range(5), strict=True)]
+        assert scores.to_pandas(columns={"n": range(5)})["n"].tolist() == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("indices", TestIndices.ORDERS)
+    def test_those_of_a_whole_dataset_go_to_their_samples(self, indices):
+        scores = PoolScores(torch.rand(len(indices)), indices=torch.tensor(indices))
+        rows = scores.to_records(columns={"text": [*"abcdef"]})
+        assert [row["text"] for row in rows] == ["abcdef"[i] for i in indices]
+        assert [row["id"] for row in rows] == indices
+
+    def test_as_many_as_scores_of_another_order_are_ambiguous(self):
+        scores = PoolScores(torch.rand(3), indices=torch.tensor([2, 0, 1]))
+        with pytest.raises(ValueError, match=r"`columns` must be a mapping.*enumerate\(values\)"):
+            scores.to_records(columns={"text": [*"abc"]})
+
+    def test_wrong_ones(self, scores):
+        with pytest.raises(
+            ValueError, match=r"`columns` must be of names that no record has.*rank"
+        ):
+            scores.to_records(columns={"rank": range(5)})
+        with pytest.raises(ValueError, match=r"`columns` must be one for each of 5 scores"):
+            scores.to_records(columns={"text": range(4)})
+        with pytest.raises(TypeError, match=r"`columns` must be a sequence with one value a score"):
+            scores.to_records(columns={"text": "abcde"})
+
+    @pytest.mark.parametrize("writer", WRITERS)
+    def test_files(self, scores, writer, tmp_path):
+        path = tmp_path / f"s.{writer.removeprefix('to_')}"
+        getattr(scores, writer)(path, columns={"much": [0.5, 1.5, 2.5, 3.5, 4.5]})
+        assert [row["much"] for row in read(path)] == [0.5, 1.5, 2.5, 3.5, 4.5]
+
+
 class TestFiles:
     @pytest.mark.parametrize("writer", WRITERS)
     @pytest.mark.parametrize("low_first", [False, True])

@@ -7,7 +7,8 @@ A row a sample, in pool order:
 - `rank`: 1 for the sample to label first; ties in pool order, as `select` breaks them;
 - `percentile`: 1 for the first, 0 for the last, evenly between;
 - `inverted_score`: `1 - percentile`; where `score` holds that, `gradient_norm` holds the norm;
-- `standard_error`: of the norm, where it was estimated.
+- `standard_error`: of the norm, where it was estimated;
+- further columns of the caller's.
 
 A NaN score has no rank: its numbers are None, empty in CSV, null in JSON and Parquet, also where
 low scores come first, so that no tool takes it for the best. An infinite norm ranks first; JSON has
@@ -30,6 +31,7 @@ from fastgradnorm.atomic import replacing
 
 Columns = dict[str, list[Any]]
 Ids = Sequence[Any] | Mapping[int, Any]
+More = Mapping[str, Any] | None
 
 
 class Scores(Protocol):
@@ -46,15 +48,19 @@ class Scores(Protocol):
         """Which sample of the dataset each is; None where they are in its order."""
 
 
-def records(scores: Scores, ids: Ids | None, low_first: bool) -> list[dict[str, Any]]:
+def records(
+    scores: Scores, ids: Ids | None, low_first: bool, more: More = None
+) -> list[dict[str, Any]]:
     """A dict a sample."""
-    columns = _columns(scores, ids, low_first)
+    columns = _columns(scores, ids, low_first, more)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def write_csv(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
+def write_csv(
+    scores: Scores, path: str | Path, ids: Ids | None, low_first: bool, more: More = None
+) -> Path:
     """A header, then a line a sample."""
-    columns = _columns(scores, ids, low_first)
+    columns = _columns(scores, ids, low_first, more)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -62,9 +68,11 @@ def write_csv(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool
     return Path(path)
 
 
-def write_jsonl(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
+def write_jsonl(
+    scores: Scores, path: str | Path, ids: Ids | None, low_first: bool, more: More = None
+) -> Path:
     """A JSON object a line."""
-    columns = _columns(scores, ids, low_first)
+    columns = _columns(scores, ids, low_first, more)
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in zip(*columns.values(), strict=True):
             plain = {name: _in_json(value) for name, value in zip(columns, row, strict=True)}
@@ -72,7 +80,9 @@ def write_jsonl(scores: Scores, path: str | Path, ids: Ids | None, low_first: bo
     return Path(path)
 
 
-def write_parquet(scores: Scores, path: str | Path, ids: Ids | None, low_first: bool) -> Path:
+def write_parquet(
+    scores: Scores, path: str | Path, ids: Ids | None, low_first: bool, more: More = None
+) -> Path:
     """A column each, with the provenance as JSON in the schema's metadata."""
     try:
         import pyarrow
@@ -81,21 +91,20 @@ def write_parquet(scores: Scores, path: str | Path, ids: Ids | None, low_first: 
         raise ModuleNotFoundError(
             "`to_parquet` needs pyarrow: `pip install fastgradnorm[parquet]`."
         ) from error
-    table = pyarrow.table(_columns(scores, ids, low_first))
+    table = pyarrow.table(_columns(scores, ids, low_first, more))
     table = table.replace_schema_metadata({"fastgradnorm": json.dumps(dict(scores.provenance))})
     with replacing(path) as partial:
         pyarrow.parquet.write_table(table, partial)
     return Path(path)
 
 
-def _columns(scores: Scores, ids: Ids | None, low_first: bool) -> Columns:
+def _columns(scores: Scores, ids: Ids | None, low_first: bool, more: More) -> Columns:
     check_bool("low_first", low_first)
-    count = len(scores.values)
     ranks, percentiles = _ranks(scores.values)
     norms = _known(scores.values)
     inverted = [None if p is None else 1 - p for p in percentiles]
     columns: Columns = {
-        "id": _ids(scores, ids, count),
+        "id": _of_samples(scores, ids, "ids"),
         "score": inverted if low_first else norms,
         "rank": ranks,
         "percentile": percentiles,
@@ -103,35 +112,42 @@ def _columns(scores: Scores, ids: Ids | None, low_first: bool) -> Columns:
     columns |= {"gradient_norm": norms} if low_first else {"inverted_score": inverted}
     if scores.standard_error is not None:
         columns["standard_error"] = _known(scores.standard_error)
+    for name, values in ({} if more is None else more).items():
+        if name in columns:
+            raise fail("columns", "of names that no record has", name)
+        columns[name] = _of_samples(scores, values, "columns")
     return columns
 
 
-def _ids(scores: Scores, ids: Ids | None, count: int) -> list[Any]:
+def _of_samples(scores: Scores, values: Any, argument: str) -> list[Any]:
+    """One of `values` a score; of None its index."""
+    count = len(scores.values)
     places = range(count) if scores.indices is None else scores.indices.tolist()
-    if ids is None:
+    if values is None:
         return list(places)
-    if isinstance(ids, Mapping):
-        missing = [place for place in places if place not in ids]
+    each = "id" if argument == "ids" else "value"
+    if isinstance(values, Mapping):
+        missing = [place for place in places if place not in values]
         if missing:
-            raise fail("ids", "a mapping of every index", f"none for {missing[0]}")
-        return [ids[place] for place in places]
-    if isinstance(ids, (str, bytes)):
-        raise fail_type("ids", "a sequence with one id a score", ids)
-    as_list = getattr(ids, "tolist", None)
-    found = list(ids) if as_list is None else as_list()
+            raise fail(argument, "a mapping of every index", f"none for {missing[0]}")
+        return [values[place] for place in places]
+    if isinstance(values, (str, bytes)):
+        raise fail_type(argument, f"a sequence with one {each} a score", values)
+    as_list = getattr(values, "tolist", None)
+    found = list(values) if as_list is None else as_list()
     if len(found) == count:
         if sorted(places) == list(range(count)) != list(places):
             raise fail(
-                "ids",
-                "a mapping of indices to ids for scores in another order than the dataset's",
+                argument,
+                "a mapping from indices for scores in another order than the dataset's",
                 f"{count} of them",
-                "`dict(enumerate(ids))` if they are in the dataset's order, "
-                "`dict(zip(scores.indices.tolist(), ids))` if in that of the scores.",
+                f"`dict(enumerate({each}s))` if they are in the dataset's order, "
+                f"`dict(zip(scores.indices.tolist(), {each}s))` if in that of the scores.",
             )
         return found
     if scores.indices is not None and len(found) > max(places, default=-1):
         return [found[place] for place in places]  # one for each sample of the dataset
-    raise fail("ids", f"one for each of {count} scores", f"{len(found)} of them")
+    raise fail(argument, f"one for each of {count} scores", f"{len(found)} of them")
 
 
 def _ranks(values: Tensor) -> tuple[list[int | None], list[float | None]]:

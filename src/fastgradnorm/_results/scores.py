@@ -121,7 +121,10 @@ class PoolScores:
         return self.values.numpy()
 
     def to_records(
-        self, ids: export.Ids | None = None, low_first: bool = False
+        self,
+        ids: export.Ids | None = None,
+        low_first: bool = False,
+        columns: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """A dict a sample, in pool order, for labelling tools.
 
@@ -130,6 +133,8 @@ class PoolScores:
                 `indices`, also one for each sample of the dataset, or a mapping from indices.
             low_first: For tools that label low scores first: `score` is `1 - percentile`, and
                 `gradient_norm` holds the norm.
+            columns: What else each is to have, by name: values as `ids` has them, such as
+                `{"text": texts}`.
 
         Returns:
             Dicts with `id`, `score` (the norm), `rank` (1 is labelled first; ties in pool order),
@@ -138,16 +143,21 @@ class PoolScores:
             it has no rank, and no tool takes it for the best.
 
         Raises:
-            ValueError: If there are not as many `ids` as scores, or if it cannot be told whether
-                they are in the order of the scores or of the dataset.
+            ValueError: If there are not as many `ids`, or values of a column, as scores, or if it
+                cannot be told whether they are in the order of the scores or of the dataset.
 
         Example:
             >>> PoolScores(torch.tensor([0.5, 2.0])).to_records(ids=["a", "b"])[1]
             {'id': 'b', 'score': 2.0, 'rank': 1, 'percentile': 1.0, 'inverted_score': 0.0}
         """
-        return export.records(self, ids, low_first)
+        return export.records(self, ids, low_first, columns)
 
-    def to_pandas(self, ids: export.Ids | None = None, low_first: bool = False) -> Any:
+    def to_pandas(
+        self,
+        ids: export.Ids | None = None,
+        low_first: bool = False,
+        columns: Mapping[str, Any] | None = None,
+    ) -> Any:
         """The rows of `to_records` as a `pandas.DataFrame`, indexed by `id`.
 
         Raises:
@@ -155,22 +165,34 @@ class PoolScores:
         """
         import pandas
 
-        return pandas.DataFrame(self.to_records(ids, low_first)).set_index("id")
+        return pandas.DataFrame(self.to_records(ids, low_first, columns)).set_index("id")
 
     def to_csv(
-        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
+        self,
+        path: str | Path,
+        ids: export.Ids | None = None,
+        low_first: bool = False,
+        columns: Mapping[str, Any] | None = None,
     ) -> Path:
         """Writes the rows of `to_records` as CSV, whole or not at all; NaN is an empty cell."""
-        return export.write_csv(self, path, ids, low_first)
+        return export.write_csv(self, path, ids, low_first, columns)
 
     def to_jsonl(
-        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
+        self,
+        path: str | Path,
+        ids: export.Ids | None = None,
+        low_first: bool = False,
+        columns: Mapping[str, Any] | None = None,
     ) -> Path:
         """Writes them as JSON lines, whole or not at all; NaN and infinite scores are null."""
-        return export.write_jsonl(self, path, ids, low_first)
+        return export.write_jsonl(self, path, ids, low_first, columns)
 
     def to_parquet(
-        self, path: str | Path, ids: export.Ids | None = None, low_first: bool = False
+        self,
+        path: str | Path,
+        ids: export.Ids | None = None,
+        low_first: bool = False,
+        columns: Mapping[str, Any] | None = None,
     ) -> Path:
         """Writes them as Parquet, whole or not at all; NaN is null. Needs pyarrow.
 
@@ -179,7 +201,7 @@ class PoolScores:
         Raises:
             ModuleNotFoundError: Without pyarrow, which the extra `parquet` brings.
         """
-        return export.write_parquet(self, path, ids, low_first)
+        return export.write_parquet(self, path, ids, low_first, columns)
 
     def save(self, path: str | Path) -> Path:
         """Writes everything to one npz file, whole or not at all.

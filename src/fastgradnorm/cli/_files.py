@@ -18,13 +18,13 @@ from fastgradnorm.cli._failures import BadInputError, told
 # UTF-8, also with the mark at its beginning that spreadsheets write.
 ENCODING = "utf-8-sig"
 
-_Write = Callable[[PoolScores, Path, Sequence[Any]], Path]
+_Write = Callable[[PoolScores, Path, Sequence[Any], Mapping[str, Any]], Path]
 
 WRITERS: Mapping[str, _Write] = {
-    ".csv": lambda scores, path, ids: scores.to_csv(path, ids=ids),
-    ".jsonl": lambda scores, path, ids: scores.to_jsonl(path, ids=ids),
-    ".parquet": lambda scores, path, ids: scores.to_parquet(path, ids=ids),
-    ".npz": lambda scores, path, ids: scores.save(path),
+    ".csv": lambda scores, path, ids, more: scores.to_csv(path, ids, columns=more),
+    ".jsonl": lambda scores, path, ids, more: scores.to_jsonl(path, ids, columns=more),
+    ".parquet": lambda scores, path, ids, more: scores.to_parquet(path, ids, columns=more),
+    ".npz": lambda scores, path, ids, more: scores.save(path),
 }
 
 
@@ -49,15 +49,20 @@ def check_folder(place: Path, option: str) -> None:
         ) from error
 
 
-def write_scores(scores: PoolScores, path: Path, ids: Sequence[Any]) -> None:
-    """Writes a row a sample: its name, score, rank and percentile. An npz keeps no names."""
+def write_scores(
+    scores: PoolScores, path: Path, ids: Sequence[Any], more: Mapping[str, Any]
+) -> None:
+    """Writes a row a sample: its name, score, rank and percentile, and further columns.
+
+    An npz has the scores alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[path.suffix](scores, path, ids)
+    WRITERS[path.suffix](scores, path, ids, more)
 
 
-def print_scores(scores: PoolScores, ids: Sequence[Any]) -> None:
+def print_scores(scores: PoolScores, ids: Sequence[Any], more: Mapping[str, Any]) -> None:
     """The same rows as CSV on standard output."""
-    rows = scores.to_records(ids=ids)
+    rows = scores.to_records(ids, columns=more)
     writer = csv.DictWriter(sys.stdout, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)

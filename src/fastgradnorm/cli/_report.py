@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,12 +30,15 @@ from fastgradnorm.page.themes import DARK, LIGHT, Theme, draw
 _SHOWN = 20  # samples at either end
 
 
-def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path:
+def write_report(
+    out: Path, scores: PoolScores, seen: Mapping[str, list[Any]], pool: Pool, origin: str
+) -> Path:
     """Writes ``index.html`` into the folder `out`, made if it is not there; returns its path.
 
     Args:
         out: The folder.
         scores: At least one that is not NaN.
+        seen: `predicted` and `confidence` of each sample, or neither.
         pool: What they are of.
         origin: Of the model, in words.
     """
@@ -52,9 +56,9 @@ def write_report(out: Path, scores: PoolScores, pool: Pool, origin: str) -> Path
         facts=_facts(scores, order),
         sections={
             **_noticed(scores),
-            what: _samples(scores, pool, order[:shown], out),
+            what: _samples(scores, seen, pool, order[:shown], out),
             "The least valuable" if pool.picture else "The lowest scores": _samples(
-                scores, pool, order[::-1][:shown], out
+                scores, seen, pool, order[::-1][:shown], out
             ),
             "How the scores are spread": chart(
                 draw(lambda axes, theme: _histogram(scores, axes, theme), LIGHT),
@@ -92,7 +96,13 @@ def _facts(scores: PoolScores, order: list[int]) -> list[tuple[str, str]]:
     ]
 
 
-def _samples(scores: PoolScores, pool: Pool, indices: list[int], out: Path) -> str:
+def _samples(
+    scores: PoolScores,
+    seen: Mapping[str, list[Any]],
+    pool: Pool,
+    indices: list[int],
+    out: Path,
+) -> str:
     link = pool.links(out)
     if pool.picture is None:
         texts = pool.texts
@@ -101,20 +111,27 @@ def _samples(scores: PoolScores, pool: Pool, indices: list[int], out: Path) -> s
                 escape(str(pool.ids[i])),
                 *([] if texts is None else [beginning(texts[i])]),
                 number(float(scores.values[i]), 4),
+                *([_prediction(seen, i)] if seen else []),
             )
             for i in indices
         ]
-        return table(("Sample", *([] if texts is None else ["text"]), "score"), rows)
+        told = ["prediction"] if seen else []
+        return table(("Sample", *([] if texts is None else ["text"]), "score", *told), rows)
     return tiles(
         tile(
             thumbnail(pool.picture(i)),
             alt=str(pool.ids[i]),
             score=number(float(scores.values[i])),
-            note=_name(str(pool.ids[i])),
+            note=_name(str(pool.ids[i])) + (f"<br>{_prediction(seen, i)}" if seen else ""),
             link="" if link is None else link(i),
         )
         for i in indices
     )
+
+
+def _prediction(seen: Mapping[str, list[Any]], index: int) -> str:
+    best = seen["predicted"][index]
+    return "none" if best is None else f"class {best}, {percent(seen['confidence'][index])}"
 
 
 def _name(path: str) -> str:

@@ -2,11 +2,11 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fastgradnorm import GradNormScorer, PoolScores
+from fastgradnorm import LABELLED_SCHEMES, GradNormScorer, PoolScores, score_and_predict
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
@@ -48,22 +48,21 @@ def add(app: typer.Typer) -> None:
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
         place = checkpoint_at(checkpoint, "--out", resume)
         with in_options(_OPTIONS):
-            scorer = GradNormScorer(
-                given.model, checkpoint=place, on_nonfinite="warn", **given.options
-            )
+            asked = {"checkpoint": place, "on_nonfinite": "warn", **given.options}
+            scorer = GradNormScorer(given.model, **asked)  # what is wrong with it is told first
         typer.echo(f"Model: {given.origin}")
         with going_on(checkpoint, "--out"), in_options(_OPTIONS):
-            scores = scorer.score(given.loader(workers))
+            scores, seen = _score(scorer, given, asked, workers)
         typer.echo(str(scores))
         for finding in scores.provenance["findings"]:
             typer.echo(f"Noticed ({finding['kind']}): {spoken(finding['message'])}")
         wrong = (~scores.values.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
             typer.echo(f"Without a score: {given.pool.named(wrong)}")
-        _keep(scores, given.pool, out)
+        _keep(scores, given.pool, seen, out)
         ranked = int((~scores.values.isnan()).sum())
         if ranked and report is not None:
-            _show(report, scores, given, out)
+            _show(report, scores, seen, given, out)
         forget(checkpoint)  # not before: a page that failed costs no second run
         if not ranked:
             fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
@@ -75,31 +74,52 @@ def add(app: typer.Typer) -> None:
         typer.echo(f"Next: fastgradnorm select {out} {some}")
 
 
-def _keep(scores: PoolScores, pool: Pool, out: Path) -> None:
+def _score(
+    scorer: GradNormScorer[Any, Any], given: _given.Given, asked: dict[str, Any], workers: int
+) -> tuple[PoolScores, dict[str, list[Any]]]:
+    """Scores, and what the model predicts for each sample where its outputs are classes."""
+    loader = given.loader(workers)
+    if asked.get("loss") is not None or asked.get("scheme") in LABELLED_SCHEMES:
+        return scorer.score(loader), {}
+    scores, seen = score_and_predict(given.model, loader, **asked)
+    known = (~seen["confidence"].isnan()).tolist()
+    return scores, {
+        name: [value if k else None for value, k in zip(values.tolist(), known, strict=True)]
+        for name, values in seen.items()
+    }
+
+
+def _keep(scores: PoolScores, pool: Pool, seen: dict[str, list[Any]], out: Path) -> None:
     """Writes the scores, elsewhere if they cannot be written where they should go."""
     try:
-        write_scores(scores, out, pool.ids)
+        write_scores(scores, out, pool.ids, seen)
     except OSError as error:
-        place = _keep_elsewhere(scores, pool, out.name)
+        place = _keep_elsewhere(scores, pool, seen, out.name)
         fail(f"`--out` could not be written. {told(error)}. The scores are {place}.", 1)
     typer.echo(f"Scores: {out}")
 
 
-def _keep_elsewhere(scores: PoolScores, pool: Pool, name: str) -> str:
+def _keep_elsewhere(scores: PoolScores, pool: Pool, seen: dict[str, list[Any]], name: str) -> str:
     try:
         spare = Path(tempfile.mkdtemp(prefix="fastgradnorm-")) / name
-        write_scores(scores, spare, pool.ids)
+        write_scores(scores, spare, pool.ids, seen)
     except OSError:  # that disk is full, too
-        print_scores(scores, pool.ids)
+        print_scores(scores, pool.ids, seen)
         return "above, as CSV"
     return f"in {spare}"
 
 
-def _show(report: Path, scores: PoolScores, given: _given.Given, out: Path) -> None:
+def _show(
+    report: Path,
+    scores: PoolScores,
+    seen: dict[str, list[Any]],
+    given: _given.Given,
+    out: Path,
+) -> None:
     from fastgradnorm.cli._report import write_report
 
     try:
-        page = write_report(report, scores, given.pool, given.origin)
+        page = write_report(report, scores, seen, given.pool, given.origin)
     except OSError as error:
         fail(f"`--report` could not be written. {told(error)}. The scores are in {out}.", 1)
     typer.echo(f"Report: {page}")
