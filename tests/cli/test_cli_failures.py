@@ -159,10 +159,10 @@ def test_debug_shows_where_an_error_came_from(run, monkeypatch):
 
 
 def test_scores_survive_a_place_that_cannot_be_written(run, folder, monkeypatch):
-    def full(scores, path, ids):
+    def full(scores, path, ids, more):
         if path.parent == folder:
             raise OSError(28, "No space left on device", str(path))
-        return scores.to_csv(path, ids=ids)
+        return scores.to_csv(path, ids, columns=more)
 
     monkeypatch.setitem(_files.WRITERS, ".csv", full)
     ran = run("score", "their_model:make", "pool", "--out", folder / "scores.csv")
@@ -174,7 +174,7 @@ def test_scores_survive_a_place_that_cannot_be_written(run, folder, monkeypatch)
 
 
 def test_scores_are_printed_where_no_disk_takes_them(run, folder, monkeypatch):
-    def full(scores, path, ids):
+    def full(scores, path, ids, more):
         raise OSError(28, "No space left on device", str(path))
 
     assert run("score", "their_model:make", "pool").code == 0
