@@ -51,8 +51,13 @@ def scan(
     return [*carried, *(torch.stack(column) for column in zip(*rows, strict=True))]
 
 
-def mapped(function: _Function, xs: Sequence[Tensor], others: Sequence[Any] = ()) -> Any:
-    """A function of each row."""
+def mapped(
+    function: _Function,
+    xs: Sequence[Tensor],
+    others: Sequence[Any] = (),
+    mutated_arg_indices: str = "",
+) -> Any:
+    """A function of each row; which arguments it writes to is for graphs, since PyTorch 2.15."""
     made = [function(*each, *others) for each in zip(*(x.unbind() for x in xs), strict=True)]
     leaves = [pytree.tree_leaves(each) for each in made]
     columns = [torch.stack(column) for column in zip(*leaves, strict=True)]
