@@ -20,8 +20,7 @@ R = TypeVar("R")
 # `_ENOUGH` cotangents are pulled back at once, for every pass has a fixed cost.
 _PAYS, _MOST, _ENOUGH = 160 << 20, 240 << 20, 64
 # But a pass calls Python for each operation, and lays each weight out anew: so many bytes an
-# operation, and so many times those of weights, are worth that. EfficientNet-B0's entropy is scored
-# 1.7 times as fast by 8 samples as by 2, of 75 MiB each.
+# operation, and so many times those of weights, are worth that.
 _AN_OPERATION, _WEIGHTS, _SHARE = 6 << 20, 3, 4
 # On a GPU that cost is some tens of milliseconds in which the device must not run out of work: so
 # many cotangents, or so many bytes of small ones, keep it busy. By counting, not measured. Half of
