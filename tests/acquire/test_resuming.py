@@ -1,9 +1,6 @@
 """`acquire` with a `checkpoint`: stopped or killed anywhere, the next call chooses the same."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from fastgradnorm import acquire
 from fastgradnorm._engine import chunks
+from tests.support import warm
 from tests.support.noting import Noting
 from tests.support.small_task import Blobs, SmallTask
 from tests.support.stopping import Stop
@@ -191,8 +189,6 @@ print(made.indices.tolist() == alone.indices.tolist())
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes that can be killed")
 def test_a_process_that_is_killed(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "pool")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = warm.run(KILLED, tmp_path / "pool")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "True"

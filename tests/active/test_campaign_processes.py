@@ -1,13 +1,12 @@
 """A campaign's file: lines cut off, several processes, kills."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
+from tests.support import warm
 from tests.support.campaigns import KEYS, ask, campaign, lines
 
 
@@ -61,11 +60,12 @@ class TestDamage:
 
 
 WORKER = """
-import sys, time, torch
+import sys, time, torch, warnings
 from torch import nn
 from torch.utils.data import TensorDataset
 from fastgradnorm.active import Campaign
 
+warnings.simplefilter("ignore")
 folder, number = sys.argv[1], int(sys.argv[2])
 x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
 torch.manual_seed(0)
@@ -85,18 +85,16 @@ while made.unlabelled and time.monotonic() < end:
 
 
 def worker(folder, number):
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", WORKER, str(folder), str(number)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    return warm.Started(WORKER, folder, number)
 
 
 @pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     """Each answers every other key: one alone would wait for ever."""
-    outs = [p.communicate(timeout=120)[0] for p in [worker(tmp_path, 0), worker(tmp_path, 1)]]
+    with worker(tmp_path, 0) as first, worker(tmp_path, 1) as second:
+        first.wait()
+        second.wait()
+        outs = [first.stdout, second.stdout]
     made = campaign(tmp_path)
     events = [json.loads(line) for line in lines(tmp_path).splitlines()]
     asked = [event for event in events if event["event"] == "ask"]
@@ -113,13 +111,13 @@ def test_two_processes_at_once(tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost(tmp_path):
     for delay in range(4):
-        process = worker(tmp_path, 0)
-        process.stdout.readline()  # it has asked
-        try:
-            process.wait(timeout=0.01 * delay)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with worker(tmp_path, 0) as process:
+            process.wait_for_a_line()  # it has asked
+            try:
+                process.wait(timeout=0.01 * delay)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
         made = campaign(tmp_path)
         batch = ask(made)
         made.tell(batch, dict.fromkeys(batch.waiting, "mine"))

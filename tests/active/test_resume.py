@@ -1,13 +1,11 @@
 """Runs that were stopped or killed go on as if nothing had happened."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 from fastgradnorm.active import ActiveLearner, load_runs
+from tests.support import warm
 from tests.support.small_task import OPTIONS, SmallTask, curve
 
 pytestmark = pytest.mark.slow
@@ -70,13 +68,9 @@ class TestResume:
             ActiveLearner(SmallTask(), "random", **options).run()
 
     def test_killed_in_the_middle_of_a_cycle(self, tmp_path):
-        script = tmp_path / "run.py"
-        script.write_text(KILLED)
-        paths = os.pathsep.join(sys.path)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         places = ["train", "evaluate", "score"]
-        command = [sys.executable, str(script), str(tmp_path), *places]
-        subprocess.run(command, env=environment, timeout=300, check=True)
+        done = warm.run(KILLED, tmp_path, *places)
+        assert done.returncode == 0, done.stderr
         name = "expected/last_layer/gumbel"
         whole = ActiveLearner(SmallTask(), name, seed=3, **OPTIONS).run()
         for where in places:
@@ -108,8 +102,6 @@ KILLED = textwrap.dedent(
     from tests.support.small_task import SmallTask
     from fastgradnorm.active import ActiveLearner
 
-    torch.set_num_threads(1)
-    torch.optim.SGD([torch.ones(1, requires_grad=True)]).step()  # imports much, once for all
     score_pool = fastgradnorm.score_pool
 
     class Task(SmallTask):

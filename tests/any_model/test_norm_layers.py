@@ -1,14 +1,12 @@
 """Normalisation layers, also those of the model's own, over activations of every layout."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fastgradnorm import score_pool
+from tests.support import warm
 from tests.support.asserts import assert_close_relative, assert_exact
 from tests.support.cases import Custom, linear
 from tests.support.shared_models import after
@@ -120,7 +118,7 @@ model, x = (t.to(memory_format=torch.channels_last) for t in (model, x))
 for score in (naive_score_pool, score_pool):
     torch.testing.assert_close(score(model, [x]), expected, rtol=1e-9, atol=0)
 """
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        found = warm.run(code)
         assert found.returncode == 0, found.stderr
 
     @pytest.mark.slow

@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -14,6 +11,7 @@ from fastgradnorm import cli
 from fastgradnorm.cli._failures import plain_failures
 from fastgradnorm.demo import Settings
 from fastgradnorm.demo._learning import STRATEGIES, Curve
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +154,7 @@ def test_missing_extra_is_one_line(module, package, extra, arguments, tmp_path):
     """In a process of its own, where `module` cannot be imported."""
     code = (
         "import sys; from importlib.abc import MetaPathFinder\n"
+        f"assert {module!r} not in sys.modules\n"
         "class Hide(MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         f"        if name.partition('.')[0] == {module!r}:\n"
@@ -166,14 +165,7 @@ def test_missing_extra_is_one_line(module, package, extra, arguments, tmp_path):
         f"sys.argv = ['fastgradnorm', *{arguments!r}]\n"
         "main()\n"
     )
-    outcome = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    outcome = warm.run(code, cwd=tmp_path)
     assert outcome.returncode == 1
     assert "Traceback" not in outcome.stderr
     assert f"{package} is not installed" in outcome.stderr

@@ -1,11 +1,12 @@
-"""The installed command on a real disk that is full: what it scored survives."""
+"""The command, in a process of its own, on a real disk that is full: what it scored survives."""
 
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +30,8 @@ def small_disk(tmp_path):
 
 
 def score(folder, pool, *arguments):
-    command = [sys.executable, "-c", "from fastgradnorm.cli import main; main()", "score"]
-    return subprocess.run(
-        [*command, "their_model:make", pool, *map(str, arguments)],
-        cwd=folder, env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+    command = ["from fastgradnorm.cli import main; main()", "score", "their_model:make", pool]
+    return warm.run(*command, *arguments, cwd=folder, env=os.environ | {"TMPDIR": str(folder)})
 
 
 @pytest.mark.parametrize(

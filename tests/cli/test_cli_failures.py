@@ -3,7 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastgradnorm._engine import chunks
 from fastgradnorm.cli import _files
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -252,34 +253,36 @@ def make():
 """
 
 
-def test_interrupted_it_goes_on_where_it_was(run, folder):
+def test_interrupted_it_goes_on_where_it_was(run, folder, monkeypatch):
+    monkeypatch.setattr(chunks, "_GATHERED", 100)
     (folder / "slow_model.py").write_text(SLOW)
     # More than are held back to be put together into one pass.
-    images = np.random.default_rng(0).random((20_000, 3, 8, 8), dtype=np.float32)
+    images = np.random.default_rng(0).random((1000, 3, 8, 8), dtype=np.float32)
     np.save("many.npy", images)
     # Python hears an interrupt only where it was not told, as in the background of a shell, not to.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", f"{heard}from fastgradnorm.cli import main; main()"]
+    heard += "from fastgradnorm._engine import chunks; chunks._GATHERED = 100; "
+    command = [f"{heard}from fastgradnorm.cli import main; main()"]
     command += ["score", "slow_model:make", "many.npy", "--batch-size", "50"]
-    slowly = os.environ | {"SLOWLY": ""}
-    process = subprocess.Popen(command, cwd=folder, env=slowly, stderr=subprocess.PIPE, text=True)
     checkpoint = folder / "scores.csv.checkpoint"
 
     def batches():
         return checkpoint.read_bytes().count(b"\n") - 1 if checkpoint.exists() else 0
 
-    end = time.monotonic() + 60
-    while batches() < 2 and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    with warm.Started(*command, cwd=folder, env=os.environ | {"SLOWLY": ""}) as process:
+        end = time.monotonic() + 60
+        while batches() < 2 and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        told = process.stderr
     assert process.returncode == 130, told
     assert "the same command goes on" in told
     assert checkpoint.exists()
     assert not (folder / "scores.csv").exists()
     other = run("score", "their_model:make", "many.npy", "--batch-size", 50)
     assert (other.code, "--no-resume" in other.err) == (2, True)
-    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    again = warm.run(*command, cwd=folder)
     assert again.returncode == 0, again.stderr
     resumed = (folder / "scores.csv").read_text()
     assert run("score", "slow_model:make", "many.npy", "--batch-size", 50, "--no-resume").code == 0

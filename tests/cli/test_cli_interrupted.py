@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.support import warm
+
 pytestmark = pytest.mark.slow
 
 # Hears it as a shell's foreground does; says when its imports begin, and holds one of them up.
@@ -46,5 +48,5 @@ def test_afterwards_it_is_heard_as_before():
         "from fastgradnorm_command import main\ntry: main()\nexcept SystemExit as end: print(end)\n"
     )
     code += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = warm.run(code)
     assert (done.returncode, done.stderr) == (0, "")

@@ -2,15 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastgradnorm._engine import chunks
+from tests.support import warm
 
 # Images are read by a transform, which stops where the test says, and writes down what it reads.
 MODULE = """
@@ -144,19 +143,17 @@ def test_a_process_that_is_killed(run, folder, stopped):
     stopped(None)
     expected = names(run("acquire", *GIVEN, "--out", "whole.csv"))
     command = [
-        sys.executable, "-c",
         "from fastgradnorm._engine import chunks; chunks._GATHERED = 8; "
         "from fastgradnorm.cli import main; main()",
         "acquire", *map(str, GIVEN), "--out", "a.csv",
     ]  # fmt: skip
-    places = os.pathsep.join(str(Path(place).resolve()) for place in sys.path if place)
-    environment = {**os.environ, "KILL": "", "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+    where = {"cwd": folder, "env": {**os.environ, "KILL": ""}}
     stopped(24)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = warm.run(*command, **where)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "a.csv.checkpoint" in files(folder, "a.csv")
     stopped(None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = warm.run(*command, **where)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected
     assert (folder / "a.csv").read_text() == (folder / "whole.csv").read_text()

@@ -1,13 +1,10 @@
 """A run killed at any moment, again and again, gives the bits of one left alone."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from fastgradnorm import PoolScores
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +57,7 @@ print(kills)
 def test_killed_ten_times_at_random_moments_the_result_is_bit_equal(tmp_path):
     """Real processes, really killed."""
     path, result, alone = (tmp_path / name for name in ("scores.jsonl", "result.npz", "alone.npz"))
-    command = [sys.executable, "-c", KILLED, str(path), str(result), str(alone)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = warm.run(KILLED, path, result, alone)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 10
     actual, expected = PoolScores.load(result), PoolScores.load(alone)
