@@ -9,6 +9,7 @@ from benchmarks.witness import (
     faults_engine,
     faults_influence,
     faults_integrations,
+    faults_kept,
     faults_losses,
     faults_model,
     faults_operations,
@@ -17,6 +18,7 @@ from benchmarks.witness import (
     faults_schemes,
     faults_selection,
     faults_told,
+    faults_ways,
     faults_witness,
 )
 from benchmarks.witness.fault import Fault
@@ -39,4 +41,6 @@ FAULTS: tuple[Fault, ...] = (
     *faults_calls.FAULTS,
     *faults_influence.FAULTS,
     *faults_choosing.FAULTS,
+    *faults_kept.FAULTS,
+    *faults_ways.FAULTS,
 )

@@ -77,11 +77,12 @@ TESTS = {
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
-    "any_model/test_execution",
+    "any_model/test_execution any_model/test_retied",
     "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
     "_model/layout": "model/test_memory_layout",
     "_model/lineage": "engine/test_last_layers_in_a_row",
-    "_model/substitution": "any_model/test_norm_layers operations",
+    "_model/substitution": "any_model/test_structured_control_flow any_model/test_norm_layers "
+    "operations",
     "_operations/embeddings": "any_model/test_embeddings operations/test_layers",
     "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
     "operations/test_rules",
@@ -89,7 +90,7 @@ TESTS = {
     "any_model/test_attention_ways",
     "_operations/linalg": "test_linalg",
     "_operations/numbers": "test_complex",
-    "_operations/table": "test_complex operations",
+    "_operations/table": "any_model/test_structured_control_flow test_complex operations",
     "_operations/recurrent": "any_model/test_packed_sequences any_model/test_recurrent "
     "operations/test_layers",
     "_operations/recurrences": "any_model/test_recurrent any_model/test_folded_recurrences",
@@ -200,6 +201,9 @@ TESTS = {
     "integrations/baal": "integrations/test_baal",
     "integrations/ray_data": "distributed/test_ray_data",
     "integrations/recipes": "integrations/test_recipes",
+    "kernels/fastgradnorm_kernels/_narrow": "kernels/test_narrow_products",
+    "kernels/fastgradnorm_kernels/_torch_norms": "kernels/test_narrow_products "
+    "kernels/test_large_products",
     "kernels/fastgradnorm_kernels/switches": "process/test_process_state "
     "any_model/test_private_paths",
 }

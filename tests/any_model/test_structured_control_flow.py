@@ -47,6 +47,39 @@ def gathered(m, h):
     return given.t()
 
 
+def scanned_with_more(m, h):
+    """By the operator itself, which takes what steps need beside."""
+    carried, rows = torch.ops.higher_order.scan(
+        lambda carried, column, w: [torch.tanh((carried + column[:, None]) @ w), carried.sum(1)],
+        [torch.zeros(len(h), 4).double()],
+        [h.t()],
+        (m.mid.weight,),
+    )
+    return carried + rows.t()
+
+
+def over_columns_with_more(m, h):
+    carried, rows = torch.zeros(len(h), 4).double(), []
+    for column in h.t():
+        rows.append(carried.sum(1))
+        carried = torch.tanh((carried + column[:, None]) @ m.mid.weight)
+    return carried + torch.stack(rows, 1)
+
+
+def looped_with_more(m, h):
+    return torch.ops.higher_order.while_loop(
+        lambda i, h, w, n: i < n,
+        lambda i, h, w, n: (i + 1, torch.tanh(h @ w)),
+        (torch.tensor(0), h),
+        (m.mid.weight, torch.tensor(2)),
+    )[1]
+
+
+def mapped_with_more(m, h):
+    both = functorch_map(lambda row, w: {"a": row @ w, "b": torch.tanh(row)}, h, m.mid.weight)
+    return both["a"] * both["b"]
+
+
 def cond(pred):
     def branch(m, h):
         return torch.cond(
@@ -89,6 +122,12 @@ WAYS = {
     ),
     "scan": (scanned, over_columns),
     "scan-that-gives": (gathered, lambda m, h: m.gain * torch.tanh(h.cumsum(1))),
+    "scan-with-more": (scanned_with_more, over_columns_with_more),
+    "while_loop-with-more": (
+        looped_with_more,
+        lambda m, h: torch.tanh(torch.tanh(h @ m.mid.weight) @ m.mid.weight),
+    ),
+    "map-with-more": (mapped_with_more, lambda m, h: h @ m.mid.weight * torch.tanh(h)),
     "map": (lambda m, h: functorch_map(lambda row: torch.tanh(m.mid(row)), h), rows(
         lambda m, row: torch.tanh(m.mid(row)))),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import functools
 import gc
 import threading
+import types
 import weakref
 from types import SimpleNamespace
 
@@ -16,11 +17,20 @@ from tests.support.asserts import assert_close_relative
 from tests.support.tracing import eager, replayed  # noqa: F401
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-FACTOR, SETTINGS = 1.0, {"gain": [1.0]}
+FACTOR, OFFSET, TIMES, SETTINGS = 1.0, 0.0, 1.0, {"gain": [1.0]}
+theirs = types.ModuleType("theirs")  # another file of the caller's
+theirs.FACTOR = 1.0
 
 
-def gained(x, by=1.0):
-    return x * FACTOR * SETTINGS["gain"][0] * by
+def gained(x, by=1.0, *, plus=0.0):
+    return x * FACTOR * theirs.FACTOR * SETTINGS["gain"][0] * by + plus
+
+
+class Held:
+    scale = 1.0
+
+
+HELD = Held()  # which no function names
 
 
 class Part:
@@ -39,6 +49,11 @@ class Part:
         return x * self.slope * self.inner.scale * self.__hidden + self.bias
 
 
+class OtherPart(Part):
+    __slots__ = ()
+    slope = 2.0
+
+
 class Deep(nn.Module):
     """What it reads lies deep, and elsewhere."""
 
@@ -51,6 +66,7 @@ class Deep(nn.Module):
         self.register_buffer("large", torch.ones(1 << 18))  # 2 MiB
         self.config = SimpleNamespace(tied={"scale": [1.0]}, stop=False)
         self.part, self.bound = Part(), functools.partial(torch.clamp, min=-9.0)
+        self.more, self.read, self.weak = [], [1.0].__getitem__, weakref.ref(HELD)
         factor = 1.0
         self.closed = lambda x: x * factor
 
@@ -64,7 +80,16 @@ class Deep(nn.Module):
         x = (x - self.mean) * self.config.tied["scale"][0] * self.large[0]
         h = self.part(self.closed(self.layers[:2](x)))
         h = h.detach() if self.config.stop else h
+        h = h * self.read(0) * self.weak().scale * self.times + self.offset(sum(self.more))
         return self.bound(self.scaled(gained(self.layers[2](h))))
+
+    @property
+    def times(self):
+        return TIMES
+
+    @staticmethod
+    def offset(more):
+        return OFFSET + more
 
     def scaled(self, z):
         return z * self.power
@@ -75,6 +100,11 @@ def hook_on_all(model, patch):
         lambda module, args, output: output * 2 if isinstance(module, nn.Tanh) else None
     )
     patch.callback = handle.remove
+
+
+def other_default(model, patch):
+    torch.set_default_dtype(torch.float64)
+    patch.callback = lambda: torch.set_default_dtype(torch.float32)
 
 
 CHANGES = {
@@ -101,6 +131,25 @@ CHANGES = {
     "arguments kept": lambda model, patch: model.bound.keywords.update(min=0.0),
     "a hook on all modules": hook_on_all,
     "a default": lambda model, patch: patch.setattr(gained, "__defaults__", (2.0,)),
+    "a keyword's default": lambda model, patch: patch.setattr(
+        gained, "__kwdefaults__", {"plus": torch.arange(3.0)}
+    ),
+    "what a property reads": lambda model, patch: patch.setitem(
+        Deep.forward.__globals__, "TIMES", 2.0
+    ),
+    "what a static method reads": lambda model, patch: patch.setitem(
+        Deep.forward.__globals__, "OFFSET", 1.0
+    ),
+    "a name of another file": lambda model, patch: patch.setattr(theirs, "FACTOR", 2.0),
+    "what is held weakly": lambda model, patch: patch.setattr(HELD, "scale", 2.0, raising=False),
+    "a list whose method is held": lambda model, patch: model.read.__self__.__setitem__(0, 2.0),
+    "a list that was empty": lambda model, patch: model.more.append(1.0),
+    "another class": lambda model, patch: setattr(model.part, "__class__", OtherPart),
+    "another class of a module": lambda model, patch: setattr(
+        model.layers[1], "__class__", nn.Softsign
+    ),
+    "a parameter that is frozen": lambda model, patch: model.layers[0].weight.requires_grad_(False),
+    "PyTorch's own default": other_default,
 }
 PAST_COUNTS = {
     "a parameter": lambda model: model.layers[0].weight,
@@ -191,6 +240,17 @@ def test_a_model_that_holds_what_cannot_be_looked_into_is_read_each_time(model, 
     for _ in range(3):
         scorer.score_batch(X)
     assert kept(scorer) is None
+
+
+def test_an_engine_that_was_short_of_memory_is_not_kept(monkeypatch, model):
+    monkeypatch.setattr(traces, "_BEEN", 99)
+    scorer = GradNormScorer(model)
+    for _ in range(3):
+        scorer.score_batch(X)
+    before = kept(scorer)
+    before.chunks.halved = True
+    scorer.score_batch(X)
+    assert before is not None and kept(scorer) is not before
 
 
 def test_a_model_that_is_trained_in_between_is_not_kept(model):

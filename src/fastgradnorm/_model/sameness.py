@@ -6,7 +6,7 @@ the model is then learnt anew.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -39,7 +39,7 @@ class Appearance:
         if len(now) != len(self._facts):
             return False
         pairs = zip(self._facts, self._objects, now, strict=True)
-        return all(fact == new and _held(ref) is held for fact, ref, (new, held) in pairs)
+        return all(fact == new and still() is held for fact, still, (new, held) in pairs)
 
 
 def _look(model: nn.Module) -> Iterator[tuple[Any, Any]]:
@@ -93,10 +93,6 @@ def _values(name: str, tensor: Tensor | None) -> Any:
     return name, place, writes(tensor), tensor.requires_grad
 
 
-def _hold(held: Any) -> Any:
+def _hold(held: Any) -> Callable[[], Any]:
     """Tensors and modules are not kept alive; numbers are, so that no other takes their place."""
-    return weakref.ref(held) if isinstance(held, Tensor | nn.Module) else held
-
-
-def _held(ref: Any) -> Any:
-    return ref() if type(ref) is weakref.ref else ref
+    return weakref.ref(held) if isinstance(held, Tensor | nn.Module) else lambda: held

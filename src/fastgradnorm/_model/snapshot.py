@@ -120,10 +120,13 @@ class Snapshot:
         else:
             inside = not _has_own_memory(kind)
         slots = _slots(kind)
-        yield from self._list(lambda: [getattr(value, name, _NOTHING) for name in slots])
-        if isinstance(getattr(value, "__dict__", None), dict):  # the class may be assigned, too
-            yield from self._list(lambda: [type(value), *value.__dict__, *value.__dict__.values()])
-        yield kind
+
+        def own() -> list[Any]:  # the class may be assigned, too
+            return [type(value), *(getattr(value, name, _NOTHING) for name in slots)]
+
+        yield from self._list(own)
+        if isinstance(getattr(value, "__dict__", None), dict):
+            yield from self._list(lambda: [*value.__dict__, *value.__dict__.values()])
         if not inside:
             raise NoSnapshotError(f"a {kind.__name__} has memory of its own")
 
