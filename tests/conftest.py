@@ -13,7 +13,7 @@ from tests.support.process_state import changed, process_state
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 # A worker that loads samples, and has failed, is waited for so long when its loader is collected.
-torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.1
 if not torch.cuda.is_available():
     # Whether Triton's own functions are interpreted, as tests/kernels needs them, is decided when
     # they are imported; and Lightning and small-text do so.

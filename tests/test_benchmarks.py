@@ -1,5 +1,6 @@
 """Every benchmark command runs through, on models of a few hundred parameters."""
 
+import contextlib
 import json
 import math
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command_line
-from benchmarks import alone, columns, floor, readme, targets, timing
+from benchmarks import alone, columns, floor, interruptions, readme, targets, timing
 from benchmarks.attribution import pages as attribution
 from benchmarks.cases import TINY
 from benchmarks.engines import ENGINES
@@ -15,6 +16,7 @@ from benchmarks.engines.contract import entropy_loss, expected, label_losses
 from benchmarks.setting import Setting
 from benchmarks.twins import twins
 from fastgradnorm import naive_score_pool
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +63,20 @@ def test_throughput_holds_every_column_or_its_reason(results):
         assert "over_floor" in by[score]
 
 
-def test_interrupted_and_gone_on_with(tmp_path):
+def test_interrupted_and_gone_on_with(tmp_path, monkeypatch):
+    started = contextlib.ExitStack()
+
+    def start(what, sizes, checkpoint, result):
+        """Real processes, which need not import anew."""
+        given = (sizes.samples, sizes.tiny, checkpoint, result)
+        return started.enter_context(warm.Started(interruptions._CHILD.format(what=what), *given))
+
+    monkeypatch.setattr(interruptions, "_start", start)
+    with started:
+        _interrupted_and_gone_on_with(tmp_path)
+
+
+def _interrupted_and_gone_on_with(tmp_path):
     assert command_line.main(["interruptions", "--tiny", "--out", str(tmp_path)]) == 0
     for name, what in (("interruptions", "score"), ("interrupted_sketches", "sketch")):
         (row,) = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
@@ -78,9 +93,8 @@ def test_recurrent(tmp_path):
     assert max(row["error"] for row in rows) < 1e-5
 
 
-def test_gradients(tmp_path):
-    assert command_line.main(["gradients", "--tiny", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "gradients.json").read_text())
+def test_gradients(results):
+    found = json.loads((results / "gradients.json").read_text())
     (row,), (made,) = found["rows"], found["accuracy"]
     assert len(row["costs"]) == 5
     assert all(each["over_step"] > 0 for each in row["costs"].values())
@@ -100,10 +114,8 @@ def test_attribution(tmp_path):
     assert "**fastgradnorm** | 5 |" in page
 
 
-@pytest.mark.slow
-def test_recipes(tmp_path):
-    assert command_line.main(["recipes", "--tiny", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "recipes.json").read_text())
+def test_recipes(results):
+    found = json.loads((results / "recipes.json").read_text())
     assert {row["score"] for row in found["labels"]} >= {"loss", "EL2N", "random"}
     assert {row["kept"] for row in found["pruning"]} >= {"all", "random"}
     assert all(-1 <= row["lds"]["mean"] <= 1 for row in found["influence"])

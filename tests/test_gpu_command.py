@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def test_a_failing_test_and_a_sanitizer_are_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory):
-    """By workers, a run of tests of which some hang: all at once, for each waits for its limit."""
+    """By workers, a run of tests of which some hang, cut off when no worker does anything else."""
     jobs = {}
     for workers in (1, 2):
         folder = tmp_path_factory.mktemp("cut")
@@ -227,12 +228,25 @@ def cut_off(tmp_path_factory):
             "def test_good(name): pass\n"
             "def test_bad(): assert 1 == 2\n"
             "def test_skipped(): pytest.skip('no')\n"
-            + "".join(f"def test_hangs_{i}(): time.sleep(100)\n" for i in range(3))
+            + "".join(
+                f"def test_hangs_{i}():\n"
+                f"    open({str(folder / f'hangs{i}')!r}, 'w').close()\n"
+                "    time.sleep(100)\n"
+                for i in range(3)
+            )
         )
         files = [folder / "test_planted.py"]
-        jobs[workers] = kernel_tests._pytest(folder, "cut", "test", 12, files, workers)
-    run_all([*jobs.values()], 2, 60, dry=True)
+        jobs[workers] = kernel_tests._pytest(folder, "cut", "test", 90, files, workers)
+        Thread(target=_cut, args=(jobs[workers], folder, workers)).start()
+    run_all([*jobs.values()], 2, 100, dry=True)
     return jobs
+
+
+def _cut(job, folder, workers):
+    """Its limit is there, a little after each worker has begun a test that hangs."""
+    while not job.ended and len([*folder.glob("hangs*")]) < workers:
+        time.sleep(0.05)
+    job.limit = job.seconds + 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -44,7 +44,7 @@ def _command(target):
     ]
     return [
         compiler(),
-        *("-O1", "-shared", "-fPIC", "-std=c++20"),
+        *("-O0", "-shared", "-fPIC", "-std=c++20"),
         *(f"-I{path}" for path in includes),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         str(SOURCE),

@@ -58,7 +58,7 @@ class Started:
 
     def __exit__(self, *_):
         if self.returncode is None:
-            self.send_signal(signal.SIGKILL)
+            self.kill()
             self.wait()
         os.close(self._status)
         self._out.close()
@@ -66,6 +66,9 @@ class Started:
 
     def send_signal(self, number):
         os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
     def poll(self):
         try:
