@@ -34,7 +34,10 @@ def _either(module: str) -> Callable[[Arguments], int]:
 
     def run(arguments: Arguments) -> int:
         found = importlib.import_module(f"benchmarks.{module}")
-        return int((found.tiny if arguments.tiny else found.main)(_folder(arguments)))
+        if arguments.tiny:
+            return int(found.tiny(_folder(arguments)))
+        again = {"again": arguments.again} if "again" in arguments else {}
+        return int(found.main(_folder(arguments), **again))
 
     return run
 
@@ -115,12 +118,6 @@ def _interruptions(arguments: Arguments) -> int:
 
     sizes = interruptions.LEAST if arguments.tiny else interruptions.FULL
     return interruptions.main(sizes, _folder(arguments))
-
-
-def _rtol(arguments: Arguments) -> int:
-    from benchmarks import rtol
-
-    return rtol.main(_folder(arguments))
 
 
 def _gpu(arguments: Arguments) -> int:
@@ -224,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--classes", type=int, nargs="+", default=[10, 50], help="default: 10 50")
     found.add_argument("--rounds", type=int, default=1, help="of small-text's own; default: 1")
     command("interruptions", _interruptions, "a long run killed at random, and gone on with")
-    command("rtol", _rtol, "scores to a relative standard error beside exact ones")
+    command("rtol", _either("rtol"), "scores to a relative standard error beside exact ones")
     found = command("gpu", _gpu, "what is to be known of a CUDA device, in eight minutes")
     found.add_argument("--parts", type=_parts, help="by commas; default: all, most telling first")
     found.add_argument("--seconds", type=float, default=450.0, help="in all; default: 450")
@@ -234,9 +231,13 @@ def _parser() -> argparse.ArgumentParser:
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
-    command("attribution", _either("attribution.command"), "packages for influence beside ours")
-    command("gradients", _either("gradients.command"), "products, sketches beside training steps")
-    command("recipes", _either("recipes.command"), "wrong labels, pruning, influence: of digits")
+    for name, text in (
+        ("attribution", "packages for influence beside ours"),
+        ("gradients", "products, sketches beside training steps"),
+        ("recipes", "wrong labels, pruning, influence: of digits"),
+    ):
+        found = command(name, _either(f"{name}.command"), text)
+        found.add_argument("--again", nargs="+", default=(), help="measured anew")
     command("acquire", _either("acquire"), "100 of 100,000 images chosen: seconds and memory")
     found = command("real-sizes", _real_sizes, "models as large as people use them")
     _add_cases(found, 30.0, None)

@@ -38,6 +38,17 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     return facts
 
 
+def moment(facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """When and of which commit a figure is, in a file of figures of several runs.
+
+    Args:
+        facts: Of the run; None: of this one.
+    """
+    facts = provenance() if facts is None else facts
+    load = facts["machine"]["load_average"]
+    return {"date": facts["date"], "commit": facts["commit"], "load_average": load}
+
+
 def installed(distribution: str) -> str | None:
     """The version of an installed distribution, or None."""
     try:

@@ -228,11 +228,19 @@ def rate(value: float) -> str:
     return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
 
 
-def source(results: Results, command: str) -> str:
-    """Where a table's figures come from."""
+def source(results: Results, command: str, dates: Sequence[str] = ()) -> str:
+    """Where a table's figures come from.
+
+    Args:
+        results: All that is stored.
+        command: That measures them.
+        dates: Of the table's own figures, where they are of several runs.
+    """
     facts = results["provenance"]
     machine = facts["machine"]
+    days = sorted({date[:10] for date in dates} or {facts["date"][:10]})
+    day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
         f"Measured by `python -m benchmarks {command}` on {machine['processor']}, "
-        f"{machine['threads']} threads, torch {facts['versions']['torch']}, {facts['date'][:10]}."
+        f"{machine['threads']} threads, torch {facts['versions']['torch']}, {day}."
     )

@@ -20,7 +20,7 @@ def counts(results: Results) -> str:
         out = results["leaves_out"].get(name, "")
         lines.append(f"| {bold}{name}{bold} | " + " | ".join(cells) + f" | {out} |")
     told = f"Of {len(results['traps'])} models:"
-    return "\n".join([told, "", *lines, "", tables.source(results, "attribution")])
+    return "\n".join([told, "", *lines, "", _source(results, [results])])
 
 
 def each(results: Results) -> str:
@@ -30,7 +30,7 @@ def each(results: Results) -> str:
     for row in results["traps"]:
         cells = [cell(row[name], "**") for name in names]
         lines.append(f"| {row['group']}: {row['trap']} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", tables.source(results, "attribution")])
+    return "\n".join([*lines, "", _source(results, [results])])
 
 
 def speed(results: Results) -> str:
@@ -45,7 +45,14 @@ def speed(results: Results) -> str:
     sizes = (
         "Products of 16 samples with 4 queries: processor time, in times of ours, and peak memory."
     )
-    return "\n".join([sizes, "", *lines, "", tables.source(results, "attribution")])
+    return "\n".join([sizes, "", *lines, "", _source(results, rows)])
+
+
+def _source(results: Results, figures: list[dict[str, Any]]) -> str:
+    """With the days of the table's own figures."""
+    every = results["provenance"]
+    dates = [each.get("measured", every)["date"] for each in figures]
+    return tables.source(results, "attribution", dates)
 
 
 def _present(results: Results) -> list[str]:

@@ -20,7 +20,7 @@ from fastgradnorm._operations import ParameterMap
 
 CLASSES = 10
 LEAST = "least"
-MODELS = ("ResNet-18, 224x224", "BERT (4 x 256), 512 tokens", "ViT-Small (6 layers), 197 tokens")
+MODELS = ("ResNet-18, 224x224", "BERT (4 x 256), 512 tokens", "ViT-B/16, 224x224")
 
 
 def _resnet(classes: int) -> nn.Module:
@@ -36,14 +36,7 @@ def _resnet(classes: int) -> nn.Module:
 def _vit(classes: int) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        intermediate_size=1536,
-        num_labels=classes,
-    )
-    return ViTForImageClassification(config)
+    return ViTForImageClassification(ViTConfig(num_labels=classes))  # its defaults are B/16
 
 
 def _case(name: str) -> Case:

@@ -1,9 +1,10 @@
 """Loss norms, products with directions and sketches beside a training step; sketches' accuracy.
 
-    python -m benchmarks gradients [--threads 1]
+    python -m benchmarks gradients [--threads 1] [--again "products with 16"]
 
-Every figure is made in a process of its own and stored as soon as it is there, so that no model is
-in memory with what another one left; a run that was stopped goes on after the last figure.
+Every figure is made in a process of its own and stored as soon as it is there, with when and of
+which commit, so that no model is in memory with what another one left; a run that was stopped goes
+on after the last figure.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from benchmarks import alone
 from benchmarks.gradients.accuracy import LEAST as LEAST_MAPPED
 from benchmarks.gradients.accuracy import MODELS
 from benchmarks.gradients.costs import BATCH, FIGURES, MEMORY, title
-from benchmarks.provenance import load, provenance, store
+from benchmarks.provenance import load, moment, provenance, store
 
 DIM = 512
 CASES = ("bert128", "resnet50", "vit_b", "resnet18")
@@ -35,24 +36,28 @@ def main(
     batch: int = BATCH,
     seeds: int = 200,
     rounds: int = 3,
+    again: Sequence[str] = (),
     *,
     fresh: bool = True,
 ) -> int:
     """Measures, prints and stores after each figure; 1 if one could not be made."""
     found = (None if folder is None else load("gradients", folder)) or {}
-    if found.get("finished", True):
+    if found.get("finished", True) and not again:
         found = {"rows": [], "accuracy": []}
+    for row in (*found["rows"], *found["accuracy"]):
+        for figure in (f for kind in _TARGETS for f in row.get(kind, {}).values()):
+            figure.setdefault("measured", moment(found["provenance"]))
     found |= {"provenance": provenance(), "dim": DIM, "finished": False}
     told = {"batch": batch, "rounds": rounds}
     failed = 0
     for case, kind, figure, arguments in _cells(cases, mapped, told, seeds):
         row = _row(found, kind, case, batch)
-        if figure in row.get(kind, {}):
+        if figure in row.get(kind, {}) and figure not in again:
             continue
         made = alone.call(_TARGETS[kind], {"dim": DIM, **arguments}, fresh)
         print(f"{case}, {figure}: {made}", flush=True)
         failed += "reason" in made
-        row.setdefault(kind, {})[figure] = made
+        row.setdefault(kind, {})[figure] = {**made, "measured": moment()}
         _store(found, folder)
     found["finished"] = True
     _store(found, folder)
@@ -77,7 +82,7 @@ def _cells(
         given = {"batch": told["batch"], "what": what}
         found += [(case, "memory", what, {"name": case, **given}) for case in cases]
     found += [(name, "sketch", "error", {"name": name, "seeds": seeds}) for name in mapped]
-    return sorted(found, key=lambda cell: (cell[0] in _LAST, cell[2] in _MINOR))
+    return sorted(found, key=lambda cell: (cell[2] in _MINOR, cell[0] in _LAST))
 
 
 def _row(found: dict[str, Any], kind: str, name: str, batch: int) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def costs(results: Results) -> str:
         "two or three batches without verification, the median of rounds and in brackets the least "
         "and the most."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])
+    figures = [each for row in rows for kind in ("costs", "memory") for each in row[kind].values()]
+    return "\n".join([told, "", *lines, "", _source(results, figures)])
 
 
 def accuracy(results: Results) -> str:
@@ -44,7 +45,14 @@ def accuracy(results: Results) -> str:
         f"Root mean square error of ‖y‖² over {seeds} seeds, relative to ‖g‖², with its 95 % "
         f"interval; k = {dim}, √(2/k) = {100 * (2 / dim) ** 0.5:.1f} %; one sample a model."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "gradients")])
+    return "\n".join([told, "", *lines, "", _source(results, [found for _, found in made])])
+
+
+def _source(results: Results, figures: list[dict[str, Any]]) -> str:
+    """With the days of the table's own figures."""
+    every = results["provenance"]
+    dates = [figure.get("measured", every)["date"] for figure in figures]
+    return tables.source(results, "gradients", dates)
 
 
 def _steps(found: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Runs the recipes, prints and stores what they find.
 
-python -m benchmarks recipes [--threads 1]
+python -m benchmarks recipes [--threads 1] [--again selection]
 
-Stored after each; where one is missing in what is stored, only that is run.
+Stored after each, with when and where it was measured; where one is missing in what is stored, only
+that is run.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def tiny(folder: Path | None) -> int:
     return main(folder, LEAST)
 
 
-def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
-    """All of them, the slowest last."""
+def main(folder: Path | None, sizes: Sizes = Sizes(), again: Sequence[str] = ()) -> int:
+    """All of them, the slowest last; or those that are to be measured again."""
     given = digits(sizes.train, sizes.test)
     asked = Digits(given.x, given.y, given.test_x[: sizes.queries], given.test_y[: sizes.queries])
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -55,9 +56,10 @@ def main(folder: Path | None, sizes: Sizes = Sizes()) -> int:
         ),
     }
     found = (None if folder is None else load("recipes", folder)) or {}
-    found = {} if all(name in found for name in parts) else found
+    whole = all(name in found for name in parts)
+    found = {} if whole and not again else found
     for name, run in parts.items():
-        if name in found:
+        if name in found and name not in again:
             continue
         start = time.perf_counter()
         found[name] = run()

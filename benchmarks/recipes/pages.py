@@ -24,7 +24,7 @@ def labels(results: Results) -> str:
         f"Area under the curve: the share of pairs of a wrong and a right label in which the wrong "
         f"one ranks higher; mean of {seeds} seeds and half the width of its 95 % interval."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+    return "\n".join([told, "", *lines, "", _source(results, "labels")])
 
 
 def pruning(results: Results) -> str:
@@ -44,7 +44,7 @@ def pruning(results: Results) -> str:
         f"Test accuracy in per cent after training anew on what is kept, of {everything} with all "
         f"{results['sizes']['train']} images; mean of {results['sizes']['seeds']} seeds."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+    return "\n".join([told, "", *lines, "", _source(results, "pruning")])
 
 
 def influence(results: Results) -> str:
@@ -58,7 +58,7 @@ def influence(results: Results) -> str:
         f"each; {sizes['queries']} test images; attributions add up those of {sizes['models']} "
         "trained models; mean over test images and half the width of its 95 % interval."
     )
-    return "\n".join([told, "", *lines, "", tables.source(results, "recipes")])
+    return "\n".join([told, "", *lines, "", _source(results, "influence")])
 
 
 def selection(results: Results) -> str:
@@ -76,8 +76,13 @@ def selection(results: Results) -> str:
         f"that is turned so; a tenth of {sizes['train']} images, of which a quarter is, by 30 "
         f"examples; mean of {len(rows[0]['each'])} seeds and half the width of its 95 % interval."
     )
-    own = {**results, "provenance": results["measured"]["selection"]}
-    return "\n".join([told, "", *lines, "", tables.source(own, "recipes")])
+    return "\n".join([told, "", *lines, "", _source(results, "selection")])
+
+
+def _source(results: Results, part: str) -> str:
+    """Of one part, which may have been run by itself."""
+    measured = results.get("measured", {}).get(part, results["provenance"])
+    return tables.source({"provenance": measured}, "recipes")
 
 
 def _cell(value: dict[str, float], best: float, times: float = 1.0) -> str:

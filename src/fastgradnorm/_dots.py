@@ -19,6 +19,7 @@ from fastgradnorm._engine import (
     sample_dots,
 )
 from fastgradnorm._errors import VerificationError
+from fastgradnorm._metric import check_metric
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import is_finite, numbers
 from fastgradnorm._options import Options
@@ -69,16 +70,17 @@ class Dots:
             known = {} if scales is None else scales
             # In the norms every parameter that counts takes part.
             names = list(subject.chosen) if cosine else list(directions)
+            check_metric(scales, names)
             self._scales = {n: known[n].to(device, dtype) if n in known else one for n in names}
         given = {n: v.to(device, dtype, (scales or {}).get(n)) for n, v in directions.items()}
         if cosine:
             values = subject.values([n for n in subject.chosen if n not in given])
             nothing = {n: Vectors({}, self.count_all, _shape(v)) for n, v in values.items()}
-            given |= {name: v.to(device, dtype) for name, v in nothing.items()}
+            given |= {n: v.to(device, dtype, (scales or {}).get(n)) for n, v in nothing.items()}
         self._directions = given
         self.forward = ForwardMode(subject, given, not cosine)
         self._pulled = Pulled(options, scheme)
-        self._told = {"products": f"{scheme} {cosine}"}
+        self._told = {"products": f"{scheme} {cosine} {' '.join(directions)}"}
 
     @property
     def facts(self) -> dict[str, str]:
@@ -249,39 +251,3 @@ def _check_names(directions: Mapping[str, Vectors], subject: Subject) -> None:
                 name,
                 "Leave it out, or set requires_grad_(True).",
             )
-
-
-def metric_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None
-) -> dict[str, Tensor] | None:
-    """What a gradient is multiplied by in a step of Adam, by parameter: `1 / (√v̂ + ε)`.
-
-    Raises:
-        TypeError: If it is no optimizer.
-        ValueError: If it holds no second moments of the model's parameters.
-    """
-    if optimizer is None:
-        return None
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise fail_type("metric", "an optimizer of torch.optim, or None", optimizer)
-    names = {id(p): name for name, p in model.named_parameters()}
-    found: dict[str, Tensor] = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state, name = optimizer.state.get(parameter, {}), names.get(id(parameter))
-            moments = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-            if name is None or moments is None:
-                continue
-            moments = torch.view_as_real(moments) if moments.is_complex() else moments
-            correction = 1 - group["betas"][1] ** float(state["step"])
-            root = (moments.detach() / correction).sqrt()
-            found[name] = 1 / (root + group["eps"])
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and n not in found]
-    if missing:
-        raise fail(
-            "metric",
-            "an Adam or AdamW optimizer that has stepped on the model's parameters",
-            type(optimizer).__name__,
-            f"It has no second moments of `{missing[0]}`.",
-        )
-    return found

@@ -17,9 +17,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._dots import metric_of
 from fastgradnorm._engine import Engine
 from fastgradnorm._keywords import make_options
+from fastgradnorm._metric import metric_of
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, Run, SharedRun, make_engine, start
 from fastgradnorm._process import OwnRandomState

@@ -18,6 +18,7 @@ from fastgradnorm._engine import (
     used_once,
 )
 from fastgradnorm._errors import UnsupportedModelError, VerificationError
+from fastgradnorm._metric import check_metric
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
@@ -62,7 +63,10 @@ class Sketches:
         self._scales: dict[str, Tensor] | None = None
         if scales is not None:
             wide, device = accumulation_dtype(subject.dtype), subject.device
-            self._scales = {name: scales[name].to(device, wide) for name in subject.chosen}
+            last = options.params == "last_layer"  # which parameters that are, a plan tells
+            check_metric(scales, [] if last else subject.chosen)
+            known = [name for name in subject.chosen if name in scales]
+            self._scales = {name: scales[name].to(device, wide) for name in known}
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
         self._made = Pulled(options, scheme)
         self.pulled, self.slow = 0, cast(str | None, None)
@@ -84,6 +88,7 @@ class Sketches:
     def planned(self, plan: Plan) -> Plan:
         """Where no norm is taken, of parameters with a rule no gradient is formed."""
         scaled = self._scales is not None
+        check_metric(self._scales, plan.tracked)
         transient = plan.item_bytes * transient_elements(plan, self.subject, self.dim, scaled)
         transient = max(plan.transient_bytes, transient)
         transient += plan.item_bytes * 4 * self._count * self.dim

@@ -8,9 +8,14 @@ as a cache holds, and is as fast.
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from fastgradnorm_kernels.levels import bare, outside, wrapped
 from torch import Tensor
 
-_BLOCK = 1 << 20  # numbers of all directions at a time
+# Numbers of all directions at a time. Up to so many samples, products with one direction after the
+# other take less than putting some of them together; of parameters of few numbers they do not. And
+# numbers of all samples' gradients at a time, then. By measuring: 2.4 million numbers, 16
+# directions, one core of an AMD EPYC (Zen 3).
+_BLOCK, _FEW_SAMPLES, _SMALL, _ROWS = 1 << 18, 4, 1 << 14, 1 << 18
 
 
 class Vectors:
@@ -65,19 +70,35 @@ class Vectors:
         g = gradient.to(self.dtype)
         if self._scale is not None:
             g = g * self._scale.reshape(-1)
-        # From this side: under vmap the directions are read once for all samples.
         if self._whole is not None:
             return g @ self._whole.T
         if not self._flat:
             return g.new_zeros(self._count)
+        inside = bare(g)
+        if inside is None or len(inside.places) != 1:
+            return self._placed(self._products(g[None])[0])
+        with outside():  # so that the directions are read once for all samples
+            found = self._products(inside.fronted())
+            if self._order is not None:
+                found = torch.stack([self._placed(row) for row in found])
+        return wrapped(found, [*inside.places])
+
+    def _products(self, g: Tensor) -> Tensor:
+        """`[N, parts]`, for gradients `[N, P]`."""
+        samples, size = g.shape
+        parts = self._flat
+        alone = samples <= _FEW_SAMPLES and size > _SMALL
+        step = max(1, _ROWS // samples if alone else _BLOCK // len(parts))
         total: Tensor | None = None
-        step = max(1, _BLOCK // len(self._flat))
-        for start in range(0, len(self._flat[0]), step):
-            some = [value[start : start + step].to(self.dtype) for value in self._flat]
-            block = some[0][None] if len(some) == 1 else torch.stack(some)
-            found = g[start : start + step] @ block.T
+        for start in range(0, size, step):
+            rows = g[:, start : start + step]
+            some = [value[start : start + step].to(self.dtype) for value in parts]
+            if alone:
+                found = torch.stack([rows @ value for value in some], 1)
+            else:
+                found = rows @ (some[0][None] if len(some) == 1 else torch.stack(some)).T
             total = found if total is None else total + found
-        return self._placed(g.new_zeros(len(self._flat)) if total is None else total)
+        return g.new_zeros(samples, len(parts)) if total is None else total
 
     def of_rows(self, ids: Tensor, g: Tensor) -> Tensor:
         """Products `[Q]` with a gradient that is zero but for g `[T, O]`, added to rows `ids`."""

@@ -1,0 +1,67 @@
+"""Adam's metric: what an optimizer's steps multiply gradients by."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from fastgradnorm_kernels import accumulation_dtype
+from torch import Tensor, nn
+
+from fastgradnorm._validate import fail, fail_type
+
+# Which have second moments, but divide by something else: RAdam by a rectified one or by nothing,
+# SparseAdam by one to which epsilon is added before it is corrected.
+_OTHERWISE = (torch.optim.RAdam, torch.optim.SparseAdam)
+_WANTED = "an Adam or AdamW optimizer that has stepped on the model's parameters"
+
+
+def metric_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> dict[str, Tensor] | None:
+    """What a gradient is multiplied by in a step of Adam, by parameter: `1 / (√v̂ + ε)`.
+
+    Of the parameters that the optimizer has second moments of; None without an optimizer.
+
+    Raises:
+        TypeError: If it is no optimizer.
+        ValueError: If it is one that divides by something else.
+    """
+    if optimizer is None:
+        return None
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise fail_type("metric", "an optimizer of torch.optim, or None", optimizer)
+    if isinstance(optimizer, _OTHERWISE):
+        told = "Its steps divide gradients by something else than √v̂ + ε."
+        raise fail("metric", _WANTED, type(optimizer).__name__, told)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state, name = optimizer.state.get(parameter, {}), names.get(id(parameter))
+            scale = None if name is None else _scale(parameter, state, group)
+            if name is not None and scale is not None:
+                found[name] = scale
+    return found
+
+
+def _scale(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
+    """Of one parameter; in float32 at least, whatever the moments are kept in."""
+    largest = bool(group.get("amsgrad")) and "max_exp_avg_sq" in state
+    moments = state.get("max_exp_avg_sq" if largest else "exp_avg_sq")
+    steps = state.get("step", group.get("step"))
+    known = moments is not None and steps is not None and {"betas", "eps"} <= set(group)
+    if not known or moments.shape != parameter.shape:
+        return None
+    moments = torch.view_as_real(moments) if moments.is_complex() else moments
+    correction = 1 - float(group["betas"][1]) ** float(steps)
+    root = (moments.detach().to(accumulation_dtype(moments.dtype)) / correction).sqrt()
+    return 1 / (root + float(group["eps"]))
+
+
+def check_metric(scales: Mapping[str, Tensor] | None, names: Collection[str]) -> None:
+    """Raises if there is a metric, but not of all of these parameters."""
+    missing = [] if scales is None else [name for name in names if name not in scales]
+    if missing:
+        told = f"It has no second moments of `{missing[0]}`."
+        advice = "Train that too, or leave it out by `params`."
+        raise fail("metric", _WANTED, "another", f"{told} {advice}")
