@@ -18,8 +18,13 @@ from benchmarks.throughput import Effort
 
 Arguments = argparse.Namespace
 _LIBRARIES = ("timm", "transformers")
-_PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/attribution.md")
-_PAGES += ("docs/any-model.md",)
+_AGAIN = {
+    "attribution": "packages for influence beside ours",
+    "gradients": "products, sketches beside training steps",
+    "recipes": "wrong labels, pruning, influence: of digits",
+}
+_NAMES = "README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/attribution.md"
+_PAGES = [Path(__file__).parents[1] / name for name in (*_NAMES, "docs/any-model.md")]
 
 
 def _folder(arguments: Arguments) -> Path | None:
@@ -231,11 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
-    for name, text in (
-        ("attribution", "packages for influence beside ours"),
-        ("gradients", "products, sketches beside training steps"),
-        ("recipes", "wrong labels, pruning, influence: of digits"),
-    ):
+    for name, text in _AGAIN.items():
         found = command(name, _either(f"{name}.command"), text)
         found.add_argument("--again", nargs="+", default=(), help="measured anew")
     command("acquire", _either("acquire"), "100 of 100,000 images chosen: seconds and memory")
@@ -246,8 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "accuracy by labels, strategy and task"
     label_efficiency.add_arguments(command("label-efficiency", label_efficiency.main, what))
     found = command("readme", _readme, "writes the tables of README and docs from results/")
-    pages = [Path(__file__).parents[1] / name for name in _PAGES]
-    found.add_argument("--file", type=Path, nargs="+", default=pages)
+    found.add_argument("--file", type=Path, nargs="+", default=_PAGES)
     return parser
 
 

@@ -106,9 +106,9 @@ FAULTS = [
         "products with directions that name other parameters are those of their neighbours",
     ),
     Fault(
-        _DOTS,
+        "_metric.py",
         "dropped guard",
-        'correction = 1 - group["betas"][1] ** float(state["step"])',
+        'correction = 1 - float(group["betas"][1]) ** float(steps)',
         "correction = 1.0",
         "Adam's metric is that of a young optimizer",
     ),

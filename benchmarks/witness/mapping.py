@@ -17,8 +17,10 @@ TESTS = {
     "_engine/sketched": "directions/test_options engine/test_sketched "
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
-    "_dots": "directions",
-    "_means": "directions/test_options directions/test_dots directions/test_layers",
+    "_dots": "directions/test_metric directions",
+    "_metric": "directions/test_metric directions/test_dots",
+    "_means": "directions/test_means directions/test_options directions/test_dots "
+    "directions/test_layers",
     "_explained": "test_explain_gradients",
     "_engine/explain_linear": "test_explain_gradients",
     "_sketch_dots": "test_sketch_dots",

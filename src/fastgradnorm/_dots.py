@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._engine import (
     ForwardMode,
+    Outcome,
     Passes,
     PlainPass,
     Plan,
@@ -147,6 +148,10 @@ class Dots:
         """As in `Outcome`."""
         self._pulled.target(batch, plan.logits_shape)
 
+    def aside(self) -> Outcome:
+        """As in `Outcome`."""
+        return self
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         return Scored({f"dot {q}": torch.empty(0, dtype=dtype) for q in range(self.count_all)}, {})
@@ -176,7 +181,7 @@ class Dots:
         """The first samples by plain autograd, from the caller's own model alone on each."""
         own, names = OwnModel(subject), list(self._directions)
         limit = tolerance(subject).double
-        for alone in self._pulled.alone(own, names, batch, found, _VERIFIED):
+        for alone in self._pulled.alone(own, names, batch, _VERIFIED):
             i, scale = alone.number, 1.0 if self._cosine else float(alone.scale)
             exact = self._of(alone.gradients, alone.scale).double()
             known = [numbers(g.to_dense()).double() for g in alone.gradients if g is not None]
@@ -184,8 +189,8 @@ class Dots:
             room = limit * size * scale * _sq_sizes(self._directions, found.device).sqrt()
             room = torch.cat([room, 2 * limit * exact[self.count_all :]])
             gap = (found[i].double() - exact).abs()
-            if bool((gap > room).any()):
-                q = int((gap - room).argmax())
+            if not bool((gap <= room).all()):
+                q = int((gap - room).argmax())  # of what is no number the first
                 what = "squared norm" if q == self.count_all else f"product with direction {q}"
                 raise VerificationError(
                     f"The engine disagrees with plain autograd on sample {i}: its {what} is "

@@ -24,7 +24,7 @@ def metric_of(
 
     Raises:
         TypeError: If it is no optimizer.
-        ValueError: If it is one that divides by something else.
+        ValueError: If it has second moments of no parameter, or divides by something else.
     """
     if optimizer is None:
         return None
@@ -33,7 +33,7 @@ def metric_of(
     if isinstance(optimizer, _OTHERWISE):
         told = "Its steps divide gradients by something else than √v̂ + ε."
         raise fail("metric", _WANTED, type(optimizer).__name__, told)
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     found: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -41,27 +41,32 @@ def metric_of(
             scale = None if name is None else _scale(parameter, state, group)
             if name is not None and scale is not None:
                 found[name] = scale
+    if not found:
+        first = next(iter(names.values()), "any parameter")
+        told = f"It has no second moments of `{first}`."
+        raise fail("metric", _WANTED, type(optimizer).__name__, told)
     return found
 
 
 def _scale(parameter: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
     """Of one parameter; in float32 at least, whatever the moments are kept in."""
     largest = bool(group.get("amsgrad")) and "max_exp_avg_sq" in state
-    moments = state.get("max_exp_avg_sq" if largest else "exp_avg_sq")
+    moments: Tensor | None = state.get("max_exp_avg_sq" if largest else "exp_avg_sq")
     steps = state.get("step", group.get("step"))
-    known = moments is not None and steps is not None and {"betas", "eps"} <= set(group)
-    if not known or moments.shape != parameter.shape:
+    if moments is None or steps is None or not {"betas", "eps"} <= set(group):
+        return None
+    if moments.shape != parameter.shape:
         return None
     moments = torch.view_as_real(moments) if moments.is_complex() else moments
     correction = 1 - float(group["betas"][1]) ** float(steps)
     root = (moments.detach().to(accumulation_dtype(moments.dtype)) / correction).sqrt()
-    return 1 / (root + float(group["eps"]))
+    scale: Tensor = 1 / (root + float(group["eps"]))
+    return scale
 
 
 def check_metric(scales: Mapping[str, Tensor] | None, names: Collection[str]) -> None:
     """Raises if there is a metric, but not of all of these parameters."""
     missing = [] if scales is None else [name for name in names if name not in scales]
     if missing:
-        told = f"It has no second moments of `{missing[0]}`."
-        advice = "Train that too, or leave it out by `params`."
-        raise fail("metric", _WANTED, "another", f"{told} {advice}")
+        got = f"one with no second moments of `{missing[0]}`"
+        raise fail("metric", _WANTED, got, "Train that too, or leave it out by `params`.")

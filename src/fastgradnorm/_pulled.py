@@ -8,6 +8,7 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
 from fastgradnorm._model import Batch
+from fastgradnorm._operations import is_finite
 from fastgradnorm._options import Options
 from fastgradnorm._schemes import (
     SKETCHED,
@@ -76,15 +77,19 @@ class Pulled:
         return self.cotangent(logits, *parts)
 
     def alone(
-        self, own: OwnModel, names: Sequence[str], batch: Batch, found: Tensor, most: int
+        self, own: OwnModel, names: Sequence[str], batch: Batch, most: int
     ) -> Iterator[Alone]:
-        """Of the first samples, those of which what was `found` is finite."""
+        """The first samples, but those whose gradient is no number by plain autograd either."""
         for i in range(min(most, len(batch))):
-            if bool(found[i].isfinite().all()):
-                sample = batch.take(slice(i, i + 1))
-                run = own.gradients(sample, names)
-                unit, scale = self.of_sample(run.logits[0], sample)
-                yield Alone(i, sample, unit, scale, list(run.gradients(0, unit)))
+            sample = batch.take(slice(i, i + 1))
+            run = own.gradients(sample, names)
+            unit, scale = self.of_sample(run.logits[0], sample)
+            gradients = list(run.gradients(0, unit))
+            numbers = [scale, *(g for g in gradients if g is not None)]
+            if all(
+                is_finite(each.coalesce().values() if each.is_sparse else each) for each in numbers
+            ):
+                yield Alone(i, sample, unit, scale, gradients)
 
 
 def scheme_cotangent(

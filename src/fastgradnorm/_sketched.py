@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgradnorm._engine import (
     Maps,
+    Outcome,
     Passes,
     Plan,
     rescaled,
@@ -132,6 +133,10 @@ class Sketches:
         """As in `Outcome`."""
         self._made.target(batch, plan.logits_shape)
 
+    def aside(self) -> Outcome:
+        """As in `Outcome`."""
+        return self
+
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
         sizes = {COLUMN: self._count * self.dim}
@@ -169,7 +174,7 @@ class Sketches:
             VerificationError: If their sketches are others, by more than rounding explains.
         """
         own, names = OwnModel(self.subject), plan.tracked
-        for alone in self._made.alone(own, names, batch, found, _VERIFIED):
+        for alone in self._made.alone(own, names, batch, _VERIFIED):
             i, scale = alone.number, float(alone.scale)
             width = self._count * self.dim
             exact, sizes = self._exact(alone, names, found[i, :width])

@@ -102,6 +102,11 @@ class Engine:
         with heap.kept(self.options.max_memory is None):
             return Scored.join(self.chunks.run(self._split, batch, planned, count))
 
+    def aside(self, batch: Batch) -> Scored:
+        """What is asked for of samples that are only looked at: not of the pool, or once more."""
+        outcome = self.outcome.aside()
+        return (self if outcome is self.outcome else self.making(outcome)).score(batch)
+
     def allow_together(self, agreed: bool) -> None:
         """Whether a plain pass of many samples may stand for one of each: where they do not mix.
 

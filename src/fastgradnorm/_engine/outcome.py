@@ -65,6 +65,10 @@ class Outcome(Protocol):
         """Of no samples."""
         ...
 
+    def aside(self) -> "Outcome":
+        """What makes the same of samples that are only looked at: not of the pool, or once more."""
+        ...
+
     def check(self, plan: Plan, batch: Batch) -> None:
         """Raises `ValueError` for labels that no loss can take, by their places in the batch."""
         ...
@@ -94,6 +98,10 @@ class Norms:
     def planned(self, plan: Plan) -> Plan:
         """As in `Outcome`."""
         return plan
+
+    def aside(self) -> Outcome:
+        """As in `Outcome`."""
+        return self
 
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Scores and standard errors."""

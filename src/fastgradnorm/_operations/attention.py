@@ -110,7 +110,10 @@ def _broadcast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> _Laid | 
 def _plain(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Tensor | None:
-    """By its formula: where a mask is differentiated (relative positions), or transforms nest."""
+    """By its formula: where a mask is differentiated (relative positions), or transforms nest.
+
+    Positions that may look at nothing, such as padding before a text, get zeros, as PyTorch has it.
+    """
     if q.shape[:-2] != k.shape[:-2] or (is_causal and mask is not None):
         return None
     if is_causal:
@@ -118,7 +121,12 @@ def _plain(
         mask = torch.zeros_like(ahead, dtype=q.dtype).masked_fill(ahead, -torch.inf)
     scale = math.pow(q.shape[-1], -0.5) if scale is None else scale
     products = (q * scale) @ k.mT
-    return (products if mask is None else products + mask).softmax(-1) @ v
+    if mask is None:
+        return products.softmax(-1) @ v
+    products = products + mask
+    blind = (products == -torch.inf).all(-1, keepdim=True)
+    weights = products.masked_fill(blind, 0.0).softmax(-1)
+    return weights.masked_fill(blind, 0.0) @ v
 
 
 _Folded = tuple[list[Tensor | None], Callable[[Tensor], Tensor]]

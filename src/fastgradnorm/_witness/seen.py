@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastgradnorm._engine import Passes, PlainPass, Plan, TappedPass, make_plan
+from fastgradnorm._engine import Outcome, Passes, PlainPass, Plan, TappedPass, make_plan
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._schemes import Scored
 
@@ -60,6 +60,10 @@ class Seen:
 
     def check(self, plan: Plan, batch: Batch) -> None:
         """As in `Outcome`: no label is read."""
+
+    def aside(self) -> Outcome:
+        """As in `Outcome`."""
+        return self
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""

@@ -269,7 +269,7 @@ class Witness:
         for group in groups:
             pair = batch.take(torch.tensor(group, device=self.engine.subject.device))
             if scored is None or look.own is not None:
-                made = self.engine.score(pair)
+                made = self.engine.aside(pair)
                 if scored is not None and look.own in group:
                     made = made.put(group.index(look.own), scored)
             else:
