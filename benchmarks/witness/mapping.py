@@ -102,6 +102,7 @@ TESTS = {
     "_operations/numbered": "any_model/test_numbered_indices",
     "_operations/writing": "any_model/test_written_indices",
     "_operations/control_flow": "any_model/test_structured_control_flow",
+    "_operations/picking": "any_model/test_numbered_indices any_model/test_picking",
     "_operations/unbatched": "operations/test_unbatched",
     "_operations/others": "operations/test_arguments operations/test_layers "
     "any_model/test_raw_parameters any_model/test_norm_layers",

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm import GradNormScorer, Options, UnsupportedModelError, score_pool
+from fastgradnorm._model.batches import as_batch
+from fastgradnorm._model.subject import Subject
 from fastgradnorm._witness.meaning import Meaning
+from fastgradnorm._witness.own_call import OwnModel
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
@@ -159,6 +162,29 @@ def test_two_threads(shared):
         assert_close_relative(found[i], expected[i], 1e-5)
         changed = {k for k, v in snapshot(models[i]).items() if before[i].get(k) != v}
         assert not {k for k in changed if "rng" not in k}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(6, 4), (5, 3), (), (1,), (2, 1, 4)], ids=str)
+@pytest.mark.parametrize("place", [0, -1])
+def test_parameters_written_where_pytorch_does_not_see_it_are_told(shape, dtype, place):
+    """Any one number of any parameter, however it lies in memory."""
+    for laid in (lambda t: t, lambda t: t.mT.contiguous().mT if t.dim() > 1 else t):
+        model = nn.Linear(4, 3)
+        model.gain = nn.Parameter(laid(torch.rand(shape).add(1).to(dtype)))
+        numbers = model.gain.detach().numpy()
+
+        def forward(model, x, numbers=numbers):
+            index = np.unravel_index(place % numbers.size, numbers.shape)
+            numbers[index] = np.nextafter(numbers[index], numbers.dtype.type(9))
+            return model(x)
+
+        own = OwnModel(Subject(model.eval(), Options(forward=forward)))
+        batch = as_batch(torch.randn(3, 4), torch.device("cpu"), forward)
+        with pytest.raises(
+            UnsupportedModelError, match="which its own call on a batch has changed"
+        ):
+            own.logits(batch)
 
 
 def test_a_model_elsewhere_is_called_as_a_copy():

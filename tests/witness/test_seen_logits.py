@@ -8,6 +8,7 @@ from torch import nn
 
 from fastgradnorm import Options, VerificationError, score_pool
 from fastgradnorm._engine.outcome import Norms
+from fastgradnorm._engine.traces import Traces
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._pool.start import make_engine
 from tests.support.asserts import assert_close_relative
@@ -96,3 +97,15 @@ def test_predictions_of_all_batches_are_counted():
         certain.head.bias[2] += 12
     told = findings(certain, torch.randn(300, 10).split(50))
     assert "class 2 for 300 of the 300 samples" in told["one class"][1]
+
+
+def test_its_own_passes_are_not_traced(monkeypatch):
+    """They are few: that would not repay it."""
+    keys, run = [], Traces.run
+    monkeypatch.setattr(
+        Traces, "run", lambda self, key, *rest: keys.append(key) or run(self, key, *rest)
+    )
+    perturbed = perturb(MLP(10, 16, 5)).eval()
+    for options in ({}, {"params": "last_layer"}):
+        score_pool(perturbed, torch.randn(20, 10).split(4), progress=False, verify="all", **options)
+    assert keys and not [key for key in keys if "logits" in str(key)]

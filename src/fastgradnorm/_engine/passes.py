@@ -168,8 +168,8 @@ class Passes:
         pulled = self.each(name, plan, batch, TappedPass.pull, cotangents)
         return cast(Tensor, pulled)
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Logits `[N, *positions, C]`: a forward pass without gradients."""
+    def logits(self, batch: Batch, name: str | None = "logits") -> Tensor:
+        """Logits `[N, *positions, C]`: a forward pass without gradients; `name` as in `run`."""
 
         def per_sample(passage: Passage, leaves: Sequence[Tensor]) -> Tensor:
             view, stand_ins = self.subject.view({})
@@ -177,7 +177,7 @@ class Passes:
                 return self.subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
         with torch.no_grad():
-            return cast(Tensor, self.run("logits", per_sample, batch))
+            return cast(Tensor, self.run(name, per_sample, batch))
 
     def head(self, plan: Plan, batch: Batch) -> tuple[Tensor, ...]:
         """Logits `[N, C]` and features `[N, D]` of the last layer: a forward pass alone.

@@ -64,6 +64,13 @@ class Comparison:
         return tolerance(self.engine.subject, self.own.narrow)
 
     @property
+    def _is_closed(self) -> bool:
+        """Whether scores are made of logits and features: no norm of a pass has a part in them."""
+        engine = self.engine
+        one_way = len(engine.plans(self.batch)) == 1 and not engine.passes.branched
+        return self._head and one_way and engine.outcome.count(engine.plan(self.batch)) == 0
+
+    @property
     def _is_narrow(self) -> bool:
         return self._limits.rounding > 1e-2
 
@@ -100,18 +107,20 @@ class Comparison:
         places = self._places(len(asks[0]))
         few = _spread(places, _NORMS)
         units, scales = zip(*(_units(ask, few) for ask in asks), strict=True)
-        actual = self._norms(torch.stack(units))
+        whole = len(places) == len(asks[0]) and options.schemes[0] in scored.scores
+        actual = None if whole and self._is_closed else self._norms(torch.stack(units))
         for i, ask in enumerate(asks):
             if not bool(units[i].isfinite().all()):
                 continue  # a NaN input has no gradient to compare
             exact = self._exact(i, runs[i], ask, places)
             self.record.samples += 1
             compared = torch.stack([exact[k] for k in few])
-            seen_norms = actual[i].double() * scales[i].square()[:, None]
             if self._is_noise(compared, scales[i]):
                 continue  # nothing but rounding is there to compare
-            self._compare_norms(i, first + i, ask, few, seen_norms, compared)
-            if len(places) == len(ask) and options.schemes[0] in scored.scores:
+            if actual is not None:
+                seen_norms = actual[i].double() * scales[i].square()[:, None]
+                self._compare_norms(i, first + i, ask, few, seen_norms, compared)
+            if whole:
                 sq_norms = torch.stack([exact[k] for k in places])
                 self._compare_scores(i, first + i, ask, scored, ask.scores(sq_norms, options))
 

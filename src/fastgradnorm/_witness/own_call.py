@@ -271,9 +271,12 @@ def _sum(parameter: Tensor) -> Tensor:
             return torch.zeros((), dtype=torch.int64)  # a subclass: of quantised weights, say
         if data.is_complex():
             data = torch.view_as_real(data.resolve_conj())
-        data = data.contiguous()
+        data = data.reshape(-1)
+        size = data.element_size()
+        if all(count * size % 8 == 0 for count in (data.numel(), data.storage_offset())):
+            return data.view(torch.int64).sum()  # a tenth of the time of narrower ones, widened
         width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        return data.view(width[data.element_size()]).sum(dtype=torch.int64)
+        return data.view(width[size]).sum(dtype=torch.int64)
 
 
 def _is_changed(parameter: Tensor, data: Tensor, total: Tensor) -> bool:

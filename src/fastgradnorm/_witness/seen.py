@@ -37,7 +37,7 @@ class Seen:
     def make(self, passes: Passes, plan: Plan, batch: Batch) -> Scored:
         """Of all samples."""
         if batch.beside is None:
-            return Scored({"logits": passes.logits(batch)}, {})
+            return Scored({"logits": passes.logits(batch, None)}, {})  # too few to be traced
 
         def of_sample(run: TappedPass, cotangents: Tensor) -> tuple[Tensor, Tensor]:
             return run.logits.detach(), run.pull(cotangents)

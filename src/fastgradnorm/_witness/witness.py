@@ -117,6 +117,8 @@ class Witness:
             return looks
         turn, wanted = self._turn(batch), self.meaning.wants(batch)
         if turn or wanted:
+            with autograd_ready():
+                self.engine.plan(batch)  # as scoring would: that is none of what is timed
             with self._timed():
                 if wanted:
                     self.meaning.look(batch)
