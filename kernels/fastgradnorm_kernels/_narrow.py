@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import reference
+from fastgradnorm_kernels import _direct, reference
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import padded, seen
 from fastgradnorm_kernels.shapes import Float
@@ -44,7 +44,7 @@ def direct_sq_norm(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> Fl
     """`reference.direct_sq_norm`."""
     n, _, t, o = g.shape
     if n == 0 or not _is_narrow(t * o * a.shape[-1], a, g):
-        return reference.direct_sq_norm(a, g)
+        return _direct.direct_sq_norm(a, g)
     return _squares(a, g)
 
 
@@ -54,7 +54,7 @@ def direct_conv_sq_norm(
     """`reference.direct_conv_sq_norm` of one group."""
     t, inputs = g[0, 0, 0].numel(), x.shape[1] * torch.Size(geometry.kernel_size).numel()
     if not _is_narrow(t * inputs * g.shape[2], x, g):
-        return reference.direct_conv_sq_norm(x, g, *geometry, 1)
+        return _direct.direct_conv_sq_norm(x, g, geometry)
     views = seen(padded(x, geometry.padding), *geometry[:2], geometry.dilation)
     patches, found = views.new_empty(views.shape[1:]), list[Tensor]()
     for view, some in zip(views, g.flatten(3).mT, strict=True):

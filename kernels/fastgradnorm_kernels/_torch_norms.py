@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import _narrow, reference
+from fastgradnorm_kernels import _matmul, _narrow, reference
 from fastgradnorm_kernels._depthwise import depthwise_sq_norm, is_swapped
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import linear, matmul
@@ -77,7 +77,7 @@ def conv_sq_norm(
         return _narrow.direct_conv_sq_norm(x, g, geometry)
     x, g = _narrow.factors(t * t * min(inputs, k * o), x, g)
     grams = _patch_grams if form == "patches" else _pixel_grams
-    rows = g.contiguous().flatten(3).mT
+    rows = (g if _matmul.has_fast_mkl() else g.contiguous()).flatten(3).mT
     return _ghost(grams(x, out, geometry), rows, lambda: conv_patches(x, *geometry).mT)
 
 

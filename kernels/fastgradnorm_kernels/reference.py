@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from fastgradnorm_kernels._matmul import matmul
-from fastgradnorm_kernels.patches import padded, sample_blocks, seen
+from fastgradnorm_kernels.geometry import Geometry
+from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
 
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
@@ -26,12 +27,8 @@ _AFFINE_BLOCK, _AFFINE_BLOCK_GPU = 1 << 18, 1 << 28
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
 _OWN_CALL = 1 << 20
-# Patches of one sample's convolution, in elements, up to which they are put into memory; and from
-# which on they are alone there.
-_PATCHES, _OWN_PATCHES = 1 << 22, 1 << 17
-# Numbers of a weight up to which, and positions beyond which, oneDNN's own gradient is faster than
-# patches, for one cotangent and channels last: 0.7 to 1.0 times the time from 40x40 on.
-_SHORT, _MANY_POSITIONS = 1 << 18, 1 << 10
+# Patches of one sample's convolution, in elements, from which on they are alone in memory.
+_OWN_PATCHES = 1 << 17
 
 
 class GhostNorm(NamedTuple):
@@ -216,9 +213,8 @@ def direct_conv_sq_norm(
     x, g = widen(x, grad_outputs)
     n, k, o, *out = g.shape
     inputs, t = x.shape[1] * math.prod(kernel_size), math.prod(out)
-    last = k == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    short = last and t > _MANY_POSITIONS and inputs * o <= _SHORT
-    if groups == 1 and not short and (inputs * t <= _PATCHES or len(out) != 2):
+    geometry = Geometry(*map(tuple, (kernel_size, stride, padding, dilation)))
+    if groups == 1 and not are_left_out(x, g, geometry):
         views = seen(padded(x, padding), kernel_size, stride, dilation)
         rows = g.flatten(3).mT  # [N, K, T, O]
         if inputs * t > _OWN_PATCHES:

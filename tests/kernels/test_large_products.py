@@ -3,7 +3,7 @@
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from fastgradnorm_kernels import _matmul, _torch_norms, operators, reference
+from fastgradnorm_kernels import _matmul, _torch_norms, operators, patches, reference
 from fastgradnorm_kernels.geometry import Geometry
 
 from tests.support.asserts import assert_close_relative
@@ -31,9 +31,10 @@ def _laid_out(g, layout):
 layouts = pytest.mark.parametrize("layout", ["plain", "positions last", "cotangents first"])
 
 
-@pytest.fixture(params=["oneDNN", "MKL"], autouse=True)
+@pytest.fixture(params=["oneDNN", "MKL", "MKL, transposed"], autouse=True)
 def either_library(request, monkeypatch):
-    if request.param == "MKL":
+    monkeypatch.setattr(_matmul, "has_fast_mkl", lambda: request.param == "MKL, transposed")
+    if request.param.startswith("MKL"):
         monkeypatch.setattr(_matmul, "_has_onednn", lambda: False)
     elif not (_matmul._has_onednn() and operators.has_onednn_linear()):
         pytest.skip("this PyTorch has no oneDNN")
@@ -170,7 +171,7 @@ def test_no_samples():
     ids=["patches of some", "of one", "none"],
 )
 def test_direct_convolution_with_patches_and_without(most, own, monkeypatch):
-    monkeypatch.setattr(reference, "_PATCHES", most)
+    monkeypatch.setattr(patches, "_MOST", most)
     monkeypatch.setattr(reference, "_OWN_PATCHES", own)
     x, g = _pair((16, 24, 20), (32, 12, 9), 2)
     geometry = ((3, 3), (2, 2), (1, 0), (1, 1))

@@ -1,0 +1,103 @@
+"""Weight norms by products that take transposed factors as they lie, against float64."""
+
+import pytest
+import torch
+from fastgradnorm_kernels import _direct, _matmul, _torch_norms, reference
+from fastgradnorm_kernels.geometry import Geometry
+
+from tests.support.asserts import assert_close_relative
+from tests.support.kernel_support import conv_oracle, linear_oracle
+
+
+@pytest.fixture(autouse=True)
+def takes_them(monkeypatch):
+    monkeypatch.setattr(_matmul, "has_fast_mkl", lambda: True)
+    monkeypatch.setattr(_direct, "_OWN_CALL", 0)
+    monkeypatch.setattr(_direct, "_OWN_WINDOWS", 0)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Nothing is left to the other library's way."""
+    monkeypatch.delattr(reference, "direct_sq_norm")
+    monkeypatch.delattr(reference, "direct_conv_sq_norm")
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("layout", ["plain", "positions last", "cotangents first"])
+def test_linear(K, layout, alone):
+    a, g = torch.randn(2, 7, 5), torch.randn(2, K, 7, 4)
+    if layout == "positions last":
+        a, g = a.mT.contiguous().mT, g.mT.contiguous().mT
+    elif layout == "cotangents first":
+        g = g.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_close_relative(_direct.direct_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+
+
+# Channels, space, outputs, kernel size, stride, padding, dilation.
+CONVOLUTIONS = {
+    "plain": (5, (6, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "even kernel": (2, (6, 7), 3, (2, 4), (1, 1), (1, 2), (1, 1)),
+    "stride": (3, (9, 8), 4, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "stride, wide kernel": (1, (11, 12), 2, (7, 5), (3, 2), (3, 0), (1, 1)),
+    "stride beyond the kernel": (2, (9, 9), 2, (1, 2), (3, 4), (0, 1), (1, 1)),
+    "dilation": (2, (9, 8), 3, (3, 2), (1, 1), (2, 1), (2, 3)),
+    "stride and dilation": (2, (13, 14), 3, (3, 3), (2, 2), (2, 3), (2, 3)),
+    "stride and dilation, no divisors": (2, (21, 14), 3, (4, 3), (4, 2), (6, 3), (6, 3)),
+    "a row": (3, (1, 9), 2, (1, 3), (1, 1), (0, 1), (1, 1)),
+    "3-D": (2, (4, 5, 6), 3, (3, 2, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2)),
+    "1-D": (16, (12,), 3, (3,), (1,), (1,), (1,)),
+    "1-D, causal": (16, (12,), 3, (3,), (1,), (4,), (2,)),
+    "1-D, stride": (16, (13,), 3, (4,), (3,), (2,), (2,)),
+}
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name, last, K, alone):
+    channels, space, outputs, *geometry = CONVOLUTIONS[name]
+    geometry = Geometry(*geometry)
+    x, g = torch.randn(2, channels, *space), torch.randn(2, K, outputs, *geometry.out(space))
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        g = g.movedim(2, -1).contiguous().movedim(-1, 2)
+    actual = _direct.direct_conv_sq_norm(x, g, geometry)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("form", ["patches", "pixels"])
+def test_grams_of_gradients_as_they_lie(form, monkeypatch):
+    monkeypatch.setattr(_torch_norms, "_cheapest", lambda *given: form)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x = torch.randn(2, 5, 6, 7).contiguous(memory_format=torch.channels_last)
+    g = torch.randn(2, 3, 6, 7, 4).movedim(-1, 2)
+    actual = _torch_norms.conv_sq_norm(x, g, geometry, 1)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_are_left(dtype):
+    a, g = torch.randn(2, 7, 5).to(dtype), torch.randn(2, 3, 7, 4).to(dtype)
+    assert_close_relative(_direct.direct_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x, g = torch.randn(2, 5, 6, 7).to(dtype), torch.randn(2, 3, 4, 6, 7).to(dtype)
+    actual = _direct.direct_conv_sq_norm(x, g, geometry)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, expected", [("Intel Xeon", True), ("AMD EPYC", False), (None, False)]
+)
+def test_whose_processor_it_is(name, expected, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+    assert _matmul.has_fast_mkl.__wrapped__() == expected
+
+
+def test_no_samples():
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x, g = torch.randn(0, 5, 6, 7), torch.randn(0, 3, 4, 6, 7)
+    assert _direct.direct_conv_sq_norm(x, g, geometry).shape == (0, 3)
+    assert _direct.direct_sq_norm(torch.randn(0, 7, 5), torch.randn(0, 3, 7, 4)).shape == (0, 3)
