@@ -1,12 +1,16 @@
-"""The script ``fastgradnorm``: Ctrl-C is heard while PyTorch is still being imported.
+"""The script ``fastgradnorm``: Ctrl-C is heard while PyTorch is being imported, and at the end.
 
 In a module of its own, for what lies within the package is imported after PyTorch. An interrupt
 that is raised within an import is a traceback of that import, or is lost there.
 """
 
+import contextlib
 import os
 import signal
+import sys
 from typing import Any
+
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -17,10 +21,34 @@ def main() -> None:
     from fastgradnorm.cli import main as run
 
     signal.signal(signal.SIGINT, heard)
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        _ended()
+        if end.code == _INTERRUPTED:
+            _exit_now()
+        raise
 
 
 def _leave(*_: Any) -> None:
     """Ends the process at once: nothing has been done yet that could be kept."""
     os.write(2, b"fastgradnorm: interrupted.\n")
-    os._exit(130)
+    os._exit(_INTERRUPTED)
+
+
+def _ended() -> None:
+    """All is done and told: another Ctrl-C only meets what libraries do when a process ends.
+
+    Raised there it is a traceback of theirs, or ends the process by the signal, and so with another
+    exit code than that of what was done.
+    """
+    if signal.getsignal(signal.SIGINT) is not None:  # None: set by no Python
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _exit_now() -> None:
+    """Leaves out what libraries do then, which may wait for threads that were stopped midway."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(_INTERRUPTED)

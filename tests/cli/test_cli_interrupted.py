@@ -41,12 +41,44 @@ def test_while_imports_run(arguments):
     assert (process.returncode, told) == (130, "fastgradnorm: interrupted.\n")
 
 
-def test_afterwards_it_is_heard_as_before():
-    code = "import sys, signal; sys.argv[1:] = ['--version']\n"
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += (
-        "from fastgradnorm_command import main\ntry: main()\nexcept SystemExit as end: print(end)\n"
-    )
-    code += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    done = warm.run(code)
-    assert (done.returncode, done.stderr) == (0, "")
+# A command that stands for all of them, and a library that is busy when the process ends.
+END = """
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import fastgradnorm.cli
+def run():
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    raise SystemExit({code})
+fastgradnorm.cli.main = run
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT) or print("at exit"))
+from fastgradnorm_command import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "code, told", [(0, "True\nat exit\n"), (1, "True\nat exit\n"), (130, "True\n")]
+)
+def test_at_the_end_nothing_is_interrupted_any_more(code, told):
+    """Until then it is heard as Python hears it; and who interrupted waits for no library."""
+    done = warm.run(END.format(code=code))
+    assert (done.returncode, done.stdout, done.stderr) == (code, told, "")
+
+
+# While the pool is opened, before there is anything to go on with.
+OPENING = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def make():
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["acquire", "their:make", ".", "3"], ["score", "their:make", "."]]
+)
+def test_while_the_model_is_made(command, tmp_path):
+    (tmp_path / "their.py").write_text(OPENING)
+    code = "from fastgradnorm_command import main; main()"
+    done = warm.run(code, *command.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "fastgradnorm: interrupted.\n")

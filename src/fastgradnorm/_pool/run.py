@@ -18,7 +18,7 @@ from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._pool.store import Store
-from fastgradnorm._process import autograd_ready, heap, tensors_ready
+from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait, tensors_ready
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Finding, Findings, Witness
 
@@ -139,11 +139,11 @@ class Run:
             for taken in batches:
                 size, scored = len(taken.batch), self._added(taken)
                 del taken
-                for found in scored:
-                    yield from self._given(found)
+                for found in in_steps(scored):
+                    yield from in_steps(self._given(found))
                 bar.update(size)
-            for found in self._gathering.flush():
-                yield from self._given(found)
+            for found in in_steps(self._gathering.flush()):
+                yield from in_steps(self._given(found))
             self._conclude()
             self._store.finish(self._read)
 
@@ -238,7 +238,7 @@ class Run:
     def _opened(self, taken: _Taken | None) -> Iterator[None]:
         first = None if taken is None else taken.batch
         drawn = None if taken is None else taken.drawn
-        with autograd_ready():
+        with interrupts_wait(), autograd_ready():
             known = facts(self.subject, self.pool.total, first, drawn, self.pool.dataset)
             known |= getattr(self.engine.outcome, "facts", {})
         with self._store.opened(known, first):

@@ -15,7 +15,7 @@ from fastgradnorm._model import Appearance, NoSnapshotError, Snapshot, as_batch
 from fastgradnorm._options import Options
 from fastgradnorm._pool.run import score_verified
 from fastgradnorm._pool.start import make_engine
-from fastgradnorm._process import autograd_ready, models_in_use
+from fastgradnorm._process import autograd_ready, interrupts_wait, models_in_use
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Learnt, Witness
 
@@ -57,7 +57,7 @@ class Calls:
     def score(self, model: nn.Module, options: Options, batch: Any) -> Scored:
         """Scores of all samples of a batch, as they came from a loader."""
         last, self._last = self._last, None  # of two threads at once one begins anew
-        with autograd_ready():
+        with interrupts_wait(), autograd_ready():
             if last is not None and not (last.options is options and last.model is model):
                 last = None
             kept = None if last is None else _still(last.kept)

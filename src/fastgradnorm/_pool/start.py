@@ -13,7 +13,7 @@ from fastgradnorm._pool.ranks import Ranks
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.shared_run import SharedRun
-from fastgradnorm._process import autograd_ready, check_transforms
+from fastgradnorm._process import autograd_ready, check_transforms, interrupts_wait
 from fastgradnorm._validate import fail
 
 
@@ -33,7 +33,7 @@ def make_engine(
         raise fail(
             "scheme", "one that needs no label here, without a `loss`", options.scheme, advice
         )
-    with autograd_ready():
+    with interrupts_wait(), autograd_ready():
         check_transforms()
         first, *others = options.parts() if outcome is None else [options]
         subject = Subject(model, first)

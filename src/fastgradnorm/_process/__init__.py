@@ -1,6 +1,7 @@
 """What belongs to the whole process, and is put back."""
 
 from fastgradnorm._process import heap
+from fastgradnorm._process.interrupts import in_steps, interrupts_wait
 from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memory
 from fastgradnorm._process.states import (
     OwnRandomState,
@@ -21,7 +22,9 @@ __all__ = [
     "check_transforms",
     "collection_paused",
     "heap",
+    "in_steps",
     "in_words",
+    "interrupts_wait",
     "is_out_of_memory",
     "models_in_use",
     "put_back_random_states",

@@ -1,12 +1,15 @@
 """The application: its commands, and how it tells of what went wrong."""
 
+import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastgradnorm import __version__
-from fastgradnorm.cli._failures import plain_failures
+from fastgradnorm.atomic import ERRORS
+from fastgradnorm.cli._failures import interrupts, plain_failures
 from fastgradnorm.cli._wording import spoken
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if not debug:
         warnings.showwarning = _tell  # type: ignore[assignment]
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=ERRORS)  # names keep their bytes, as in what is written
     with plain_failures(debug=debug):
         app = build_app()
         app([argument for argument in sys.argv[1:] if argument != "--debug"])
@@ -61,7 +66,20 @@ def build_app() -> "Typer":
 
     for add in _commands():
         add(app)
+    for command in app.registered_commands:
+        command.callback = _heard(command.callback)
     return app
+
+
+def _heard(command: Any) -> Any:
+    """The same, telling of an interrupt, of which Typer makes an exit code and no word."""
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        with interrupts():
+            command(**given)
+
+    return call
 
 
 def _commands() -> tuple[Callable[["Typer"], None], ...]:

@@ -52,14 +52,20 @@ def in_options(options: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def plain_failures(*, debug: bool = False) -> Iterator[None]:
-    """Ends the process with one line on standard error and an exit code."""
+def interrupts() -> Iterator[None]:
+    """Ends the process with a line where the user interrupts it."""
     try:
         yield
     except KeyboardInterrupt:
-        if debug:
-            raise
         fail("interrupted.", 130)
+
+
+@contextmanager
+def plain_failures(*, debug: bool = False) -> Iterator[None]:
+    """Ends the process with one line on standard error and an exit code."""
+    try:
+        with interrupts():
+            yield
     except ModuleNotFoundError as error:
         package, extra = _EXTRAS.get((error.name or "").partition(".")[0], (None, None))
         if debug or package is None:

@@ -59,13 +59,13 @@ def going_on(place: Path | None, option: str, advice: str = "") -> Iterator[None
     Args:
         place: Of the checkpoint, if there is one.
         option: What the user chooses the place with.
-        advice: What to do where there is none.
+        advice: What to do where there is no place for one.
     """
     try:
         yield
     except KeyboardInterrupt:
         if place is None or not place.exists():
-            fail(f"interrupted.{advice}", 130)
+            fail(f"interrupted.{advice if place is None else ''}", 130)
         fail(f"interrupted. {place} keeps what is done: the same command goes on.", 130)
     except ArgumentError as error:
         if error.argument != "checkpoint":
