@@ -1,9 +1,24 @@
 """Files that are there whole or not at all, whenever the process or the machine stops."""
 
+import codecs
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# How text is written: names of files that are no text in UTF-8 keep their bytes, and halves of
+# characters, which JSON can hold and no file can, are written as escapes.
+ERRORS = "fastgradnorm.names"
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(ERRORS, _escaped)
 
 
 @contextlib.contextmanager
@@ -37,7 +52,7 @@ def write_text(path: str | Path, text: str) -> None:
     """
     target = Path(path)
     if target.exists() and not target.is_file():  # a terminal, a pipe
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors=ERRORS)
         return
     with replacing(target) as neighbour:
-        neighbour.write_text(text, encoding="utf-8")
+        neighbour.write_text(text, encoding="utf-8", errors=ERRORS)

@@ -1,10 +1,13 @@
 """Scores as users handle them in Python."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import GradNormScorer, PoolScores, score_pool, select
+from fastgradnorm import GradNormScorer, PoolScores, acquire, score_pool, select
 
 
 @pytest.fixture
@@ -57,11 +60,69 @@ def test_a_scorer_says_what_it_is():
 @pytest.mark.parametrize(
     "batch, told",
     [
-        (torch.ones(2, 3, dtype=torch.uint8), r"gives bytes\. Convert them as in training"),
-        (torch.ones(2, 3).double(), "gives torch.float64, the parameters are torch.float32"),
-        (torch.ones(2, 3).bfloat16(), "gives torch.bfloat16, the parameters are torch.float32"),
+        (torch.ones(2, 3, dtype=torch.uint8), r"was given bytes\. Convert them as in training"),
+        (torch.ones(2, 3).double(), "given torch.float64, its parameters are torch.float32"),
+        (torch.ones(2, 3).bfloat16(), "given torch.bfloat16, its parameters are torch.float32"),
     ],
 )
 def test_inputs_of_another_dtype(batch, told):
     with pytest.raises(ValueError, match=told):
         score_pool(nn.Linear(3, 2), [batch])
+
+
+def chosen(count=12):
+    torch.manual_seed(0)
+    return acquire(nn.Linear(4, 3), [torch.randn(count, 4)], 3, progress=False)
+
+
+def test_ids_of_pandas_are_taken_by_place_not_by_label(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    made, names = chosen(), [f"s{i}" for i in range(12)]
+    right = [names[i] for i in made]
+    for index in (range(11, -1, -1), range(100, 112), [f"x{i}" for i in range(12)]):
+        column = pandas.Series(names, index=index)  # as of a table that was filtered or shuffled
+        assert [row["id"] for row in made.to_records(column)] == right
+        assert [row["text"] for row in made.to_records(columns={"text": column})] == right
+        made.to_label_studio(tmp_path / "t.json", column, ids=column)
+        tasks = json.loads((tmp_path / "t.json").read_text())
+        assert [task["data"]["image"] for task in tasks] == right
+        page = made.report(tmp_path / "page", ids=column, text=column)
+        assert all(name in page.read_text() for name in right)
+
+
+def test_paths_are_taken_for_what_they_name(tmp_path):
+    made, names = chosen(), [Path(f"photos/{i}.png") for i in range(12)]
+    told = [str(names[i]) for i in made]
+    made.to_label_studio(tmp_path / "t.json", names, ids=dict(enumerate(names)))
+    tasks = json.loads((tmp_path / "t.json").read_text())
+    assert [task["data"]["key"] for task in tasks] == told
+    made.to_argilla(tmp_path / "a.json", names, ids=names)
+    made.to_jsonl(tmp_path / "j.jsonl", ids=names)
+    assert [json.loads(x)["id"] for x in (tmp_path / "j.jsonl").read_text().splitlines()] == told
+    made.scores.to_jsonl(tmp_path / "s.jsonl", ids=names)
+
+
+def test_what_json_cannot_hold_is_told(tmp_path):
+    with pytest.raises(TypeError, match=r"Got bytes\. Pass it as text"):
+        chosen().to_jsonl(tmp_path / "j.jsonl", ids=[b"x"] * 12)
+
+
+def test_half_a_character_of_a_text_is_written_as_its_escape(tmp_path):
+    texts = ["\ud83d cut"] * 12
+    made = chosen()
+    for write in (made.to_csv, made.to_jsonl):
+        assert "\\ud83d cut" in write(tmp_path / "out", columns={"text": texts}).read_text()
+    assert "\\ud83d cut" in made.report(tmp_path / "page", text=texts).read_text()
+
+
+def test_pictures_as_a_list(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    page = chosen().report(tmp_path, picture=[image.new("L", (4, 4))] * 12, link=["a.png"] * 12)
+    assert page.read_text().count('href="a.png"') == 3
+
+
+def test_nothing_is_predicted_of_outputs_that_are_nan():
+    pool = torch.randn(6, 4)
+    pool[2] = float("nan")
+    made = acquire(nn.Linear(4, 3), [pool], 2, progress=False, on_nonfinite="keep")
+    assert sum(made.pool["classes"].values()) == 5

@@ -1,14 +1,15 @@
 """Records of chosen samples as files for people and labelling tools."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from fastgradnorm._results.text import in_json, opened
 from fastgradnorm._validate import fail, fail_type
-from fastgradnorm.atomic import replacing
+from fastgradnorm.atomic import replacing, write_text
 
 Record = dict[str, Any]
 
@@ -18,7 +19,7 @@ def of_index(values: Any, index: int, name: str) -> Any:
     if isinstance(values, Mapping):
         if index not in values:
             raise fail(name, "a mapping of every chosen index", f"none for {index}")
-        return values[index]
+        return _plain_value(values[index])
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise fail_type(name, "a sequence over the dataset, or a mapping from indices", values)
     if index >= len(values):
@@ -27,8 +28,13 @@ def of_index(values: Any, index: int, name: str) -> Any:
             "one for each sample of the dataset, or a mapping from indices",
             f"{len(values)} of them, and none for index {index}",
         )
-    found = values[index]
-    return found.item() if hasattr(found, "item") else found
+    return _plain_value(getattr(values, "iloc", values)[index])  # pandas' index may be another
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def with_ids(
@@ -52,7 +58,7 @@ def with_ids(
 
 def write_csv(records: Sequence[Record], path: str | Path) -> Path:
     """A header, then a line each."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, opened(partial) as file:
         writer = csv.DictWriter(file, list(records[0]) if records else ["id"])
         writer.writeheader()
         writer.writerows(records)
@@ -61,9 +67,9 @@ def write_csv(records: Sequence[Record], path: str | Path) -> Path:
 
 def write_jsonl(records: Sequence[Record], path: str | Path) -> Path:
     """A JSON object a line."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, opened(partial) as file:
         for row in records:
-            file.write(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(in_json(_plain(row)) + "\n")
     return Path(path)
 
 
@@ -90,9 +96,7 @@ def write_tasks(
                 }
             }
         )
-    with replacing(path) as partial:
-        text = json.dumps(tasks, ensure_ascii=False, allow_nan=False, indent=1)
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, in_json(tasks, indent=1))
     return Path(path)
 
 
@@ -123,9 +127,7 @@ def write_argilla(
                 "vectors": {},
             }
         )
-    with replacing(path) as partial:
-        text = json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1)
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, in_json(found, indent=1))
     return Path(path)
 
 

@@ -55,9 +55,10 @@ def pool_facts(
     cover: tuple[float, list[float]] | None,
 ) -> dict[str, Any]:
     """What the model thinks of the pool."""
-    classes, counts = columns["predicted"].nan_to_num(0).long().unique(return_counts=True)
     confidence = columns["confidence"].double()
-    confidence = confidence[confidence.isfinite()].sort().values
+    known = confidence.isfinite()  # of outputs that are NaN nothing is predicted
+    classes, counts = columns["predicted"][known].long().unique(return_counts=True)
+    confidence = confidence[known].sort().values
     levels: dict[str, float] = {}
     if len(confidence):
         levels = {"mean": float(confidence.mean())}

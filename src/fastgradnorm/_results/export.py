@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastgradnorm._results.text import in_json, opened
 from fastgradnorm._selection import select
 from fastgradnorm._validate import check_bool, fail, fail_type
 from fastgradnorm.atomic import replacing
@@ -61,7 +62,7 @@ def write_csv(
 ) -> Path:
     """A header, then a line a sample."""
     columns = _columns(scores, ids, low_first, more)
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, opened(partial) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
@@ -73,10 +74,10 @@ def write_jsonl(
 ) -> Path:
     """A JSON object a line."""
     columns = _columns(scores, ids, low_first, more)
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, opened(partial) as file:
         for row in zip(*columns.values(), strict=True):
             plain = {name: _in_json(value) for name, value in zip(columns, row, strict=True)}
-            file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(in_json(plain) + "\n")
     return Path(path)
 
 
@@ -91,7 +92,8 @@ def write_parquet(
         raise ModuleNotFoundError(
             "`to_parquet` needs pyarrow: `pip install fastgradnorm[parquet]`."
         ) from error
-    table = pyarrow.table(_columns(scores, ids, low_first, more))
+    columns = _columns(scores, ids, low_first, more)
+    table = pyarrow.table({name: _in_utf8(values) for name, values in columns.items()})
     table = table.replace_schema_metadata({"fastgradnorm": json.dumps(dict(scores.provenance))})
     with replacing(path) as partial:
         pyarrow.parquet.write_table(table, partial)
@@ -169,6 +171,13 @@ def _known(values: Tensor) -> list[float | None]:
 
 def _short(number: Any) -> float:
     return float(str(number))
+
+
+def _in_utf8(values: list[Any]) -> list[Any]:
+    """The same with escapes for what is no text in UTF-8, which Parquet's texts are."""
+    return [
+        v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values
+    ]
 
 
 def _in_json(value: Any) -> Any:

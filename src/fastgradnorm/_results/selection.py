@@ -169,12 +169,13 @@ class Selection:
         Args:
             folder: Made if it is not there; the page is its `index.html`.
             ids: As in `to_records`.
-            picture: `index -> PIL image` or the path of one, for pictures of the samples.
+            picture: `index -> PIL image` or the path of one, for pictures of the samples; or one
+                for each sample of the dataset.
             text: The text of each sample of the dataset, or a mapping from indices; its beginning
                 is shown.
             names: Of the classes.
             told: Further facts for the page's end, such as `{"Model": "round 3"}`.
-            link: `index -> address` of the sample itself, relative to the page.
+            link: `index -> address` of the sample itself, relative to the page; or one for each.
         """
         from fastgradnorm._results.selection_page import write
 

@@ -34,6 +34,7 @@ def write(
 ) -> Path:
     """Writes `index.html` into a folder, which is made; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
+    picture, link = _by_index(picture, "picture"), _by_index(link, "link")
     rows = selection.to_records(ids)
     pool = selection.pool
     sections = {
@@ -59,6 +60,13 @@ def write(
     path = folder / "index.html"
     write_text(path, html)
     return path
+
+
+def _by_index(values: Any, name: str) -> Any:
+    """A function of the index, also where a sequence over the dataset is given."""
+    if values is None or callable(values):
+        return values
+    return lambda index: of_index(values, index, name)
 
 
 def _facts(selection: Any) -> list[tuple[str, str]]:
