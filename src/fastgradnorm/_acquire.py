@@ -8,12 +8,18 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fastgradnorm._candidates import check_groups, group_numbers, labelled_indices, without_iterator
+from fastgradnorm._candidates import (
+    check_early,
+    check_groups,
+    group_numbers,
+    labelled_indices,
+    without_iterator,
+)
 from fastgradnorm._errors import ArgumentError, NoSingleHeadError
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
-from fastgradnorm._pool import as_loader, check_loader, check_ranks
+from fastgradnorm._pool import as_loader, check_loader, check_ranks, size_before_reading
 from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results import Selection, pool_facts, records
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
@@ -119,6 +125,7 @@ def acquire(
     start = time.perf_counter()
     loader = as_loader(pool, model, asked.forward, batch_size, "pool")
     check_loader(loader, "pool")
+    check_early(size_before_reading(loader), known, groups, k)
     others = None
     if known is None:
         others = as_loader(labelled, model, asked.forward, batch_size, "labelled")

@@ -104,6 +104,21 @@ def check_indices(labelled: Tensor, size: int | None) -> None:
         raise fail("labelled", "different indices", f"{int(values[counts > 1][0])} more than once")
 
 
+def check_early(size: int | None, known: Tensor | None, groups: Any, k: int) -> None:
+    """Raises before the pool is read what would be raised after it, where its size is known."""
+    if size is None:
+        return
+    if groups is not None:
+        group_numbers(groups, size, torch.empty(0, dtype=torch.int64))
+    labelled = 0 if known is None else len(known)
+    if known is not None:
+        check_indices(known, size)
+    if k > size - labelled:
+        have = "has" if labelled == 1 else "have"
+        lost = f"Of {size} samples {labelled} {have} a label already." if labelled else ""
+        raise fail("k", f"at most {size - labelled}, the number of candidates", k, lost)
+
+
 def group_numbers(groups: Any, size: int | None, places: Tensor) -> Tensor:
     """The number `[n]` of the group of each sample at `places`; one of None has its own.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from fastgradnorm._candidates import check_indices
-from fastgradnorm._errors import ArgumentError, ArgumentTypeError
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError, NonFiniteScoreError
 from fastgradnorm._gather import Gathered, Wants, gather
 from fastgradnorm._options import Options
-from fastgradnorm._pool import can_be_indexed, made_anew
+from fastgradnorm._pool import CALLED, can_be_indexed, made_anew
 
 # Columns that hold points, of which a pass has one at most.
 POINTS = ("features", "sketch")
@@ -102,17 +102,20 @@ def read_pool(
 @contextlib.contextmanager
 def _called(name: str) -> Iterator[None]:
     """What is wrong with a `loader` is told of the argument that it is."""
+    token = CALLED.set(name)
     try:
         yield
-    except (ArgumentError, ArgumentTypeError) as error:
-        if error.argument == "loader":
+    except (ValueError, TypeError) as error:
+        if isinstance(error, (ArgumentError, ArgumentTypeError)) and error.argument == "loader":
             error.argument = name
-            error.args = (str(error).replace("`loader`", f"`{name}`"),)
+        if len(error.args) == 1:
+            told = str(error).replace("sample of the loader", f"sample of `{name}`", 1)
+            if isinstance(error, NonFiniteScoreError) and name == "labelled":
+                told = f"Of `labelled`: {told}"
+            error.args = (told.replace("`loader`", f"`{name}`"),)
         raise
-    except ValueError as error:
-        if type(error) is ValueError and len(error.args) == 1:
-            error.args = (str(error).replace("sample of the loader", f"sample of `{name}`", 1),)
-        raise
+    finally:
+        CALLED.reset(token)
 
 
 def _first_of_each(places: Tensor) -> Tensor:

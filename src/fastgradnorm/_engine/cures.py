@@ -21,12 +21,16 @@ def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str
     inputs = [leaf[:1] for leaf in batch.leaves]
     wide = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
     given = {x.dtype for x in inputs if isinstance(x, Tensor)}
+    to = next(iter(wide)) if len(wide) == 1 else None
+    as_floats = inputs if to is None else [_to(x, to) for x in inputs]
+    turned = [_channels_first(x) for x in as_floats]
+    last = not _runs(run, as_floats) and _runs(run, turned)
+    order = " Channels come first: `x.movedim(-1, 1)`." if last else ""
     if torch.uint8 in given:
-        return " The loader gives bytes. Convert them as in training, as by `x.float() / 255`."
-    whole = len(wide) == 1 and not any(t.is_floating_point or t.is_complex for t in given)
-    to = next(iter(wide)) if whole else None
-    if to is not None and _runs(run, [_to(x, to) for x in inputs]):
-        return " The loader gives whole numbers. Convert them as in training, by `x.float()`."
+        return " It was given bytes. Convert them as in training, as by `x.float() / 255`." + order
+    whole = not any(t.is_floating_point or t.is_complex for t in given)
+    if to is not None and whole and _runs(run, turned if last else as_floats):
+        return " It was given whole numbers. Convert them as in training, by `x.float()`." + order
     if _runs(run, [x[None] if isinstance(x, Tensor) else x for x in batch.leaves]):
         return (
             " It runs on what the loader yields as one sample. If these are samples and no "
@@ -34,9 +38,11 @@ def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str
         )
     others = sorted(str(dtype) for dtype in given - wide if dtype.is_floating_point)
     if not (others and wide):
-        return ""
+        return order
     names = " and ".join(sorted(map(str, wide)))
-    return f" The loader gives {others[0]}, the parameters are {names}: convert one of them."
+    how = ", as by `model.float()`" if others[0] == "torch.float32" else ""
+    told = f" It was given {others[0]}, its parameters are {names}: convert one of them{how}."
+    return told + order
 
 
 def _runs(run: Callable[[list[Any]], Any], inputs: list[Any]) -> bool:
@@ -47,4 +53,9 @@ def _runs(run: Callable[[list[Any]], Any], inputs: list[Any]) -> bool:
 
 
 def _to(x: Any, dtype: torch.dtype) -> Any:
-    return x.to(dtype) if isinstance(x, Tensor) else x
+    return x.to(dtype) if isinstance(x, Tensor) and not x.is_complex() else x
+
+
+def _channels_first(x: Any) -> Any:
+    """Of channels last, as NumPy and Pillow have pictures."""
+    return x.movedim(-1, 1) if isinstance(x, Tensor) and x.dim() >= 3 else x

@@ -18,7 +18,13 @@ from fastgradnorm._engine.footprint import (
     scratch_elements,
     transient_elements,
 )
-from fastgradnorm._errors import CoverageError, LossError, NoSingleHeadError, UnsupportedModelError
+from fastgradnorm._errors import (
+    ArgumentError,
+    CoverageError,
+    LossError,
+    NoSingleHeadError,
+    UnsupportedModelError,
+)
 from fastgradnorm._model import (
     Batch,
     Origins,
@@ -185,7 +191,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             logits, output = subject.run_both(view, batch, inputs)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
-    except CoverageError:
+    except (CoverageError, ArgumentError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -204,11 +210,12 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         if isinstance(error, LossError):
             raise  # of a model that is given labels
         given = ", ".join(type_name(x) for x in inputs)
-        raise ValueError(
+        told = (
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
-            + cure(subject, batch, lambda others: subject.run_both(view, batch, others))
-        ) from error
+        )
+        found = cure(subject, batch, lambda others: subject.run_both(view, batch, others))
+        raise ValueError(f"{told.rstrip('.')}.{found}" if found else told) from error
     for name in leaves:
         if changed[name]():
             raise UnsupportedModelError(

@@ -2,10 +2,10 @@
 
 from fastgradnorm._pool.checkpoint import rows_of
 from fastgradnorm._pool.columns import Columns
-from fastgradnorm._pool.datasets import as_loader, is_dataset
+from fastgradnorm._pool.datasets import as_loader, is_dataset, size_before_reading
 from fastgradnorm._pool.identity import digest
 from fastgradnorm._pool.ledger import Part
-from fastgradnorm._pool.loaders import can_be_indexed, check_loader, made_anew
+from fastgradnorm._pool.loaders import CALLED, can_be_indexed, check_loader, made_anew
 from fastgradnorm._pool.order import Placement
 from fastgradnorm._pool.provenance import by_group, provenance
 from fastgradnorm._pool.run import Run
@@ -15,6 +15,7 @@ from fastgradnorm._pool.single import Calls
 from fastgradnorm._pool.start import check_ranks, make_engine, start
 
 __all__ = [
+    "CALLED",
     "Calls",
     "Columns",
     "Part",
@@ -34,5 +35,6 @@ __all__ = [
     "nothing_to_score",
     "provenance",
     "rows_of",
+    "size_before_reading",
     "start",
 ]

@@ -1,7 +1,7 @@
 """Batches of a map-style dataset's inputs, for those who hand over a dataset and no loader."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.loaders import can_be_indexed
 from fastgradnorm._validate import type_name
 
 _LABELS = ("labels", "label")
@@ -56,6 +57,15 @@ def as_loader(
         pool = pool.with_format("torch")
     collate = default_collate if forward is not None else _Inputs(model, name)
     return DataLoader(pool, batch_size, collate_fn=collate)
+
+
+def size_before_reading(loader: Any) -> int | None:
+    """How many samples the dataset of a loader has; None where an index need not be a sample."""
+    if not can_be_indexed(loader) or loader.batch_sampler is None:
+        return None
+    one = loader.collate_fn is default_collate or isinstance(loader.collate_fn, _Inputs)
+    data: object = loader.dataset
+    return len(data) if one and isinstance(data, Sized) else None
 
 
 class _Inputs:

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch.utils.data import (
 
 from fastgradnorm._validate import fail_type
 
+# What the argument is called that the caller passed the loader as, for warnings.
+CALLED: ContextVar[str] = ContextVar("CALLED", default="loader")
 # What a loader is made with, but for its dataset, order and batches. Not `persistent_workers`: what
 # is made here is read once; nor `in_order`, without which nobody could tell what comes.
 _KEPT = (

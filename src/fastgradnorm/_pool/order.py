@@ -13,7 +13,13 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler
 
 from fastgradnorm._pool.collation import orders_samples
 from fastgradnorm._pool.columns import Columns
-from fastgradnorm._pool.loaders import can_be_indexed, draws_of, sampler_of, without_adapter
+from fastgradnorm._pool.loaders import (
+    CALLED,
+    can_be_indexed,
+    draws_of,
+    sampler_of,
+    without_adapter,
+)
 
 _CHOICES = (SubsetRandomSampler, list, tuple, range, np.ndarray, Tensor)
 
@@ -162,9 +168,9 @@ class Placement:
             lost = "its collation puts the samples of a batch in an order of its own"
         if lost is not None:
             warnings.warn(
-                f"`loader` gave scores that cannot be traced to samples of its dataset: {lost}. "
-                "scores[i] may be of another sample than dataset[i]. Draw batches of integer "
-                "indices, of which the collation keeps each sample.",
+                f"`{CALLED.get()}` gave scores that cannot be traced to samples of its dataset: "
+                f"{lost}. scores[i] may be of another sample than dataset[i]. Draw batches of "
+                "integer indices, of which the collation keeps each sample.",
                 stacklevel=4,
             )
             return told
@@ -173,9 +179,9 @@ class Placement:
             return told
         if found is None:
             warnings.warn(
-                f"`loader` gave {self._count} scores, for a dataset that says it has {size} "
-                f"samples{_by_workers(self._loader)}. scores[i] may be of another sample than the "
-                "dataset's i-th.",
+                f"`{CALLED.get()}` gave {self._count} scores, for a dataset that says it has "
+                f"{size} samples{_by_workers(self._loader)}. scores[i] may be of another sample "
+                "than the dataset's i-th.",
                 stacklevel=4,
             )
             return told
@@ -184,8 +190,8 @@ class Placement:
         told["repeated"] = again
         if again or (missing and not _is_choice(self._loader)):
             warnings.warn(
-                f"`loader` gave {self._count} scores for a dataset of {size} samples: {missing} "
-                f"were left out, {again} came again{_by_sampler(self._loader)}. "
+                f"`{CALLED.get()}` gave {self._count} scores for a dataset of {size} samples: "
+                f"{missing} were left out, {again} came again{_by_sampler(self._loader)}. "
                 "`PoolScores.indices` tells which sample each score is of.",
                 stacklevel=4,
             )
@@ -193,9 +199,9 @@ class Placement:
 
     def _warn_of_order(self, place: int, index: int) -> None:
         warnings.warn(
-            f"`loader` {_what_it_does(self._loader)}, so that scores come in another order than "
-            f"the dataset's: `{self._function}` gives them in that of the loader, in which number "
-            f"{place} is of dataset[{index}]. Use shuffle=False, or "
+            f"`{CALLED.get()}` {_what_it_does(self._loader)}, so that scores come in another order "
+            f"than the dataset's: `{self._function}` gives them in that of the loader, in which "
+            f"number {place} is of dataset[{index}]. Use shuffle=False, or "
             "`GradNormScorer(model).score(loader)`, whose `indices` tell which sample each score "
             "is of.",
             stacklevel=5,
@@ -275,9 +281,10 @@ class EqualWorkers:
 
     def _warn(self) -> None:
         warnings.warn(
-            f"`loader` yields the same first batch from two of its {self._loader.num_workers} "
-            "workers, so that samples are scored more than once. An iterable dataset must share "
-            "itself out by torch.utils.data.get_worker_info(). Use num_workers=0 otherwise.",
+            f"`{CALLED.get()}` yields the same first batch from two of its "
+            f"{self._loader.num_workers} workers, so that samples are scored more than once. An "
+            "iterable dataset must share itself out by torch.utils.data.get_worker_info(). Use "
+            "num_workers=0 otherwise.",
             stacklevel=3,
         )
 

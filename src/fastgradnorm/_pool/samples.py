@@ -25,6 +25,7 @@ from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.collation import collated, watched
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
+    CALLED,
     can_be_indexed,
     check_loader,
     draws_of,
@@ -273,9 +274,9 @@ def _warn_if_hidden(loader: Any) -> None:
         sampler = type(sampler_of(draws)).__name__
         how = "which shuffles" if sampler == "RandomSampler" else f"which draws by a {sampler}"
         warnings.warn(
-            f"`loader` (a {type(loader).__name__}) reads a DataLoader {how}, so that scores come "
-            "in an order that cannot be traced back to the dataset. Pass the DataLoader itself, "
-            "for `PoolScores.indices`, or use shuffle=False.",
+            f"`{CALLED.get()}` (a {type(loader).__name__}) reads a DataLoader {how}, so that "
+            "scores come in an order that cannot be traced back to the dataset. Pass the "
+            "DataLoader itself, for `PoolScores.indices`, or use shuffle=False.",
             stacklevel=4,
         )
 
