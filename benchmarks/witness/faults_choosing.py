@@ -152,7 +152,7 @@ FAULTS = [
     ),
     Fault(
         "cli/_campaign.py", "forgotten in one branch",
-        'row["label"] or None', 'row["label"]',
+        'row["label"].strip() or None', 'row["label"].strip()',
         "an empty label in a CSV of answers is a label, not a sample that was skipped",
     ),
     Fault(

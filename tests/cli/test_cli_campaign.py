@@ -2,6 +2,8 @@
 
 import json
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -141,12 +143,34 @@ SHEETS = {
 def test_answers_from_spreadsheets(run, folder, sheet):
     header, between, encoding = SHEETS[sheet]
     first = names(run(*ASK, 3))
-    cells = [(first[0], "cat"), (first[1], "")]
+    cells = [(first[0], "cat "), (first[1], " ")]
     cells = [pair[::-1] if header.startswith("label") else pair for pair in cells]
     rows = [between.join(pair) for pair in cells]
     (folder / "a.csv").write_text("\n".join([header, *rows, between, ""]), encoding=encoding)
     assert "2 new or corrected" in run("tell", 1, "--answers", "a.csv").out
     assert "1 of 10 samples labelled, 1 skipped" in run("status").out
+    assert "0 new or corrected" in told(run, f"id,label\n{first[0]},cat\n")
+
+
+def told(run, text):
+    Path("again.csv").write_text(text)
+    return run("tell", 1, "--answers", "again.csv").out
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ('[{"id": 1, "key": "a", "sentiment": "x"}]', "as in JSON-MIN"),
+        ("[1, 2]", "Task 0 has none"),
+        ('{"tasks": []}', "must be the list of tasks"),
+    ],
+)
+def test_other_exports_are_told(run, folder, text, match):
+    names(run(*ASK, 3))
+    Path("a.json").write_text(text)
+    ran = run("tell", 1, "--answers", "a.json")
+    assert ran.code == 2
+    assert match in ran.err
 
 
 def test_a_row_that_was_cut_off_is_not_a_skipped_sample(run, folder):

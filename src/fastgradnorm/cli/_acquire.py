@@ -1,5 +1,6 @@
 """``fastgradnorm acquire``."""
 
+import os
 import shlex
 import sys
 from pathlib import Path, PurePath
@@ -92,6 +93,10 @@ def acquire(
     """
     if out is not None and out.suffix not in (".csv", ".jsonl", ".txt"):
         raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")
+    if out is not None and os.path.isdir(out):
+        raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
+    if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
+        raise BadInputError(f"`--link-to` must be another folder than `--copy-to`. Got {link_to}.")
     for option, place in (("--copy-to", copy_to), ("--link-to", link_to)):
         if place is not None:
             _placing.check_place(given.pool, place, option)
@@ -169,6 +174,7 @@ def _write(
 ) -> None:
     texts = given.pool.texts
     columns = None if texts is None else {"text": texts}
+    option = "--out"
     try:
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +185,7 @@ def _write(
             else:
                 chosen.to_jsonl(out, ids=given.pool.ids, columns=columns)
             typer.echo(f"Chosen: {out}", err=True)
+        option = "--report"
         if report is not None:
             facts = {"Command": shlex.join(["fastgradnorm", *sys.argv[1:]]), "Model": given.origin}
             page = chosen.report(
@@ -191,5 +198,4 @@ def _write(
             )
             typer.echo(f"Report: {page}", err=True)
     except OSError as error:
-        option = "--out" if out is not None and not out.exists() else "--report"
         fail(f"`{option}` could not be written. {told(error)}. The chosen are above.", 1)

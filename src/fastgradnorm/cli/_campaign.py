@@ -123,9 +123,10 @@ def _answers(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".json":
             items = json.loads(path.read_text(encoding=ENCODING))
-            records = bool(items) and "responses" in items[0]
+            first = items[0] if isinstance(items, list) and items else None
+            records = isinstance(first, dict) and "responses" in first
             return argilla_answers(items) if records else label_studio_answers(items)
-        return {row["id"]: row["label"] or None for row in read_rows(path, "id", "label")}
+        return {row["id"]: row["label"].strip() or None for row in read_rows(path, "id", "label")}
     except OSError as error:
         raise BadInputError(f"`--answers` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

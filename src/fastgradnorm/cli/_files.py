@@ -1,5 +1,6 @@
 """Files of scores, written and read by their suffix."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastgradnorm import PoolScores
+from fastgradnorm.atomic import ERRORS
 from fastgradnorm.cli._failures import BadInputError, told
 
 # UTF-8, also with the mark at its beginning that spreadsheets write.
@@ -34,9 +36,11 @@ def check_folder(place: Path, option: str) -> None:
     A full disk is no reason to stop here: there may be room when the work is done.
     """
     there = place
-    while not os.path.lexists(there) and there != there.parent:
-        there = there.parent
     try:
+        with contextlib.suppress(FileNotFoundError):
+            place.lstat()  # raises if a name is too long, or a file is in the way
+        while not os.path.lexists(there) and there != there.parent:
+            there = there.parent
         with tempfile.TemporaryDirectory(dir=there, prefix=".probe"):
             pass
     except OSError as error:
@@ -91,13 +95,18 @@ def read_scores(path: Path) -> tuple[np.ndarray, list[Any]]:
         ) from error
 
 
-def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+def read_rows(path: Path, *columns: str, errors: str = "strict") -> list[dict[str, str]]:
     """Rows of a CSV as people's programs write it: with commas, semicolons or tabs between cells.
+
+    Args:
+        path: Of the file.
+        columns: Names of those that are read.
+        errors: What becomes of bytes that are no text in UTF-8.
 
     Raises:
         ValueError: If a column is missing, or a row has no cell for it.
     """
-    with path.open(newline="", encoding=ENCODING) as file:
+    with path.open(newline="", encoding=ENCODING, errors=errors) as file:
         header = file.readline()
         file.seek(0)
         between = max(",;\t", key=header.count)
@@ -120,8 +129,7 @@ def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
     if path.suffix == ".csv":
-        with path.open(newline="", encoding=ENCODING) as file:
-            return list(csv.DictReader(file))
+        return read_rows(path, "id", "score", errors=ERRORS)
     if path.suffix == ".jsonl":
         with path.open(encoding=ENCODING) as file:
             return [json.loads(line) for line in file]

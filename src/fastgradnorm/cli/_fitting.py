@@ -22,7 +22,7 @@ def check_fitting(pool: Path, asked: Mapping[str, Any]) -> None:
     others: tuple[str, ...]
     if pool.is_dir():
         kind, others = "a folder of images", (*_TEXTS, *_FILES)
-    elif pool.suffix in (*TABLES, ".parquet"):
+    elif pool.suffix.lower() in (*TABLES, ".parquet"):
         kind, others = "a table", _PICTURES
     else:
         kind, others = "a file of arrays", (*_PICTURES, *_TEXTS)

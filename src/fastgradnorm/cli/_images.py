@@ -1,6 +1,7 @@
 """A folder of images as a dataset. Pillow is imported with this file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -15,8 +16,13 @@ from fastgradnorm.cli._failures import BadInputError
 from fastgradnorm.cli._samples import OneShape
 
 SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
+    [".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
 )
+# Pictures too, which nobody here reads: told, for who has them means them.
+_OTHERS = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dcm", ".nii", ".svs", ".ndpi",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr",
+)  # fmt: skip
 
 
 # Grey of more than eight bits. Pillow's own conversion cuts off what is above 255.
@@ -133,14 +139,14 @@ def open_folder(
     Raises:
         BadInputError: If there is no image, or a bad one that is not to be skipped.
     """
-    names = sorted(
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.is_dir()
-    )
+    found = (p for p in root.rglob("*") if not p.name.startswith("._"))  # macOS' own, no images
+    there = [p for p in found if p.suffix and not p.is_dir()]
+    names = sorted(str(p.relative_to(root)) for p in there if p.suffix.lower() in SUFFIXES)
+    others = Counter(p.suffix.lower() for p in there if p.suffix.lower() in _OTHERS)
     if not names:
         raise BadInputError(
-            f"`POOL` must hold images ({', '.join(sorted(SUFFIXES))}). Found none below {root}."
+            f"`POOL` must hold images ({', '.join(sorted(SUFFIXES))}). Found none below {root}"
+            f"{''.join(f', but {told}' for told in _unread(others)) or '.'}"
         )
     looked = _look(root, names, skip_bad, every_frame, plain=transform is None)
     if looked.bad and not skip_bad:
@@ -157,7 +163,7 @@ def open_folder(
             f"Images differ in size: {first} is {one[0]}x{one[1]}, {second} {other[0]}x{other[1]}. "
             "Give --image-size, or let the model's function return (model, transform)."
         )
-    left_out = list(looked.bad.values())
+    left_out = [*looked.bad.values(), *_unread(others)]
     if looked.several and not every_frame:
         some = ", ".join(f"{name} holds {count}" for name, count in looked.several[:3])
         left_out.append(
@@ -204,6 +210,13 @@ def _look(
         except BadInputError as error:
             looked.bad[name] = str(error)
     return looked
+
+
+def _unread(others: Mapping[str, int]) -> list[str]:
+    if not others:
+        return []
+    told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    return [f"{told}, which are not read here: make PNG or JPEG of them."]
 
 
 def _checked(path: Path, frame: int, plain: bool) -> tuple[int, int]:

@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
 from torch.utils.data import DataLoader
 
+from fastgradnorm.atomic import ERRORS
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._files import ENCODING, read_rows
 from fastgradnorm.cli._given import Given
 from fastgradnorm.cli._pool import open_pool
 from fastgradnorm.cli._samples import Pool
 
-_LISTS = (".txt", ".csv", ".jsonl")
+_LISTS = (".txt", ".csv", ".tsv", ".jsonl")
 
 
 def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
@@ -23,11 +25,11 @@ def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
     """
     if path is None:
         return None
-    if path.is_file() and path.suffix in _LISTS:
+    if path.is_file() and path.suffix.lower() in _LISTS:
         return _indices(given.pool, path)
     if not path.exists() or path.is_file():
-        files = (*_LISTS, ".npz", ".safetensors", ".parquet")
-        if not path.exists() or path.suffix not in files:
+        files = (*_LISTS, ".npz", ".npy", ".safetensors", ".parquet")
+        if not path.exists() or path.suffix.lower() not in files:
             raise BadInputError(
                 f"`--labelled` must be a folder that is there, or one of {', '.join(files)}. Got "
                 f"{path}."
@@ -42,8 +44,8 @@ def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
 def _indices(pool: Pool, path: Path) -> list[int]:
     places: dict[str, int] = {str(name): i for i, name in enumerate(pool.ids)}
     found: dict[int, None] = {}
-    for name in _names(path):
-        place = places.get(name)
+    for name in _names(path, ERRORS if pool.root is not None else "strict"):
+        place = places.get(name, places.get(name.strip()))
         if place is None and pool.root is not None:  # a path, as `--paths` prints it
             inside = _within(pool.root, name)
             place = None if inside is None else places.get(inside)
@@ -53,6 +55,8 @@ def _indices(pool: Pool, path: Path) -> list[int]:
                 "Samples that are not in the pool go into a folder or file of their own."
             )
         found[place] = None
+    if not found:
+        typer.echo(f"warning: `--labelled` {path} names nothing.", err=True)
     return list(found)
 
 
@@ -63,14 +67,14 @@ def _within(root: Path, name: str) -> str | None:
         return None
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path, errors: str) -> list[str]:
     try:
-        if path.suffix == ".csv":
-            return [row["id"] for row in read_rows(path, "id")]
-        text = path.read_text(encoding=ENCODING)
-        if path.suffix == ".txt":
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        return [str(json.loads(line)["id"]) for line in text.splitlines() if line.strip()]
+        if path.suffix.lower() in (".csv", ".tsv"):
+            return [row["id"] for row in read_rows(path, "id", errors=errors)]
+        text = path.read_text(encoding=ENCODING, errors=errors)
+        if path.suffix.lower() == ".txt":
+            return [line for line in text.split("\n") if line.strip()]
+        return [str(json.loads(line)["id"]) for line in text.split("\n") if line.strip()]
     except OSError as error:
         raise BadInputError(f"`--labelled` cannot be read. {told(error)}") from error
     except UnicodeDecodeError as error:

@@ -53,15 +53,19 @@ def load_model(factory: str, weights: Path | None) -> Loaded:
 
 def _call(factory: str) -> Any:
     module_name, colon, function_name = factory.partition(":")
+    folder = Path.cwd()
     if module_name.endswith(".py"):
-        module_name = ".".join(Path(module_name).with_suffix("").parts)
+        file = Path(module_name).with_suffix("")
+        if file.is_absolute() or ".." in file.parts:
+            folder, file = file.parent.resolve(), Path(file.name)
+        module_name = ".".join(file.parts)
     if not (module_name and colon and function_name):
         raise BadInputError(
             "`MODEL` must be package.module:function, a folder that transformers wrote, or "
             f"hf:name. Got {factory!r}. For a function `make` in ./my_model.py write my_model:make."
         )
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    if str(folder) not in sys.path and not ("" in sys.path and folder == Path.cwd()):
+        sys.path.insert(0, str(folder))  # as `python -m` does
     try:
         with _failing(module_name):
             module = importlib.import_module(module_name)
@@ -70,9 +74,9 @@ def _call(factory: str) -> Any:
             raise BadInputError(
                 f"`MODEL`: {module_name} imports {error.name}, not found."
             ) from error
-        here = [path.stem for path in Path.cwd().glob("*.py")]
+        here = [path.stem for path in folder.glob("*.py")]
         raise BadInputError(
-            f"`MODEL` must name a module that can be imported from {Path.cwd()}. "
+            f"`MODEL` must name a module that can be imported from {folder}. "
             f"Got {module_name!r}.{near(module_name, here)}"
         ) from error
     function = getattr(module, function_name, None)
@@ -118,15 +122,11 @@ _WRAPPERS = re.compile(
 )
 
 
+_USUAL = ("state_dict", "model_state_dict", "model")  # what trainers call it
+
+
 def _load(model: nn.Module, path: Path) -> None:
-    state = _read(path)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise BadInputError(f"`--weights` must hold named tensors. Got none in {str(path)!r}.")
+    tensors = _tensors(_read(path), path)
     try:
         model.load_state_dict(_unwrapped(tensors, list(model.state_dict())))
     except RuntimeError as error:
@@ -134,6 +134,41 @@ def _load(model: nn.Module, path: Path) -> None:
         raise BadInputError(
             f"`--weights` must fit the model. {reason} {_why_not(tensors, model.state_dict())}"
         ) from error
+
+
+def _tensors(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, which a trainer keeps beside others in a checkpoint."""
+    inside = {
+        str(name): {str(k): v for k, v in part.items() if isinstance(v, Tensor)}
+        for name, part in state.items()
+        if isinstance(part, Mapping)
+    }
+    inside = {name: part for name, part in inside.items() if _has_weights(part)}
+    usual = [*filter(inside.get, _USUAL)]
+    own = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
+    if usual or (len(inside) == 1 and not own):
+        name = next(iter(usual or inside))
+        others = [other for other in inside if other != name]
+        if others:
+            print(
+                f"fastgradnorm: warning: {path} holds {name}, which is taken, and beside it "
+                f"{', '.join(others)}. Save another one by itself, as by "
+                "torch.save(model.state_dict(), path), if that is meant.",
+                file=sys.stderr,
+            )
+        return inside[name]
+    if not own:
+        several = f"several sets of them, {', '.join(inside)}," if inside else "none"
+        raise BadInputError(
+            f"`--weights` must hold named tensors. Got {several} in {str(path)!r}. Save the "
+            "model's own: torch.save(model.state_dict(), path)."
+        )
+    return own
+
+
+def _has_weights(tensors: Mapping[str, Tensor]) -> bool:
+    """Not of random states, which are bytes."""
+    return any(tensor.is_floating_point() for tensor in tensors.values())
 
 
 def _why_not(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -149,13 +184,16 @@ def _why_not(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 def _unwrapped(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Tensors by the model's names, where wrappers gave them others.
 
-    DDP, `torch.compile` and FSDP put their own in between, and a Lightning module or a trainer has
+    DDP, `torch.compile`, FSDP and averaged models (which count their updates beside it) put their
+    own in between, and a Lightning module or a trainer has
     the model as an attribute: `model.`, `net.`, with a loss or metrics beside it, which are left
     out. What stands beside the model's tensors and is not its own stays, to be told.
 
     Raises:
         BadInputError: If the model stands there more than once, as with averaged weights.
     """
+    if "n_averaged" not in names and any(name.startswith("module.") for name in tensors):
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
     own = {_WRAPPERS.sub("", name): name for name in names}
     given = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if tensors.keys() >= {*names} or not (len(own) == len(names) and len(given) == len(tensors)):

@@ -20,13 +20,24 @@ def check_place(pool: Pool, place: Path, option: str) -> None:
             f"`{option}` must be a folder outside of the pool, {pool.root}, of which it would "
             f"become a part. Got {place}."
         )
-    if place.exists() and not place.is_dir():
+    if os.path.lexists(place) and not place.is_dir():
         raise BadInputError(f"`{option}` must be a folder. Got a file, {place}.")
 
 
 def copy_to(pool: Pool, indices: Sequence[int], place: Path) -> None:
     """Copies files, below the folders that they are in. Those that are there already stay."""
-    _put(pool, indices, place, "--copy-to", shutil.copy2)
+    _put(pool, indices, place, "--copy-to", _copy)
+
+
+def _copy(source: Path, to: Path) -> None:
+    # Half a file would be another one for the next run. Names may be as long as they can be, and
+    # files not be writable, so that this is no `replacing`.
+    partial = to.with_name(f".{os.getpid()}.partial")
+    try:
+        shutil.copy2(source, partial)
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def link_to(pool: Pool, indices: Sequence[int], place: Path) -> None:

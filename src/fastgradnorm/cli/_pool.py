@@ -55,16 +55,17 @@ def open_pool(
         return Pool(images, images.names, images.picture, left_out, path, files)
     if not path.exists():
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
-    if path.suffix in TABLES or (path.suffix == ".parquet" and reading and reading.column):
+    suffix = path.suffix.lower()
+    if suffix in TABLES or (suffix == ".parquet" and reading and reading.column):
         return open_table(path, reading, keys, id_key, target, skip_bad)
     readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise BadInputError(
             f"`POOL` must be a folder of images or one of {', '.join([*readers, *TABLES])}. Got "
             f"{path}."
         )
     try:
-        columns = readers[path.suffix](path)
+        columns = readers[suffix](path)
     except OSError as error:
         raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
     ids = columns.pop(id_key, None) if id_key else None
@@ -89,7 +90,7 @@ def open_pool(
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
     if len(arrays) > 1:
-        in_a_row = path.suffix == ".parquet" and _are_numbers(arrays, reading)
+        in_a_row = suffix == ".parquet" and _are_numbers(arrays, reading)
         if not keys:
             how = "in this order" if in_a_row else "by these names"
             what = "the columns " if in_a_row else ""
@@ -114,6 +115,8 @@ def _input(name: str, array: np.ndarray) -> Tensor:
     """A tensor for the model; pictures in bytes become `[C, H, W]` in [0, 1]."""
     if array.ndim == 0:
         raise BadInputError(f"{name!r} must have one row a sample. Got a single number.")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.uint8:
         if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
             array = array.transpose(0, 3, 1, 2)

@@ -61,7 +61,7 @@ class Pool:
                 place = os.path.relpath(file, folder.resolve())
             except ValueError:  # on another drive
                 return file.as_uri()
-            return quote(place.replace(os.sep, "/"))
+            return quote(os.fsencode(place.replace(os.sep, "/")))
 
         return link
 

@@ -1,5 +1,6 @@
 """``fastgradnorm score``."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,8 @@ def add(app: typer.Typer) -> None:
         """
         if out.suffix not in WRITERS:
             raise BadInputError(f"`--out` must end in one of {', '.join(WRITERS)}. Got {out}.")
+        if os.path.isdir(out):
+            raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
         if report is not None:
             check_folder(report, "--report")
         checkpoint = out.with_name(f"{out.name}.checkpoint")

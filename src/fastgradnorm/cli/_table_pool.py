@@ -52,7 +52,7 @@ def open_table(
         BadInputError: If it cannot be read as that.
     """
     try:
-        columns = _parquet(path) if path.suffix == ".parquet" else read_table(path)
+        columns = _parquet(path) if path.suffix.lower() == ".parquet" else read_table(path)
     except OSError as error:
         raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
     count = len(next(iter(columns.values()), ()))
@@ -75,7 +75,7 @@ def open_table(
                 f"`POOL` must have columns of numbers. Choose them with --key: {path}."
             )
         table = torch.from_numpy(np.concatenate(flat, 1)).float()
-        if without_names([*chosen]) and path.suffix == ".csv":
+        if without_names([*chosen]) and path.suffix.lower() in (".csv", ".tsv"):
             typer.echo(
                 f"warning: the first line of {path} is read as names of columns, and has numbers: "
                 f"{', '.join(chosen)}. Put names in a line before it.",
@@ -101,7 +101,7 @@ def _text_column(
     """The column of texts, asked for or found; None where the columns are numbers."""
     if reading is not None and reading.column is not None:
         return reading.column
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         return "text"
     takes = reading is not None and (reading.tokenizer or reading.transform)
     if keys or not takes:

@@ -11,7 +11,7 @@ import numpy as np
 from fastgradnorm.cli._failures import BadInputError, near
 from fastgradnorm.cli._files import ENCODING
 
-TABLES = (".csv", ".jsonl", ".txt")
+TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 _LONGEST = 2**31 - 1  # characters of a cell: Python's own limit, 131,072, is less than an article
 
 
@@ -23,10 +23,10 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         OSError: If it cannot be read.
     """
     try:
-        if path.suffix == ".txt":
-            lines = path.read_text(encoding=ENCODING).splitlines()
+        if path.suffix.lower() == ".txt":
+            lines = path.read_text(encoding=ENCODING).split("\n")  # a text may hold other breaks
             return {"text": [line for line in lines if line.strip()]}
-        return _csv(path) if path.suffix == ".csv" else _jsonl(path)
+        return _jsonl(path) if path.suffix.lower() == ".jsonl" else _csv(path)
     except UnicodeDecodeError as error:
         raise BadInputError(
             f"`POOL` {path} must be text in UTF-8. At byte {error.start} it is not. "
@@ -38,10 +38,11 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     before = csv.field_size_limit(_LONGEST)
     try:
         with path.open(newline="", encoding=ENCODING) as file:
-            header = file.readline()
+            header = next((line for line in iter(file.readline, "") if line.strip()), "")
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
-            names = [name.strip() for name in next(reader, [])]
+            first = next((row for row in reader if any(cell.strip() for cell in row)), [])
+            names = [name.strip() for name in first]
             if len({*names}) != len(names) or "" in names:
                 raise BadInputError(
                     f"`POOL` {path} must have a name for each column in its first line, all of "
@@ -112,6 +113,8 @@ def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
             np.array(value, dtype=np.float64)
         except (TypeError, ValueError):
             told = f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}."
+            if value is None or not str(value).strip():
+                raise BadInputError(f"{told} Fill it in, or leave that row out.") from None
             if _is_number(str(value).replace(",", ".")):
                 raise BadInputError(f"{told} Write it with a decimal point.") from None
             raise BadInputError(

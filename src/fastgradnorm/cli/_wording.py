@@ -50,6 +50,7 @@ def spoken(message: str) -> str:
             alone[inside] = None
         return found[0]
 
+    message = message.replace("one sample of the loader", "one sample of `loader`")
     return _QUOTED.sub(said, message) + "".join(map(_of_python, alone))
 
 

@@ -23,11 +23,24 @@ def label_studio_answers(tasks: Iterable[Mapping[str, Any]], key: str = "key") -
         ValueError: If a task has no such name.
     """
     found: dict[str, Any] = {}
+    if isinstance(tasks, (str, bytes, Mapping)):
+        raise ArgumentError(
+            "`tasks` must be the list of tasks that `exportType=JSON` gives. Got "
+            f"{type(tasks).__name__}.",
+            "tasks",
+        )
     for place, task in enumerate(tasks):
-        if key not in task.get("data", {}):
+        data = task.get("data") if isinstance(task, Mapping) else None
+        if not isinstance(data, Mapping):
+            raise ArgumentError(
+                "`tasks` must be what `exportType=JSON` gives, tasks with their data. Task "
+                f"{place} has none, as in JSON-MIN.",
+                "tasks",
+            )
+        if key not in data:
             raise ArgumentError(
                 f"`tasks` must have {key!r} in their data. Task {place} has "
-                f"{', '.join(task.get('data', {})) or 'none'}. Import tasks with a key.",
+                f"{', '.join(map(str, data)) or 'none'}. Import tasks with a key.",
                 "tasks",
             )
         annotations = task.get("annotations") or ()
