@@ -1,7 +1,6 @@
 """`fastgradnorm ask`, `tell` and `status`: rounds of labels from people."""
 
 import json
-
 from pathlib import Path
 
 import pytest

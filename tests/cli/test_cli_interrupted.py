@@ -80,5 +80,5 @@ def make():
 def test_while_the_model_is_made(command, tmp_path):
     (tmp_path / "their.py").write_text(OPENING)
     code = "from fastgradnorm_command import main; main()"
-    done = warm.run(code, *command.split(), cwd=tmp_path)
+    done = warm.run(code, *command, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "fastgradnorm: interrupted.\n")
