@@ -201,12 +201,12 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrences.py", "lost order",
-        "self.order = range(len(x) - 1, -1, -1) if backwards else range(len(x))", "self.order = range(len(x))",
+        "return range(steps - 1, -1, -1) if self.backwards else range(steps)", "return range(steps)",
         "both directions of a bidirectional layer read forwards",
     ),
     Fault(
         "_operations/recurrences.py", "swapped gates",
-        "i_f, middle, last, i, f, g, o, cell", "i_f, middle, last, i, g, f, o, cell",
+        "i_f, middle, last, i, f, g, o, cells", "i_f, middle, last, i, g, f, o, cells",
         "the gates of LSTMs change places",
     ),
     Fault(
@@ -221,7 +221,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrence_pulls.py", "dropped term",
-        "        self._cell.mul_(kept)\n", "",
+        "        self._cell.mul_(self._kept[t])\n", "",
         "LSTMs forget nothing on the way back",
     ),
     Fault(

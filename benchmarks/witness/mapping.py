@@ -96,6 +96,7 @@ TESTS = {
     "_operations/recurrent": "any_model/test_packed_sequences any_model/test_recurrent "
     "operations/test_layers",
     "_operations/recurrences": "any_model/test_recurrent any_model/test_folded_recurrences",
+    "_operations/recurrence_operators": "any_model/test_folded_recurrences",
     "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",

@@ -17,7 +17,7 @@ from fastgradnorm_kernels._dispatch import (
 )
 from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
-from fastgradnorm_kernels._matmul import linear, linear_pulled
+from fastgradnorm_kernels._matmul import add_linear, linear, linear_pulled
 from fastgradnorm_kernels.patches import conv_patches
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 
@@ -25,6 +25,7 @@ __all__ = [
     "HeadScores",
     "KernelError",
     "accumulation_dtype",
+    "add_linear",
     "affine_sq_norm",
     "batch_norm_sq_norm",
     "bias_sq_norm",

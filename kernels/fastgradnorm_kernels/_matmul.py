@@ -1,8 +1,9 @@
 """Matrix products in float32: on a GPU's matrix units; on the CPU oneDNN's, else PyTorch's own.
 
 On the CPU PyTorch gives them to MKL, which reaches half of oneDNN's rate on processors that Intel
-did not make (AMD EPYC of 2024, one core: 95 against 215 GFLOP/s) and has no switch for it. The
-arithmetic is the same. The operator is private, so that it proves itself before it is relied on.
+did not make (AMD EPYC of 2024, one core: 95 against 215 GFLOP/s) and has no switch for it. On those
+that Intel made it is ahead, of small products by a half. The arithmetic is the same. oneDNN's
+operator is private, so that it proves itself before it is relied on.
 """
 
 import functools
@@ -16,6 +17,8 @@ from fastgradnorm_kernels import exact_products, operators
 
 # Multiplications below which the call itself costs more than is gained.
 _WORTH = 1 << 21
+# Multiplications up to which one call, that adds too, is worth more than the faster library.
+_ONE_CALL = 1 << 22
 # And below which to split numbers on a GPU costs more: it takes two launches.
 _WORTH_SPLITTING = 1 << 26
 
@@ -27,10 +30,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return exact_products.linear(x, weight, bias)
     large = work >= _WORTH
     plain = x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu"
-    enabled = large and plain and torch.backends.mkldnn.enabled
-    if enabled and _has_onednn() and operators.has_onednn_linear():
+    if large and plain and prefers_onednn() and operators.has_onednn_linear():
         return operators.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def add_linear(added: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """`added + x weightᵀ`, written to `out`, which may be `added`; without a graph.
+
+    Args:
+        added: `[R, O]`, or what is broadcast to that.
+        x: `[R, I]`, multiplied in the dtype of the weight.
+        weight: `[O, I]`.
+        out: `[R, O]`.
+    """
+    work = len(x) * weight.numel()
+    at_once = x.dtype == weight.dtype == added.dtype == out.dtype and work < _WORTH_SPLITTING
+    if at_once and (work <= _ONE_CALL or not (x.device.type == "cpu" and prefers_onednn())):
+        return torch.addmm(added, x, weight.mT, out=out)
+    return torch.add(added, linear(x.to(weight.dtype), weight), out=out)
 
 
 def linear_pulled(g: Tensor, weight: Tensor, parts: exact_products.Kept | None) -> Tensor:
@@ -38,6 +56,11 @@ def linear_pulled(g: Tensor, weight: Tensor, parts: exact_products.Kept | None) 
     if parts is not None and g.numel() * weight.shape[1] >= _WORTH_SPLITTING:
         return exact_products.linear_pulled(g, weight, parts)
     return linear(g, weight.mT)
+
+
+def prefers_onednn() -> bool:
+    """Whether PyTorch has oneDNN and may use it, and MKL is behind it here."""
+    return bool(torch.backends.mkldnn.enabled) and _has_onednn() and not has_fast_mkl()
 
 
 @functools.cache

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from fastgradnorm_kernels import reference
 from fastgradnorm_kernels._forms import choose_form
-from fastgradnorm_kernels._matmul import linear
+from fastgradnorm_kernels._matmul import linear, prefers_onednn
 from fastgradnorm_kernels._torch_norms import CANCELLED, weight_sq_norm
 from fastgradnorm_kernels.deferred import is_any
 from fastgradnorm_kernels.shapes import Float
 
 # Elements of Grams that are in memory at a time.
 _BLOCK = 1 << 20
-# Multiplications from which on a Gram is a product of its own, by a faster library.
+# Multiplications from which on a Gram is a product of its own where that is by a faster library.
 _OWN_CALL = 1 << 19
 
 
@@ -101,7 +101,7 @@ def _grams(g: Float[Tensor, "N K T O"], columns: Columns) -> tuple[Tensor, Tenso
 def _gram(g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K T T"]:
     n, k, t, o = g.shape
     rows = g.flatten(0, 1)
-    if t * t * o < _OWN_CALL:
+    if t * t * o < _OWN_CALL or not prefers_onednn():
         grams = torch.bmm(rows, rows.mT)
     else:
         grams = torch.stack([linear(each, each) for each in rows])

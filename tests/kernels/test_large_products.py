@@ -200,3 +200,19 @@ def test_linear(dtype, with_bias):
     actual = _matmul.linear(x, weight, bias)
     assert actual.dtype == dtype
     assert (actual - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [3, 800], ids=["one call", "several"])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_add_linear(dtype, rows, narrow):
+    """Of rows with gaps between them, to such rows, also those that it adds to."""
+    x, weight = torch.randn(rows, 80, dtype=dtype)[:, :70], torch.randn(90, 70, dtype=dtype)
+    weight = weight.bfloat16() if narrow else weight
+    added = torch.randn(rows, 100, dtype=dtype)[:, 5:95]
+    exact = added.double() + x.to(weight.dtype).double() @ weight.double().mT
+    limit = (1e-2 if narrow else 1e-5) * exact.abs().max()
+    out = torch.empty(rows, 95, dtype=dtype)[:, :90]
+    assert _matmul.add_linear(added, x, weight, out) is out
+    assert (out - exact).abs().max() <= limit
+    assert (_matmul.add_linear(added, x, weight, added) - exact).abs().max() <= limit

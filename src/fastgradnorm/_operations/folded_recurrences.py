@@ -17,8 +17,8 @@ from fastgradnorm_kernels.switches import has_unwatched, unwatched
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations.recurrence_pulls import pull
-from fastgradnorm._operations.recurrences import SCANS, Weights
+from fastgradnorm._operations.recurrence_operators import pulled, scanned
+from fastgradnorm._operations.recurrences import Weights
 from fastgradnorm._operations.recurrent_gates import recurrent_gates, recurrent_projection
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -108,7 +108,7 @@ class _Steps:
     def __init__(self, kind: str, found: Aligned, weights: Weights, backwards: bool) -> None:
         tensors, self._levels, self._sizes = found
         x, *states = cast("list[Tensor]", tensors)
-        self._batch, scan = x.shape[-2], SCANS[kind]
+        self._batch = x.shape[-2]
         begin = tuple(state.detach().reshape(-1, state.shape[-1]) for state in states)
         with outside():
             rows = x.detach().reshape(-1, *x.shape[-3:]).transpose(0, 1).flatten(1, 2)
@@ -117,7 +117,7 @@ class _Steps:
             gates = product(rows, cast(Tensor, own[0]), own[2])
         with outside(), _as_given(x):
             own = [None if weight is None else weight.to(gates.dtype) for weight in own]
-            self._scan = made = scan(gates, begin, Weights(*cast(Any, own)), backwards)
+            self._scan = made = scanned(kind, gates, begin, Weights(*cast(Any, own)), backwards)
             self.outputs = self._by_sample(made.outputs)
             self.previous = self._by_sample(made.previous(begin[0], made.outputs).to(gates.dtype))
             self.projected = None
@@ -127,7 +127,7 @@ class _Steps:
             if made.cell is not None:
                 cell = made.cell.reshape(*self._sizes, self._batch, -1)
                 self.cell = wrapped(cell, self._levels)
-            width = gates.shape[-1] // scan.gates * (scan.gates + scan.own)
+            width = gates.shape[-1] // made.gates * (made.gates + made.own)
             shape = *self._sizes, len(gates), self._batch
             nothing = gates.new_zeros(())
             self.gates = wrapped(nothing.expand(*shape, width), self._levels)
@@ -155,7 +155,8 @@ class _Steps:
     def prepared(self) -> tuple[Tensor, ...]:
         """What pull-backs multiply by, plain tensors."""
         with outside(), _as_given(self._scan.outputs), torch.no_grad():
-            self._scan.prepare()
+            if not self._scan.factors:
+                self._scan.prepare()
         return self._scan.factors
 
     def pulled(self, g: Tensor | None, g_cell: Tensor | None) -> list[Tensor | None]:
@@ -174,7 +175,7 @@ class _Steps:
                 """`[samples, cotangents, ...]`, as the levels are in this order."""
                 return tensor.reshape(samples.numel(), -1, *tensor.shape[len(sizes) :])
 
-            parts = pull(self._scan, fold(g), None if g_cell is None else fold(g_cell))
+            parts = pulled(self._scan, fold(g), None if g_cell is None else fold(g_cell))
             return [
                 None if p is None else wrapped(p.reshape(*sizes, *p.shape[2:]), levels)
                 for p in parts

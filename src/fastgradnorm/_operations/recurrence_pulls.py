@@ -21,113 +21,125 @@ def pull(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
         projection gave `[L, K, T, B, P]`, or None, and at the first states `[L, K, B, H]`.
     """
     pulling = _PULLS[type(scan)](scan, g, g_cell)
-    steps = g.unbind(2)
-    for t in reversed(scan.order):
-        pulling.step(t, steps[t])
+    steps = g.to(scan.states[0].dtype).movedim(2, 0).flatten(1, 3).unbind(0)
+    first, *others = order = scan.order(len(steps))[::-1]
+    pulling.hidden.copy_(steps[first])
+    for t, before in zip(order, others, strict=False):
+        pulling.step(t, steps[before])
+    pulling.step(order[-1], pulling.nothing)
     return pulling.pulled()
 
 
 class _Pull:
     """Back through a scan's steps, from the last to the first.
 
-    Factors are of `[L, 1, B, ...]` samples, gradients of `[L, K, B, ...]`.
+    Factors are of `[L, 1, B, ...]` samples, gradients of `[L, K, B, ...]`; each tensor of one row
+    after the other where it is multiplied.
+
+    Attributes:
+        hidden: The gradient at the output of the step that is next, `[L * K * B, P]`.
+        nothing: A zero.
     """
 
     def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
-        samples, cotangents, steps, self._batch, _ = g.shape
-        self._lead = samples, cotangents, self._batch
-        weights, self._narrow = scan.weights, scan.narrow
-        self._back = weights.hidden.mT
-        self._units = len(weights.hidden) // scan.gates
-        width = (scan.gates + scan.own) * self._units
-        shape = samples, cotangents, steps, self._batch, width
-        self.gates = g.new_empty(shape, dtype=self._narrow)
-        # Of one step: small enough to stay in the cache between what writes and what reads it.
-        self._rows = scan.outputs.new_empty(samples * cotangents * self._batch, len(weights.hidden))
-        self._gates = self._rows.view(*self._lead, scan.gates, self._units)
+        samples, cotangents, steps, batch, size = g.shape
+        self._lead, self._count = (samples, cotangents, batch), samples * cotangents * batch
+        self._weights, self._narrow, self._back = scan.weights, scan.narrow, scan.weights.hidden.mT
+        self._units = len(scan.weights.hidden) // scan.gates
+        self.nothing = scan.states[0].new_zeros(())
+        self.hidden = scan.states[0].new_empty(self._count, size)
+        self._by_unit = self.hidden.view(*self._lead, size)
+        self._gates = self._room(steps, (scan.gates + scan.own) * self._units)
         # Views of all steps, made at once: making each costs as much as an operation on it.
-        self._factors = [
-            factor.unflatten(1, (samples, self._batch)).unsqueeze(2).unbind(0)
-            for factor in scan.factors
-        ]
-        self._written = self._views(self.gates)
-        self._carried: Tensor | None = None
+        self._rows = self._gates.flatten(1, 3).unbind(0)
+        self._factors = [f.unflatten(1, (samples, batch)).unsqueeze(2) for f in scan.factors]
 
-    def _views(self, gates: Tensor) -> list[tuple[Tensor, ...]]:
-        """Of what steps write of the gates' gradients."""
-        return [gates.unflatten(-1, (-1, self._units)).unbind(2)]
+    def _room(self, steps: int, width: int) -> Tensor:
+        """For what steps write, `[T, L, K, B, width]`, of each sample together where that can be.
 
-    def _arriving(self, g: Tensor) -> Tensor:
-        """The gradient at a step's output: its own, and what the step after it has left."""
-        return g.to(self._gates.dtype) if self._carried is None else self._carried.add_(g)
+        A step's rows are a matrix then, with gaps between them.
+        """
+        samples, cotangents, batch = self._lead
+        if batch > 1:
+            return self.hidden.new_empty(steps, *self._lead, width)
+        return self.hidden.new_empty(samples, cotangents, steps, batch, width).movedim(2, 0)
 
-    def _leave(self) -> Tensor:
-        """What the gates' gradients are at the hidden state before the step."""
-        return self._by(self._rows, self._back)
+    def _by_sample(self, steps: Tensor) -> Tensor:
+        return steps.movedim(0, 2).contiguous().to(self._narrow)
 
-    def _by(self, rows: Tensor, weight: Tensor) -> Tensor:
-        found = kernels.linear(rows.to(self._narrow), weight)
-        return found.view(*self._lead, -1).to(self._gates.dtype)
-
-    def step(self, t: int, g: Tensor) -> None:
-        """Step `t`, at whose output there is `g` from elsewhere."""
+    def step(self, t: int, before: Tensor) -> None:
+        """Step `t`, before whose output's there is the gradient `before` from elsewhere."""
         raise NotImplementedError
 
     def pulled(self) -> list[Tensor | None]:
         """What `pull` returns, when all steps are done."""
-        return [self.gates, None, self._carried]
+        return [self._by_sample(self._gates), None, self._by_unit]
 
 
 class _PullLSTM(_Pull):
     def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
         super().__init__(scan, g, g_cell)
-        zeros = self._gates.new_zeros(*self._lead, self._units)
+        zeros = self.hidden.new_zeros(*self._lead, self._units)
         self._cell = zeros if g_cell is None else zeros.add_(g_cell)
         self._cell_of_gates = self._cell.unsqueeze(-2)
-        self._by_cell, self._by_hidden = self._gates[..., :3, :], self._gates[..., 3, :]
-        self._projection, self.projected = scan.weights.projection, None
-        if self._projection is not None:
-            self.projected = torch.empty(g.shape, dtype=self._narrow, device=g.device)
+        slope, through, kept = self._factors
+        at, by = (each.unflatten(-1, (4, -1)) for each in (self._gates, slope))
+        self._at = at[..., :3, :].unbind(0), at[..., 3, :].unbind(0)
+        self._by = by[..., :3, :].unbind(0), by[..., 3, :].unbind(0)
+        self._through, self._kept = through.unbind(0), kept.unbind(0)
+        self._projected = None
+        if self._weights.projection is not None:
+            self._projected = self._room(len(slope), g.shape[-1])
+            self._made = self.hidden.new_empty(self._count, self._units)
 
-    def step(self, t: int, g: Tensor) -> None:
-        by_cell, by_hidden, through, kept = (factor[t] for factor in self._factors)
-        hidden = self._arriving(g)
-        if self._projection is not None and self.projected is not None:
-            self.projected[:, :, t] = hidden
-            hidden = self._by(hidden.flatten(0, 2), self._projection.mT)
-        self._cell.addcmul_(hidden, through)
-        torch.mul(self._cell_of_gates, by_cell, out=self._by_cell)
-        torch.mul(hidden, by_hidden, out=self._by_hidden)
-        self._written[0][t].copy_(self._gates)
-        self._cell.mul_(kept)
-        self._carried = self._leave()
+    def step(self, t: int, before: Tensor) -> None:
+        hidden = self._by_unit
+        if self._projected is not None and self._weights.projection is not None:
+            self._projected[t] = hidden
+            back = self._weights.projection.mT
+            kernels.add_linear(self.nothing, self.hidden, back, self._made)
+            hidden = self._made.view(*self._lead, -1)
+        self._cell.addcmul_(hidden, self._through[t])
+        torch.mul(self._cell_of_gates, self._by[0][t], out=self._at[0][t])
+        torch.mul(hidden, self._by[1][t], out=self._at[1][t])
+        self._cell.mul_(self._kept[t])
+        kernels.add_linear(before, self._rows[t], self._back, self.hidden)
 
     def pulled(self) -> list[Tensor | None]:
-        return [self.gates, self.projected, self._carried, self._cell]
+        gates, _, hidden = super().pulled()
+        projected = None if self._projected is None else self._by_sample(self._projected)
+        return [gates, projected, hidden, self._cell]
 
 
 class _PullGRU(_Pull):
-    def _views(self, gates: Tensor) -> list[tuple[Tensor, ...]]:
-        both, x, h = gates.unflatten(-1, (4, -1)).split([2, 1, 1], -2)
-        self._both, self._last = self._gates.split([2, 1], -2)
-        return [view.unbind(2) for view in (both, x.squeeze(-2), h)]
+    def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
+        super().__init__(scan, g, g_cell)
+        size = self._units
+        both, *shares = self._gates.split([2 * size, size, size], -1)
+        self._at = [part.unbind(0) for part in (both.unflatten(-1, (2, -1)), *shares)]
+        by_hidden, by_n, kept = self._factors
+        by_both, by_last = by_hidden.split([2 * size, size], -1)
+        factors = by_both.unflatten(-1, (2, -1)), by_n, by_last, kept
+        self._by = [factor.unbind(0) for factor in factors]
+        # In two parts: the input's share stands between them.
+        self._backs = self._back.split([2 * size, size], 1)
+        self._parts = [part.flatten(1, 3).unbind(0) for part in (both, shares[1])]
 
-    def step(self, t: int, g: Tensor) -> None:
-        by_hidden, by_n, kept = (factor[t] for factor in self._factors)
-        both, x, h = (views[t] for views in self._written)
-        hidden = self._arriving(g)
-        torch.mul(hidden.unsqueeze(-2), by_hidden, out=self._gates)
-        both.copy_(self._both)
-        x.copy_(hidden * by_n)
-        h.copy_(self._last)
-        self._carried = self._leave().addcmul_(hidden, kept)
+    def step(self, t: int, before: Tensor) -> None:
+        hidden = self._by_unit
+        torch.mul(hidden.unsqueeze(-2), self._by[0][t], out=self._at[0][t])
+        torch.mul(hidden, self._by[1][t], out=self._at[1][t])
+        torch.mul(hidden, self._by[2][t], out=self._at[2][t])
+        hidden.mul_(self._by[3][t])
+        self.hidden.add_(before)
+        for rows, weight in zip(self._parts, self._backs, strict=True):
+            kernels.add_linear(self.hidden, rows[t], weight, self.hidden)
 
 
 class _PullRNN(_Pull):
-    def step(self, t: int, g: Tensor) -> None:
-        torch.mul(self._arriving(g), self._factors[0][t], out=self._gates.squeeze(-2))
-        self._written[0][t].copy_(self._gates)
-        self._carried = self._leave()
+    def step(self, t: int, before: Tensor) -> None:
+        torch.mul(self._by_unit, self._factors[0][t], out=self._gates[t])
+        kernels.add_linear(before, self._rows[t], self._back, self.hidden)
 
 
 _PULLS: dict[type[Scan], type[_Pull]] = {

@@ -4,7 +4,7 @@ A step is one matrix product and what makes states of it. What a pull-back multi
 the sample alone, and is made once, for all steps and cotangents together.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import fastgradnorm_kernels as kernels
 import torch
@@ -30,58 +30,67 @@ class Weights(NamedTuple):
 
 
 class Scan:
-    """The states of all steps, from the input's share of the gates.
+    """The states of all steps.
 
     Args:
-        x: That share, `[T, R, gates * H]` for R rows.
         states: The first hidden state `[R, P]`, of LSTMs also the first cell state `[R, H]`.
-        weights: Of the hidden state's share.
+        weights: Of the hidden state's share of the gates.
         backwards: Whether the last step comes first.
+        narrow: The dtype of products.
 
     Attributes:
         gates: Of a unit.
         own: How many of them, the last, are made otherwise of the input's share and of the other.
-        outputs: Hidden states `[T, R, P]`.
+        outputs: Hidden states `[T, R, P]`, once `run` was called.
         projected: What was projected to these, `[T, R, H]`, if anything was.
         cell: The last cell state `[R, H]` of LSTMs, else None.
-        narrow: The dtype of products.
         factors: Of the pull-back, each `[T, R, ...]`, once `prepare` was called.
     """
 
     gates: int
     own: int = 0
+    outputs: Tensor
+    projected: Tensor | None = None
+    cell: Tensor | None = None
+    factors: tuple[Tensor, ...] = ()
 
     def __init__(
-        self, x: Tensor, states: tuple[Tensor, ...], weights: Weights, backwards: bool
+        self, states: tuple[Tensor, ...], weights: Weights, backwards: bool, narrow: torch.dtype
     ) -> None:
-        dtype = torch.promote_types(x.dtype, states[0].dtype)
+        dtype = torch.promote_types(narrow, states[0].dtype)
         self.states = tuple(state.to(dtype) for state in states)
-        self.weights, self.narrow, self.backwards = weights, x.dtype, backwards
-        self.order = range(len(x) - 1, -1, -1) if backwards else range(len(x))
-        self.outputs = self.states[0].new_empty(len(x), *states[0].shape)
-        self.projected: Tensor | None = None
-        self.cell: Tensor | None = None
-        self.factors: tuple[Tensor, ...] = ()
-        self._begin(x)
-        hidden, shares = self.states[0], x.unbind(0)
-        for t in self.order:
-            product = self._product(hidden, weights.hidden, weights.hidden_bias)
-            hidden = self._step(t, shares[t], product, hidden)
+        self.weights, self.backwards, self.narrow = weights, backwards, narrow
+
+    def order(self, steps: int) -> range:
+        """In which so many steps are taken."""
+        return range(steps - 1, -1, -1) if self.backwards else range(steps)
+
+    def run(self, x: Tensor) -> None:
+        """Takes all steps, from the input's share of the gates `[T, R, gates * H]` for R rows."""
+        self.outputs = self.states[0].new_empty(len(x), *self.states[0].shape)
+        self._run(self._with_bias(x))
+
+    def _with_bias(self, x: Tensor) -> Tensor:
+        """The input's share with the bias of the other, but for gates that are made otherwise."""
+        bias, own = self.weights.hidden_bias, self.own * x.shape[-1] // self.gates
+        if bias is None:
+            return x
+        return x + (torch.cat([bias[:-own], torch.zeros_like(bias[-own:])]) if own else bias)
+
+    def _in_order(self, *tensors: Tensor) -> "zip[tuple[Tensor, ...]]":
+        """Each step's part of tensors `[T, ...]`."""
+        # Views of all steps, made at once: making each costs as much as an operation on it.
+        parts = [tensor.unbind(0) for tensor in tensors]
+        return zip(*(part[::-1] if self.backwards else part for part in parts), strict=True)
+
+    def _run(self, x: Tensor) -> None:
+        """Makes what is made."""
+        raise NotImplementedError
 
     def previous(self, first: Tensor, states: Tensor) -> Tensor:
         """What each step has begun with, of states after each step `[T, R, ...]`."""
         parts = [states[1:], first[None]] if self.backwards else [first[None], states[:-1]]
         return torch.cat(parts)
-
-    def _product(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return kernels.linear(rows.to(self.narrow), weight, bias)
-
-    def _begin(self, x: Tensor) -> None:
-        """Makes room for what steps write."""
-
-    def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        """The next hidden state, also written to `outputs`."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Makes `factors`."""
@@ -93,47 +102,46 @@ class LSTM(Scan):
 
     gates = 4
 
-    def _begin(self, x: Tensor) -> None:
+    def _run(self, x: Tensor) -> None:
         steps, rows, width = x.shape
         size = width // 4
-        self._made = self.outputs
-        if self.weights.projection is not None:
-            self.projected = self._made = self.outputs.new_empty(steps, rows, size)
-        self._activated = self.outputs.new_empty(x.shape)
+        made, projection = self.outputs, self.weights.projection
+        if projection is not None:
+            self.projected = made = self.outputs.new_empty(steps, rows, size)
+        self._activated, self._made = self.outputs.new_empty(x.shape), made
         self._cells, self._tanh = self.outputs.new_empty(2, steps, rows, size)
-        self.cell = self.states[1]
-        # Views of all steps, made at once: making each costs as much as an operation on it.
+        nothing = self.outputs.new_zeros(())
+        hidden, cell = self.states
         parts = self._activated.split([2 * size, size, size], -1)
-        views = (*parts, *self._activated.chunk(4, -1), self._cells, self._tanh, self._made)
-        self._steps = [view.unbind(0) for view in (self._activated, *views)]
-
-    def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        gates, i_f, middle, last, i, f, g, o, cell, tanh, made = (v[t] for v in self._steps)
-        torch.add(x, product, out=gates)
-        i_f.sigmoid_()
-        middle.tanh_()
-        last.sigmoid_()
-        self.cell = torch.mul(f, cast(Tensor, self.cell), out=cell).addcmul_(i, g)
-        torch.mul(o, torch.tanh(cell, out=tanh), out=made)
-        if self.weights.projection is None:
-            return cast(Tensor, made)
-        return self.outputs[t].copy_(self._product(made, self.weights.projection))
+        views = x, self._activated, *parts, *self._activated.chunk(4, -1)
+        kept = self._cells, self._tanh, made, self.outputs
+        for step in self._in_order(*views, *kept):
+            share, gates, i_f, middle, last, i, f, g, o, cells, tanh, h, output = step
+            kernels.add_linear(share, hidden, self.weights.hidden, gates)
+            i_f.sigmoid_()
+            middle.tanh_()
+            last.sigmoid_()
+            cell = torch.mul(f, cell, out=cells).addcmul_(i, g)
+            hidden = torch.mul(o, torch.tanh(cell, out=tanh), out=h)
+            if projection is not None:
+                hidden = kernels.add_linear(nothing, h, projection, output)
+        self.cell = cell
 
     def prepare(self) -> None:
-        i, _, g, o = self._activated.chunk(4, -1)
-        slope_i, slope_f, _, slope_o = self._slope().chunk(4, -1)
-        before = self.previous(self.states[1], self._cells)
-        by_cell = before.new_empty(*before.shape[:2], 3, before.shape[-1])
-        torch.mul(g, slope_i, out=by_cell[:, :, 0])
-        torch.mul(before, slope_f, out=by_cell[:, :, 1])
-        torch.mul(i, 1 - g * g, out=by_cell[:, :, 2])
-        through = o * (1 - self._tanh * self._tanh)
-        kept = self._activated.chunk(4, -1)[1]
-        self.factors = by_cell, self._tanh * slope_o, through, kept.contiguous()
-
-    def _slope(self) -> Tensor:
-        """Of the sigmoids."""
-        return torch.addcmul(self._activated, self._activated, self._activated, value=-1)
+        act = self._activated
+        i, f, g, o = act.chunk(4, -1)
+        slope = torch.addcmul(act, act, act, value=-1)  # of the sigmoids
+        at_i, at_f, at_g, at_o = slope.chunk(4, -1)
+        at_i.mul_(g)
+        before = slice(1, None) if self.backwards else slice(None, -1)
+        after = slice(None, -1) if self.backwards else slice(1, None)
+        at_f[after].mul_(self._cells[before])
+        at_f[-1 if self.backwards else 0].mul_(self.states[1])
+        one = act.new_ones(())
+        torch.addcmul(one, g, g, value=-1, out=at_g).mul_(i)
+        at_o.mul_(self._tanh)
+        through = torch.addcmul(one, self._tanh, self._tanh, value=-1).mul_(o)
+        self.factors = slope, through, f
 
 
 class GRU(Scan):
@@ -141,31 +149,34 @@ class GRU(Scan):
 
     gates, own = 3, 1
 
-    def _begin(self, x: Tensor) -> None:
+    def _run(self, x: Tensor) -> None:
         size = x.shape[-1] // 3
         self._activated = self.outputs.new_empty(x.shape)
         self._reset = torch.empty_like(self.outputs)  # what the gate r acts on
-        parts = self._activated.split([2 * size, size], -1)
+        by_both, by_last = self.weights.hidden.split([2 * size, size])
+        bias = self.weights.hidden_bias
+        bias = x.new_zeros(size) if bias is None else bias[2 * size :]
         shares = x.split([2 * size, size], -1)
-        views = (*parts, *self._activated.chunk(3, -1)[:2], self._reset)
-        self._steps = [view.unbind(0) for view in (*shares, *views)]
-
-    def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        x_both, x_last, both, n, r, z, reset = (view[t] for view in self._steps)
-        product_both, last = product.split([both.shape[-1], n.shape[-1]], -1)
-        torch.add(x_both, product_both, out=both).sigmoid_()
-        torch.addcmul(x_last, r, reset.copy_(last), out=n).tanh_()
-        return torch.lerp(n, hidden, z, out=self.outputs[t])
+        both, n = self._activated.split([2 * size, size], -1)
+        views = *shares, both, n, *self._activated.chunk(3, -1)[:2], self._reset, self.outputs
+        hidden = self.states[0]
+        for x_both, x_last, gates, new, r, z, reset, output in self._in_order(*views):
+            kernels.add_linear(x_both, hidden, by_both, gates).sigmoid_()
+            kernels.add_linear(bias, hidden, by_last, reset)
+            torch.addcmul(x_last, r, reset, out=new).tanh_()
+            hidden = torch.lerp(new, hidden, z, out=output)
 
     def prepare(self) -> None:
         r, z, n = self._activated.chunk(3, -1)
         before = self.previous(self.states[0], self.outputs)
-        by_n = (1 - z) * (1 - n * n)
-        by_hidden = before.new_empty(*before.shape[:2], 3, before.shape[-1])
-        torch.mul(by_n * self._reset, r - r * r, out=by_hidden[:, :, 0])
-        torch.mul(before - n, z - z * z, out=by_hidden[:, :, 1])
-        torch.mul(by_n, r, out=by_hidden[:, :, 2])
-        self.factors = by_hidden, by_n, z.contiguous()
+        one = n.new_ones(())
+        by_n = torch.addcmul(one, n, n, value=-1).mul_(1 - z)
+        by_hidden = torch.addcmul(self._activated, self._activated, self._activated, value=-1)
+        at_r, at_z, at_n = by_hidden.chunk(3, -1)
+        at_r.mul_(self._reset).mul_(by_n)
+        at_z.mul_(before.sub_(n))
+        torch.mul(by_n, r, out=at_n)
+        self.factors = by_hidden, by_n, z
 
 
 class RNN(Scan):
@@ -173,18 +184,25 @@ class RNN(Scan):
 
     gates = 1
 
-    def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        return torch.add(x, product, out=self.outputs[t]).tanh_()
+    def _run(self, x: Tensor) -> None:
+        hidden = self.states[0]
+        for share, output in self._in_order(x, self.outputs):
+            kernels.add_linear(share, hidden, self.weights.hidden, output)
+            hidden = self._activate(output)
+
+    def _activate(self, gates: Tensor) -> Tensor:
+        return gates.tanh_()
 
     def prepare(self) -> None:
-        self.factors = (1 - self.outputs * self.outputs,)
+        one = self.outputs.new_ones(())
+        self.factors = (torch.addcmul(one, self.outputs, self.outputs, value=-1),)
 
 
 class ReluRNN(RNN):
     """`h' = relu(gates)`."""
 
-    def _step(self, t: int, x: Tensor, product: Tensor, hidden: Tensor) -> Tensor:
-        return torch.add(x, product, out=self.outputs[t]).relu_()
+    def _activate(self, gates: Tensor) -> Tensor:
+        return gates.relu_()
 
     def prepare(self) -> None:
         self.factors = ((self.outputs > 0).to(self.outputs.dtype),)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastgradnorm_kernels.functorch import is_transforming
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fastgradnorm._operations import recurrent_gates
 from fastgradnorm._operations.folded_recurrences import recurrence, without_derivative
 from fastgradnorm._operations.operation import Operation
+from fastgradnorm._operations.recurrence_operators import layer_as_operator
 from fastgradnorm._operations.recurrences import Weights
 
 
@@ -48,9 +49,11 @@ def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
     x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
     if not isinstance(has_biases, bool) or len(args) != 9:
         return None  # packed: the second argument is a tensor of batch sizes
+    traced = layer_as_operator(kind, *args)
     if not (torch.is_grad_enabled() or is_transforming()):
-        return None  # a plain pass without derivatives, of many samples
-    whole = without_derivative(getattr(torch, kind), *args)
+        # A plain pass without derivatives, of many samples.
+        return None if traced is None else cast("tuple[Tensor, ...]", traced(*args))
+    whole = without_derivative(traced or getattr(torch, kind), *args)
     if whole is not None:
         return whole
     states = start if isinstance(start, (tuple, list)) else (start,)
