@@ -80,7 +80,7 @@ def outer_sq_norm(
 ) -> Float[Tensor, "N K"]:
     r"""`‖g‖² ‖a‖²`: the squared norm of a weight gradient of rank one (a single position)."""
     a, g = widen(activations, grad_outputs)
-    return a.square().sum((-1, -2))[:, None] * g.square().sum((-1, -2))
+    return _sum_of_squares(a[:, None]) * _sum_of_squares(g)
 
 
 def dot(x: Float[Tensor, "I O"], y: Float[Tensor, "I O"]) -> Tensor:

@@ -88,10 +88,13 @@ def outer_rule(
     """
 
     def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
-        norms = {joint.slot: outer_sq_norm(*joint.parts(saved, g))}
-        if bias is not None and rows is not None:
-            norms[bias] = kernels.bias_sq_norm(rows(g))
-        return norms
+        a, own = joint.parts(saved, g)
+        if bias is None or rows is None:
+            return {joint.slot: outer_sq_norm(a, own)}
+        of_bias = kernels.bias_sq_norm(rows(g))
+        if a.shape[:2] == (1, 1) and not joint.flipped:  # `‖a‖² ‖g‖²`, of which that is a factor
+            return {joint.slot: kernels.bias_sq_norm(a)[0] * of_bias, bias: of_bias}
+        return {joint.slot: outer_sq_norm(a, own), bias: of_bias}
 
     slots = (joint.slot,) if bias is None else (joint.slot, bias)
     return Rule(slots, saved, sq_norms, shape, groups, joint)
