@@ -142,6 +142,8 @@ class Dots:
         """By plain autograd."""
         plain = PlainPass(subject, sample, list(self._directions))
         unit, scale = self._pulled.of_sample(plain.logits, sample)
+        if subject.clips:
+            unit, scale = unit * scale, torch.ones_like(scale)
         return self._scored(self._of(plain.gradients(unit), scale)[None])
 
     def check(self, plan: Plan, batch: Batch) -> None:

@@ -123,6 +123,8 @@ class Sums:
         """By plain autograd."""
         plain = PlainPass(subject, sample, list(self.totals))
         unit, scale = self._pulled.of_sample(plain.logits, sample)
+        if subject.clips:
+            unit, scale = unit * scale, torch.ones_like(scale)
         found = plain.gradients(unit)
         return self._added([None if g is None else g * scale for g in found], sample)
 

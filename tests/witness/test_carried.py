@@ -55,7 +55,15 @@ def warming_up(m, x):
     return m.head(features(m, x) if ready else m.body(x))
 
 
+def first_samples(m, x):
+    h = features(m, x)
+    if not m.bank or m.bank[0].shape != h.shape:
+        m.bank = [h.detach()]
+    return m.head(h - m.bank[0] / 2)
+
+
 CARRIED = {
+    "bank, of the first samples": first_samples,
     "calls": counting,
     "state": recurrent,
     "mean": replaced_buffer,

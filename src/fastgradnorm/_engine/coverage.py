@@ -150,11 +150,10 @@ def _groups(
 
 
 def _disjoint(recorder: Recorder, by_piece: Mapping[Piece, _Uses]) -> bool:
-    if len(by_piece) == 1:
-        return True
+    """Whether no element of a parameter stands in two places: an index may pick one twice."""
     parts = [recorder.pieces.elements(piece) for piece in by_piece]
     if any(part is None for part in parts):
-        return False
+        return len(parts) == 1  # the parameter itself
     elements = torch.cat([part.flatten() for part in parts if part is not None])
     return len(elements) == len(elements.unique())
 

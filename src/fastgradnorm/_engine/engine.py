@@ -35,6 +35,16 @@ from fastgradnorm._schemes import Scored
 _OF_TRANSFORMS = (RuntimeError, NotImplementedError, IndexError)
 
 
+class ClippedGradientError(Exception):
+    """Gradients of the model do not grow with what is pulled back."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a hook or a function of the model's own changes gradients otherwise than in "
+            "proportion, so that each is pulled back apart"
+        )
+
+
 class Engine:
     """Makes what is asked for of batches with one model, as it is when the engine is made.
 
@@ -154,6 +164,8 @@ class Engine:
             if not self.subject.blamed:
                 raise  # of the engine's own: there is no other way around that
             return self._loop(batch, error) if self._spread_tried else self._spread(batch, error)
+        except ClippedGradientError as error:
+            return self._loop(batch, error)
         alone = values.is_floating_point() and 2 < len(values) == len(batch)
         if alone or len(group) < len(batch):  # the latter: rounding decides the branch
             if self.singles:
@@ -184,11 +196,15 @@ class Engine:
     def _run(self, batch: Batch) -> Scored:
         """Samples that take the same branches, by the first plan that fits them."""
         known = self.plans(batch)
+        if self.subject.clips:
+            raise ClippedGradientError
         for plan in known:
             with contextlib.suppress(PlanChangedError), collection_paused():
                 return self.outcome.make(self.passes, plan, batch)
         plan = self._planned(batch)
         known.append(plan)
+        if self.subject.clips:
+            raise ClippedGradientError
         try:
             return self.outcome.make(self.passes, plan, batch)
         except PlanChangedError as error:

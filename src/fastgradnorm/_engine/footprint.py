@@ -9,7 +9,7 @@ import fastgradnorm_kernels as kernels
 import torch
 from torch import Tensor
 
-from fastgradnorm._model import Subject, Use
+from fastgradnorm._model import Subject, Use, parts
 from fastgradnorm._operations import Rule, count
 
 _MANY = 1 << 20
@@ -42,10 +42,10 @@ class SavedBytes:
 
     def pack(self, tensor: Tensor) -> int:
         """Notes a tensor, and returns its number."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.total += 0 if self._is_cast(tensor) else storage.nbytes()
+        for storage in (part.untyped_storage() for part in parts(tensor)):
+            if storage.data_ptr() not in self.seen:
+                self.seen.add(storage.data_ptr())
+                self.total += 0 if self._is_cast(tensor) else storage.nbytes()
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 

@@ -1,6 +1,7 @@
 """Plain autograd, one sample and one backward pass a cotangent at a time: the engine's referee."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ def plain_scores(
     """Scores and standard errors of one sample; and squares by group."""
     run = PlainPass(subject, sample, names)
     objective: Objective = make_objective(options, run.logits.shape)
+    objective = replace(objective, as_it_is=subject.clips)
     valid, target = sample.valid(run.logits.shape), None
     if sample.target is not None and objective.needs_target:
         loss = objective.loss or "cross_entropy"

@@ -18,6 +18,7 @@ from fastgradnorm._engine.footprint import (
     scratch_elements,
     transient_elements,
 )
+from fastgradnorm._engine.proportion import has_own, in_proportion
 from fastgradnorm._errors import (
     ArgumentError,
     CoverageError,
@@ -62,6 +63,7 @@ class Plan:
         uses: Every use of a chosen parameter, in order.
         logits_shape: `[*positions, C]`.
         exact_head: The last layer's output *is* the logits, at one position.
+        hooked: Whether the model puts hooks on gradients.
         activation_bytes: What one sample keeps for its backward pass.
         transient_bytes: What one sample and cotangent need at a time.
         scratch_bytes: What one sample needs at a time for all its cotangents.
@@ -76,6 +78,7 @@ class Plan:
     uses: tuple[Use, ...]
     logits_shape: tuple[int, ...]
     exact_head: bool
+    hooked: bool
     activation_bytes: int
     transient_bytes: int
     scratch_bytes: int
@@ -131,6 +134,12 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
     if run.recorder.statistics:
         check_unmixed(subject, sample, run.recorder.statistics)
     edges = Edges(run.logits, subject.parameters)
+    for name, parameter in run.late.items():
+        if edges.into(parameter) > 0:
+            raise UnsupportedModelError(
+                f"`model` must have its parameters before it is scored. Got `{name}`, which it "
+                "makes while it runs. Call it once on a batch first."
+            )
     leaves, exact_head = run.leaves, False
     if subject.options.params == "last_layer":
         head, exact_head = _last_layer(run)
@@ -138,6 +147,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         chosen |= {name for made in head.made for name in behind(made, run.leaves)}
         leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
         exact_head = exact_head and run.logits.dim() == 1 and not subject.options.by_output
+        exact_head = exact_head and not run.recorder.passage.hooked  # the logits, perhaps
     coverage = cover(run.recorder, edges, leaves)
     check_reached(any(edges.into(leaf) for leaf in leaves.values()), list(leaves))
     pieces = [{p.name for p in (*u.slots.values(), *u.others)} for u in run.recorder.uses]
@@ -151,6 +161,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         uses=tuple(_lean(use) for use in uses),
         logits_shape=tuple(run.logits.shape),
         exact_head=exact_head and lone,
+        hooked=run.recorder.passage.hooked,
         activation_bytes=run.saved_bytes,
         transient_bytes=width * transient_elements(uses, subject, coverage.leftovers),
         scratch_bytes=width * max(map(scratch_elements, ruled), default=0),
@@ -173,6 +184,7 @@ class _Run:
     leaves: dict[str, Tensor]
     logits: Tensor
     head: Tensor  # what came out of the last layer: not the loss
+    late: dict[str, nn.Parameter]  # parameters that the model has made
     saved_bytes: int
 
 
@@ -223,14 +235,18 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
                 f"`{name}`, changed in place. Change a copy of it."
             )
     subject.check_kept()
+    hooked = recorder.passage.hooked
+    if (hooked or has_own(logits)) and not in_proportion(logits, list(leaves.values())):
+        subject.clips = True
     saved.tensors.clear()
     by_output = subject.options.by_output and subject.options.params == "last_layer"
     head = extract(output) if by_output else logits
+    late = {k: p for k, p in view.named_parameters() if not stand_ins.stands_in(p)}
     if measured and not subject.differentiates:
-        return _Run(recorder, leaves, logits, head, saved.total)
+        return _Run(recorder, leaves, logits, head, late, saved.total)
     outputs = sum(use.output.numel() for use in recorder.uses if use.output is not None)
     recorder.uses = [_without_rule(use) for use in recorder.uses]
-    return _Run(recorder, leaves, logits, head, _KEPT * logits.element_size() * outputs)
+    return _Run(recorder, leaves, logits, head, late, _KEPT * logits.element_size() * outputs)
 
 
 def _without_rule(use: Use) -> Use:

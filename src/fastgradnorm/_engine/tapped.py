@@ -13,7 +13,7 @@ from fastgradnorm._engine.chunks import Chunks
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.taps import Tapping, tap_parameter
 from fastgradnorm._engine.timing import Clock
-from fastgradnorm._model import Batch, Passage, Pieces, Subject
+from fastgradnorm._model import Batch, Passage, Pieces, PlanChangedError, Subject
 from fastgradnorm._operations import joint_sq_norm
 
 _Primals = tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]
@@ -106,6 +106,8 @@ class TappedPass:
             inputs = [leaf[None].clone() for leaf in self._leaves]
             logits = subject.with_head(view, self._batch, inputs, lineage)
         mode.check_all()
+        if self._passage.hooked and not plan.hooked:
+            raise PlanChangedError
         self._joints = {i: joint for i, (joint, _) in mode.joints.items()}
         return logits, {i: saved for i, (_, saved) in mode.joints.items()}
 

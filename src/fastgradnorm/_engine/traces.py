@@ -57,6 +57,8 @@ class _Kind:
         missed: Replays that did not hold.
         traced: The pass, if it was traced.
         given_up: Whether it is run as it is for good.
+        tries: Times it was traced with samples that are special.
+        earlier: What the last run was given, if that was one sample.
     """
 
     seconds: float = float("inf")
@@ -65,6 +67,8 @@ class _Kind:
     missed: int = 0
     traced: Traced | None = None
     given_up: bool = False
+    tries: int = 0
+    earlier: Sequence[Tensor | None] = ()
 
 
 class Traces:
@@ -118,6 +122,8 @@ class Traces:
             start = time.perf_counter()
             self._trace(kind, run, branches, args, outputs)
             self.seconds += time.perf_counter() - start
+        if kind.traced is None and not kind.given_up and _count(args) == 1:
+            kind.earlier = args
         return outputs
 
     def told(self) -> dict[str, Any]:
@@ -146,8 +152,7 @@ class Traces:
         times = max(1.0, kind.seconds / _SHORT)
         if self.coming is None:
             return kind.runs >= _BEEN * times
-        count = next(len(arg) for arg in args if arg is not None)
-        return self.coming >= _COMING * times * count
+        return self.coming >= _COMING * times * _count(args)
 
     def _trace(
         self,
@@ -158,6 +163,11 @@ class Traces:
         outputs: Any,
     ) -> None:
         given = [arg for arg in args if arg is not None]
+        others = kind.earlier if _count(args) == 1 else [_turned(arg) for arg in args]
+        other = [arg for arg in others if arg is not None]
+        if len(other) < len(given) or all(map(same, given, other)):
+            kind.runs = 0  # to wait for samples that tell whether anything was taken as given
+            return
 
         def passed(*tensors: Tensor) -> tuple[Any, Tensor | None]:
             left, foreseen = iter(tensors), Foreseen(branches)
@@ -171,6 +181,8 @@ class Traces:
         try:
             traced = Traced(passed, given)
             found, holds = traced(given)
+            anew, apply = traced(other)
+            follows = _alike(anew, run(Branches(), *others))
         except Exception as error:  # the pass itself has just been run
             theirs = isinstance(error, _UNTRACEABLE) or self.blamed()
             if not theirs or isinstance(error, NOT_THE_MODELS) or is_out_of_memory(error):
@@ -178,11 +190,14 @@ class Traces:
             first = str(error).strip().partition("\n")[0]
             self.reason = f"{type(error).__name__}: {first}"
             return
-        if holds is not None and not bool(holds):
-            kind.given_up = False  # these samples are special; others need not be
+        if any(known is not None and not bool(known) for known in (holds, apply)):
+            kind.tries += 1
+            kind.given_up = kind.tries > _MISSED  # these samples are special; others need not be
             kind.runs = 0
         elif not _alike(found, outputs):
             self.reason = "the traced pass gives other numbers"
+        elif not follows:  # what PyTorch does not show was taken as it was
+            self.reason = "the traced pass gives other numbers for other samples"
         elif any(_seconds(traced, given) < kind.seconds for _ in range(_TRIES)):
             kind.traced, kind.given_up = traced, False
             self.traced += 1
@@ -207,6 +222,20 @@ def _replayed(kind: _Kind, args: Sequence[Tensor | None]) -> tuple[Any] | None:
     if kind.missed > max(_MISSED, _SHARE * kind.replays):
         kind.traced, kind.given_up = None, True
     return None
+
+
+def _count(args: Sequence[Tensor | None]) -> int:
+    """How many samples there are."""
+    return next(len(arg) for arg in args if arg is not None)
+
+
+def _turned(arg: Tensor | None) -> Tensor | None:
+    """The samples in the opposite order, lying in memory as they do."""
+    if arg is None or arg.is_contiguous():
+        return None if arg is None else arg.flip(0)
+    if 0 in arg.stride():
+        return arg  # one for all, perhaps
+    return torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype).copy_(arg.flip(0))
 
 
 def _seconds(traced: Traced, args: Sequence[Tensor]) -> float:

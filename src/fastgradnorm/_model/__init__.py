@@ -8,6 +8,7 @@ from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
 from fastgradnorm._model.mixing import check_unmixed
+from fastgradnorm._model.numbers_of import parts
 from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
@@ -55,6 +56,7 @@ __all__ = [
     "constant",
     "extract",
     "meaning_of_loss",
+    "parts",
     "same",
     "tensor_attributes",
 ]

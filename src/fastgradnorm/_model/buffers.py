@@ -13,6 +13,7 @@ from fastgradnorm_kernels.functorch import outside, works
 from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor
 
+from fastgradnorm._model.numbers_of import parts
 from fastgradnorm._model.standins import same
 
 # Larger ones are copied once, and again where the model has changed the copy: to compare costs no
@@ -52,7 +53,8 @@ class Buffers:
         """Whether runs to come see what was written to the caller's own since, however that was."""
         kept = self._large.items()
         return all(same(known, self._usable[key]) for key, known in kept) and all(
-            usable.data_ptr() == self._originals[key].data_ptr()
+            [part.data_ptr() for part in parts(usable)]
+            == [part.data_ptr() for part in parts(self._originals[key])]
             for key, usable in self._usable.items()
         )
 
@@ -74,8 +76,8 @@ class Buffers:
         if self._first:
             # With the graph that an earlier call may have left, to see if it is used.
             return self._originals[key].to(usable.device).clone()
-        # On a GPU a copy costs less than to wait for a comparison.
-        small = not _is_large(usable)
+        # On a GPU a copy costs less than to wait for a comparison. Transforms copy no sparse ones.
+        small = usable.layout == torch.strided and not _is_large(usable)
         if key in self._changing or small or usable.is_cuda or not works():
             return usable.clone()
         with outside(), torch.no_grad():
@@ -99,4 +101,4 @@ class Buffers:
 
 
 def _is_large(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() >= _LARGE
+    return sum(part.nbytes for part in parts(tensor)) >= _LARGE

@@ -31,8 +31,10 @@ class Passage:
         settings: How the model is run.
         branches: Settles the values that the model reads.
         laid_out: Whether an operation was run that may have put the channels last in memory.
+        hooked: Whether the model put a hook on the gradient of a tensor, or may have.
     """
 
     settings: Settings
     branches: Branches = field(default_factory=Branches)
     laid_out: bool = False
+    hooked: bool = False

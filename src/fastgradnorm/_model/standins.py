@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model import derivatives
 from fastgradnorm._model.holdings import Holdings, address
+from fastgradnorm._model.numbers_of import parts
 from fastgradnorm._operations import tensors_in
 
 # fmt: off
@@ -52,6 +53,7 @@ class StandIns:
         self._for, self._holdings = dict(tensors), holdings
         self._kept = list(tensors.values())  # so that no `id` is used again
         self._first = tensors
+        self._frozen: set[str] = set()
         self._level = current_level()
 
     @functools.cached_property
@@ -63,6 +65,10 @@ class StandIns:
     @functools.cached_property
     def _ours(self) -> frozenset[int]:
         return frozenset(id(tensor) for tensor in self._first.values())
+
+    def stands_in(self, tensor: Tensor) -> bool:
+        """Whether it is one that the model was given, not one that it has made."""
+        return id(tensor) in self._ours or id(tensor) in self._for
 
     def swap(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
@@ -100,9 +106,8 @@ class StandIns:
             return None
         if name == "__set__":
             return self._set(_attribute(func), args[0], args[1], mode)
-        if name == "__get__":  # PyTorch warns of gradients of those that are no leaves
-            of_leaf = _attribute(func) in ("grad", "grad_fn") and id(args[0]) in self._names
-            return (None,) if of_leaf else None
+        if name == "__get__":
+            return self._get(_attribute(func), args[0])
         if name == "share_memory_":  # which moves what it is called on
             return (args[0],)
         written = _written(name, args, kwargs)
@@ -124,6 +129,16 @@ class StandIns:
 
     def _name(self, tensor: Tensor) -> str:
         return self._holdings.names.get(id(tensor)) or self._holdings.memory[address(tensor)]
+
+    def _get(self, attribute: str, target: Tensor) -> tuple[Any] | None:
+        """What a model reads of a parameter: as the caller's is, whatever a pass differentiates."""
+        name = self._names.get(id(target))
+        if name is None:
+            return None
+        counts = name in self._holdings.trainable and name not in self._frozen
+        # PyTorch warns of gradients of those that are no leaves.
+        known = {"grad": None, "grad_fn": None, "is_leaf": True, "requires_grad": counts}
+        return (known[attribute],) if attribute in known else None
 
     def _set(
         self, attribute: str, target: Tensor, value: Any, mode: AbstractContextManager[Any]
@@ -154,7 +169,9 @@ class StandIns:
         return (None,)
 
     def _freeze(self, target: Tensor) -> None:
-        if self._names.get(id(target)) in self._holdings.trainable:
+        name = self._names.get(id(target))
+        if name in self._holdings.trainable:
+            self._frozen.add(name)
             self._replace(target, self._for.get(id(target), target).detach())
 
     def _replace(self, target: Tensor, tensor: Tensor) -> None:
@@ -252,8 +269,10 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two plain tensors are equal, NaN like any other value."""
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
         return False
+    if a.layout != torch.strided:
+        return all(map(same, parts(a), parts(b)))
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 

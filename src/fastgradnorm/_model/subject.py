@@ -40,6 +40,7 @@ class Subject:
         blamed: Whether the model raised an error since this was set to False.
         drew: Whether the last run drew random numbers.
         draws_idly: Whether the model draws random numbers that do not matter.
+        clips: Whether gradients were seen that do not grow with what is pulled back.
         in_loss: Whether what runs, or has failed, is the loss.
     """
 
@@ -60,7 +61,7 @@ class Subject:
         self.device = torch.device(options.device or some.device)
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
-        self.drew = self.draws_idly = self.in_loss = False
+        self.drew = self.draws_idly = self.in_loss = self.clips = False
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
             self._mold = Mold(self.model)

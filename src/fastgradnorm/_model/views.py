@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fastgradnorm._operations import tensors_in
 
@@ -62,8 +64,9 @@ class Pieces:
         parent = self.of(args[0]) if args else None
         if name is None or parent is None or len(tensors_in(args, kwargs)) != 1:
             return False
-        if any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values())):
-            return False  # the same bytes, read as other numbers
+        given = pytree.tree_leaves((tuple(args[1:]), dict(kwargs)))
+        if any(isinstance(value, (torch.dtype, np.ndarray)) for value in given):
+            return False  # the same bytes, read as other numbers; an index not written in full
         if output is args[0]:
             return True
         base = f"{name}{tuple(args[1:])}{dict(kwargs) or ''}"

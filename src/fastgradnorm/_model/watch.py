@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from fastgradnorm_kernels import functorch
+from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -19,9 +20,15 @@ from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
 from fastgradnorm._operations import autocast_dtype, table, tensors_in
 
-_BRANCHES = frozenset(
-    {"__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist"}
-)
+_TEXTS = frozenset({"__format__", "__repr__"})  # numbers in a text, which may be looked at
+_BRANCHES = _TEXTS | {
+    *("__bool__", "__int__", "__float__", "__index__", "item", "is_nonzero", "tolist")
+}
+
+
+def _is_node(func: Callable[..., Any]) -> bool:
+    """Whether it is a tensor's place in the graph that is asked for, on which hooks may be put."""
+    return getattr(func, "__self__", None) is Tensor.grad_fn
 
 
 def _close(
@@ -51,6 +58,12 @@ FACTORIES = frozenset(
 )
 # Of `torch.nn.functional`: what multiplies by parameters inside, or reads a value.
 _OPENED = frozenset({F.multi_head_attention_forward, F.gaussian_nll_loss})
+
+
+def _written_out(func: Callable[..., Any], further: Sequence[Any], tensor: Tensor) -> Any:
+    """The text of a tensor that no transform has wrapped."""
+    with outside():
+        return func(functorch.in_memory(tensor), *further)
 
 
 class PlanChangedError(Exception):
@@ -91,13 +104,16 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _BRANCHES and _is_batched(args[0]):
-            return self.passage.branches.read(func, args[0], name)
+            read = functools.partial(_written_out, func, args[1:]) if name in _TEXTS else func
+            return self.passage.branches.read(read, args[0], name)
         tensors = tensors_in(args, kwargs)
         if name in _COMPARISONS and any(_is_batched(t) for t in tensors):
             with self:
                 return bool(_COMPARISONS[name](*args, **kwargs))
         if name in _TOLD:
             self.passage.branches.aside(name)
+        if name == "register_hook" or _is_node(func):
+            self.passage.hooked = True
         done = self.stand_ins.answer(func, args, kwargs, self)
         if done is not None:
             return done[0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastgradnorm._operations import (
@@ -26,6 +27,7 @@ from fastgradnorm._operations import (
     pooling,
     products,
     recurrent,
+    sparse,
     unbatched,
 )
 from fastgradnorm._operations.operation import Operation
@@ -49,6 +51,7 @@ TABLE: dict[Callable[..., Any], Operation] = {
     **unbatched.OPERATIONS,
 }
 _UNKNOWN = Operation()
+TABLE |= {func: replace(TABLE.get(func, _UNKNOWN), form=f) for func, f in sparse.FORMS.items()}
 
 
 def known(func: Callable[..., Any]) -> Operation:
@@ -72,6 +75,8 @@ def make_rule(func: Callable[..., Any], call: Call, tracked: Collection[str]) ->
     tensors = [value for value in call.values() if isinstance(value, Tensor)]
     # Rules are of real numbers, and of some: without any there is nothing to gain.
     if make is None or any(t.is_complex() or t.numel() == 0 for t in tensors):
+        return None
+    if any(t.layout != torch.strided for t in tensors):
         return None
     return make(call, tracked)
 

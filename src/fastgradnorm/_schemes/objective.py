@@ -84,6 +84,7 @@ class Objective:
         tables: On a device, made once: a copy to it in every pass would have the host wait for it.
         labelled: Names of those that do.
         loss: The name of a loss of the logits; None: what is pulled back from is the loss.
+        as_it_is: Whether no cotangent is divided by its size, or stands for its multiples.
     """
 
     schemes: tuple[Scheme, ...]
@@ -94,6 +95,7 @@ class Objective:
     tables: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
     labelled: tuple[LabelledScheme, ...] = ()
     loss: str | None = None
+    as_it_is: bool = False
 
     @property
     def powers(self) -> dict[str, int]:
@@ -149,6 +151,10 @@ class Objective:
         self, logits: Tensor, mask: Tensor | None = None, target: Tensor | None = None
     ) -> PullBacks:
         """Cotangents for one sample's logits `[*positions, C]`, valid where `mask` is."""
+        found = self._pull_backs(logits, mask, target)
+        return found.as_they_are() if self.as_it_is else found
+
+    def _pull_backs(self, logits: Tensor, mask: Tensor | None, target: Tensor | None) -> PullBacks:
         if not self.labelled:
             return self._plain(logits, mask)
         given = logits, mask, target, self.loss, self.likelihood
@@ -160,14 +166,15 @@ class Objective:
         if self.likelihood == "gaussian":
             return jacobian(z, mask, self.schemes)
         if self.likelihood == "bernoulli":
-            if z.numel() == 1 and mask is None:
+            if z.numel() == 1 and mask is None and not self.as_it_is:
                 return self._single_label(z)
             mask = mask if mask is None else mask[..., None].expand(z.shape)
             # Each label is a choice between two classes, of logits 0 and z.
             pairs = torch.stack([torch.zeros_like(z), z], -1)
             return self._many(pairs, mask, lambda ct: ct[..., 1])
         if z.dim() == 1:
-            return self._two_classes(z) if len(z) == 2 else self._classes(z)
+            one_direction = len(z) == 2 and not self.as_it_is
+            return self._two_classes(z) if one_direction else self._classes(z)
         return self._many(z, mask, lambda ct: ct)
 
     def _assemble(self, rows: dict[str, tuple[Tensor, Tensor]], sampled: bool = False) -> PullBacks:

@@ -68,6 +68,12 @@ class PullBacks:
             found[term.scheme] = (weights[:, None] * each[term.start : term.stop]).sum(0)
         return found
 
+    def as_they_are(self) -> "PullBacks":
+        """The same, divided by nothing."""
+        scales = self.scales.view(-1, *[1] * (self.cotangents.dim() - 1))
+        ones = torch.ones_like(self.scales)
+        return replace(self, cotangents=self.cotangents * scales, scales=ones)
+
     def joined(self, other: "PullBacks") -> "PullBacks":
         """What these and others ask for, in one."""
         count = len(self.cotangents)

@@ -106,7 +106,7 @@ class Comparison:
             return
         places = self._places(len(asks[0]))
         few = _spread(places, _NORMS)
-        units, scales = zip(*(_units(ask, few) for ask in asks), strict=True)
+        units, scales = zip(*(self._units(ask, few) for ask in asks), strict=True)
         whole = len(places) == len(asks[0]) and options.schemes[0] in scored.scores
         actual = None if whole and self._is_closed else self._norms(torch.stack(units))
         for i, ask in enumerate(asks):
@@ -140,12 +140,26 @@ class Comparison:
         self, row: int, run: tuple[Gradients, int], ask: Asked, places: Sequence[int]
     ) -> dict[int, Tensor]:
         """Squared norms by plain autograd, by cotangent."""
-        exact = {k: self._counted(row, _own_sq_norms(*run, ask, k)) for k in places}
+        exact = {k: self._counted(row, self._own_sq_norms(*run, ask, k)) for k in places}
         if len(self.batch) > 1 and not all(bool(each.isfinite().all()) for each in exact.values()):
             # Zeros that are pulled back through an infinite slope of another sample are NaN.
             alone = self._alone(row), 0
-            exact = {k: self._counted(row, _own_sq_norms(*alone, ask, k)) for k in places}
+            exact = {k: self._counted(row, self._own_sq_norms(*alone, ask, k)) for k in places}
         return exact
+
+    def _units(self, ask: Asked, few: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Cotangents with a largest entry of 1, and what each was divided by: none underflows.
+
+        Where that would change what comes of them they are as they are.
+        """
+        cotangents = torch.stack([ask.cotangent(k) for k in few])
+        scales = cotangents.flatten(1).abs().amax(-1).clamp_min(torch.finfo(cotangents.dtype).tiny)
+        scales = torch.ones_like(scales) if self.engine.subject.clips else scales * ask.size
+        return cotangents / scales.view(-1, *[1] * (cotangents.dim() - 1)), scales
+
+    def _own_sq_norms(self, run: Gradients, row: int, ask: Asked, k: int) -> Tensor:
+        (unit,), scales = self._units(ask, [k])
+        return run.sq_norms(row, unit) * scales.square()
 
     def _alone(self, row: int) -> Gradients:
         return self.own.gradients(self.batch.take(slice(row, row + 1)), self.names)
@@ -238,7 +252,7 @@ class Comparison:
         last = not len(ask.weights) or scheme in ("entropy", "loss")
         heaviest = len(ask) - 1 if last else int(ask.weights.argmax())
         cotangent = ask.cotangent(heaviest)
-        sq_norms = _own_sq_norms(self._alone(row), 0, ask, heaviest)
+        sq_norms = self._own_sq_norms(self._alone(row), 0, ask, heaviest)
         whole = self._counted(row, sq_norms).sum().sqrt()
         room = torch.linalg.vector_norm(self._movement(row, cotangent)) / whole
         return relative <= float(room) * (2 if scheme == "expected_squared" else 1)
@@ -271,19 +285,6 @@ def _spread(places: Sequence[int], most: int) -> list[int]:
     """So many of them, the first and the last included."""
     index = torch.linspace(0, len(places) - 1, min(most, len(places))).long()
     return [places[i] for i in index.tolist()]
-
-
-def _units(ask: Asked, few: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cotangents with a largest entry of 1, and what each was divided by: nothing underflows."""
-    cotangents = torch.stack([ask.cotangent(k) for k in few])
-    scales = cotangents.flatten(1).abs().amax(-1).clamp_min(torch.finfo(cotangents.dtype).tiny)
-    scales = scales * ask.size
-    return cotangents / scales.view(-1, *[1] * (cotangents.dim() - 1)), scales
-
-
-def _own_sq_norms(run: Gradients, row: int, ask: Asked, k: int) -> Tensor:
-    (unit,), scales = _units(ask, [k])
-    return run.sq_norms(row, unit) * scales.square()
 
 
 def _disagreement(sample: int, told: str, missing: bool) -> VerificationError:

@@ -1,0 +1,18 @@
+"""Where a tensor keeps its numbers, whatever its layout."""
+
+import torch
+from torch import Tensor
+
+_BY_ROWS = (torch.sparse_csr, torch.sparse_bsr)
+_BY_COLUMNS = (torch.sparse_csc, torch.sparse_bsc)
+
+
+def parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The strided tensors that make a tensor: itself, or indices and values of a sparse one."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in _BY_ROWS:
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in _BY_COLUMNS:
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,) if tensor.layout == torch.strided else (tensor.to_dense(),)

@@ -1,0 +1,140 @@
+"""Backward passes that do not grow with what is pulled back: clipped by a function or a hook."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import Function
+
+from fastgradnorm import SlowPathWarning, UnsupportedModelError, gradient_sketch, score_pool
+from tests.support import oracle
+from tests.support.asserts import assert_close_relative
+from tests.support.cases import Custom, linear
+
+
+class Clip(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.clamp(-0.01, 0.01)
+
+
+class Reverse(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return -0.3 * torch.where(g.isnan(), 0.0, g)
+
+
+def hooked(change, place="body"):
+    def forward(m, x):
+        hidden = m.body(x)
+        logits = m.head(hidden.tanh())
+        put = {"body": hidden, "head": logits}[place]
+        if put.requires_grad:
+            put.register_hook(change)
+        return logits
+
+    return forward
+
+
+def by_node(m, x):
+    hidden = m.body(x)
+    if hidden.grad_fn is not None:
+        hidden.grad_fn.register_prehook(lambda g: (g[0].clamp(-0.01, 0.01),))
+    return m.head(hidden.tanh())
+
+
+def of_some(m, x):
+    hidden = m.body(x)
+    if hidden.requires_grad and x.sum() > 0:
+        hidden.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    return m.head(hidden.tanh())
+
+
+CLIPPED = {
+    "function": lambda m, x: m.head(Clip.apply(m.body(x)).tanh()),
+    "hook": hooked(lambda g: g.clamp(-0.01, 0.01)),
+    "one side": hooked(lambda g: g.clamp_min(0)),
+    "normalised": hooked(lambda g: g / g.norm()),
+    "at the logits": hooked(lambda g: g.clamp(-0.01, 0.01), "head"),
+    "hook of a node": by_node,
+    "of some samples": of_some,
+}
+IN_PROPORTION = {
+    "reversed": lambda m, x: m.head(Reverse.apply(m.body(x)).tanh()),
+    "hook": hooked(lambda g: 0.5 * g),
+    "looked at": hooked(lambda g: None),
+    "at the logits": hooked(lambda g: 3 * g, "head"),
+}
+
+
+def made(forward, classes=3):
+    torch.manual_seed(0)
+    return Custom(forward, body=linear(4, 5), head=linear(5, classes))
+
+
+X = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+@pytest.mark.parametrize("way", CLIPPED)
+def test_clipped_ones_are_pulled_back_as_they_are(way, params):
+    model = made(CLIPPED[way])
+    table = oracle.norms(model, oracle.ones(X))
+    verify = way != "of some samples"  # which are other ones in a batch
+    options = {"scheme": ["expected", "entropy"], "params": params, "verify": verify}
+    kept = (lambda name: name.startswith("head")) if params == "last_layer" else (lambda name: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        found = score_pool(model, [X], progress=False, **options)
+    for scheme, scores in found.items():
+        assert_close_relative(scores, table.scores(scheme, keep=kept), 1e-5, scheme)
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_two_classes_are_no_one_direction_then(classes):
+    model = made(CLIPPED["function"], classes)
+    likelihood = "bernoulli" if classes == 1 else "categorical"
+    expected = oracle.scores(model, oracle.ones(X), likelihood=likelihood)
+    with pytest.warns(SlowPathWarning, match="in proportion"):
+        found = score_pool(model, [X], progress=False)
+    assert_close_relative(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+@pytest.mark.parametrize("way", IN_PROPORTION)
+def test_others_are_fast(way, params):
+    model = made(IN_PROPORTION[way])
+    kept = (lambda name: name.startswith("head")) if params == "last_layer" else (lambda name: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowPathWarning)
+        found = score_pool(model, [X], params=params, progress=False)
+    assert_close_relative(found, oracle.scores(model, oracle.ones(X), keep=kept), 1e-5)
+
+
+def test_hooks_of_modules():
+    body = nn.Linear(5, 5)
+    body.register_full_backward_hook(lambda module, given, out: (given[0].clamp(-0.01, 0.01),))
+    torch.manual_seed(0)
+    model = Custom(
+        lambda m, x: m.head(m.middle(m.body(x).tanh()).tanh()),
+        body=linear(4, 5),
+        middle=body,
+        head=linear(5, 3),
+    )
+    with pytest.warns(SlowPathWarning, match="backward hook"):
+        found = score_pool(model, [X], progress=False)
+    assert_close_relative(found, oracle.scores(model, oracle.ones(X)), 1e-5)
+
+
+def test_sketches_refuse_them():
+    with pytest.raises(UnsupportedModelError, match="in proportion"):
+        gradient_sketch(made(CLIPPED["function"]), [X], dim=16, progress=False)
