@@ -1,9 +1,10 @@
-"""Faults in ways of writing a model: structured control flow, weights tied while it runs, bfloat16."""
+"""Faults in ways of writing a model: structured control flow, ties, masks and margins, bfloat16."""
 # ruff: noqa: E501 - texts as they stand in the files
 
 from benchmarks.witness.fault import Fault
 
 _FLOW, _NARROW = "_operations/control_flow.py", "kernels/fastgradnorm_kernels/_narrow.py"
+_PLACING, _UNBATCHED = "_operations/placing.py", "_operations/unbatched.py"
 _NORMS = "kernels/fastgradnorm_kernels/_torch_norms.py"
 
 FAULTS = [
@@ -74,6 +75,42 @@ FAULTS = [
         "_model/standins.py", "dropped branch",
         '_attribute(func) in ("grad", "grad_fn") and', '_attribute(func) == "grad" and',
         "a model that asks whether its weight has a history before it ties it is scored as if untied",
+    ),
+    Fault(
+        _PLACING, "swapped operands",
+        "return torch.where(mask, value.to(input.dtype), input)", "return torch.where(mask, input, value.to(input.dtype))",
+        "masked_fill by a tensor fills what is not masked",
+    ),
+    Fault(
+        _PLACING, "off by one",
+        "places = mask.flatten().long().cumsum(0) - 1", "places = mask.flatten().long().cumsum(0)",
+        "masked_scatter puts each value one place too late",
+    ),
+    Fault(
+        _PLACING, "dropped branch",
+        "            return function(input, indices, kernel_size, stride, padding, output_size)\n        sizes = asked\n",
+        "            return function(input, indices, kernel_size, stride, padding, output_size)\n",
+        "max_unpool has the size that it has by default",
+    ),
+    Fault(
+        _PLACING, "lost in one branch",
+        "    return input.copy_(function(", "    return (function(",
+        "masked_scatter_ leaves its input as it was",
+    ),
+    Fault(
+        _UNBATCHED, "dropped guard",
+        "torch.where(is_label, 0.0, gaps).mean(-1)", "gaps.mean(-1)",
+        "the label itself counts in a multi-margin loss",
+    ),
+    Fault(
+        _UNBATCHED, "wrong unit",
+        "gaps = gaps if weight is None else gaps * weight[label]", "gaps = gaps if weight is None else gaps * weight",
+        "multi-margin losses are weighted by the other class",
+    ),
+    Fault(
+        _UNBATCHED, "dropped guard",
+        "counts = (target < 0).long().cumsum(-1) == 0", "counts = target >= 0",
+        "labels after the first negative one count in a multi-label margin loss",
     ),
     Fault(
         _NARROW, "dropped guard",

@@ -104,6 +104,7 @@ TESTS = {
     "_operations/writing": "any_model/test_written_indices",
     "_operations/control_flow": "any_model/test_structured_control_flow",
     "_operations/picking": "any_model/test_numbered_indices any_model/test_picking",
+    "_operations/placing": "operations/test_unbatched",
     "_operations/unbatched": "operations/test_unbatched",
     "_operations/others": "operations/test_arguments operations/test_layers "
     "any_model/test_raw_parameters any_model/test_norm_layers",
@@ -164,7 +165,7 @@ TESTS = {
     "_selection/kmeans_pp": "active/test_strategies selection",
     "_selection/embedding": "active/test_strategies selection",
     "_selection": "selection active/test_strategies",
-    "_acquire": "acquire/test_combinations acquire/test_pools acquire",
+    "_acquire": "acquire/test_given acquire/test_combinations acquire/test_pools acquire",
     "_gather": "acquire/test_combinations acquire/test_one_pass acquire/test_resuming acquire",
     "_reading": "acquire/test_combinations acquire/test_pools acquire/test_resuming acquire",
     "_candidates": "acquire/test_combinations acquire/test_given acquire",
@@ -187,6 +188,8 @@ TESTS = {
     "active": "active/test_options_of_tasks active/test_seeds_and_settings active/test_strategies "
     "active/test_records active/test_resume",
     "cli/_acquire": "cli/test_cli_acquire cli/test_cli_resuming",
+    "cli/_score": "cli/test_cli_predictions cli/test_cli_score cli/test_cli_failures "
+    "cli/test_cli_options",
     "cli/_resuming": "cli/test_cli_resuming cli/test_cli_options",
     "cli/_wording": "cli/test_cli_wording",
     "cli/_labelled": "cli/test_cli_acquire",

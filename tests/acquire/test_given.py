@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from fastgradnorm import ArgumentError, GradNormScorer, acquire, score_pool, select
+from fastgradnorm._pool.ranks import Ranks
 
 N, LABELLED = 40, [3, 11, 12]
 
@@ -207,3 +208,25 @@ def test_numbers_of_numpy(model, pool, tmp_path):
 def test_what_is_none_is_told(model, pool, given, match):
     with pytest.raises(TypeError, match=match):
         acquire(model, pool, 3, progress=False, **given)
+
+
+def test_ranks_agree_on_what_was_handed_over_before_anything_is_read(model, monkeypatch):
+    """Each would choose others, and nobody would be told."""
+
+    class Asked(Exception):
+        pass
+
+    class Rank:
+        def agree(self, given):
+            raise Asked(given)
+
+    monkeypatch.setattr(Ranks, "joined", lambda wanted: Rank())
+    given = {"labelled": LABELLED, "groups": [0] * N, "max_per_group": 2, "seed": 3}
+    with pytest.raises(Asked) as asked:
+        acquire(model, iter(()), 5, strategy="coreset", **given)
+    (seen,) = asked.value.args
+    assert {name: seen[name] for name in ("k", "seed", "max_per_group")} == {
+        "k": 5, "seed": 3, "max_per_group": 2
+    }  # fmt: skip
+    assert {"strategy", "space", "labelled", "groups", "max_similarity"} <= seen.keys()
+    assert seen["labelled"] is not None and seen["groups"] is not None

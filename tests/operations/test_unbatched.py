@@ -46,8 +46,96 @@ def copied(x):
     return x + y
 
 
+def rows(function):
+    """Of each sample by itself."""
+    return lambda x: torch.stack([function(row) for row in x])
+
+
+def scattered_in_place(row):
+    row = row.clone()
+    row.masked_scatter_(row > 0, row.flip(0).exp())
+    return row
+
+
+def unpooled(pool, unpool, *sizes, output_size=None, shape=(2, 3, 4)):
+    """Pooled, and put back where it stood."""
+
+    def way(x):
+        x = x.reshape(-1, *shape)
+        values, places = pool(x, *sizes, return_indices=True)
+        return unpool(values.exp(), places, *sizes, output_size=output_size).flatten(1)
+
+    return way
+
+
+def grid(dims, *space, align_corners=False):
+    def way(x):
+        theta = x[:, : dims * (dims + 1)].reshape(len(x), dims, dims + 1)
+        return F.affine_grid(theta, [len(x), 1, *space], align_corners).flatten(1)
+
+    return way
+
+
 LEVELS = torch.tensor([0.1, 0.5, 0.9]).double()
+LABELS = torch.tensor([[3, 0, -1, 5, 5, -1] * 4, [*range(22), 1, -1]])
+WEIGHTS = torch.linspace(0.5, 2, 24).double()
 WAYS = {
+    "masked_fill by a tensor": lambda x: x.masked_fill(x > 0.3, torch.tensor(2.0)),
+    "masked_fill by a value of the sample": rows(
+        lambda row: torch.masked_fill(row, mask=row > 0, value=row.sum())
+    ),
+    "masked_fill of a broadcast mask": maps(lambda x: x.masked_fill(x[:, :1] > 0, x.new_ones(()))),
+    "masked_scatter": rows(lambda row: row.masked_scatter(row > 0, row.flip(0).exp())),
+    "masked_scatter of rows": rows(
+        lambda row: torch.masked_scatter(
+            row.reshape(6, 4), row[:6, None] > 0, row.reshape(4, 6).exp()
+        ).flatten()
+    ),
+    "masked_scatter in place": rows(scattered_in_place),
+    "max_unpool": unpooled(F.max_pool2d, F.max_unpool2d, (1, 2)),
+    "max_unpool of windows that overlap": unpooled(F.max_pool2d, F.max_unpool2d, 2, 1),
+    "max_unpool to a size": unpooled(F.max_pool2d, F.max_unpool2d, 2, 2, output_size=(-1, 2, 3, 4)),
+    "max_unpool with padding": unpooled(
+        F.max_pool2d, F.max_unpool2d, 3, 2, 1, output_size=(4, 6), shape=(1, 4, 6)
+    ),
+    "max_unpool of a row": unpooled(F.max_pool1d, F.max_unpool1d, 2, shape=(1, 24)),
+    "max_unpool of a volume": unpooled(F.max_pool3d, F.max_unpool3d, 2, 1, shape=(2, 3, 2, 2)),
+    "put": rows(lambda row: row.put(torch.tensor([[0, 2], [-1, 5]]), row[5:9].exp())),
+    "put, added": rows(
+        lambda row: torch.put(row, torch.tensor([3, 3]), row[5:7].exp(), accumulate=True)
+    ),
+    "isin": lambda x: x * torch.isin(x.mul(3).round(), torch.tensor([0.0, 1.0])),
+    "isin, inverted": lambda x: x * torch.isin(x.mul(3).round(), x.new_zeros(1, 1), invert=True),
+    "renorm": maps(lambda x: x.renorm(2, 0, 0.5)),
+    "renorm, p=1": rows(lambda row: torch.renorm(row.reshape(6, 4), 1.0, -1, 1.5).flatten()),
+    "renorm of small ones": rows(lambda row: row.relu().reshape(6, 4).renorm(2, 0, 0.9).flatten()),
+    "affine_grid": grid(2, 4, 5),
+    "affine_grid to the corners": grid(2, 4, 5, align_corners=True),
+    "affine_grid of one pixel": grid(2, 1, 3),
+    "affine_grid of a volume": grid(3, 2, 3, 2),
+    "spatial transformer": maps(
+        lambda x: F.grid_sample(
+            x,
+            F.affine_grid(x.flatten(1)[:, :6].reshape(-1, 2, 3), x.shape, align_corners=False),
+            align_corners=False,
+        )
+    ),
+    "soft_margin_loss": lambda x: F.soft_margin_loss(x, x.detach().sign(), reduction="none"),
+    "soft_margin_loss, mean": rows(lambda row: F.soft_margin_loss(row, WEIGHTS.round() - 1)[None]),
+    "multi_margin_loss": lambda x: F.multi_margin_loss(x, x.detach().argmin(1), reduction="none")[
+        :, None
+    ],
+    "multi_margin_loss, squared": rows(
+        lambda row: F.multi_margin_loss(row, torch.tensor(3), 2, 0.4, WEIGHTS, reduction="sum")[
+            None
+        ]
+    ),
+    "multilabel_margin_loss": rows(
+        lambda row: torch.stack([F.multilabel_margin_loss(row, labels) for labels in LABELS])
+    ),
+    "multilabel_margin_loss, of each": lambda x: F.multilabel_margin_loss(
+        x, LABELS[:1].expand(len(x), -1), reduction="none"
+    )[:, None],
     "mish": F.mish,
     "mish of a module": nn.Mish(),
     "mish in place": mish_in_place,
@@ -115,6 +203,23 @@ def test_it_is_exact_and_runs_at_once(way):
     for verify in (True, False):
         scores = score_pool(model, x.split(3), verify=verify, progress=False)
         assert_close_relative(scores, expected, 1e-9, f"verify={verify}")
+
+
+@pytest.mark.parametrize("loss", [
+    nn.MultiMarginLoss(), nn.MultiMarginLoss(2, 0.3, WEIGHTS[:3]), nn.MultiLabelMarginLoss(),
+    nn.SoftMarginLoss(),
+], ids=lambda loss: type(loss).__name__)  # fmt: skip
+def test_losses_of_the_callers(loss):
+    model, x = linear(4, 3).double(), torch.randn(4, 4).double()
+    labels = torch.tensor([[2, -1, 0], [0, 1, 2], [1, 2, -1], [-1, 0, 1]])
+    labels = labels.double() if isinstance(loss, nn.SoftMarginLoss) else labels
+    labels = labels[:, 0].abs() if isinstance(loss, nn.MultiMarginLoss) else labels
+    expected = []
+    for row, label in zip(x.split(1), labels.split(1), strict=True):
+        grads = torch.autograd.grad(loss(model(row), label), [*model.parameters()])
+        expected.append(torch.cat([grad.flatten() for grad in grads]).norm())
+    found = score_pool(model, [(x, labels)], scheme="loss", loss=loss, progress=False)
+    assert_close_relative(found, torch.stack(expected), 1e-9)
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "lower", "higher", "nearest", "midpoint"])

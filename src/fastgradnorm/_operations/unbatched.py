@@ -5,7 +5,7 @@ function takes the arguments of the operation it stands for and gives the same v
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -159,6 +159,90 @@ def log_ndtr(input: Tensor) -> Tensor:
     return torch.where(far, left, torch.log1p(-torch.special.erfc(above) / 2))
 
 
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """`F.affine_grid`: as spatial transformers have it."""
+    count, _, *space = size
+    dims = len(space)
+    told = align_corners is None or (align_corners and 1 in space)  # in warnings of PyTorch's
+    if told or theta.shape != (count, dims, dims + 1) or min(size) < 1:
+        return F.affine_grid(theta, [*size], align_corners)
+    ends = [1.0 if align_corners else 1 - 1 / n for n in space]
+    axes = [
+        torch.linspace(-end, end, n, dtype=theta.dtype, device=theta.device)
+        for end, n in zip(ends, space, strict=True)
+    ]
+    places = torch.meshgrid(*axes, indexing="ij")
+    base = torch.stack([*reversed(places), torch.ones_like(places[0])], -1).flatten(0, -2)
+    return (base @ theta.mT).view(count, *space, dims)
+
+
+def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """`torch.renorm`."""
+    others = [i for i in range(input.dim()) if i != dim % input.dim()]
+    if not others or p < 1:
+        return torch.renorm(input, p, dim, maxnorm)
+    norms = torch.linalg.vector_norm(input, p, dim=others, keepdim=True)
+    return input * torch.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
+
+
+def _reduced(each: Tensor, reduction: str) -> Tensor:
+    return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
+
+
+def soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """`F.soft_margin_loss`."""
+    if size_average is not None or reduce is not None:
+        return F.soft_margin_loss(input, target, size_average, reduce, reduction)
+    return _reduced(F.softplus(-target * input), reduction)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """`F.multi_margin_loss`: how far each other class comes near that of the label."""
+    if size_average is not None or reduce is not None or p not in (1, 2):
+        given = input, target, p, margin, weight, size_average, reduce
+        return F.multi_margin_loss(*given, reduction)
+    label = target.reshape(*input.shape[:-1], 1)
+    gaps = torch.relu(margin - input.gather(-1, label) + input)
+    gaps = gaps if p == 1 else gaps.square()
+    gaps = gaps if weight is None else gaps * weight[label]
+    is_label = torch.arange(input.shape[-1], device=input.device) == label
+    return _reduced(torch.where(is_label, 0.0, gaps).mean(-1), reduction)
+
+
+def multilabel_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """`F.multilabel_margin_loss`, of the labels up to the first negative one."""
+    if size_average is not None or reduce is not None:
+        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)
+    counts = (target < 0).long().cumsum(-1) == 0  # [N, C]
+    labels = target.clamp(min=0)
+    classes = torch.arange(input.shape[-1], device=input.device)
+    is_label = ((labels[..., None] == classes) & counts[..., None]).any(-2)
+    gaps = torch.relu(1 - input.gather(-1, labels)[..., None] + input[..., None, :])
+    gaps = torch.where(counts[..., None] & ~is_label[..., None, :], gaps, 0.0)
+    return _reduced(gaps.sum((-1, -2)) / input.shape[-1], reduction)
+
+
 def laid_out(function: Callable[..., Tensor], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A cast or copy that asks for the channels last: where they are changes no value."""
     asked = [value in _LAST for value in (*args, *kwargs.values())]
@@ -182,7 +266,11 @@ def _has_last(tensor: Tensor) -> bool:
 def _forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     found: dict[Callable[..., Any], Callable[..., Any]] = {
         F.mish: mish,
+        F.affine_grid: affine_grid,
+        F.multi_margin_loss: multi_margin_loss,
+        F.multilabel_margin_loss: multilabel_margin_loss,
         F.rrelu: rrelu,
+        F.soft_margin_loss: soft_margin_loss,
         torch.rrelu: rrelu,
         F.interpolate: interpolate,
         F.pdist: pdist,
@@ -193,7 +281,7 @@ def _forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     for owner in (torch, Tensor):
         found |= {owner.cummax: partial(cumulative, "cummax")}
         found |= {owner.cummin: partial(cumulative, "cummin")}
-        found |= {owner.cumprod: cumprod, owner.take: take}
+        found |= {owner.cumprod: cumprod, owner.take: take, owner.renorm: renorm}
         found |= {owner.quantile: partial(quantile, False)}
         found |= {owner.nanquantile: partial(quantile, True)}
     names = ("to", "contiguous", "clone", "float", "double", "half", "bfloat16")
