@@ -148,6 +148,8 @@ FORWARD_MODE = {
 }  # fmt: skip
 
 
+# PyTorch's own, where forward mode is used first in a process.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("way", FORWARD_MODE)
 def test_forward_mode_is_fast(way):
     """Slow paths warn, and warnings are errors."""
