@@ -7,6 +7,7 @@ which a fault is put.
 import collections
 import contextlib
 import copy
+import gc
 import json
 import sys
 import threading
@@ -206,6 +207,8 @@ def _as_compiled():
 
 def main(names):
     torch.set_num_threads(1)
+    gc.freeze()  # no collection looks through what was imported
+    gc.set_threshold(10_000, 20, 20)
     search_once_a_launch()
     if "captured: all" in names:
         names = [n for n in names if n != "captured: all"] + [f"captured: {n}" for n in CASES]

@@ -278,7 +278,7 @@ CASES = {
     for case in [
         Case("mlp", MLP, images(10)),
         Case("padded-cnn", PaddedCNN, images(4, 7, 7)),
-        Case("resnet18", lambda: ResNet18(width=32), images(3, 8, 8), samples=24),
+        Case("resnet18", lambda: ResNet18(width=32), images(3, 8, 8), samples=12),
         Case("groupnorm-cnn", GroupNormCNN, images(2, 8, 8)),
         Case("cnn3d", CNN3d, images(1, 5, 6, 6)),
         Case("transformer", TransformerClassifier, images(3, 8, 8)),
