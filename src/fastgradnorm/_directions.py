@@ -68,7 +68,8 @@ def gradient_dots(
             :math:`\sqrt{\hat v} + \epsilon` of its state, as its steps are (LESS). Directions are
             taken as they are.
         checkpoints: Pairs of a state dict, or the path of one, and a weight, such as the learning
-            rate: the sum of weight times product over them (TracIn).
+            rate: the sum of weight times product over them (TracIn). They are loaded into a copy
+            of the model: a loss that reads weights by itself reads those of the model.
         options: Keyword arguments of `Options`, such as `loss`, `target` and `params`.
 
     Returns:

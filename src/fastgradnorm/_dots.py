@@ -231,10 +231,10 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
                 raise fail(f"directions[{q}]", wanted, value)
-            if not is_finite(value.detach()):
+            value = value.detach().to_dense()  # gradients of lookups may be sparse
+            if not is_finite(value):
                 told = "A `mean_gradient` is so where a sample's is: `score_pool` tells which."
                 raise fail(f"directions[{q}]", "of finite numbers", f"others for {name!r}", told)
-            value = value.detach()
             if parameters[name].is_complex():  # two numbers each, as in norms
                 value = torch.view_as_real(value.to(parameters[name].dtype))
             elif value.is_complex():

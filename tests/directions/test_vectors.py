@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.func import vmap
+from torch.nn import functional as F
 
 from fastgradnorm import gradient_dots
 from fastgradnorm._engine import Vectors, vectors
@@ -35,6 +37,24 @@ def test_products_of_some_samples(samples, numbers, scaled, monkeypatch):
     assert torch.allclose(made.of(g[0]).double(), exact[0], atol=1e-6 * numbers**0.5 * 10)
     none = Vectors({}, 5, (numbers,)).to(torch.device("cpu"), torch.float32)
     assert not bool(vmap(none.of)(g).any())
+
+
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradients_of_lookups_as_directions(layout, count):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Embedding(7, 3, sparse=layout == "sparse"), nn.Flatten())
+    model.append(nn.Linear(12, 2)).eval()
+    batch = torch.randint(0, 7, (5, 4)), torch.randint(0, 2, (5,))
+    F.cross_entropy(model(batch[0]), batch[1]).backward()
+    direction = {n: p.grad for n, p in model.named_parameters()}
+    assert direction["0.weight"].is_sparse == (layout == "sparse")
+    given = {"loss": "cross_entropy", "progress": False}
+    found = gradient_dots(model, [batch], [direction] * count, **given)
+    each = gradients(model, [batch], lambda m, s: F.cross_entropy(m(s[0]), s[1]))
+    dense = {n: v.to_dense() for n, v in direction.items()}
+    exact = torch.stack([dot(g, dense) for g in each])[:, None].expand(-1, count)
+    assert torch.allclose(found.double(), exact, atol=1e-6)
 
 
 def test_directions_are_read_once_for_all_samples(monkeypatch):
