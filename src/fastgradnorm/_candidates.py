@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
@@ -101,7 +102,10 @@ def check_indices(labelled: Tensor, size: int | None) -> None:
         )
     values, counts = labelled.unique(return_counts=True)
     if bool((counts > 1).any()):
-        raise fail("labelled", "different indices", f"{int(values[counts > 1][0])} more than once")
+        twice = int(values[counts > 1][0])
+        raise ArgumentError(
+            f"`labelled` must be different indices. Got {twice} more than once.", "labelled"
+        )
 
 
 def check_early(size: int | None, known: Tensor | None, groups: Any, k: int) -> None:

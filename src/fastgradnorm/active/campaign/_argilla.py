@@ -25,6 +25,12 @@ def argilla_answers(records: Iterable[Any], question: str = "label") -> dict[str
     found: dict[str, Any] = {}
     for place, record in enumerate(records):
         plain = isinstance(record, Mapping)
+        if not plain and not hasattr(record, "responses"):
+            raise ArgumentError(
+                "`records` must be records of Argilla, or what `to_json` wrote of them. Record "
+                f"{place} is {type(record).__name__}.",
+                "records",
+            )
         key = record.get("id") if plain else record.id
         if key is None:
             raise ArgumentError(
@@ -43,7 +49,8 @@ def argilla_answers(records: Iterable[Any], question: str = "label") -> dict[str
 
 
 def _of_json(record: Mapping[str, Any], question: str) -> tuple[list[Any], bool]:
-    return [each["value"] for each in record.get("responses", {}).get(question, ())], False
+    told = record.get("responses") or {}
+    return [each["value"] for each in told.get(question, ())], False
 
 
 def _of_object(record: Any, question: str) -> tuple[list[Any], bool]:

@@ -10,8 +10,16 @@ from torch import nn
 
 from fastgradnorm import ArgumentError, acquire
 from fastgradnorm.active.campaign._journal import Event, Journal
-from fastgradnorm.active.campaign._samples import groups_of, keyed, keys_of, part_of, watched
-from fastgradnorm.active.campaign._state import Batch, State, state_of
+from fastgradnorm.active.campaign._samples import (
+    batch_number,
+    groups_of,
+    is_table,
+    keyed,
+    keys_of,
+    part_of,
+    watched,
+)
+from fastgradnorm.active.campaign._state import Batch, State, batch_of, state_of
 from fastgradnorm.active.campaign._status import Status, status_of
 
 
@@ -67,7 +75,7 @@ class Campaign:
     ) -> None:
         if pool is None:
             pool, key = (), ()
-        if not (hasattr(pool, "__getitem__") and hasattr(pool, "__len__")):
+        if is_table(pool) or not (hasattr(pool, "__getitem__") and hasattr(pool, "__len__")):
             raise TypeError(
                 "`pool` must be a dataset with a length and indices. Got "
                 f"{type(pool).__name__}. Samples go by their keys, one an index."
@@ -136,18 +144,19 @@ class Campaign:
             TypeError: If JSON cannot hold a label.
             OSError: If the file cannot be written; nothing is taken then.
         """
-        number = batch.id if isinstance(batch, Asked) else batch
+        number = batch_number(batch)
         if not isinstance(answers, Mapping):
+            how = " Pass `answers.to_dict()`." if hasattr(answers, "to_dict") else ""
             raise TypeError(
                 f"`answers` must be labels by key. Got {type(answers).__name__}. "
-                "Skipped ones are None."
+                f"Skipped ones are None.{how}"
             )
         given = keyed(answers)
         taken: dict[str, Any] = {}
 
         def make(events: list[Event]) -> Event | None:
             state = state_of(events)
-            known = _batch(state, number)
+            known = batch_of(state, number)
             strange = [key for key in given if key not in known.keys]
             if strange:
                 raise ArgumentError(
@@ -168,13 +177,13 @@ class Campaign:
         Returns:
             How many have none.
         """
-        number = batch.id if isinstance(batch, Asked) else batch
+        number = batch_number(batch)
         left = 0
 
         def make(events: list[Event]) -> Event | None:
             nonlocal left
             state = state_of(events)
-            known = _batch(state, number)
+            known = batch_of(state, number)
             left = len(state.waiting(known))
             return None if known.released else {"event": "release", "batch": number, "time": _now()}
 
@@ -227,6 +236,9 @@ class Campaign:
         """The event of a new batch."""
         skipped = {*state.skipped}
         kept = [i for i, key in enumerate(self.keys) if key not in skipped]
+        if not kept:
+            told = f"`pool` must have samples without an answer. All {len(self.keys)} were skipped."
+            raise ArgumentError(told, "pool")
         places = {self.keys[i]: place for place, i in enumerate(kept)}
         if groups is not None:
             groups = groups_of(groups, kept, len(self.keys))
@@ -276,16 +288,6 @@ class Campaign:
             tuple({**row, "index": self._places[key]} for key, row in here),
             tuple(key for key in state.waiting(batch) if key in self._places),
         )
-
-
-def _batch(state: State, number: Any) -> Batch:
-    if number not in state.batches:
-        raise ArgumentError(
-            f"`batch` must be one that was asked. Got {number!r}; there are "
-            f"{', '.join(map(str, state.batches)) or 'none'}.",
-            "batch",
-        )
-    return state.batches[number]
 
 
 def _now() -> str:

@@ -66,5 +66,5 @@ def _answer(annotation: Mapping[str, Any]) -> Any:
     results = annotation.get("result") or []
     if annotation.get("was_cancelled") or not results:
         return None
-    choices = results[0].get("value", {}).get("choices")
+    choices = (results[0].get("value") or {}).get("choices")
     return choices[0] if len(results) == 1 and choices and len(choices) == 1 else results

@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,20 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
             )
         seen[name] = i
     return found
+
+
+def is_table(pool: Any) -> bool:
+    """Whether its places are columns, and no samples."""
+    return type(pool).__module__.partition(".")[0] in ("pandas", "polars", "pyarrow")
+
+
+def batch_number(batch: Any) -> Any:
+    """The id of a batch, as Python's own integer where it is one."""
+    number = getattr(batch, "id", batch)
+    try:
+        return operator.index(number)
+    except TypeError:
+        return None if number is None else str(number)  # which no batch has: told as it is
 
 
 def key_text(key: Any) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastgradnorm import ArgumentError
+
 
 @dataclass
 class Batch:
@@ -92,3 +94,14 @@ def state_of(events: Iterable[Mapping[str, Any]]) -> State:
         elif event["event"] == "release":
             state.batches[event["batch"]].released = True
     return state
+
+
+def batch_of(state: State, number: Any) -> Batch:
+    """The batch of a number; raises `ValueError` if there is none."""
+    if number not in state.batches:
+        raise ArgumentError(
+            f"`batch` must be one that was asked. Got {number!r}; there are "
+            f"{', '.join(map(str, state.batches)) or 'none'}.",
+            "batch",
+        )
+    return state.batches[number]
