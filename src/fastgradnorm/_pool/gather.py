@@ -77,6 +77,7 @@ class _Group:
     Attributes:
         run: What the model is given beside them.
         size: How many are a chunk.
+        latest: What was found to be like `run` last.
         parts: Those that wait.
         numbers: Theirs, from one to before another.
         count: How many wait.
@@ -85,6 +86,7 @@ class _Group:
 
     run: Given
     size: int
+    latest: Given | None = None
     parts: list[Batch] = field(default_factory=list)
     numbers: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
@@ -206,14 +208,17 @@ class Gathering:
             with tensors_ready():
                 kept = run.kept()
             self._groups[shape] = _Group(kept, self._size(shape, batch))
-        differs = self._groups[shape].run.differs(run)
-        if differs is not None:
-            self.apart = self.apart or f"they differ in {differs}"
-            return None
+        group = self._groups[shape]
+        if run is not group.latest or run.kind is None:  # what is not plain may change within it
+            differs = group.run.differs(run)
+            if differs is not None:
+                self.apart = self.apart or f"they differ in {differs}"
+                return None
+            group.latest = run
         if batch.target is not None:
             with autograd_ready():
                 self.engine.outcome.check(self.engine.plan(batch), batch)
-        return self._groups[shape]
+        return group
 
     def _size(self, shape: str, batch: Batch) -> int:
         sizes, engine = self.sizes, self.engine

@@ -137,13 +137,13 @@ class Run:
                 batches = self._rest(batches, first)
                 del first  # nothing of a batch outlives it
             for taken in batches:
-                size, scored = len(taken.batch), self._added(taken)
+                size, given = len(taken.batch), map(self._given, self._added(taken))
                 del taken
-                for found in in_steps(scored):
-                    yield from in_steps(self._given(found))
+                for found in in_steps(given):
+                    yield from found
                 bar.update(size)
-            for found in in_steps(self._gathering.flush()):
-                yield from in_steps(self._given(found))
+            for found in in_steps(map(self._given, self._gathering.flush())):
+                yield from found
             self._conclude()
             self._store.finish(self._read)
 
@@ -190,7 +190,7 @@ class Run:
             yield from self._gathering.flush()
         yield None
 
-    def _given(self, scored: Scored | None) -> Iterator[Part]:
+    def _given(self, scored: Scored | None) -> list[Part]:
         """The batches that are whole with some more scores."""
         ledger, found = self._ledger, list[Part]()
         start = ledger.done
@@ -211,7 +211,7 @@ class Run:
                 state["lost"] = self.lost
             told = ends, state, self.findings, self.counted
             self._store.add(scored, (start, read), indices, *told)
-        yield from found
+        return found
 
     def _sieved(
         self, size: int, drawn: Tensor | None, start: int

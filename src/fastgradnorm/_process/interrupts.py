@@ -1,13 +1,15 @@
 """Ctrl-C waits for the end of a step, so that the process is left as it was found."""
 
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums of it: ten times the time
 import contextlib
 import itertools
-import signal
 import threading
 from collections.abc import Iterator
+from signal import SIGINT
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_INTERRUPT = int(SIGINT)
 
 
 @contextlib.contextmanager
@@ -19,7 +21,7 @@ def interrupts_wait() -> Iterator[None]:
     of the process, and whatever is called next fails, or is computed otherwise. Who hears signals
     by other means than a function of Python, or elsewhere than in the main thread, is let be.
     """
-    before = signal.getsignal(signal.SIGINT)
+    before = _signal.getsignal(_INTERRUPT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,11 +32,11 @@ def interrupts_wait() -> Iterator[None]:
             before(number, frame)
         came.append((number, frame))
 
-    signal.signal(signal.SIGINT, hear)
+    _signal.signal(_INTERRUPT, hear)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        _signal.signal(_INTERRUPT, before)
         if came:
             before(*came[0])
 
