@@ -121,6 +121,16 @@ def test_pictures_as_a_list(tmp_path):
     assert page.read_text().count('href="a.png"') == 3
 
 
+def test_a_page_says_what_its_numbers_are_and_no_more_than_there_is(tmp_path):
+    page = chosen().report(tmp_path).read_text()
+    assert "the two classes that the model finds most probable; <i>adds</i>" in page
+    assert " to score, " in page
+    assert "None" not in page
+    torch.manual_seed(0)
+    made = acquire(nn.Linear(4, 3), [torch.randn(6, 4)], 2, strategy="margin", progress=False)
+    assert "<i>adds</i>" not in made.report(tmp_path).read_text()
+
+
 def test_nothing_is_predicted_of_outputs_that_are_nan():
     pool = torch.randn(6, 4)
     pool[2] = float("nan")

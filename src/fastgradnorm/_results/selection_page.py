@@ -38,9 +38,12 @@ def write(
     rows = selection.to_records(ids)
     pool = selection.pool
     sections = {
-        "The samples, best first": _pictures(rows, picture, names, link)
-        if picture is not None
-        else _rows(rows, text, names, link),
+        "The samples, best first": _legend(rows)
+        + (
+            _rows(rows, text, names, link)
+            if picture is None
+            else _pictures(rows, picture, names, link)
+        ),
         "What the model predicts": _classes(selection, rows, names),
     }
     found = {each["kind"].capitalize(): each["message"] for each in pool["findings"]}
@@ -60,6 +63,14 @@ def write(
     path = folder / "index.html"
     write_text(path, html)
     return path
+
+
+def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of a sample are."""
+    told = "Of each its rank and score, and the two classes that the model finds most probable"
+    if rows and rows[0]["coverage"] is not None:
+        told += "; <i>adds</i>: the share of the pool that is near it and near none before it"
+    return f"<p>{told}.</p>\n"
 
 
 def _by_index(values: Any, name: str) -> Any:
@@ -167,7 +178,11 @@ def _classes(selection: Any, rows: list[dict[str, Any]], names: Sequence[str] | 
 
 
 def _told(selection: Any) -> dict[str, str]:
-    facts = selection.provenance
+    facts = {name: value for name, value in selection.provenance.items() if value is not None}
+    facts.pop("words", None)  # the page begins with them
+    seconds = facts.pop("seconds", {})
     told = {name.capitalize().replace("_", " "): str(value) for name, value in facts.items()}
+    if seconds:
+        told["Seconds"] = ", ".join(f"{value:.3g} to {name}" for name, value in seconds.items())
     told["Verified"] = selection.scores.verified or "nothing"
     return told
