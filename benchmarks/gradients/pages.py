@@ -6,6 +6,7 @@ from benchmarks import tables
 from benchmarks.gradients.costs import FIGURES, MEMORY
 
 Results = dict[str, Any]
+KINDS = "costs", "memory"
 
 
 def costs(results: Results) -> str:
@@ -23,7 +24,7 @@ def costs(results: Results) -> str:
         "two or three batches without verification, the median of rounds and in brackets the least "
         "and the most."
     )
-    figures = [each for row in rows for kind in ("costs", "memory") for each in row[kind].values()]
+    figures = [each for row in rows for kind in KINDS for each in row.get(kind, {}).values()]
     return "\n".join([told, "", *lines, "", _source(results, figures)])
 
 
