@@ -56,8 +56,13 @@ FAULTS = [
     ),
     Fault(
         _RULES, "dropped term",
-        "norms[bias] = kernels.bias_sq_norm(rows(g))", "norms[bias] = rows(g).square().sum()",
+        "of_bias = kernels.bias_sq_norm(rows(g))", "of_bias = rows(g).square().sum()",
         "biases of layers with positions are sums of squares, not squares of sums",
+    ),
+    Fault(
+        _RULES, "dropped guard",
+        "if a.shape[:2] == (1, 1) and not joint.flipped:", "if a.shape[0] == 1 and not joint.flipped:",
+        "weights of layers with positions are products of two norms",
     ),
     Fault(
         _RULES, "wrong reduction",
