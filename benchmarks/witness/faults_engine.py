@@ -229,7 +229,7 @@ FAULTS = [
     ),
     Fault(
         "_model/origin.py", "dropped guard",
-        "elif all(t.grad_fn is None or t in self.made for t in given):", "else:",
+        "elif name not in _READ and all(map(self._is_without, given)):", "else:",
         "below a call that nobody sees, all parameters count as the last layer's",
     ),
     Fault(

@@ -33,6 +33,7 @@ CASTS = {
     "contiguous": lambda w, x: w.contiguous(),
     "plus": lambda w, x: +w,
     "positive": lambda w, x: torch.positive(w),
+    "flatten": lambda w, x: w.flatten() if w.dim() == 1 else w.clone(),
     "real": lambda w, x: w.real,
     "conj": lambda w, x: w.conj(),
     "resolve_conj": lambda w, x: w.resolve_conj(),

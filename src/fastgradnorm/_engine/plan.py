@@ -194,7 +194,9 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
     changed = {name: marked(v) for name, v in leaves.items()}
     view, stand_ins = subject.view(leaves)
     inputs = [leaf[:1].clone() for leaf in batch.leaves]
-    origins = Origins(inputs) if subject.options.params == "last_layer" else None
+    origins = (
+        Origins(inputs, stand_ins.stands_in) if subject.options.params == "last_layer" else None
+    )
     recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN), origins)
     _track_layers(view, recorder)
     saved = SavedBytes(leaves.values(), subject.options.autocast)
@@ -235,9 +237,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
                 f"`{name}`, changed in place. Change a copy of it."
             )
     subject.check_kept()
-    hooked = recorder.passage.hooked
-    if (hooked or has_own(logits)) and not in_proportion(logits, list(leaves.values())):
-        subject.clips = True
+    suspect = recorder.passage.hooked or has_own(logits)
+    subject.clips |= suspect and not in_proportion(logits, list(leaves.values()))
     saved.tensors.clear()
     by_output = subject.options.by_output and subject.options.params == "last_layer"
     head = extract(output) if by_output else logits

@@ -18,7 +18,7 @@ from fastgradnorm._operations import tensors_in
 # fmt: off
 _CASTS = frozenset({
     "__pos__", "as_tensor", "asarray", "atleast_1d", "atleast_2d", "atleast_3d", "bfloat16",
-    "conj", "contiguous", "cpu", "cuda", "double", "float", "half", "positive", "real",
+    "conj", "contiguous", "cpu", "cuda", "double", "flatten", "float", "half", "positive", "real",
     "resolve_conj", "resolve_neg", "to", "to_dense", "type", "type_as", "xpu",
 })
 # fmt: on

@@ -9,21 +9,28 @@ from torch import Tensor
 from fastgradnorm._model.watch import FACTORIES
 from fastgradnorm._operations import tensors_in
 
+# What makes a tensor of numbers that may be anything's.
+_READ = frozenset({"as_tensor", "asarray", "from_numpy", "frombuffer", "new_tensor", "tensor"})
+
 
 class Origins:
     """Of the tensors of a pass, as far as its calls are seen.
 
     Args:
         inputs: The sample.
+        stands_in: Whether a tensor is one that the model holds.
 
     Attributes:
         sample: Tensors that depend on the sample, also without a gradient.
         made: Tensors with a gradient that are made of parameters and constants.
+        constants: Those without one. Where a tensor comes from nowhere it may be the sample, that
+            was a list or an array in between.
     """
 
-    def __init__(self, inputs: Iterable[Tensor]) -> None:
-        self.sample, self.made = _Known(), _Known()
+    def __init__(self, inputs: Iterable[Tensor], stands_in: Callable[[Tensor], bool]) -> None:
+        self.sample, self.made, self.constants = _Known(), _Known(), _Known()
         self.sample.add(inputs)
+        self._stands_in = stands_in
 
     def note(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
@@ -35,8 +42,12 @@ class Origins:
             written = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
             found += tensors_in(args[:1] if written else [], {"out": kwargs.get("out")})
             self.sample.add(found)
-        elif all(t.grad_fn is None or t in self.made for t in given):
+        elif name not in _READ and all(map(self._is_without, given)):
             self.made.add(t for t in found if t.grad_fn is not None)
+            self.constants.add(t for t in found if t.grad_fn is None)
+
+    def _is_without(self, tensor: Tensor) -> bool:
+        return tensor in self.made or tensor in self.constants or self._stands_in(tensor)
 
     def without_sample(self, call: Mapping[str, Any]) -> list[Tensor]:
         """Arguments that are made of parameters alone.
