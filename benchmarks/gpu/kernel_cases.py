@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from fastgradnorm_kernels import (
     affine_norm,
+    bucket_sums,
     choose_form,
     conv_norm,
     conv_patches,
@@ -15,10 +16,13 @@ from fastgradnorm_kernels import (
     embedding_norm,
     form_flops,
     ghost_norm,
+    hash_codes,
+    hash_table,
     linear_head,
     logit_head,
     reference,
 )
+from fastgradnorm_kernels._hashing import torch_hashed_sums
 from fastgradnorm_kernels.geometry import Geometry
 from torch import Tensor
 
@@ -230,6 +234,26 @@ def _others(device: torch.device, dry: bool) -> Iterator[Case]:
             reference.embedding_sq_norm,
             0,
             n * k * t * o,
+        )
+    r, c, dim = (3, 5, 4) if dry else (512, 4608, 512)
+    for dtype in (torch.float32, torch.bfloat16):
+
+        def make_hashed(dtype: torch.dtype = dtype) -> tuple[Any, ...]:
+            columns, rows = (torch.randperm(size, device=device)[None] % dim for size in (c, r))
+            table = hash_table(columns, torch.ones_like(columns), dim)
+            codes = hash_codes(rows, torch.ones_like(rows))
+            return _normal(device, dtype, n, 1, r, c).abs(), table, codes
+
+        yield Case(
+            "hashed_sums",
+            f"N={n} R={r} C={c} dim={dim}",
+            dtype,
+            "ieee",
+            make_hashed,
+            bucket_sums.hashed_sums,
+            torch_hashed_sums,
+            0,
+            n * r * c,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fastgradnorm_kernels import (
     affine_norm,
+    bucket_sums,
     checked_norm,
     conv_norm,
     direct_norm,
@@ -96,6 +97,10 @@ def _others(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Any]]]:
     g_first = _meta(dtype, 320, 28, 28, 64).movedim(-1, 1)
     yield "scaled_channels", lambda: scaled.scaled_channels(g_first, one, one, 1e-5)
     yield "scaled_channels", lambda: scaled.scaled_channels(g_first, one, None, 1e-5)
+    rows, matrix = _meta(dtype, 32, 1, 197, 768), _meta(dtype, 32, 1, 512, 4608)
+    table, codes = _meta(torch.int32, 1, 2, 512), _meta(torch.int32, 1, 512)
+    yield "hashed_sums", lambda: bucket_sums.hashed_sums(rows, table)
+    yield "hashed_sums", lambda: bucket_sums.hashed_sums(matrix, table, codes)
     ids, g_tokens = _meta(torch.int64, 32, 512), _meta(dtype, 32, 10, 512, 768)
     yield "embedding_sq_norm", lambda: embedding_norm.embedding_sq_norm(ids, g_tokens, 0)
 

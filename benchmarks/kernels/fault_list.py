@@ -38,6 +38,7 @@ _GHOST, _DIRECT = "_ghost_sq_norm_kernel", "_direct_sq_norm_kernel"
 _LAST = "_channels_last_kernel"
 _AFFINE, _EMBEDDING = "_affine_sq_norm_kernel", "_embedding_sq_norm_kernel"
 
+_HASHED = "_hashed_sums_kernel"
 _EXACT, _SPLIT = "_exact_convolution_kernel", "_split_kernel"
 
 FAULTS = [
@@ -62,6 +63,16 @@ FAULTS = [
     Fault("half_parts", _SPLIT, "first block alone", "range(0, blocks, _AT_ONCE)", "range(0, 1, _AT_ONCE)"),
     Fault("half_parts", _SPLIT, "drop factor", "weight / balance[:, None]", "weight * balance[:, None]"),
     Fault("half_parts", _SPLIT, "per tensor", "level.abs().amax((0, 1))", "level.abs().amax().expand(level.shape[2])"),
+    Fault("bucket_sums", _HASHED, "drop sign", "tl.where(entry < 0, -x, x)", "x"),
+    Fault("bucket_sums", _HASHED, "drop sign", "tl.where(code < 0, -sums, sums)", "sums"),
+    Fault("bucket_sums", _HASHED, "wrong wrap", "tl.where(place < 0, place + dim, place)", "tl.abs(place)"),
+    Fault("bucket_sums", _HASHED, "off by one", "(tl.abs(code) - 1)", "(tl.abs(code) - 2)"),
+    Fault("bucket_sums", _HASHED, "first slot alone", "range(slots)", "range(1)"),
+    Fault("bucket_sums", _HASHED, "first tile alone", "first + BLOCK_R * ROWS, R", "first + BLOCK_R, R"),
+    Fault("bucket_sums", _HASHED, "drop mask", "mask=row < R, other=0", "mask=row < R, other=1"),
+    Fault("bucket_sums", _HASHED, "swap stride", "group * table_stride_group", "group * 0"),
+    Fault("bucket_sums", _HASHED, "swap stride", "n * shift_stride_n", "n * 0"),
+    Fault("bucket_sums", _HASHED, "32-bit address", "n = tl.cast(tl.program_id(0) // blocks // parts // groups, tl.int64)", "n = tl.program_id(0) // blocks // parts // groups"),
     Fault("_math", "exp", "drop term", "whole + whole * (lost * LN_2)", "whole * LN_2"),
     Fault("_math", "finite", "drop guard", 'tl.where(base == -float("inf"), 0.0, base)', "base"),
     Fault("_math", "above_floor", "lose NaN", "tl.maximum(x, FLOOR, propagate_nan=_NAN)", "tl.where(x > FLOOR, x, FLOOR)"),
@@ -151,7 +162,7 @@ FAULTS = [
     Fault("ghost_norm", _GHOST, "off by one", "tl.minimum(first_k + chunk, K)", "tl.minimum(first_k + chunk - 1, K)"),
     Fault("ghost_norm", _GHOST, "32-bit address", "// pairs // chunks // groups, tl.int64", "// pairs // chunks // groups, tl.int32"),
     Fault("ghost_norm", _GHOST, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
-    Fault("ghost_norm", "parts", "wrong constant", "SAME=pairs == 1", "SAME=True"),
+    Fault("ghost_norm", "parts", "wrong constant", "STACKED=pairs == 1", "STACKED=True"),
     Fault("ghost_norm", "parts", "wrong constant", "EVEN_I=i % depth == 0", "EVEN_I=True"),
     Fault("ghost_norm", "parts", "wrong constant", "EVEN_O=o % depth == 0", "EVEN_O=True"),
     Fault("ghost_norm", "parts", "off by one", "max(1, side // max(1, t))", "max(1, side // max(1, t) + 1)"),
@@ -177,7 +188,7 @@ FAULTS = [
     Fault("direct_norm", _DIRECT, "swap stride", "* groups + group) * splits + split)", "* groups) * splits + split)"),
     Fault("direct_norm", _DIRECT, "32-bit address", "// splits // row_programs // groups, tl.int64", "// splits // row_programs // groups, tl.int32"),
     Fault("direct_norm", _DIRECT, "32-bit address", "tl.cast(k, tl.int64) * g_stride_k", "k * g_stride_k"),
-    Fault("direct_norm", "_part", "wrong constant", "EVEN_T=t % tile.depth == 0", "EVEN_T=True"),
+    Fault("direct_norm", "_part", "wrong constant", "needed is None and t % tile.depth == 0", "True"),
     Fault("conv_norm", "_prepare", "drop term", "grad_outputs.flatten(3).mT, groups)", "grad_outputs.flatten(3).mT)", seen_by="test_tiles_and_channels_last"),
     Fault("conv_norm", "conv_ghost_sq_norm", "wrong constant", "options, groups, True)", "options, 1, True)"),
     Fault("checked_norm", _SETTLED, "flip comparison", "sq_norm < CANCELLED * uncancelled", "sq_norm > CANCELLED * uncancelled"),

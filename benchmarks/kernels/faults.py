@@ -54,6 +54,7 @@ _TESTS = {
     "conv_norm": ["conv_norm"],
     "checked_norm": ["checked_norm"],
     "affine_norm": ["affine_norm"],
+    "bucket_sums": ["bucket_sums"],
     "scaled": ["scaled"],
     "embedding_norm": ["embedding_norm"],
     "exact_convolution": ["exact_convolution"],

@@ -17,6 +17,7 @@ from fastgradnorm_kernels._dispatch import (
 )
 from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
+from fastgradnorm_kernels._hashing import hash_codes, hash_table, hashed_sums
 from fastgradnorm_kernels._matmul import add_linear, linear, linear_pulled
 from fastgradnorm_kernels.patches import conv_patches
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
@@ -37,6 +38,9 @@ __all__ = [
     "embedding_sq_norm",
     "form_flops",
     "ghost_sq_norm",
+    "hash_codes",
+    "hash_table",
+    "hashed_sums",
     "head_scores",
     "linear",
     "linear_head_scores",

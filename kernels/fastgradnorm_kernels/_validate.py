@@ -104,6 +104,23 @@ def check_embedding(ids: Tensor, grad_outputs: Tensor) -> None:
     check_kernel_dtypes(grad_outputs=grad_outputs)
 
 
+def check_hashed(x: Tensor, table: Tensor, shifts: Tensor | None) -> None:
+    """Numbers [N, G, R, C], a table [G or 1, slots, dim] and shifts [N or 1, R], both int32."""
+    if x.ndim != 4:
+        raise ValueError(f"`x` must be [N, G, R, C]. Got {_shape(x)}.")
+    n, groups, r, _ = x.shape
+    if table.ndim != 3 or len(table) not in (1, groups) or table.dtype != torch.int32:
+        raise ValueError(
+            f"`table` must be [{groups} or 1, slots, dim] of int32. Got {_shape(table)}, "
+            f"{table.dtype}."
+        )
+    if shifts is not None and (
+        shifts.ndim != 2 or len(shifts) not in (1, n) or shifts.shape[1] != r
+    ):
+        raise ValueError(f"`shifts` must be [{n} or 1, {r}]. Got {_shape(shifts)}.")
+    check_kernel_dtypes(x=x)
+
+
 def check_conv(
     x: Tensor, grad_outputs: Tensor, options: Sequence[Sequence[int]], groups: int
 ) -> None:

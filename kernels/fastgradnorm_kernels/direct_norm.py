@@ -222,7 +222,8 @@ def _part(
             *(x, g, flags, partial, *sizes),
             **activations.arguments(),
             **grads.arguments(),
-            EVEN_T=t % tile.depth == 0,
+            # Few norms are needed: they are not worth a compilation of their own.
+            EVEN_T=needed is None and t % tile.depth == 0,
             HAS_NEEDED=needed is not None,
             BLOCK_O=tile.rows,
             BLOCK_I=tile.columns,

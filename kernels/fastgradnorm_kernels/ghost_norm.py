@@ -73,8 +73,7 @@ def _ghost_sq_norm_kernel(
     POSITIONS_LAST: tl.constexpr,
     VECTOR_X: tl.constexpr,
     VECTOR_G: tl.constexpr,
-    SAME: tl.constexpr,
-    STACKED: tl.constexpr,
+    STACKED: tl.constexpr,  # all positions are in one tile, of one cotangent or of several
     EVEN_I: tl.constexpr,
     EVEN_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -104,7 +103,7 @@ def _ghost_sq_norm_kernel(
     channels = aligned(channels, VECTOR_X)
     gram_a = activation_gram(
         *(x_group, places, column_places, I, channels, kernel, taps),
-        *(PLAIN, SAME, VECTOR_X, EVEN_I, BLOCK_D, PRECISION, PROMOTE),
+        *(PLAIN, STACKED, VECTOR_X, EVEN_I, BLOCK_D, PRECISION, PROMOTE),
     )
     used = inside[:, None] & column_inside[None, :] & (slot[:, None] == column_slot[None, :])
     gram_a = tl.where(used, gram_a, 0.0)
@@ -122,7 +121,7 @@ def _ghost_sq_norm_kernel(
         )
         gram = gram_a * gradient_gram(
             *(rows, columns, O, g_stride),
-            *(SAME, POSITIONS_LAST, VECTOR_G, EVEN_O, BLOCK_D, PRECISION, PROMOTE),
+            *(STACKED, POSITIONS_LAST, VECTOR_G, EVEN_O, BLOCK_D, PRECISION, PROMOTE),
         )
         on_diagonal = tl.where(diagonal, gram, 0.0)
         first = ((n * groups + group) * K + k) * width
@@ -180,7 +179,7 @@ def parts(
     blocks = triton.cdiv(t, side)
     pairs = blocks * (blocks + 1) // 2
     chunk = _chunk((i, o, k), stack, n * groups * pairs, tiles.processors(g.device))
-    width = t if stack > 1 else pairs
+    width = t if pairs == 1 else pairs
     shape, device = (n, groups, k, width), g.device
     sq_norm, uncancelled = (
         torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)
@@ -191,8 +190,7 @@ def parts(
             *(x, g, sq_norm, uncancelled, k, t, i, o, groups, pairs, chunk, stack),
             **activations.arguments(),
             **grads.arguments(),
-            SAME=pairs == 1,
-            STACKED=stack > 1,
+            STACKED=pairs == 1,
             EVEN_I=i % depth == 0,
             EVEN_O=o % depth == 0,
             BLOCK_T=side,
@@ -212,7 +210,7 @@ def launch(
 ) -> GhostNorm:
     """Norms of all groups together."""
     found = parts(activations, grads, input_precision, tile)
-    # Nothing is left to be added where there is one group, and one tile of all positions.
+    # Nothing is left to be added where there is one group, and one position.
     single = found[0].shape[1] == found[0].shape[3] == 1
     return GhostNorm(*(each[:, 0, :, 0] if single else each.sum((1, 3)) for each in found))
 

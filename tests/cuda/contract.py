@@ -162,6 +162,14 @@ def vit() -> nn.Module:
     return ViTForImageClassification(ViTConfig(**sizes, **more))
 
 
+def swin() -> nn.Module:
+    from transformers import SwinConfig, SwinForImageClassification
+
+    sizes = {"embed_dim": 4, "depths": [2], "num_heads": [2], "mlp_ratio": 2.0}
+    more = {"image_size": 8, "patch_size": 2, "window_size": 2, "num_labels": 3}
+    return SwinForImageClassification(SwinConfig(**sizes, **more))
+
+
 def recurrent() -> nn.Module:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(self.embed(x))[0][:, -1])
@@ -236,6 +244,7 @@ CASES = {
     "bert": Case(bert, texts(slice(None)), waits=2),
     "bert, some padded": Case(bert, texts(slice(1, 2)), waits=8),
     "vit": Case(vit, images(3, 3, 8, 8)),
+    "swin": Case(swin, images(3, 3, 8, 8)),
     "lstm": Case(recurrent, ids, VERIFIED),
     "tied": Case(tied, ids),
     "leftover": Case(leftover, VECTORS),

@@ -144,13 +144,26 @@ def captured(case, fault):
 
 
 def sketched(case):
-    """Whether sketches are those of the CPU."""
+    """Whether sketches are those of the CPU, and what one more batch of them waits for."""
     torch.manual_seed(0)
     model, inputs = case.make().eval(), case.inputs()
-    here = gradient_sketch(model, [inputs], 8, progress=False)
-    with emulator.device():
-        there = gradient_sketch(converted(model, "cuda"), [inputs], 8, progress=False)
-    return {"error": float((there - here).norm() / here.norm())}
+    options = {"dim": 8, "progress": False, "verify": False}
+    here = gradient_sketch(model, [inputs], **options)
+    with warnings.catch_warnings(record=True) as told, emulator.device():
+        warnings.simplefilter("always", SlowPathWarning)
+        where, given = converted(model, "cuda"), moved(inputs)
+        counts = []
+        for batches in (1, 2):
+            emulator.COUNTS.clear()
+            there = gradient_sketch(where, [given] * batches, **options)
+            counts.append(emulator.COUNTS.waits.total())
+        launches = emulator.COUNTS.launches["_hashed_sums_kernel"]
+    return {
+        "error": float((there[: len(here)] - here).norm() / here.norm()),
+        "waits": counts[1] - counts[0],
+        "launches": launches,
+        "slow": [str(w.message) for w in told if issubclass(w.category, SlowPathWarning)],
+    }
 
 
 def counted(name, samples=64, **options):

@@ -198,7 +198,7 @@ def test_one_use_under_no_grad_and_one_that_counts(form):
 def test_a_wrong_form_is_noticed(monkeypatch):
     model, batch = made("positions")
     right = tensor_sketch.ParameterMap.outer
-    wrong = lambda self, a, g, flipped: right(self, a.flip(-1), g, flipped)  # noqa: E731
+    wrong = lambda self, a, *rest: right(self, a.flip(-1), *rest)  # noqa: E731
     monkeypatch.setattr(tensor_sketch.ParameterMap, "outer", wrong)
     with pytest.raises(VerificationError, match="sample 0: its sketch is off by"):
         found(model, [batch], 16, 0)

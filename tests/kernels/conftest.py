@@ -18,6 +18,7 @@ else:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 from fastgradnorm_kernels import (  # noqa: E402
     affine_norm,  # noqa: F401
+    bucket_sums,  # noqa: F401
     conv_norm,  # noqa: F401
     direct_norm,  # noqa: F401
     embedding_norm,  # noqa: F401

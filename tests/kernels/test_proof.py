@@ -63,6 +63,37 @@ def _compiled_elsewhere(arch):
     assert all(spilled.search(row) for row in rows), output
 
 
+# A product on matrix units of each kernel and arithmetic: what is wrong with its loop.
+LOOPS = """
+from benchmarks.kernels import compiled, loops
+
+from triton import compile
+
+for arch in (80, 90):
+    target = compiled.GPUTarget("cuda", arch, 32)
+    wanted = {}
+    for _, dtype, precision, launch in compiled.launches(arch):
+        given = launch.arguments
+        vector = min(given.get(name, 16) for name in ("VECTOR_X", "VECTOR_G", "VECTOR"))
+        rows = given.get("BLOCK_O", 0) if "EVEN_T" in given else given.get("BLOCK_T", 64)
+        halves = precision == "halves"
+        if halves or ("PRECISION" in given and (dtype.itemsize == 2 or precision == "bf16x6")):
+            if rows >= 64 and vector * (2 if halves else dtype.itemsize) == 16:
+                wanted.setdefault((launch.kernel.__name__, precision), launch)
+    for key, launch in wanted.items():
+        options = {k: v for k, v in launch.options.items() if k in compiled._OPTIONS}
+        made = compile(compiled.specialise(launch), target=target, options=options)
+        found = loops.loops(made.asm["cubin"])
+        print(arch, *key, found)
+        print("wrong:", loops.problems(found))
+"""
+
+
+def test_loops_of_products_load_vectors_and_count_little():
+    output, _ = _run("-c", LOOPS)
+    assert output.count("wrong: []") == output.count("wrong:") == 10, output
+
+
 # In a process of its own, for kernels are interpreted here: prints the kinds of changes after which
 # a compilation is still taken as known, and what is said of one that did not come out as it did.
 CHANGES = """

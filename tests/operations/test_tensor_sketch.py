@@ -9,6 +9,7 @@ import torch
 from fastgradnorm._operations.tensor_sketch import ParameterMap, inverse
 
 SEEDS = 600
+WIDE = torch.float64
 
 
 def sketches(gradients, dim, seeds=SEEDS):
@@ -101,7 +102,7 @@ def test_a_weight_of_900_million_elements():
         for o, i in itertools.product(left.nonzero()[:, 0], right.nonzero()[:, 0]):
             sign = made._row_signs[o] * made._column_signs[i]
             exact[(made._rows[o] + made._columns[i]) % 128] += sign * left[o] * right[i]
-    y = inverse(made.outer(a[None], g[None], flipped=False), 128)
+    y = inverse(made.outer(a[None], g[None], False, WIDE), 128)
     assert float((y - exact).norm() / exact.norm()) < 1e-12
     assert len(made._rows) + len(made._columns) == 60_000
 
@@ -111,10 +112,10 @@ def test_rows_that_are_chosen_and_products_are_those_of_the_gradient():
     made = ParameterMap("p", torch.empty(9, 5), 12, 0)
     ids, g = torch.tensor([1, 8, 1, 0]), torch.randn(4, 5).double()
     full = torch.zeros(9, 5).double().index_add(0, ids[:3], g[:3])
-    assert torch.allclose(made.rows(ids, g, padding=0), made.formed(full))
+    assert torch.allclose(made.rows(ids, g, 0, WIDE), made.formed(full))
     a, g = torch.randn(1, 4, 5).double(), torch.randn(1, 4, 9).double()
     for flipped, (x, y) in ((False, (a, g)), (True, (g, a))):
-        found = inverse(made.outer(x, y, flipped), 12)
+        found = inverse(made.outer(x, y, flipped, WIDE), 12)
         assert torch.allclose(found, made.formed(g[0].mT @ a[0]))
 
 

@@ -7,10 +7,11 @@ one zero of each kind and group of parameters, whose "gradients" are those sums.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
-from fastgradnorm_kernels import accumulation_dtype
+from fastgradnorm_kernels import accumulation_dtype, computed_by
 from torch import Tensor
 from torch.func import vjp
 
@@ -93,6 +94,7 @@ def sample_sketch(
     values, dim, normed = subject.values(names), maps.dim, single is not None
     wide, device = accumulation_dtype(subject.dtype), subject.device
     read_once = set[str]()
+    chosen = partial(_computed, passage.settings.backend)
 
     def forward(*zeros: Tensor) -> Tensor:
         direct, spectra = zeros[:groups], zeros[groups:]
@@ -111,12 +113,12 @@ def sample_sketch(
             read_once.add(name)
             given = direct if form == "rows" else spectra
             read = _of_use(maps.of(name), joint, wide)
-            return given[place(name)], _normed(read, joint) if normed else read
+            return given[place(name)], chosen(_normed(read, joint) if normed else read)
 
         def of_gradient(name: str) -> Read:
             read = _of_gradient(maps.of(name), wide)
             read = _normed_gradient(read, wide, name, read_once) if normed else read
-            return read if scales is None else _scaled(read, scales[name])
+            return chosen(read if scales is None else _scaled(read, scales[name]))
 
         level = current_level()
         tapped = {
@@ -149,6 +151,16 @@ def used_once(plan: Plan) -> frozenset[str]:
     """Parameters with one use."""
     pieces = [p.name for use in plan.uses for p in (*use.slots.values(), *use.others)]
     return frozenset(name for name, times in Counter(pieces).items() if times == 1)
+
+
+def _computed(backend: str, read: Read) -> Read:
+    """By the backend that was asked for; here, as a device pulls back in a thread of its own."""
+
+    def computed(saved: Sequence[Tensor], g: Tensor) -> Tensor:
+        with computed_by(backend):
+            return read(saved, g)
+
+    return computed
 
 
 def _normed(read: Read, joint: Joint) -> Read:
@@ -196,8 +208,8 @@ def _of_use(map_: ParameterMap, joint: Joint, wide: torch.dtype) -> Read:
     def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
         a, rows = joint.parts(saved, g)
         if joint.kind == "rows":
-            return map_.rows(a, rows.to(wide), joint.padding_idx)
-        return map_.outer(a.to(wide), rows.to(wide), joint.flipped)
+            return map_.rows(a, rows, joint.padding_idx, wide)
+        return map_.outer(a, rows, joint.flipped, wide)
 
     return read
 

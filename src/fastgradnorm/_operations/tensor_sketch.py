@@ -19,9 +19,9 @@ and in every version of NumPy.
 """
 
 import hashlib
-from collections.abc import Sequence
 from typing import Literal
 
+import fastgradnorm_kernels as kernels
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,13 +51,24 @@ class ParameterMap:
     def __init__(self, name: str, parameter: Tensor, dim: int, seed: int) -> None:
         self.name, self.dim, self.shape = name, dim, tuple(parameter.shape)
         rows, columns = matrix_shape(parameter)
-        device = parameter.device
-        self._rows, self._row_signs = _hashes(name, "rows", rows, dim, seed, device)
-        self._columns, self._column_signs = _hashes(name, "columns", columns, dim, seed, device)
+        self._device = parameter.device
+        on_host = [
+            _hashes(name, side, size, dim, seed)
+            for side, size in (("rows", rows), ("columns", columns))
+        ]
+        self._on_host = on_host
+        self._rows, self._row_signs = (each.to(self._device) for each in on_host[0])
+        self._columns, self._column_signs = (each.to(self._device) for each in on_host[1])
+        self._made: dict[tuple[bool, int], tuple[Tensor, Tensor]] = {}
 
     def formed(self, gradient: Tensor) -> Tensor:
         """Sketch `[k]` of a gradient of the parameter's shape."""
-        g = numbers(gradient).reshape(len(self._rows), len(self._columns))
+        shape = len(self._rows), len(self._columns)
+        if _is_gathered(gradient):
+            g = gradient.reshape(shape)
+            # The longer side is gathered: a row that is shorter than the sketch leaves it empty.
+            return self._gathered(g.mT if shape[0] > shape[1] else g, shape[0] > shape[1])
+        g = numbers(gradient).reshape(shape)
         g = g * self._column_signs.to(g.dtype)
         buckets = self._columns
         if len(self._columns) > self.dim:  # first each row for itself: no index for each element
@@ -67,8 +78,16 @@ class ParameterMap:
         g = g * self._row_signs.to(g.dtype)[:, None]
         return g.new_zeros(self.dim).scatter_add(0, index.flatten(), g.flatten())
 
-    def rows(self, ids: Tensor, g: Tensor, padding: int | None) -> Tensor:
-        """Sketch `[k]` of a gradient that is zero but for g `[T, O]`, added to rows `ids` `[T]`."""
+    def rows(self, ids: Tensor, g: Tensor, padding: int | None, wide: torch.dtype) -> Tensor:
+        """Sketch `[k]` of a gradient that is zero but for g `[T, O]`, added to rows `ids` `[T]`.
+
+        In the dtype `wide`.
+        """
+        if _is_gathered(g):
+            codes = self._table(True, 1)[1][0, ids]
+            codes = codes if padding is None else torch.where(ids == padding, 0, codes)
+            return self._gathered(g, False, codes).to(wide)
+        g = g.to(wide)
         signs = self._row_signs.to(g.dtype)[ids]
         if padding is not None:
             g = torch.where((ids == padding)[:, None], 0.0, g)
@@ -76,25 +95,52 @@ class ParameterMap:
         index = (self._rows[ids][:, None] + self._columns) % self.dim
         return g.new_zeros(self.dim).scatter_add(0, index.flatten(), g.flatten())
 
-    def outer(self, a: Tensor, g: Tensor, flipped: bool) -> Tensor:
-        """Transform `[k // 2 + 1, 2]` of the sketch of `Σ_t g_t a_tᵀ`.
+    def outer(self, a: Tensor, g: Tensor, flipped: bool, wide: torch.dtype) -> Tensor:
+        """Transform `[k // 2 + 1, 2]` of the sketch of `Σ_t g_t a_tᵀ`, in the dtype `wide`.
 
         For a `[G, T, I]` and g `[G, T, O]`; groups are blocks of rows. With `flipped` the parameter
         is `[I, O]`.
         """
         left, right = (a, g) if flipped else (g, a)
-        groups, width = len(left), left.shape[-1]
-        buckets = self._rows.reshape(groups, 1, width), self._columns
-        left = left * self._row_signs.to(left.dtype).reshape(groups, 1, width)
-        right = right * self._column_signs.to(right.dtype)
-        product = self._transform(left, buckets[0]) * self._transform(right, buckets[1])
+        product = self._transform(left, True, wide) * self._transform(right, False, wide)
         return torch.view_as_real(product.sum((0, 1)))
 
-    def _transform(self, x: Tensor, buckets: Tensor) -> Tensor:
-        """Of the count sketches of signed vectors `[G, T, I]`."""
-        zeros = x.new_zeros(*x.shape[:-1], self.dim)
+    def _transform(self, x: Tensor, rows: bool, wide: torch.dtype) -> Tensor:
+        """Of the count sketches of vectors `[G, T, I]` of rows or of columns."""
+        groups, _, width = x.shape
+        if _is_gathered(x):
+            table = self._table(rows, groups if rows else 1)[0]
+            summed: Tensor = torch.fft.rfft(kernels.hashed_sums(x[None], table)[0].to(wide))
+            return summed
+        x = x.to(wide)
+        signs, buckets = self._column_signs.to(x.dtype), self._columns
+        if rows:
+            signs = self._row_signs.to(x.dtype).reshape(groups, 1, width)
+            buckets = self._rows.reshape(groups, 1, width)
+        x, zeros = x * signs, x.new_zeros(*x.shape[:-1], self.dim)
         found: Tensor = torch.fft.rfft(zeros.scatter_add(-1, buckets.expand(x.shape), x))
         return found
+
+    def _gathered(self, g: Tensor, flipped: bool, codes: Tensor | None = None) -> Tensor:
+        """Sketch `[k]` of a matrix, whose rows are the parameter's columns if `flipped`."""
+        table = self._table(flipped, 1)[0]
+        codes = self._table(not flipped, 1)[1] if codes is None else codes[None]
+        return kernels.hashed_sums(g[None, None], table, codes)[0, 0]
+
+    def _table(self, rows: bool, groups: int) -> tuple[Tensor, Tensor]:
+        """Which rows, or columns, each bucket has, and what codes they have themselves."""
+        if (rows, groups) not in self._made:
+            buckets, signs = self._on_host[0 if rows else 1]
+            each = buckets.view(groups, -1), signs.view(groups, -1)
+            table, codes = kernels.hash_table(*each, self.dim), kernels.hash_codes(*each)
+            self._made[rows, groups] = table.to(self._device), codes.to(self._device)
+        return self._made[rows, groups]
+
+
+def _is_gathered(x: Tensor) -> bool:
+    """Whether a kernel gathers what each bucket has; else numbers are added one by one."""
+    real = not x.is_complex()
+    return real and kernels.resolve_backend("auto", x.device, x.dtype) == "triton"
 
 
 def inverse(spectrum: Tensor, dim: int) -> Tensor:
@@ -147,10 +193,8 @@ def _sizes(rule: Rule, joint: Joint) -> tuple[int, int, int]:
     return shape.positions, shape.inputs, shape.outputs
 
 
-def _hashes(
-    name: str, side: str, size: int, dim: int, seed: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Buckets and signs `[size]`; of each `dim` in turn all buckets differ."""
+def _hashes(name: str, side: str, size: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Buckets and signs `[size]`, on the CPU; of each `dim` in turn all buckets differ."""
     label = repr((seed, name, side)).encode()
     first, second = np.frombuffer(hashlib.blake2b(label, digest_size=16).digest(), "<u8")
     index = np.arange(1, -(-size // dim) * dim + 1, dtype=np.uint64)
@@ -158,8 +202,7 @@ def _hashes(
     order = (mixed >> np.uint64(1)).reshape(-1, dim).argsort(1, kind="stable")
     buckets = order.argsort(1, kind="stable").reshape(-1)[:size]
     signs = 1 - 2 * (mixed[:size] & np.uint64(1)).astype(np.int8)
-    found: Sequence[Tensor] = [torch.from_numpy(each).to(device) for each in (buckets, signs)]
-    return found[0], found[1]
+    return torch.from_numpy(buckets), torch.from_numpy(signs)
 
 
 def _mix(x: "np.typing.NDArray[np.uint64]") -> "np.typing.NDArray[np.uint64]":
