@@ -181,7 +181,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/sketched.py", "option that does nothing",
-        "return given[place(name)], _normed", "return given[0], _normed",
+        "return given[place(name)], chosen(", "return given[0], chosen(",
         "all layers' sketches are in the first group",
     ),
     Fault(
