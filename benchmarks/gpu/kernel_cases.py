@@ -235,7 +235,10 @@ def _others(device: torch.device, dry: bool) -> Iterator[Case]:
             0,
             n * k * t * o,
         )
-    r, c, dim = (3, 5, 4) if dry else (512, 4608, 512)
+
+
+def _hashed(device: torch.device, dry: bool) -> Iterator[Case]:
+    n, r, c, dim = (2, 3, 5, 4) if dry else (32, 512, 4608, 512)
     for dtype in (torch.float32, torch.bfloat16):
 
         def make_hashed(dtype: torch.dtype = dtype) -> tuple[Any, ...]:
@@ -260,6 +263,8 @@ def _others(device: torch.device, dry: bool) -> Iterator[Case]:
 def cases(device: torch.device, dry: bool) -> list[Case]:
     """Every case, or tiny ones; the interpreter has no bfloat16 products."""
     found = [
-        case for make in (_heads, _linears, _convolutions, _others) for case in make(device, dry)
+        case
+        for make in (_heads, _linears, _convolutions, _others, _hashed)
+        for case in make(device, dry)
     ]
     return [case for case in found if not (device.type == "cpu" and case.dtype == torch.bfloat16)]
