@@ -126,12 +126,6 @@ FAULTS = [
         "pictures in arrays are scored with height and width exchanged",
     ),
     Fault(
-        "cli/_model.py", "dropped guard",
-        "return Loaded(made.eval(), transform, pretrained)",
-        "return Loaded(made, transform, pretrained)",
-        "what is loaded is in training mode",
-    ),
-    Fault(
         "cli/_files.py", "wrong sort",
         'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
         "select may choose samples whose score is NaN",

@@ -102,6 +102,11 @@ def hook_on_all(model, patch):
     patch.callback = handle.remove
 
 
+def trained(model):
+    with torch.no_grad():
+        model.layers[2].bias += 0.1
+
+
 def other_default(model, patch):
     torch.set_default_dtype(torch.float64)
     patch.callback = lambda: torch.set_default_dtype(torch.float32)
@@ -149,6 +154,7 @@ CHANGES = {
         model.layers[1], "__class__", nn.Softsign
     ),
     "a parameter that is frozen": lambda model, patch: model.layers[0].weight.requires_grad_(False),
+    "a parameter that is trained": lambda model, patch: trained(model),
     "PyTorch's own default": other_default,
 }
 PAST_COUNTS = {
