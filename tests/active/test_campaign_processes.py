@@ -58,6 +58,30 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"Line 2 of .* is damaged"):
             campaign(tmp_path)
 
+    @pytest.mark.parametrize("damage", [
+        lambda line: line.replace(b'"batch"', b'"botch"'),
+        lambda line: line.replace(b'"answers": {', b'"answers": 3, "rest": {'),
+        lambda line: b'{"event": "ask", "batch": 1}',
+        lambda line: b'{"event": "release"}',
+        lambda line: b'{"event": 7}',
+    ], ids=["no batch", "no answers", "half asked", "released none", "no name"])  # fmt: skip
+    def test_a_line_without_its_fields_is_damaged(self, damage, tmp_path):
+        self.told(tmp_path)
+        first, second, third = lines(tmp_path).splitlines()
+        (tmp_path / "campaign.jsonl").write_bytes(b"\n".join([first, damage(second), third, b""]))
+        with pytest.raises(ValueError, match=r"Line 2 of .* is damaged"):
+            campaign(tmp_path)
+
+    def test_a_batch_gets_no_id_of_one_whose_line_was_deleted(self, tmp_path):
+        self.told(tmp_path)
+        before = campaign(tmp_path).labelled
+        kept = lines(tmp_path).splitlines(keepends=True)[1:]  # as the message advises
+        release = b'{"event": "release", "batch": 1}\n'
+        (tmp_path / "campaign.jsonl").write_bytes(b"".join([*kept, release]))
+        made = campaign(tmp_path)
+        assert made.labelled == before
+        assert ask(made).id == 2
+
 
 WORKER = """
 import sys, time, torch, warnings

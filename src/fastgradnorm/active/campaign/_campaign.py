@@ -269,7 +269,7 @@ class Campaign:
         rows = zip(chosen["keys"], chosen["records"], strict=True)
         left = [(key, row) for key, row in rows if key not in state.latest]
         keys, records = [key for key, _ in left], [row for _, row in left]
-        return {**chosen, "batch": len(state.batches) + 1, "keys": keys, "records": records}
+        return {**chosen, "batch": state.next_id, "keys": keys, "records": records}
 
     def _open(self, state: State) -> Batch | None:
         """The latest batch that waits for a sample which is still in the pool."""

@@ -13,6 +13,12 @@ from typing import Any
 from fastgradnorm import ArgumentError
 
 Event = dict[str, Any]
+# What an event must have to be one that a campaign wrote; others are of a later version.
+_FIELDS: dict[str, dict[str, type]] = {
+    "ask": {"batch": int, "keys": list, "records": list, "predicted": dict, "samples": int},
+    "tell": {"batch": int, "answers": dict},
+    "release": {"batch": int},
+}
 
 
 class Journal:
@@ -143,4 +149,8 @@ def _event(line: bytes) -> Event | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "event" in found else None
+    if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+        return None
+    fields = _FIELDS.get(found["event"], {})
+    whole = all(isinstance(found.get(name), kind) for name, kind in fields.items())
+    return found if whole else None

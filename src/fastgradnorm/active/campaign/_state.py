@@ -54,6 +54,12 @@ class State:
         return [key for key, label in self.latest.items() if label is None]
 
     @property
+    def next_id(self) -> int:
+        """Of a new batch: no id comes twice, though lines were deleted from the file."""
+        told = (batch for batch, _ in self.answers)
+        return 1 + max((*self.batches, *told), default=0)
+
+    @property
     def open(self) -> Batch | None:
         """The batch that still waits for answers."""
         for batch in reversed(self.batches.values()):
@@ -91,8 +97,8 @@ def state_of(events: Iterable[Mapping[str, Any]]) -> State:
             for key, answer in event["answers"].items():
                 state.answers[event["batch"], key] = answer
                 state.latest[key] = answer
-        elif event["event"] == "release":
-            state.batches[event["batch"]].released = True
+        elif event["event"] == "release" and event["batch"] in state.batches:
+            state.batches[event["batch"]].released = True  # else the line that asked was deleted
     return state
 
 
