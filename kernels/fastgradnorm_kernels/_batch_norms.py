@@ -27,12 +27,14 @@ def batch_norm_sq_norms(
     if x.numel() < _LARGE * len(x) or x.dim() < 3 or not operators.has_batch_norm_gradients():
         return torch.stack(reference.affine_sq_norm(*normalized_rows(x, g, mean, var, eps)), -1)
     wide = reference.accumulation_dtype(g.dtype)
+    # Numbers of bfloat16 are taken as they are, and added up in float32.
+    dtype = torch.bfloat16 if x.dtype == g.dtype == torch.bfloat16 else wide
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     format = torch.channels_last if last else torch.contiguous_format
     statistics, found = (mean.to(wide), var.to(wide), eps), list[Tensor]()
-    samples = _alone(x.to(wide), format)
+    samples = _alone(x.to(dtype), format)
     for cotangents in g.unbind(1):
-        for one, each in zip(samples, _alone(cotangents.to(wide), format), strict=True):
+        for one, each in zip(samples, _alone(cotangents.to(dtype), format), strict=True):
             found += operators.batch_norm_gradients(each, one, *statistics)
     sums = torch.stack(found).view(g.shape[1], len(x), 2, -1)
     return sums.square_().sum(-1).transpose(0, 1)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastgradnorm_kernels import _matmul, reference
 from fastgradnorm_kernels.geometry import Geometry
@@ -61,11 +60,14 @@ def _of_sequences(
     """Channels that are first in memory: what one place of the kernel sees is a slice of them."""
     n, k, o, t = g.shape
     (kernel,), (stride,), (padding,), (dilation,) = geometry
-    x = F.pad(x, (padding, padding)) if padding else x
     rows, total = g.reshape(n, k * o, t), g.new_zeros(n, k)
-    for start in range(0, dilation * kernel, dilation):
-        seen = x[:, :, start : start + stride * (t - 1) + 1 : stride]
-        total += torch.bmm(rows, seen.mT).view(n, k, -1).square().sum(-1)
+    for start in range(-padding, dilation * kernel - padding, dilation):
+        # Positions at which this place is not in the padding, which adds nothing.
+        first, last = max(0, -(start // stride)), min(t - 1, (x.shape[-1] - 1 - start) // stride)
+        if first <= last:
+            seen = x[:, :, start + stride * first : start + stride * last + 1 : stride]
+            products = torch.bmm(rows[:, :, first : last + 1], seen.mT)
+            total += products.view(n, k, -1).square().sum(-1)
     return total
 
 

@@ -182,7 +182,8 @@ def batch_norm_gradients(
 ) -> tuple[Tensor, Tensor]:
     """`Σ g x̂` and `Σ g` by channel, of a batch norm by running statistics: one pass over memory.
 
-    Can go when PyTorch has it in public.
+    In the dtype of the statistics, than which x and g may be narrower. Can go when PyTorch has it
+    in public.
     """
     kernel = torch.ops.aten.native_batch_norm_backward
     statistics = mean, var, None, None
@@ -192,7 +193,7 @@ def batch_norm_gradients(
 
 @proves("torch.ops.aten.native_batch_norm_backward", "scale and shift are added up apart")
 def has_batch_norm_gradients() -> bool:
-    """Whether that is what autograd gives, in either layout."""
+    """Whether that is what autograd gives, in either layout, and added up in float32."""
     x, g, mean = _ramp(1, 3, 4, 2), _ramp(1, 3, 4, 2).square(), _ramp(3)
     var, scale, shift = mean.square() + 1, *torch.ones(2, 3).requires_grad_().unbind()
     exact = _gradients(F.batch_norm(x, mean, var, scale, shift, False, 0.0, 0.1), (scale, shift), g)
@@ -200,6 +201,9 @@ def has_batch_norm_gradients() -> bool:
     for format in (torch.contiguous_format, torch.channels_last):
         x, g = x.contiguous(memory_format=format), g.contiguous(memory_format=format)
         proved = proved and _close(batch_norm_gradients(g, x, mean, var, 0.1), exact)
+        narrow = g.bfloat16(), x.bfloat16()
+        rounded = batch_norm_gradients(*(each.float() for each in narrow), mean, var, 0.1)
+        proved = proved and _close(batch_norm_gradients(*narrow, mean, var, 0.1), rounded)
     return proved
 
 

@@ -57,6 +57,17 @@ def test_convolutions(form, last, tolerance, monkeypatch):
     _check(_torch_norms.conv_sq_norm(x, g, geometry, 1), exact, tolerance)
 
 
+@pytest.mark.parametrize("stride, padding", [((1, 1), (1, 1)), ((2, 1), (0, 2))])
+def test_own_gradients_of_many_positions(stride, padding, monkeypatch):
+    monkeypatch.setattr(_narrow, "_multiplies", lambda: True)
+    monkeypatch.delattr(_narrow, "_squares")
+    x = _bfloat16(2, 32, 40, 26).contiguous(memory_format=torch.channels_last)
+    geometry = Geometry((3, 3), stride, padding, (1, 1))
+    g = _bfloat16(2, 1, *geometry.out(x.shape[2:]), 16).movedim(-1, 2)
+    actual = _torch_norms.conv_sq_norm(x, g, geometry, 1)
+    _check(actual, conv_oracle(x.double(), g.double(), geometry, 1), ROUNDED)
+
+
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_small_products_and_other_dtypes_are_as_they_were(multiplies, monkeypatch):
     monkeypatch.setattr(_narrow, "_multiplies", lambda: multiplies)
