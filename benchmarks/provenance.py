@@ -39,14 +39,14 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 
 def moment(facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """When and of which commit a figure is, in a file of figures of several runs.
+    """When, where and of which commit a figure is, in a file of figures of several runs.
 
     Args:
         facts: Of the run; None: of this one.
     """
     facts = provenance() if facts is None else facts
-    load = facts["machine"]["load_average"]
-    return {"date": facts["date"], "commit": facts["commit"], "load_average": load}
+    machine = {key: facts["machine"][key] for key in ("processor", "load_average")}
+    return {"date": facts["date"], "commit": facts["commit"], **machine}
 
 
 def installed(distribution: str) -> str | None:

@@ -228,19 +228,21 @@ def rate(value: float) -> str:
     return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
 
 
-def source(results: Results, command: str, dates: Sequence[str] = ()) -> str:
+def source(results: Results, command: str, moments: Sequence[dict[str, Any]] = ()) -> str:
     """Where a table's figures come from.
 
     Args:
         results: All that is stored.
         command: That measures them.
-        dates: Of the table's own figures, where they are of several runs.
+        moments: Of the table's own figures, where they are of several runs.
     """
     facts = results["provenance"]
     machine = facts["machine"]
-    days = sorted({date[:10] for date in dates} or {facts["date"][:10]})
+    days = sorted({moment["date"][:10] for moment in moments} or {facts["date"][:10]})
+    own = {moment["processor"] for moment in moments} or {machine["processor"]}
+    processors = " and ".join(sorted(own))
     day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
-        f"Measured by `python -m benchmarks {command}` on {machine['processor']}, "
+        f"Measured by `python -m benchmarks {command}` on {processors}, "
         f"{machine['threads']} threads, torch {facts['versions']['torch']}, {day}."
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks import tables
+from benchmarks.provenance import moment
 from benchmarks.traps import cell
 
 Results = dict[str, Any]
@@ -49,10 +50,10 @@ def speed(results: Results) -> str:
 
 
 def _source(results: Results, figures: list[dict[str, Any]]) -> str:
-    """With the days of the table's own figures."""
-    every = results["provenance"]
-    dates = [each.get("measured", every)["date"] for each in figures]
-    return tables.source(results, "attribution", dates)
+    """With the days and machines of the table's own figures."""
+    every = moment(results["provenance"])
+    moments = [figure.get("measured", every) for figure in figures]
+    return tables.source(results, "attribution", moments)
 
 
 def _present(results: Results) -> list[str]:

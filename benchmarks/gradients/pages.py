@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.gradients.costs import FIGURES, MEMORY
+from benchmarks.provenance import moment
 
 Results = dict[str, Any]
 KINDS = "costs", "memory"
@@ -50,10 +51,10 @@ def accuracy(results: Results) -> str:
 
 
 def _source(results: Results, figures: list[dict[str, Any]]) -> str:
-    """With the days of the table's own figures."""
-    every = results["provenance"]
-    dates = [figure.get("measured", every)["date"] for figure in figures]
-    return tables.source(results, "gradients", dates)
+    """With the days and machines of the table's own figures."""
+    every = moment(results["provenance"])
+    moments = [figure.get("measured", every) for figure in figures]
+    return tables.source(results, "gradients", moments)
 
 
 def _steps(found: dict[str, Any]) -> str:
