@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from fastgradnorm import PoolScores
+from fastgradnorm.cli import _report
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 
@@ -49,6 +50,15 @@ def test_pictures_in_arrays_lie_as_they_are(run, folder, model):
     x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)
     expected = oracle.scores(model, oracle.ones(x))
     assert_close_relative(PoolScores.load(folder / "s.npz").values, expected, 1e-5)
+
+
+def test_the_page_gives_the_formula_of_its_scheme(run, folder, monkeypatch):
+    monkeypatch.setattr(_report, "draw", lambda *given: "")
+    monkeypatch.setattr(_report, "chart", lambda *given: "")  # most of the time that a page takes
+    for scheme, formula in (("expected", "Σ p(c) ‖∇loss(x, c)‖."), ("entropy", "‖∇H(p)‖.")):
+        ran = run("score", "their_model:make", "pool", "--report", "page", "--scheme", scheme)
+        assert ran.code == 0, ran.err
+        assert formula in (folder / "page" / "index.html").read_text()
 
 
 @pytest.mark.slow

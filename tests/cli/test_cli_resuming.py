@@ -30,7 +30,6 @@ def make():
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return network(), transform
 """
-pytestmark = pytest.mark.slow
 GIVEN = ("stopping:make", "pool", 5, "--batch-size", 4)
 
 
@@ -69,6 +68,7 @@ def files(folder, start):
     return {path.name for path in folder.glob(f"{start}*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -96,6 +96,7 @@ def test_what_is_chosen_is_the_same(run, folder, stopped, options):
     assert files(folder, "a.csv") == {"a.csv"}
 
 
+@pytest.mark.slow
 def test_a_place_of_its_own(run, folder, stopped):
     stopped(20)
     ran = run("acquire", *GIVEN)
@@ -113,6 +114,23 @@ def test_a_place_of_its_own(run, folder, stopped):
     assert not files(folder / "new", "kept")
 
 
+@pytest.mark.parametrize(
+    "options, place",
+    [(("acquire", "--labelled", "known", "--out", "a.csv"), "a.csv"), (("ask",), "campaign/ask")],
+    ids=["acquire", "ask"],
+)
+def test_what_was_read_is_not_read_again_and_nothing_is_left(run, folder, stopped, options, place):
+    command, *more = options
+    stopped(18)
+    assert run(command, *GIVEN, *more).code == 130
+    begun = files(folder, place)
+    assert any(name.endswith(".checkpoint") for name in begun)
+    stopped(None)
+    names(run(command, *GIVEN, *more))
+    assert read(folder) < 40
+    assert files(folder, place) <= {place}
+
+
 def test_an_answer_that_cannot_be_written_costs_no_second_run(run, folder, stopped):
     stopped(None)
     (folder / "page" / "index.html").mkdir(parents=True)  # where a file is to be
@@ -125,6 +143,7 @@ def test_an_answer_that_cannot_be_written_costs_no_second_run(run, folder, stopp
     assert files(folder, "a.csv") == {"a.csv"}
 
 
+@pytest.mark.slow
 def test_people_are_asked_the_same(run, folder, stopped):
     stopped(None)
     expected = names(run("ask", *GIVEN, "--campaign", "whole"))
@@ -138,6 +157,7 @@ def test_people_are_asked_the_same(run, folder, stopped):
     assert files(folder / "campaign", "ask") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes that can be killed")
 def test_a_process_that_is_killed(run, folder, stopped):
     stopped(None)

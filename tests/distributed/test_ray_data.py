@@ -10,8 +10,6 @@ from tests.support import pools
 from tests.support.asserts import assert_close_relative
 from tests.support.launching import launch
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
@@ -22,6 +20,7 @@ def job(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_id_has_its_score_though_an_actor_was_killed(job):
     assert (job / "died").exists()
     found = torch.load(job / "found.pt", weights_only=False)["found"]
@@ -34,10 +33,12 @@ def test_each_id_has_its_score_though_an_actor_was_killed(job):
         assert_close_relative(scores, expected[scheme], 1e-6, scheme)
 
 
+@pytest.mark.slow
 def test_an_actor_that_fails_ends_the_run(job):
     assert "Scores are NaN or infinite for 'id' [130]" in (job / "error.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_documentation_s_code(job):
     found = torch.load(job / "page.pt", weights_only=False)
     rows = sorted(found["rows"], key=lambda row: row["id"])
@@ -53,14 +54,14 @@ def actor(**options):
 
 def table(rows=None):
     rows = pools.inputs() if rows is None else rows
-    return {"x": rows.double().numpy(), "id": np.arange(len(rows)).astype(str)}
+    return {"x": rows.double().numpy(), "id": (100 + np.arange(len(rows))).astype(str)}
 
 
 def test_columns_in_columns_out():
     """The id column goes through as it is; inputs are cast to the model's dtype."""
     found = actor(score_column="gradnorm")(table())
     assert list(found) == ["id", "gradnorm"]
-    assert found["id"].tolist() == [str(i) for i in range(pools.N)]
+    assert found["id"].tolist() == [str(100 + i) for i in range(pools.N)]
     assert found["gradnorm"].dtype == np.float32
     expected = score_pool(pools.mlp(), pools.loader())
     assert_close_relative(torch.from_numpy(found["gradnorm"]), expected, 1e-6)
@@ -99,7 +100,7 @@ def test_not_finite_scores_are_told_by_id_and_the_next_batch_goes_on():
     rows = pools.inputs()
     rows[[4, 9]] = torch.nan
     scorer = actor()
-    with pytest.raises(ValueError, match=r"Scores are NaN or infinite for 'id' \['4', '9'\]"):
+    with pytest.raises(ValueError, match=r"Scores are NaN or infinite for 'id' \['104', '109'\]"):
         scorer(table(rows))
     assert np.isfinite(scorer(table())["score"]).all()
     with pytest.warns(UserWarning, match="Scores are NaN or infinite"):
