@@ -23,7 +23,13 @@ _AGAIN = {
     "gradients": "products, sketches beside training steps",
     "recipes": "wrong labels, pruning, influence: of digits",
 }
-_NAMES = "README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/attribution.md"
+_NAMES = (
+    "README.md",
+    "docs/benchmarks.md",
+    "docs/recipes.md",
+    "docs/attribution.md",
+    "docs/experiments.md",
+)
 _PAGES = [Path(__file__).parents[1] / name for name in (*_NAMES, "docs/any-model.md")]
 
 

@@ -75,6 +75,11 @@ def update(paths: Sequence[Path], folder: Path = RESULTS) -> int:
         print("confirmation: no results; run `python -m benchmarks label-efficiency confirming`")
     else:
         made["confirmation"] = confirmed
+    full = regimes.tables(folder / regimes.FULL_MODEL)
+    if full is None:
+        print("full-model: no results; run `python -m benchmarks label-efficiency --full-model`")
+    else:
+        made["full-model"] = full
     for name, (command, make) in BLOCKS.items():
         results = load(command, folder)
         if results is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.label_efficiency.curves import Curve, Results, load_all
-from benchmarks.label_efficiency.regimes import DEFAULT, of_page, told
+from benchmarks.label_efficiency.regimes import DEFAULT, SUFFIXES, of_page, told
 from benchmarks.label_efficiency.statistics import t_interval
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures" / "experiments"
@@ -17,18 +17,25 @@ LOOKS = {
     DEFAULT: ("#0072B2", "-"), "random": ("#000000", ":"), "margin": ("#D55E00", "--"),
     "badge": ("#CC79A7", "-."), "entropy": ("#E69F00", (0, (5, 1))),
     "expected/last_layer/top": ("#009E73", (0, (1, 1))),
-    "expected/all/top": ("#009E73", (0, (1, 1))),
+    "expected/all/top": ("#009E73", "--"),
+    "expected/all/herding": ("#56B4E9", "-"),
+    "sketch/predicted/all/maxherding": ("#CC79A7", (0, (3, 1, 1, 1))),
+    "entropy_gradnorm/all/top": ("#E69F00", "--"), "published": ("#D55E00", "-."),
     "maxherding": ("#56B4E9", (0, (3, 1, 1, 1))),
 }  # fmt: skip
 
 
 def draw_all(folder: Path, pictures: Path = PICTURES) -> list[Path]:
-    """Draws each task of the folders `regimes` and `confirmation` of stored results."""
-    found = [r for name in ("regimes", "confirmation") for r in load_all(folder / name)]
-    return [draw(results, pictures) for results in found if of_page(results)]
+    """Draws each task of the folders of stored results that docs/experiments.md tells of."""
+    return [
+        draw(results, pictures, SUFFIXES[name])
+        for name in SUFFIXES
+        for results in load_all(folder / name)
+        if of_page(results)
+    ]
 
 
-def draw(results: Results, pictures: Path) -> Path:
+def draw(results: Results, pictures: Path, suffix: str = "") -> Path:
     """Left the means over seeds, right the paired differences to random; bands of 95 %."""
     import matplotlib
 
@@ -51,7 +58,7 @@ def draw(results: Results, pictures: Path) -> Path:
         axes.grid(alpha=0.25)
     names = left.get_legend_handles_labels()
     figure.legend(*names, loc="outside right center", fontsize="small", frameon=False)
-    place = pictures / f"{results.task}.png"
+    place = pictures / f"{results.task}{suffix}.png"
     _save(figure, place)
     plt.close(figure)
     return place

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the default on tasks that it was not chosen on, from seed 100 on, kept apart in "
         "results/confirmation",
     )
+    parser.add_argument(
+        "--full-model",
+        action="store_true",
+        help="norms and sketches of all parameters beside those of the last layer, from seed 100 "
+        "on, kept apart in results/full_model",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a command was stopped")
 
 
@@ -64,6 +70,8 @@ def main(arguments: argparse.Namespace) -> int:
         settings = runner.of_regimes(settings, arguments.task)
     if arguments.confirm:
         settings = runner.of_confirmation(settings)
+    if arguments.full_model:
+        settings = runner.of_full_model(settings, arguments.task)
     failed = False
     for name in GROUPS.get(arguments.task, (arguments.task,)):
         try:
@@ -78,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(report.terminal(outcome.results), flush=True)
         if not (arguments.quick or arguments.no_store):
             print(f"written: {runner.store_results(outcome.results, settings)}")
-            if arguments.regimes or arguments.confirm:
+            if arguments.regimes or arguments.confirm or arguments.full_model:
                 continue
             print(f"written: {report.write()}", flush=True)
     return int(failed)

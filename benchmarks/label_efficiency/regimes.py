@@ -15,6 +15,9 @@ from benchmarks.label_efficiency.statistics import (
 DEFAULT = "expected/last_layer/herding"
 # What the default was to be held against before anything was run; the others are told by the way.
 PLANNED = ("random", "margin", "badge")
+FULL_MODEL = "full_model"  # its folder, where all comparisons are corrected: none was planned
+SUFFIXES = {"regimes": "", "confirmation": "", FULL_MODEL: "_full"}  # of pictures, by folder
+_OPTIONS = {"confirmation": "--confirm", FULL_MODEL: "--full-model"}
 _FEWEST = 4  # seeds, below which a strategy is not told
 _HEAD = "| strategy | {metric} at {last} | area | area, to random | default less this | p, Holm |"
 
@@ -29,15 +32,15 @@ def tables(folder: Path, planned: int | None = None) -> str | None:
     found = [each for each in load_all(folder) if of_page(each)]
     if not found:
         return None
-    # One family: the default against each planned strategy on every task.
+    # One family: the default against each strategy that is compared, on every task.
     raw = {
         (each.task, name): paired_p(_differences(each, DEFAULT, name))
         for each in found
         for name in told(each)
-        if name in PLANNED
+        if name in PLANNED or (folder.name == FULL_MODEL and name != DEFAULT)
     }
     corrected = holm(raw, planned)
-    return "\n\n".join(_table(each, corrected) for each in found)
+    return "\n\n".join(_table(each, corrected, folder.name) for each in found)
 
 
 def of_page(results: Results) -> bool:
@@ -56,7 +59,7 @@ def _differences(results: Results, first: str, second: str) -> list[float]:
     return [100 * (area(mine[s]) - area(theirs[s])) for s in sorted(mine) if s in theirs]
 
 
-def _table(results: Results, corrected: dict[tuple[str, str], float]) -> str:
+def _table(results: Results, corrected: dict[tuple[str, str], float], folder: str) -> str:
     plan, facts = results.facts["plan"], results.facts["provenance"]
     areas = {n: t_interval([area(c) for c in results.of(n).values()]) for n in told(results)}
     seeds = sorted({len(results.of(name)) for name in areas})
@@ -77,16 +80,16 @@ def _table(results: Results, corrected: dict[tuple[str, str], float]) -> str:
         less = p = "-"
         if name != DEFAULT:
             less = _shown(t_interval(_differences(results, DEFAULT, name)))
-        if name in PLANNED:
+        if (results.task, name) in corrected:
             p = f"{corrected[results.task, name]:.2g}"
         shown = f"`{name}`" + (" (default)" if name == DEFAULT else "")
         cells = [shown, f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}", to_random, less, p]
         lines.append("| " + " | ".join(cells) + " |")
     machine = facts["machine"]["processor"]
-    option = "--confirm" if min(results.of(DEFAULT)) else "--regimes"
+    option, suffix = _OPTIONS.get(folder, "--regimes"), SUFFIXES.get(folder, "")
     lines += [
         "",
-        f"![{results.task}: learning curves](pictures/experiments/{results.task}.png)",
+        f"![{results.task}: learning curves](pictures/experiments/{results.task}{suffix}.png)",
         "",
         f"`python -m benchmarks label-efficiency {results.facts['command']} {option}` on "
         f"{machine}, torch {facts['versions']['torch']}, commit {facts['commit']}, "

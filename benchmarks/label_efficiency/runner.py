@@ -13,7 +13,13 @@ from tqdm import tqdm
 
 from benchmarks.label_efficiency.arrays import ArrayTask
 from benchmarks.label_efficiency.curves import RESULTS, Results, from_run, load, store
-from benchmarks.label_efficiency.tasks import EXTENTS, FIRST_CONFIRMED, REGIMES, make
+from benchmarks.label_efficiency.tasks import (
+    EXTENTS,
+    FIRST_CONFIRMED,
+    FULL_MODEL,
+    REGIMES,
+    make,
+)
 from benchmarks.provenance import RESULTS as ALL_RESULTS
 from benchmarks.provenance import provenance
 from fastgradnorm.active import ActiveLearner, Run, load_runs
@@ -70,6 +76,18 @@ def of_confirmation(settings: Settings) -> Settings:
         first_seed=FIRST_CONFIRMED,
         runs=settings.runs / "confirmation",
         results=ALL_RESULTS / "confirmation",
+    )
+
+
+def of_full_model(settings: Settings, task: str) -> Settings:
+    """The same for gradients of all parameters: on tasks of both regimes, from fresh seeds."""
+    return replace(
+        settings,
+        first_seed=FIRST_CONFIRMED,
+        seeds=settings.seeds or (8 if task.endswith("_paper") else 16),
+        strategies=settings.strategies or FULL_MODEL,
+        runs=settings.runs / "full_model",
+        results=ALL_RESULTS / "full_model",
     )
 
 

@@ -73,6 +73,13 @@ CONFIRMING = (
     "nuclei_few",
 )  # fmt: skip
 FIRST_CONFIRMED = 100
+# Do gradients of all parameters choose better than those of the last layer, and what of the
+# paper's two schemes? On what trains quickly, from the seeds that no choice was made on.
+FULL_MODEL = (
+    "random", "expected/last_layer/herding", "expected/all/herding",
+    "sketch/predicted/all/maxherding", "expected/last_layer/top", "expected/all/top",
+    "entropy_gradnorm/all/top", "published",
+)  # fmt: skip
 # About an hour in all on two cores: everything where training is quick, the main strategies
 # elsewhere, and fewer still for the noisier subtomograms.
 EXTENTS = {

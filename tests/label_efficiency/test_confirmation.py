@@ -1,11 +1,19 @@
 """What confirms the default: features that no label has a part in, and seeds of their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.label_efficiency import bands, cifar_fixed, curves, regimes, tasks
 from benchmarks.label_efficiency.curves import Curve, Results
-from benchmarks.label_efficiency.runner import Settings, of_confirmation, run_task
+from benchmarks.label_efficiency.runner import (
+    Settings,
+    of_confirmation,
+    of_full_model,
+    run_task,
+)
+from benchmarks.provenance import RESULTS
 
 
 def test_features_are_those_of_the_paper(monkeypatch):
@@ -52,6 +60,20 @@ def test_confirmation_has_seeds_of_its_own(tmp_path):
 def test_what_is_corrected_was_fixed_beforehand():
     assert {*regimes.PLANNED, regimes.DEFAULT} < set(tasks.CONFIRMED)
     assert not set(tasks.CONFIRMING) & {"digits", "digits_paper", "segments", "segments_paper"}
+
+
+def test_full_models_are_kept_apart_with_a_family_of_their_own(tmp_path):
+    settings = Settings(root=tmp_path, runs=tmp_path / "runs")
+    few, many = of_full_model(settings, "digits"), of_full_model(settings, "digits_paper")
+    assert (few.seeds, many.seeds, few.first_seed) == (16, 8, tasks.FIRST_CONFIRMED)
+    assert few.results.name == few.runs.name == regimes.FULL_MODEL
+    assert of_full_model(replace(settings, seeds=2, strategies=("random",)), "digits").seeds == 2
+    stored = RESULTS / regimes.FULL_MODEL
+    lines = [line for line in regimes.tables(stored).splitlines() if line.startswith("| `")]
+    others = [line for line in lines if "(default)" not in line]
+    assert len(lines) == 4 * len(tasks.FULL_MODEL)
+    assert len(others) == 28
+    assert not any(line.endswith("- |") for line in others)  # each is corrected for
 
 
 @pytest.mark.slow
