@@ -30,6 +30,7 @@ from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.recurrent_norm import Columns
+from fastgradnorm_kernels.squares import sum_of_squares
 
 
 def _alike(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,8 +244,7 @@ def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
     total = grad_outputs.to(reference.accumulation_dtype(grad_outputs.dtype))
     single = total.shape[-2] == 1 and total.is_contiguous()  # whose norm has the same bits
     total = total[..., 0, :] if single else total.sum(-2)
-    norm: Tensor = torch.linalg.vector_norm(total, dim=-1)
-    return norm.square()
+    return sum_of_squares(total)
 
 
 @torch.library.custom_op("fastgradnorm::head_scores", mutates_args=())

@@ -18,6 +18,7 @@ from fastgradnorm_kernels._matmul import matmul
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
+from fastgradnorm_kernels.squares import sum_of_squares
 
 # Per-sample gradients that `direct_sq_norm` holds at a time, in elements: they stay in the
 # last-level cache.
@@ -65,9 +66,7 @@ def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _sum_of_squares(x: Float[Tensor, "N K ..."]) -> Float[Tensor, "N K"]:
-    flat = x.reshape(*x.shape[:2], -1)
-    norm: Tensor = torch.linalg.vector_norm(flat, dim=-1)
-    return norm.square()
+    return sum_of_squares(x.reshape(*x.shape[:2], -1))
 
 
 def _rows(grad_outputs: Float[Tensor, "N K T O"]) -> Float[Tensor, "N KO T"]:

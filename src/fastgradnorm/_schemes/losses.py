@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from fastgradnorm_kernels.squares import sum_of_squares
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -249,5 +250,5 @@ def error_norm(z: Tensor, target: Tensor, valid: Tensor | None, likelihood: str)
     """EL2N of one sample: `‖p - e_y‖`, the mean of it over valid positions."""
     counted = _counted(z, target, valid, likelihood)
     found = torch.where(counted > 0, residual(z, target, likelihood, z.dtype), 0.0)
-    sizes: Tensor = torch.linalg.vector_norm(found, dim=-1)
+    sizes = sum_of_squares(found).sqrt()
     return sizes.sum() / counted.amax(-1).sum().clamp_min(1)
