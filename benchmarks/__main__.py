@@ -23,14 +23,8 @@ _AGAIN = {
     "gradients": "products, sketches beside training steps",
     "recipes": "wrong labels, pruning, influence: of digits",
 }
-_NAMES = (
-    "README.md",
-    "docs/benchmarks.md",
-    "docs/recipes.md",
-    "docs/attribution.md",
-    "docs/experiments.md",
-)
-_PAGES = [Path(__file__).parents[1] / name for name in (*_NAMES, "docs/any-model.md")]
+_NAMES = "README docs/any-model docs/attribution docs/benchmarks docs/experiments docs/recipes"
+_PAGES = [Path(__file__).parents[1] / f"{name}.md" for name in _NAMES.split()]
 
 
 def _folder(arguments: Arguments) -> Path | None:

@@ -123,6 +123,10 @@ def test_files_import_from_their_own_floor_or_lower_ones():
         assert not above, f"{name} imports {above} from above"
 
 
+def test_few_files_stand_outside_of_rooms():
+    assert len([*(ROOT / "src" / "fastgradnorm").glob("*.py")]) <= 14
+
+
 def test_kernels_know_tensors_only():
     for name in FILES:
         if name.startswith("fastgradnorm_kernels"):

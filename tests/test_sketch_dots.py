@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import _sketch_dots as module
 from fastgradnorm import gradient_sketch, sketch_dots, sketch_errors, store_sketches
+from fastgradnorm._sketches import dots as module
 from tests.support.sketched import gradients_of
 
 OPTIONS = {"loss": "cross_entropy", "progress": False}

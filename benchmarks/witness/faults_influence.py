@@ -3,9 +3,13 @@
 
 from benchmarks.witness.fault import Fault
 
-_SKETCHED, _PASS, _SKETCH = "_sketched.py", "_engine/sketched.py", "_sketch.py"
-_DOTS, _DIRECTIONS, _MEANS = "_dots.py", "_directions.py", "_means.py"
-_PRODUCTS = "_sketch_dots.py"
+_SKETCHED, _PASS, _SKETCH = "_sketches/sketched.py", "_engine/sketched.py", "_sketches/sketch.py"
+_DOTS, _DIRECTIONS, _MEANS = (
+    "_directions/dots.py",
+    "_directions/directions.py",
+    "_directions/means.py",
+)
+_PRODUCTS = "_sketches/dots.py"
 
 FAULTS = [
     Fault(
@@ -14,13 +18,13 @@ FAULTS = [
         "a mean gradient counts the samples that verification looks at once more",
     ),
     Fault(
-        "_metric.py", "lost digits",
+        "_directions/metric.py", "lost digits",
         "moments.detach().to(accumulation_dtype(moments.dtype))", "moments.detach()",
         "Adam's metric of moments in half precision is off by some thousandths",
         unseen="the metric is what is asked for",
     ),
     Fault(
-        "_dots.py", "forgotten in the fingerprint",
+        "_directions/dots.py", "forgotten in the fingerprint",
         "{scheme} {cosine} {' '.join(directions)}", "{scheme} {cosine}",
         "a checkpoint of products is gone on with for the same numbers along another layer",
     ),
@@ -105,12 +109,12 @@ FAULTS = [
         "cosines of models that cannot run under vmap, or of samples on a branch of their own, are too small",
     ),
     Fault(
-        "_metric.py", "option that does nothing",
+        "_directions/metric.py", "option that does nothing",
         'state.get("max_exp_avg_sq" if largest else "exp_avg_sq")', 'state.get("exp_avg_sq")',
         "the metric of Adam with amsgrad is that without",
     ),
     Fault(
-        "_metric.py", "option that does nothing",
+        "_directions/metric.py", "option that does nothing",
         '1 / (root + float(group["eps"]))', "1 / (root + 1e-8)",
         "the metric of Adam ignores its eps",
     ),

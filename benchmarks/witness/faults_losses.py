@@ -4,7 +4,7 @@ from benchmarks.witness.fault import Fault
 
 _LOSSES, _LABELLED, _GROUPS = "_schemes/losses.py", "_schemes/labelled.py", "_schemes/groups.py"
 _FORMS, _LABELS = "_operations/losses.py", "_model/labels.py"
-_DIRECTED, _DOTS = "_engine/directed.py", "_dots.py"
+_DIRECTED, _DOTS = "_engine/directed.py", "_directions/dots.py"
 
 FAULTS = [
     Fault(
@@ -106,14 +106,14 @@ FAULTS = [
         "products with directions that name other parameters are those of their neighbours",
     ),
     Fault(
-        "_metric.py",
+        "_directions/metric.py",
         "dropped guard",
         'correction = 1 - float(group["betas"][1]) ** float(steps)',
         "correction = 1.0",
         "Adam's metric is that of a young optimizer",
     ),
     Fault(
-        "_means.py",
+        "_directions/means.py",
         "summed",
         "made = {name: (total / count)",
         "made = {name: (total / 1)",

@@ -175,7 +175,7 @@ FAULTS = [
         "stored sketches that changed on the disk are gone on with",
     ),
     Fault(
-        "_sketch_writing.py", "dropped guard",
+        "_sketches/writing.py", "dropped guard",
         "(self._path / INFO).unlink(missing_ok=True)", "pass",
         "a folder that is made anew is taken for whole before it is",
     ),
@@ -185,12 +185,12 @@ FAULTS = [
         "all layers' sketches are in the first group",
     ),
     Fault(
-        "_pulled.py", "option that does nothing",
+        "_directions/pulled.py", "option that does nothing",
         "cotangent = SKETCHED[scheme](post)", 'cotangent = SKETCHED["predicted"](post)',
         "scheme='entropy' of sketches is 'predicted'",
     ),
     Fault(
-        "_pulled.py", "mask ignored in one branch",
+        "_directions/pulled.py", "mask ignored in one branch",
         "valid = None if valid is None else valid[..., None].expand(logits.shape)", "valid = None",
         "sketches of multi-label dense outputs ignore the mask",
     ),
@@ -206,7 +206,7 @@ FAULTS = [
         "sketches of models that work in place on their input overwrite the caller's batch",
     ),
     Fault(
-        "_pulled.py", "wrong reduction",
+        "_directions/pulled.py", "wrong reduction",
         "cotangent = cotangent / max(1, z[..., 0].numel())", "cotangent = cotangent / 1",
         "sketches of dense outputs are sums over positions, not means",
     ),

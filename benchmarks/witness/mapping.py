@@ -17,16 +17,19 @@ TESTS = {
     "_engine/sketched": "directions/test_options engine/test_sketched "
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
-    "_dots": "directions/test_metric directions",
-    "_metric": "directions/test_metric directions/test_dots",
-    "_means": "directions/test_means directions/test_options directions/test_dots "
+    "_directions/dots": "directions/test_metric directions",
+    "_directions/metric": "directions/test_metric directions/test_dots",
+    "_directions/means": "directions/test_means directions/test_options directions/test_dots "
     "directions/test_layers",
     "_explained": "test_explain_gradients",
     "_engine/explain_linear": "test_explain_gradients",
-    "_sketch_dots": "test_sketch_dots",
-    "_sketched": "engine/test_sketched_norms test_sketch engine/test_sketched test_sketch_store",
-    "_directions": "directions",
-    "_pulled": "directions/test_options directions/test_dots test_sketch",
+    "_sketches/dots": "test_sketch_dots",
+    "_sketches/store": "test_sketch_store",
+    "_sketches/writing": "test_sketch_store test_sketch_store_norms",
+    "_sketches/sketched": "engine/test_sketched_norms test_sketch engine/test_sketched "
+    "test_sketch_store",
+    "_directions/directions": "directions",
+    "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
     "_schemes/labelled": "schemes/test_losses schemes/test_losses_of_models",
     "_schemes/groups": "schemes/test_labels",
@@ -177,7 +180,8 @@ TESTS = {
     "_process": "process/test_process_state process/test_random_states test_threads "
     "test_randomness",
     "atomic": "results cli/test_cli_disk",
-    "_sketch": "engine/test_combinations test_sketch test_sketch_store test_sketch_store_norms",
+    "_sketches/sketch": "engine/test_combinations test_sketch test_sketch_store "
+    "test_sketch_store_norms",
     "_pool/rows": "test_sketch_store",
     "active/campaign": "active/test_campaign_rounds active/test_campaign active/test_campaign_keys "
     "active/test_campaign_trouble active/test_campaign_processes",

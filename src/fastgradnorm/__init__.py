@@ -28,9 +28,13 @@ from fastgradnorm._results import PoolScores, Selection
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES, LabelledScheme, Scheme
 from fastgradnorm._scorer import GradNormScorer, score_pool
 from fastgradnorm._selection import select
-from fastgradnorm._sketch import gradient_sketch, store_sketches
-from fastgradnorm._sketch_dots import sketch_dots, sketch_errors
-from fastgradnorm._sketch_store import SketchStore
+from fastgradnorm._sketches import (
+    SketchStore,
+    gradient_sketch,
+    sketch_dots,
+    sketch_errors,
+    store_sketches,
+)
 from fastgradnorm._version import __version__
 
 __all__ = [

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgradnorm._directions import Directions, checked_dots
-from fastgradnorm._dots import Dots, directed
+from fastgradnorm._directions import Directions, Dots, checked_dots, directed
 from fastgradnorm._engine import Explanation, Vectors, explain_dots, explain_sketches
 from fastgradnorm._errors import SlowPathWarning
 from fastgradnorm._model import Subject, as_batch
 from fastgradnorm._process import OwnRandomState, autograd_ready
-from fastgradnorm._sketch import checked_sketches, sketching
+from fastgradnorm._sketches import checked_sketches, sketching
 from fastgradnorm._validate import check_bool, check_integer, check_model, fail
 
 

@@ -17,7 +17,7 @@ from fastgradnorm._pool import Columns, Part, Run, SharedRun, make_engine, start
 from fastgradnorm._results import PoolScores
 from fastgradnorm._schemes import LABELLED_SCHEMES, Scored, SketchScheme, is_column, predictions
 from fastgradnorm._scorer import GradNormScorer
-from fastgradnorm._sketched import Sketches
+from fastgradnorm._sketches import Sketches
 
 
 @dataclass(frozen=True)

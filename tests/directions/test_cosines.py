@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastgradnorm import VerificationError, _dots, gradient_dots, mean_gradient
+from fastgradnorm import VerificationError, gradient_dots, mean_gradient
+from fastgradnorm._directions import dots as module
 from tests.support.directions import Foreign, case, dot, gradients, random_directions, size
 
 TOLERANCE = 1e-5
@@ -65,12 +66,12 @@ def test_cosines_of_what_has_no_gradient():
 
 def test_wrong_norms_in_cosines_are_noticed(monkeypatch):
     model, batches, _, _ = case("perceptron")
-    right = _dots.sample_dots
+    right = module.sample_dots
 
     def wrong(*given):
         found = right(*given)
         return torch.cat([found[:-1], 1.1 * found[-1:]])
 
-    monkeypatch.setattr(_dots, "sample_dots", wrong)
+    monkeypatch.setattr(module, "sample_dots", wrong)
     with pytest.raises(VerificationError, match="its squared norm is"):
         dots(model, batches, random_directions(model, 3), cosine=True)

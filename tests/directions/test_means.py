@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgradnorm import VerificationError, gradient_dots, gradient_sketch, mean_gradient
-from fastgradnorm import _means as means
+from fastgradnorm._directions import means
 from tests.support.directions import gradients
 
 LOSS = {"loss": "cross_entropy", "progress": False}
@@ -63,8 +63,10 @@ def test_nan_of_the_engines_own_is_a_disagreement(function, monkeypatch):
             means.Sums, "_sum", lambda *given: [g * torch.nan for g in sums(*given)]
         )
     else:
-        place = f"fastgradnorm._{'dots' if function == 'products' else 'sketched'}.sample_"
-        place += "dots" if function == "products" else "sketch"
+        place = {
+            "products": "fastgradnorm._directions.dots.sample_dots",
+            "sketches": "fastgradnorm._sketches.sketched.sample_sketch",
+        }[function]
         made = {"products": 1, "sketches": 8}[function]
         monkeypatch.setattr(place, lambda *_: torch.full((made,), torch.nan))
     calls = {

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import VerificationError, _sketched
+from fastgradnorm import VerificationError
 from fastgradnorm._engine import sketched
 from fastgradnorm._operations import tensor_sketch
+from fastgradnorm._sketches import sketched as room
 from tests.support.cases import Custom, perturb
 from tests.support.directions import Text
 from tests.support.sketched import expected, found
@@ -204,7 +205,7 @@ def test_a_wrong_form_is_noticed(monkeypatch):
         found(model, [batch], 16, 0)
     found(model, [batch], 16, 0, verify=False)
     # A gradient that rounding alone moves as far is nobody's fault.
-    monkeypatch.setattr(_sketched, "movement", lambda *_: torch.full((1,), 1e3))
+    monkeypatch.setattr(room, "movement", lambda *_: torch.full((1,), 1e3))
     found(model, [batch], 16, 0)
 
 

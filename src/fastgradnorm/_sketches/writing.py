@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from fastgradnorm._pool import Placement, Run, SharedRun, provenance, rows_of
-from fastgradnorm._sketch_store import INDICES, INFO, KINDS, RUN
-from fastgradnorm._sketched import COLUMN
+from fastgradnorm._sketches.sketched import COLUMN
+from fastgradnorm._sketches.store import INDICES, INFO, KINDS, RUN
 from fastgradnorm._validate import fail
 from fastgradnorm.atomic import replacing, write_text
 

@@ -9,6 +9,8 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 
+from fastgradnorm._directions.metric import check_metric
+from fastgradnorm._directions.pulled import Pulled
 from fastgradnorm._engine import (
     ForwardMode,
     Outcome,
@@ -20,12 +22,10 @@ from fastgradnorm._engine import (
     sample_dots,
 )
 from fastgradnorm._errors import VerificationError
-from fastgradnorm._metric import check_metric
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import is_finite, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
-from fastgradnorm._pulled import Pulled
 from fastgradnorm._schemes import Scored
 from fastgradnorm._validate import fail, fail_type
 from fastgradnorm._witness import OwnModel, tolerance

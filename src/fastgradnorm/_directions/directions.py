@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._dots import Dots, directed
+from fastgradnorm._directions.dots import Dots, directed
+from fastgradnorm._directions.means import mean
+from fastgradnorm._directions.metric import metric_of
 from fastgradnorm._engine import Engine
 from fastgradnorm._keywords import make_options
-from fastgradnorm._means import mean
-from fastgradnorm._metric import metric_of
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, make_engine, start
 from fastgradnorm._process import OwnRandomState

@@ -8,6 +8,7 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
+from fastgradnorm._directions import Alone, Pulled, check_metric
 from fastgradnorm._engine import (
     Maps,
     Outcome,
@@ -19,12 +20,10 @@ from fastgradnorm._engine import (
     used_once,
 )
 from fastgradnorm._errors import UnsupportedModelError, VerificationError
-from fastgradnorm._metric import check_metric
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
-from fastgradnorm._pulled import Alone, Pulled
 from fastgradnorm._schemes import Groups, Scored
 from fastgradnorm._witness import OwnModel, movement, tolerance
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgradnorm._directions.pulled import Pulled
 from fastgradnorm._engine import Outcome, Passes, PlainPass, Plan
 from fastgradnorm._errors import NonFiniteScoreError, VerificationError
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
@@ -17,7 +18,6 @@ from fastgradnorm._operations import in_double, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Run, make_engine, make_pool
 from fastgradnorm._process import OwnRandomState
-from fastgradnorm._pulled import Pulled
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import OwnModel, tolerance
 

@@ -17,17 +17,17 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from fastgradnorm._directions import metric_of
 from fastgradnorm._engine import Engine
 from fastgradnorm._keywords import make_options
-from fastgradnorm._metric import metric_of
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, Run, SharedRun, make_engine, start
 from fastgradnorm._process import OwnRandomState
 from fastgradnorm._results import tell_nonfinite
 from fastgradnorm._schemes import SKETCHED, GroupBy, Groups, Scored, SketchScheme
-from fastgradnorm._sketch_store import SketchStore
-from fastgradnorm._sketch_writing import Folder
-from fastgradnorm._sketched import COLUMN, NORMS, Sketches
+from fastgradnorm._sketches.sketched import COLUMN, NORMS, Sketches
+from fastgradnorm._sketches.store import SketchStore
+from fastgradnorm._sketches.writing import Folder
 from fastgradnorm._validate import check_bool, check_choice, check_integer, check_model, fail
 
 AnySketchScheme = SketchScheme | Literal["loss"]

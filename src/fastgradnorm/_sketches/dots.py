@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fastgradnorm._sketch_store import SketchStore
+from fastgradnorm._sketches.store import SketchStore
 from fastgradnorm._validate import check_number, fail, fail_type
 
 AnySketches = Tensor | Mapping[str, Tensor] | SketchStore
