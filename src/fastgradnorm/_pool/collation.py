@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.places import arrays_of, is_moved
 from fastgradnorm._process import put_back_random_states
 
 _SAMPLES = 4
@@ -37,7 +36,7 @@ class Watched:
         if not self._seen:
             self._seen = True
             with contextlib.suppress(TypeError):  # it has no hash
-                _SEEN[self._collate] = _orders(self._collate, given)
+                _SEEN[self._collate] = _orders(self._collate, given, batch)
         return batch
 
 
@@ -108,11 +107,11 @@ def _is_own(loader: Any) -> bool:
 
 
 def orders_samples(loader: Any, indices: Tensor) -> bool:
-    """Of a few samples: whether what it makes of them is the same when they are given backwards.
+    """Whether it puts a sample in another's place, or makes the same of a few given backwards.
 
-    A collation that sorts, as by length to pack sequences, is told by that; one that keeps each
-    sample in its place gives other batches, and so does one that draws random numbers. The samples
-    are read for it unless it was `watched`.
+    A collation that sorts, as by length to pack sequences, is told by the latter also where it
+    makes other rows of samples; one that keeps each sample in its place gives other batches, and
+    so does one that draws random numbers. The samples are read for it unless it was `watched`.
 
     Args:
         loader: The caller's, which has a collation and a dataset that can be indexed.
@@ -145,10 +144,14 @@ def _judged(found: bool | None) -> bool:
     return bool(found)
 
 
-def _orders(collate: Any, samples: list[Any]) -> bool | None:
+def _orders(collate: Any, samples: list[Any], batch: Any = None) -> bool | None:
+    """Whether it does, by its batch of these samples, if that is there, and by others of them."""
     if len(samples) < 2:
         return False
     with put_back_random_states():
+        with contextlib.suppress(Exception):
+            if is_moved(collate(list(samples)) if batch is None else batch, samples):
+                return True
         for looks in (_backwards, _each_for_all):
             try:
                 return looks(collate, samples)
@@ -160,7 +163,7 @@ def _orders(collate: Any, samples: list[Any]) -> bool | None:
 def _backwards(collate: Any, samples: list[Any]) -> bool:
     """Whether a few samples make the same batch backwards, and not of rows that are all alike."""
     few = samples[:_SAMPLES]
-    first, second = (_arrays(collate(list(given))) for given in (few, few[::-1]))
+    first, second = (arrays_of(collate(list(given))) for given in (few, few[::-1]))
     rows = [a for a in first if a.dim() and len(a) == len(few)]
     if len(first) != len(second) or not all(map(torch.equal, first, second)):
         return False
@@ -170,8 +173,8 @@ def _backwards(collate: Any, samples: list[Any]) -> bool:
 def _each_for_all(collate: Any, samples: list[Any]) -> bool:
     """Whether a row of a batch is not what its sample makes in as many copies, but another's is."""
     count = len(samples)
-    batch = _arrays(collate(list(samples)))
-    copies = [_arrays(collate([sample] * count)) for sample in samples[:_SAMPLES]]
+    batch = arrays_of(collate(list(samples)))
+    copies = [arrays_of(collate([sample] * count)) for sample in samples[:_SAMPLES]]
     for place, made in enumerate(copies):
         pairs = [(a, b[0]) for a, b in zip(batch, made, strict=True) if _has_rows(count, a, b)]
         at = [all(_same_start(a[row], b) for a, b in pairs) for row in range(count)]
@@ -188,9 +191,3 @@ def _same_start(row: Tensor, other: Tensor) -> bool:
     """Whether two rows are the same as far as both reach: one may be padded for longer ones."""
     common = [slice(min(sizes)) for sizes in zip(row.shape, other.shape, strict=True)]
     return torch.equal(row[tuple(common)], other[tuple(common)])
-
-
-def _arrays(batch: Any) -> list[Tensor]:
-    leaves = pytree.tree_leaves(batch)
-    plain = [torch.as_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
-    return [x for x in plain if isinstance(x, Tensor)]

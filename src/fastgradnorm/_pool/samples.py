@@ -37,6 +37,7 @@ from fastgradnorm._pool.loaders import (
     without_adapter,
 )
 from fastgradnorm._pool.order import Draws, EqualWorkers, as_indices
+from fastgradnorm._pool.places import watched_order
 
 # Draws of their own, apart from those of label maps, which the same seed makes.
 _SUBSET_STREAM = 1
@@ -101,8 +102,10 @@ class Pool:
 
     def open(self) -> Reading:
         """Begins to read."""
-        if self.draws is not None or not can_be_indexed(self.loader):
+        if self.draws is not None:
             return Reading(collated(iter(self.loader)), self.draws)
+        if not can_be_indexed(self.loader):
+            return Reading(watched_order(self.loader, collated(iter(self.loader))), None)
         return _traced(self.loader, self.indices)
 
     def after(self, read: int) -> tuple[Reading, int] | None:

@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.loaders import can_be_indexed, draws_of, made_anew, with_draws
 from fastgradnorm._pool.order import Draws
+from fastgradnorm._pool.places import watched_order
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def share(loader: Iterable[Any], rank: int, world: int) -> Share:
     loader = whole_pool(loader)
     if can_be_indexed(loader):
         return _of_dataset(loader, rank, world)
-    items = iter(loader)
+    items = iter(loader) if rank else watched_order(loader, iter(loader))
     head = list(islice(items, 1))
     batches = islice(chain(head, items), rank, None, world)
     return Share(batches, "as iterated", head[0] if head else None)
