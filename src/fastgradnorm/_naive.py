@@ -61,8 +61,9 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
             for i in range(len(batch)):
                 sample = batch.take(slice(i, i + 1))
                 for subject in subjects:
-                    tracked = names.of(subject, sample)
-                    scored = plain_scores(subject, sample, tracked, subject.options)
+                    with subject.gradients_kept():
+                        tracked = names.of(subject, sample)
+                        scored = plain_scores(subject, sample, tracked, subject.options)
                     for scheme, score in scored.scores.items():
                         found[scheme].append(score)
     if not names.seen:

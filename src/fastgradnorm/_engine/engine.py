@@ -93,7 +93,8 @@ class Engine:
         return self._plans[key]
 
     def _planned(self, batch: Batch) -> Plan:
-        plan = make_plan(self.subject, batch)
+        with self.subject.gradients_kept():
+            plan = make_plan(self.subject, batch)
         if self.noticed is not None:
             self.noticed(plan, batch)
         return plan
@@ -109,7 +110,7 @@ class Engine:
         """What is asked for of all samples, in order."""
         plan = self.plan(batch)
         planned, count = self.outcome.planned(plan), self.outcome.count(plan)
-        with heap.kept(self.options.max_memory is None):
+        with heap.kept(self.options.max_memory is None), self.subject.gradients_kept():
             return Scored.join(self.chunks.run(self._split, batch, planned, count))
 
     def aside(self, batch: Batch) -> Scored:

@@ -20,7 +20,7 @@ from fastgradnorm._model.returned import extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._options import Options
-from fastgradnorm._process import models_in_use, random_states, same_random_states
+from fastgradnorm._process import gradients_aside, models_in_use, random_states, same_random_states
 from fastgradnorm._validate import check_model, fail, type_name
 
 
@@ -65,7 +65,10 @@ class Subject:
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
             self._mold = Mold(self.model)
-            self._buffers = Buffers(tensor_attributes(self.model), self._usable)
+            others = tensor_attributes(self.model)
+            self._buffers = Buffers(others, self._usable)
+        leaves = [t for t in others.values() if t.is_leaf and t.requires_grad]
+        self._leaves = [*self.parameters.values(), *leaves]
         self.blamed = False
 
     def _usable(self, tensor: Tensor) -> Tensor:
@@ -121,6 +124,10 @@ class Subject:
     def differentiates(self) -> bool:
         """Whether the model was seen to take derivatives by plain autograd while it runs."""
         return self._holdings.differentiates
+
+    def gradients_kept(self) -> AbstractContextManager[Any]:
+        """The context of all that is pulled back: the caller's `.grad` stay what they are."""
+        return gradients_aside(self._leaves)
 
     def graph(self) -> AbstractContextManager[Any]:
         """The context of a run whose graph nobody wants, but perhaps the model itself."""

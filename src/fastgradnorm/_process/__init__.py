@@ -1,6 +1,7 @@
 """What belongs to the whole process, and is put back."""
 
 from fastgradnorm._process import heap
+from fastgradnorm._process.gradients import gradients_aside
 from fastgradnorm._process.interrupts import in_steps, interrupts_wait
 from fastgradnorm._process.memory import allowed_bytes, in_words, is_out_of_memory
 from fastgradnorm._process.states import (
@@ -21,6 +22,7 @@ __all__ = [
     "autograd_ready",
     "check_transforms",
     "collection_paused",
+    "gradients_aside",
     "heap",
     "in_steps",
     "in_words",

@@ -192,7 +192,7 @@ class Witness:
         assert self.record is not None
         start = time.perf_counter()
         try:
-            with autograd_ready():
+            with autograd_ready(), self.engine.subject.gradients_kept():
                 yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
