@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset
 
 from fastgradnorm import GradNormScorer, acquire, naive_score_pool, score_pool
+from fastgradnorm._pool.shares import share
 
 X = torch.randn(10, 5, generator=torch.Generator().manual_seed(0))
 LABELLED = [(x, i % 3) for i, x in enumerate(X)]
@@ -115,6 +116,9 @@ LOADERS = {
     "one by one": lambda: Wrapped(DataLoader(X, 1), backwards),
     "batches": lambda: Wrapped(DataLoader(X, 4), backwards),
     "samples": lambda: Wrapped(DataLoader(X, 4), wholly_backwards),
+    "each twice": lambda: Wrapped(
+        DataLoader(X, 4), lambda batches: [b.repeat_interleave(2, 0) for b in batches]
+    ),
     "begun later": lambda: Wrapped(DataLoader(X, 5), lambda batches: batches[1:] + batches[:1]),
     "of what a subset is of": lambda: Wrapped(
         DataLoader(Subset(X, [1, 0, *range(2, 10)]), 4), list, X
@@ -145,6 +149,12 @@ def test_every_way_is_told():
             way(Backwards(X, 4))
 
 
+def test_one_rank_tells_it():
+    with pytest.warns(UserWarning, match=r"it yields dataset\[8\] as number 0"):
+        share(Backwards(X, 4), 0, 2)
+    share(Backwards(X, 4), 1, 2)  # a warning is an error here
+
+
 class Noisy(Dataset):
     def __len__(self):
         return 10
@@ -170,6 +180,11 @@ class Broken(Noisy):
         raise OSError("cannot be read by index")
 
 
+def blanked(samples):
+    """Augmented: the first is made as blank as another is."""
+    return torch.stack([torch.zeros(5), *samples[1:]])
+
+
 TWICE = X[[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]]
 UNCHANGED = {
     "the same samples": lambda: Wrapped(DataLoader(X, 4), list),
@@ -181,6 +196,9 @@ UNCHANGED = {
     "augmented": lambda: Wrapped(DataLoader(Noisy(), 4), list),
     "augmented by a collation": lambda: DataLoader(
         X, 4, collate_fn=lambda b: torch.stack(b) + torch.randn(len(b), 5)
+    ),
+    "blanked by a collation": lambda: DataLoader(
+        X * (torch.arange(10) % 4 != 2)[:, None], 4, collate_fn=blanked
     ),
     "mirrored by a collation": lambda: DataLoader(
         X, 4, collate_fn=lambda b: torch.stack(b).flip(1)

@@ -153,10 +153,16 @@ def _is_of(row: Sequence[Tensor], parts: Sequence[Tensor]) -> bool:
 
 def _is_of_another(row: Sequence[Tensor], own: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Whether it is another sample throughout, and not its own; classes alone do not tell that."""
-    differs = any(not torch.equal(a, b) for a, b in _pairs(row, own) if _tells(a))
-    found = _pairs(row, other) if differs else []
-    return any(_tells(a) for a, _ in found) and all(torch.equal(a, b) for a, b in found)
+    found = _pairs(row, other)
+    return (
+        all(torch.equal(a, b) for a, b in found)
+        and any(_tells(a) for a, _ in found)
+        and any(_tells(a) and not torch.equal(a, b) for a, b in _pairs(row, own))
+    )
 
 
 def _tells(row: Tensor) -> bool:
-    return row.dim() > 0 or row.is_floating_point()
+    """Whether it is no class, and nothing that is blank, as an augmentation may make any sample."""
+    if row.numel() < 2:
+        return row.numel() == 1 and (row.dim() > 0 or row.is_floating_point())
+    return bool((row != row.flatten()[0]).any())
