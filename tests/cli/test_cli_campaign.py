@@ -77,6 +77,13 @@ def test_it_chooses_as_the_function_does_what_it_is_asked_for(
     assert found == [[*pool][i] for i in chosen]
 
 
+def test_what_has_an_answer_is_not_named_again(run, folder):
+    first = names(run(*ASK, 4))
+    answer(folder, {first[0]: "cat", first[2]: ""})
+    assert run("tell", 1, "--answers", "answers.csv").code == 0
+    assert names(run(*ASK, 4)) == [first[1], first[3]]
+
+
 def test_the_seed_of_each_round_follows_from_it(run, folder, model, images):
     pool, known = dict(sorted(images.items())), []
     for number in range(2):

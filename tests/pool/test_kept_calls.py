@@ -30,7 +30,7 @@ class Held:
     scale = 1.0
 
 
-HELD = Held()  # which no function names
+HELD = Held()  # which no function of the model's names
 
 
 class Part:
@@ -59,14 +59,14 @@ class Deep(nn.Module):
 
     power = 1.0
 
-    def __init__(self):
+    def __init__(self, held):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("large", torch.ones(1 << 18))  # 2 MiB
         self.config = SimpleNamespace(tied={"scale": [1.0]}, stop=False)
         self.part, self.bound = Part(), functools.partial(torch.clamp, min=-9.0)
-        self.more, self.read, self.weak = [], [1.0].__getitem__, weakref.ref(HELD)
+        self.more, self.read, self.weak = [], [1.0].__getitem__, weakref.ref(held)
         factor = 1.0
         self.closed = lambda x: x * factor
 
@@ -155,6 +155,7 @@ CHANGES = {
     ),
     "a parameter that is frozen": lambda model, patch: model.layers[0].weight.requires_grad_(False),
     "a parameter that is trained": lambda model, patch: trained(model),
+    "a large buffer, past PyTorch's count": lambda model, patch: model.large.data.fill_(0.3),
     "PyTorch's own default": other_default,
 }
 PAST_COUNTS = {
@@ -167,7 +168,7 @@ PAST_COUNTS = {
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return Deep().double()
+    return Deep(HELD).double()
 
 
 @pytest.fixture
