@@ -45,6 +45,61 @@ def mixing_layer(own: OwnModel, batch: Batch, row: int) -> str:
     return _named(own, "")
 
 
+def mixing_gradient(own: OwnModel, batch: Batch) -> str:
+    """The last module at whose output gradients are others in company than alone, in words."""
+    together = _slopes(own, batch)
+    for row in range(len(batch)):
+        alone = _slopes(own, batch.take(slice(row, row + 1)))
+        for (path, slopes), (other, single) in zip(together[::-1], alone[::-1], strict=False):
+            if path != other:
+                break
+            if differ(slopes[row], _placed(single[0], row, len(batch))) > _NOISE:
+                return _named(own, path)
+    return _named(own, "")
+
+
+def _placed(single: Tensor, row: int, count: int) -> Tensor:
+    """The row of one sample among those of others, which have none."""
+    whole = single.new_zeros(count, *single.shape[1:])
+    whole[row] = single[0]
+    return whole
+
+
+def _slopes(own: OwnModel, batch: Batch) -> list[tuple[str, list[Tensor]]]:
+    """Gradients of each sample's logits at what modules return for all, in order of the calls.
+
+    Each sample's are of its own logits alone, pulled back by numbers of no meaning.
+    """
+    kept: list[tuple[str, Tensor]] = []
+    handles = []
+
+    def watch(path: str, module: nn.Module) -> None:
+        def leave(_: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad and len(output) == len(batch):
+                kept.append((path, output))
+
+        handles.append(module.register_forward_hook(leave))
+
+    for path, module in own.subject.model.named_modules():
+        watch(path, module)
+    try:
+        logits = own.gradients(batch, []).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    numbers = torch.arange(1.0, logits[0].numel() + 1, device=logits.device).cos()
+    found: list[tuple[str, list[Tensor]]] = [(path, []) for path, _ in kept]
+    for row in range(len(batch)):
+        pulled = torch.zeros_like(logits)
+        pulled[row] = numbers.view(logits[0].shape).to(logits.dtype)
+        outputs = [output for _, output in kept]
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        slopes = torch.autograd.grad(logits, outputs, pulled, **options) if outputs else ()
+        for (_, rows), slope in zip(found, slopes, strict=True):
+            rows.append(slope)
+    return found
+
+
 def _named(own: OwnModel, path: str) -> str:
     kind = type_name(own.subject.model.get_submodule(path))
     return f"`model.{path}` ({kind})" if path else f"`model` ({kind})"

@@ -73,7 +73,7 @@ def check_rows(
             f"differ by {differ(seen[row], alone[0]):.2g} of the largest. Please report this with "
             "the model's definition; `naive_score_pool` gives correct scores meanwhile."
         )
-    meant = _may_be_meant(engine, own)
+    meant = may_be_meant(engine, own)
     if not (meant and quiet):
         layer = mixing_layer(own, batch, row)
         told = (
@@ -102,7 +102,7 @@ def tell_carried(own: OwnModel) -> None:
     own.carried = None
 
 
-def _may_be_meant(engine: Engine, own: OwnModel) -> tuple[str, str] | None:
+def may_be_meant(engine: Engine, own: OwnModel) -> tuple[str, str] | None:
     """Why company changes a sample, and what to do about it, where somebody may want it so."""
     if engine.passes.branched:
         reason = "The model reads values of its batch to decide what to do"

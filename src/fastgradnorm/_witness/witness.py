@@ -20,7 +20,7 @@ from fastgradnorm._errors import NOT_THE_MODELS, SlowPathWarning
 from fastgradnorm._model import Batch
 from fastgradnorm._process import autograd_ready, is_out_of_memory
 from fastgradnorm._schemes import Scored
-from fastgradnorm._witness.gradients import Comparison
+from fastgradnorm._witness.disagreements import compare
 from fastgradnorm._witness.logits import agree, check_rows, seen_logits, tell_carried
 from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
@@ -276,8 +276,8 @@ class Witness:
                     made = made.put(group.index(look.own), scored)
             else:
                 made = scored.take(torch.tensor(group, device=_device(scored)))
-            comparison = Comparison(self.engine, own, pair, record, self._apart)
-            comparison.check(made, look.start + group[0])
+            given = look.start + group[0], record, self._apart, quiet
+            self._apart = compare(self.engine, own, pair, made, *given)
 
 
 def _device(scored: Scored) -> torch.device:
