@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgradnorm._model import Batch, Subject
+from fastgradnorm._model import Batch, Subject, without_values
 
 
 def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str:
@@ -18,6 +18,12 @@ def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str
         batch: Of the loader.
         run: Calls the model on other inputs.
     """
+    empty = without_values(subject.model)
+    if empty is not None:
+        return (
+            f" It holds {empty} on the meta device, without values. Where it is used, give it some "
+            "before scoring, as by `model.to_empty(device=...)` and `load_state_dict`."
+        )
     inputs = [leaf[:1] for leaf in batch.leaves]
     wide = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
     given = {x.dtype for x in inputs if isinstance(x, Tensor)}

@@ -2,6 +2,7 @@
 
 from fastgradnorm._model.batches import Batch, Reader, as_batch
 from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
+from fastgradnorm._model.buffers import without_values
 from fastgradnorm._model.chance import check_repeatable
 from fastgradnorm._model.changes import Unchanged
 from fastgradnorm._model.declared import meaning_of_loss
@@ -59,4 +60,5 @@ __all__ = [
     "parts",
     "same",
     "tensor_attributes",
+    "without_values",
 ]

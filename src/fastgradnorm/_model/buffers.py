@@ -5,14 +5,15 @@ training and NumPy's views write without a word to PyTorch's version counters. S
 are never handed out, and what is handed out is held against them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from fastgradnorm_kernels import operators
 from fastgradnorm_kernels.functorch import outside, works
 from fastgradnorm_kernels.switches import is_untouched
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.numbers_of import parts
 from fastgradnorm._model.standins import same
 
@@ -20,6 +21,40 @@ from fastgradnorm._model.standins import same
 # memory.
 _LARGE = 1 << 20  # bytes
 _COUNTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+
+
+def check_plain(model: nn.Module, tensors: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+    """The tensors that a model holds, if they can be copied and compared.
+
+    Raises:
+        ArgumentError: If one is nested.
+    """
+    for key, tensor in tensors.items():
+        if tensor.is_nested:
+            names = (name for name, each in _places(model) if id(each) == key)
+            name = next(names, "one in a container")
+            raise ArgumentError(
+                f"`model` must hold no nested tensors. Got {name}, whose rows have "
+                "lengths of their own. Keep its values and offsets as two tensors, or a list of "
+                "its rows, and make the nested tensor of these in `forward`.",
+                "model",
+            )
+    return tensors
+
+
+def without_values(model: nn.Module) -> str | None:
+    """The first tensor of a model that is on the meta device, in words; None if none is."""
+    return next((name for name, tensor in _places(model) if tensor.is_meta), None)
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Buffers, and tensors in attributes and lists of them, by name."""
+    yield from ((f"the buffer `{name}`", buffer) for name, buffer in model.named_buffers())
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            for each in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(each, Tensor):
+                    yield f"the attribute `{f'{path}.{name}'.removeprefix('.')}`", each
 
 
 class Buffers:

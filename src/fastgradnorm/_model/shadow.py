@@ -147,12 +147,15 @@ class _Copier:
 
 
 def tensor_attributes(model: nn.Module) -> dict[int, Tensor]:
-    """Every tensor but parameters that a shadow would share: buffers, caches, lists of tensors."""
+    """Every tensor but parameters that a shadow would share: buffers, caches, lists of tensors.
+
+    But those on the meta device: they have no values that could change.
+    """
     found: dict[int, Tensor] = {}
 
     def visit(value: Any, depth: int) -> None:
         if isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter):
+            if not (isinstance(value, nn.Parameter) or value.is_meta):
                 found[id(value)] = value
         elif depth > 0 and isinstance(value, Mapping):
             for v in value.values():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
-from fastgradnorm._model.buffers import Buffers
+from fastgradnorm._model.buffers import Buffers, check_plain
 from fastgradnorm._model.declared import Declared, declared
 from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
@@ -65,7 +65,7 @@ class Subject:
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
             self._mold = Mold(self.model)
-            others = tensor_attributes(self.model)
+            others = check_plain(self.model, tensor_attributes(self.model))
             self._buffers = Buffers(others, self._usable)
         leaves = [t for t in others.values() if t.is_leaf and t.requires_grad]
         self._leaves = [*self.parameters.values(), *leaves]

@@ -239,7 +239,7 @@ def _lent(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor, bool]]:
         module.__dict__["_buffers"] = type(module._buffers)(module._buffers)
         for held in (module.__dict__, module._buffers):
             for name, value in held.items():
-                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                if isinstance(value, Tensor) and not _stays(value):
                     copies.setdefault(id(value), (value, value.detach().clone()))
                     held[name] = copies[id(value)][1]
     nested = {
@@ -252,10 +252,15 @@ def _lent(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor, bool]]:
     return lent + [(tensor, tensor.detach().clone(), False) for tensor in nested.values()]
 
 
+def _stays(tensor: Tensor) -> bool:
+    """Whether it is a parameter, or has no values that the model could change."""
+    return isinstance(tensor, nn.Parameter) or tensor.is_meta
+
+
 def _replaced(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> list[str]:
     """Names of buffers in whose place the model has put other tensors."""
     lent = {id(copy) for _, copy, _ in kept}
-    return [name for name, buffer in model.named_buffers() if id(buffer) not in lent]
+    return [name for name, b in model.named_buffers() if not (id(b) in lent or b.is_meta)]
 
 
 def _written(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor, bool]]) -> list[str]:
