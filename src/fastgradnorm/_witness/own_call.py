@@ -192,9 +192,8 @@ class _State:
             place, name = found
             return f"{self._paths[place]}.{name}".removeprefix(".")
         names = {id(copy): name for name, copy in self._model.named_buffers()}
-        buffers = _replaced(self._model, self._kept)
-        buffers += [names.get(id(b), "a tensor") for a, b, _ in self._kept if not same(a, b)]
-        return buffers[0] if buffers else None
+        other = [names.get(id(b), "a tensor") for a, b, _ in self._kept if not same(a, b)]
+        return next(iter([*_replaced(self._model, self._kept), *other]), None)
 
 
 @contextlib.contextmanager
