@@ -128,6 +128,7 @@ def test_steps_that_divide_by_something_else_are_refused():
 
 OTHERS = {
     "of another layer": ({"2.weight": torch.ones(5, 5)}, {}),
+    "of another layer, the same numbers": ({"2.weight": torch.ones(5, 5)}, {"metric": None}),
     "of another layer, cosines": ({"2.weight": torch.ones(5, 5)}, {"cosine": True}),
     "in another metric": ({"0.weight": torch.ones(5, 5)}, {"cosine": True}),
 }

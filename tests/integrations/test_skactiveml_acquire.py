@@ -67,6 +67,18 @@ def test_options_and_utilities(data, fitted):
         assert np.isnan(utilities[i]).sum() == 8 + i
 
 
+def test_utilities_of_an_iterator_that_shuffles(data, fitted):
+    X, y, _ = data
+    asked = {"fit_clf": False, "batch_size": 3, "return_utilities": True}
+    strategy = AcquireSampling("top", options={"params": "all"}, random_state=0)
+    fitted.neural_net_.iterator_valid__shuffle = True
+    found, utilities = strategy.query(X, y, fitted, **asked)
+    model = fitted.neural_net_.module_
+    expected = score_pool(model, [torch.from_numpy(X[8:])], progress=False)
+    assert np.allclose(utilities[0, 8:], expected, rtol=1e-5)
+    assert found.tolist() == (8 + expected.topk(3).indices).tolist()
+
+
 def test_candidates_as_indices_and_as_samples(data, fitted):
     X, y, _ = data
     few = np.array([20, 9, 25, 11, 28, 13])
