@@ -111,3 +111,11 @@ def test_what_is_wrong_is_told(number):
     given, options, error, message = WRONG[number]
     with pytest.raises(error, match=message):
         sketch_dots(*given, **options)
+
+
+def test_what_is_no_number_is_told_by_its_row_of_all(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    sketches = torch.ones(5, 2)
+    sketches[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="in row 3"):
+        sketch_dots(sketches)
