@@ -74,7 +74,7 @@ def test_tests_of_kernels_are_counted(results):
 
 def test_every_operation_has_a_row_and_an_error(results):
     rows = [row for row in results["gpu_kernels"]["rows"] if "kernel_ms" in row]
-    assert len({row["operation"] for row in rows}) == 7
+    assert len({row["operation"] for row in rows}) == 8
     assert all(row["error"] < 1e-5 for row in rows)
     assert any("compiled_ms" in row for row in results["gpu_kernels"]["rows"])
 

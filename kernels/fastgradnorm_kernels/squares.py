@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Numbers of a row from which on it is summed block by block, and of a block.
+# Numbers of a row from which on its squares are not kept, and of a block of it.
 _WIDE, _BLOCK = 1 << 8, 1 << 6
 
 
@@ -16,7 +16,9 @@ def sum_of_squares(x: Tensor) -> Tensor:
     blocks, and the blocks by PyTorch's sum, which adds in pairs. Both read the row once.
     """
     width = x.shape[-1]
-    if width < _WIDE or x.device.type != "cpu":
+    if width < _WIDE:
+        return x.square().sum(-1)
+    if x.device.type != "cpu":
         return _square_of_norm(x)
     whole = width - width % _BLOCK
     total = _square_of_norm(x[..., :whole].unflatten(-1, (-1, _BLOCK))).sum(-1)

@@ -16,9 +16,8 @@ MIB = 1 << 20
 
 def _plan(activations, transients):
     coverage = Coverage((), (), (), (), (), frozenset())
-    return Plan(
-        coverage, frozenset(), (), (10,), True, activations * MIB, transients * MIB, 0, 0, 4, None
-    )
+    sizes = activations * MIB, transients * MIB, 0, 0, 4
+    return Plan(coverage, frozenset(), (), (10,), True, False, *sizes, None)
 
 
 @pytest.mark.parametrize(

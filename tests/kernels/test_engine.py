@@ -83,7 +83,10 @@ def multiply_rule(call):
 
 
 ASKED = {
-    "products": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (3, 4)),
+    "products": (  # at several positions: at one there is nothing but the norms of two vectors
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Flatten()),
+        (3, 2, 4),
+    ),
     "norms": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)), (3, 4)),
     "convolutions": (
         lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ConvTranspose1d(4, 3, 2), nn.Flatten()),
