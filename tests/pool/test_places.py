@@ -56,6 +56,7 @@ def test_collations_are_told(order, data):
         assert score(DataLoader(data, 4, collate_fn=collate(order, data))).indices is None
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_collation_is_told_by_workers_also():
     loader = DataLoader(X, 4, collate_fn=lambda b: torch.stack(b[::-1]), num_workers=2)
     with pytest.warns(UserWarning, match="cannot be traced.*collation puts the samples"):
