@@ -135,7 +135,8 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         check_unmixed(subject, sample, run.recorder.statistics)
     edges = Edges(run.logits, subject.parameters)
     for name, parameter in run.late.items():
-        if name not in subject.parameters and edges.into(parameter) > 0:  # else in place of one
+        # One in place of the caller's own is none of the caller's, which then has no gradient.
+        if name not in subject.parameters and edges.into(parameter) > 0:
             raise UnsupportedModelError(
                 f"`model` must have its parameters before it is scored. Got `{name}`, which it "
                 "makes while it runs. Call it once on a batch first."
