@@ -3,14 +3,19 @@
     python -m benchmarks interruptions
 
 A process scores a pool with a checkpoint and is killed (SIGKILL) ten times, each time after it has
-gone some random way on; the next one goes on. Then the scores must be those of an undisturbed run,
-bit for bit. The same for sketches of a small model that are written into a folder, byte by byte.
+gone some random way on; the next one goes on. It kills itself, from a thread beside the work: one
+that watched it from outside would come too late where the pool is small or the machine is busy.
+Then the scores must be those of an undisturbed run, bit for bit. The same for sketches of a small
+model that are written into a folder, byte by byte.
 """
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,38 +47,46 @@ class Sizes:
 FULL, LEAST = Sizes(100_000, 10, tiny=False), Sizes(1_024, 1, tiny=True)
 
 
-def score(samples: str, tiny: str, checkpoint: str, result: str) -> None:
+def score(samples: str, tiny: str, checkpoint: str, result: str, end: str) -> None:
     """In a process of its own: scores the pool, from where the checkpoint is."""
-    model, loader = _pool(TINY if tiny == "True" else SMALL, int(samples))
+    model, loader = _pool(TINY if tiny == "True" else SMALL, int(samples), end)
     scorer = GradNormScorer(model, checkpoint=checkpoint or None, verify=False, progress=False)
     scorer.score(loader).save(result)
 
 
-def sketch(samples: str, tiny: str, checkpoint: str, result: str) -> None:
+def sketch(samples: str, tiny: str, checkpoint: str, result: str, end: str) -> None:
     """In a process of its own: writes sketches into the checkpoint's folder."""
-    model, loader = _pool(TINY, int(samples))
+    model, loader = _pool(TINY, int(samples), end)
     options: dict[str, Any] = {"verify": False, "progress": False}
     store_sketches(model, loader, Path(checkpoint).parent, DIM, **options)
     Path(result).write_text("done")
 
 
-def _pool(case: Case, samples: int) -> tuple[nn.Module, Iterator[torch.Tensor]]:
+def _pool(case: Case, samples: int, end: str) -> tuple[nn.Module, Iterator[torch.Tensor]]:
+    """A model and batches. `end`: which batch, and how many seconds after it, ends the process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, data = case.make(10, BATCH)
+    last, seconds = (float(each) for each in end.split()) if end else (0.0, 0.0)
 
     def loader() -> Iterator[torch.Tensor]:
         for done in range(0, samples, BATCH):
             torch.manual_seed(done)  # each batch is another one, and the same each time
+            if end and done // BATCH + 1 == last:
+                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
             yield torch.rand_like(data)[: samples - done]
+        if end:
+            signal.pause()  # the work was faster than its end is
 
     return model, loader()
 
 
-def _start(what: str, sizes: Sizes, checkpoint: str, result: Path) -> subprocess.Popen[bytes]:
+def _start(
+    what: str, sizes: Sizes, checkpoint: str, result: Path, end: str = ""
+) -> subprocess.Popen[bytes]:
     child = _CHILD.format(what=what)
     command = [sys.executable, "-W", "ignore", "-c", child, str(sizes.samples), str(sizes.tiny)]
-    command += [checkpoint, str(result)]
+    command += [checkpoint, str(result), end]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1])
 
 
@@ -90,19 +103,17 @@ def _interrupted(what: str, sizes: Sizes, checkpoint: Path, result: Path) -> lis
     draws, kills = random.Random(0), []
     whole = -(-sizes.samples // BATCH)
     while not result.exists():
-        process = _start(what, sizes, str(checkpoint), result)
+        end = ""
         if len(kills) < sizes.kills:
-            left = whole - _batches(what, checkpoint)
-            on = draws.randint(1, max(1, left // (sizes.kills - len(kills) + 1)))
-            target = _batches(what, checkpoint) + on
-            while process.poll() is None and _batches(what, checkpoint) < target:
-                time.sleep(0.01)
-            time.sleep(0.05 * draws.random())  # in the middle of a batch, or of a write
-            if process.poll() is None:
-                process.kill()
-                kills.append(_batches(what, checkpoint))
-        if process.wait() > 0:
-            raise RuntimeError(f"the run failed: exit status {process.returncode}")
+            done = _batches(what, checkpoint)
+            on = draws.randint(1, max(1, (whole - done) // (sizes.kills - len(kills) + 1)))
+            # Some time after a batch was asked for: in the middle of one, or of a write.
+            end = f"{min(whole, done + on)} {0.05 * draws.random()}"
+        status = _start(what, sizes, str(checkpoint), result, end).wait()
+        if end and status == -signal.SIGKILL:
+            kills.append(_batches(what, checkpoint))
+        elif status:
+            raise RuntimeError(f"the run failed: exit status {status}")
     return kills
 
 

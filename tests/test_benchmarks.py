@@ -66,9 +66,9 @@ def test_throughput_holds_every_column_or_its_reason(results):
 def test_interrupted_and_gone_on_with(tmp_path, monkeypatch):
     started = contextlib.ExitStack()
 
-    def start(what, sizes, checkpoint, result):
+    def start(what, sizes, checkpoint, result, end=""):
         """Real processes, which need not import anew."""
-        given = (sizes.samples, sizes.tiny, checkpoint, result)
+        given = (sizes.samples, sizes.tiny, checkpoint, result, end)
         return started.enter_context(warm.Started(interruptions._CHILD.format(what=what), *given))
 
     monkeypatch.setattr(interruptions, "_start", start)
