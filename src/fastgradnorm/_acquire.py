@@ -19,7 +19,13 @@ from fastgradnorm._errors import ArgumentError, NoSingleHeadError
 from fastgradnorm._gather import Wants
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
-from fastgradnorm._pool import as_loader, check_loader, check_ranks, size_before_reading
+from fastgradnorm._pool import (
+    as_loader,
+    check_loader,
+    check_ranks,
+    shared_samples,
+    size_before_reading,
+)
 from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results import Selection, pool_facts, records
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
@@ -64,7 +70,9 @@ def acquire(
         k: How many to choose.
         labelled: What has labels already: indices of the pool, which are not chosen again (any
             collection, iterator or array of integers, or a mapping from them, as to labels), or a
-            loader or dataset of other samples, whose inputs are read. None, or none: nothing.
+            loader or dataset of other samples, whose inputs are read; those of them that the pool
+            has too, such as those of a `Subset` of its dataset, are not chosen again. None, or
+            none: nothing.
         strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
             `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
             `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,
@@ -125,11 +133,12 @@ def acquire(
     start = time.perf_counter()
     loader = as_loader(pool, model, asked.forward, batch_size, "pool")
     check_loader(loader, "pool")
-    check_early(size_before_reading(loader), known, groups, k)
     others = None
     if known is None:
         others = as_loader(labelled, model, asked.forward, batch_size, "labelled")
         check_loader(others, "labelled")
+        known, others = _in_both(loader, others)
+    check_early(size_before_reading(loader), known, groups, k)
     with _told_of_default("params" in options):
         read = read_pool(model, loader, others, known, asked, wants)
     if k > len(read.candidates):
@@ -181,6 +190,15 @@ def _told_of_default(chosen: bool) -> Iterator[None]:
             f"'margin'. {error}",
             "params",
         ) from error
+
+
+def _in_both(loader: Any, others: Any) -> tuple[Tensor | None, Any]:
+    """Labelled samples that are in the pool, by their indices, and a loader if there are more."""
+    shared = shared_samples(loader, others)
+    if shared is None:
+        return None, others
+    known, whole = shared
+    return known, None if whole else others
 
 
 def _options(what: Named, given: dict[str, Any]) -> Options:

@@ -16,7 +16,8 @@ from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import check_integer, fail, fail_type
 
-_NO_BATCH = (str, bytes, float, bool, np.bool_)
+_NO_BATCH = (str, bytes, os.PathLike, float, bool, np.bool_)
+_MOST = torch.iinfo(torch.int64).max
 _MASK = "Of a mask pass where it is true, such as `[i for i, known in enumerate(mask) if known]`."
 _WHAT = "indices of the pool, or a loader or dataset of other samples"
 
@@ -65,7 +66,11 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     for place, item in enumerate(items):
         if not _is_index(item):
             raise TypeError(f"`labelled` must be {_WHAT}. Got {item!r} at place {place}.")
-    found = torch.tensor([operator.index(i) for i in items], dtype=torch.int64)
+    numbers = [operator.index(i) for i in items]
+    far = next((i for i in numbers if abs(i) > _MOST), None)
+    if far is not None:
+        raise fail("labelled", "indices of the pool", far)
+    found = torch.tensor(numbers, dtype=torch.int64)
     return found.sort().values if isinstance(labelled, Set) else found
 
 
@@ -74,6 +79,8 @@ def _of_array(labelled: Any) -> Tensor:
         raise fail_type("labelled", _WHAT, labelled)
     given = np.array(labelled) if isinstance(labelled, np.ndarray) else labelled  # it is read-only
     found = torch.as_tensor(given).detach().cpu()
+    if found.layout is not torch.strided:
+        raise fail_type("labelled", _WHAT, found, "Pass `labelled.to_dense()`.")
     if found.dtype == torch.bool:
         raise fail_type("labelled", _WHAT, found, "Of a mask pass `mask.nonzero()`, flattened.")
     if found.dim() > 1 or (len(found.reshape(-1)) and found.dtype.is_floating_point):
@@ -91,7 +98,7 @@ def _is_index(value: Any) -> bool:
 
 def check_indices(labelled: Tensor, size: int | None) -> None:
     """Raises `ValueError` unless they are different samples of a pool of this size, if known."""
-    most = torch.iinfo(torch.int64).max if size is None else size
+    most = _MOST if size is None else size
     out = labelled[(labelled < 0) | (labelled >= most)]
     if len(out):
         raise fail(

@@ -57,8 +57,8 @@ def read_pool(
     Args:
         model: The caller's.
         loader: Of the pool.
-        others: Loader of labelled samples that are not in the pool, or None.
-        known: Indices of labelled samples of the pool; None: there is a loader of others.
+        others: Loader of labelled samples of which not all are in the pool, or None.
+        known: Indices of labelled samples of the pool; None: none of the others is one.
         asked: How it is scored.
         wants: What is wanted beside the scores.
 
@@ -72,18 +72,20 @@ def read_pool(
     size = gathered.scores.provenance["samples"]["dataset"]
     if size is None and asked.subset is None:
         size = len(places)  # of a stream of which a part is scored, it is not known
+    if size is not None and bool(((places < 0) & (places >= -size)).any()):
+        places = places.remainder(size)  # -1 is the last one
     candidates = _first_of_each(places)
-    before, count = None, None if known is None else len(known)
+    before, count = None, None if others is not None or known is None else len(known)
     points = wants.features or wants.sketch is not None
-    if known is None and points:
+    if known is not None:
+        check_indices(known, size)
+        candidates = candidates[~torch.isin(places[candidates], known)]
+    if points and others is not None:
         with _called("labelled"):
             found = gather(model, others, _again(asked), wants)
         before, count = found.columns, len(found.scores)
-    elif known is not None:
-        check_indices(known, size)
-        candidates = candidates[~torch.isin(places[candidates], known)]
-        if points and len(known):
-            before = _of_pool(model, loader, asked, wants, gathered, places, known)
+    elif points and known is not None and len(known):
+        before = _of_pool(model, loader, asked, wants, gathered, places, known)
     usable = gathered.scores.values[candidates].isfinite()
     for name in POINTS:
         if name in gathered.columns:

@@ -7,6 +7,7 @@ from fastgradnorm._pool.identity import digest
 from fastgradnorm._pool.ledger import Part
 from fastgradnorm._pool.loaders import CALLED, can_be_indexed, check_loader, made_anew
 from fastgradnorm._pool.order import Placement
+from fastgradnorm._pool.origins import shared_samples
 from fastgradnorm._pool.provenance import by_group, provenance
 from fastgradnorm._pool.run import Run
 from fastgradnorm._pool.samples import make_pool, nothing_to_score
@@ -35,6 +36,7 @@ __all__ = [
     "nothing_to_score",
     "provenance",
     "rows_of",
+    "shared_samples",
     "size_before_reading",
     "start",
 ]

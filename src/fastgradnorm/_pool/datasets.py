@@ -1,6 +1,7 @@
 """Batches of a map-style dataset's inputs, for those who hand over a dataset and no loader."""
 
 import inspect
+from collections import UserList, deque
 from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
@@ -14,7 +15,10 @@ from fastgradnorm._pool.loaders import can_be_indexed
 from fastgradnorm._validate import type_name
 
 _LABELS = ("labels", "label")
-_SEQUENCES = (list, tuple, dict, str, bytes, Tensor, np.ndarray, DataLoader, nn.Module)
+# Batches, or no pool at all: what is told of these is told by `check_loader`.
+_SEQUENCES = (
+    list, tuple, dict, str, bytes, Tensor, np.ndarray, DataLoader, nn.Module, deque, UserList,
+)  # fmt: skip
 _TABLES = ("pandas", "polars", "pyarrow")  # their places are columns
 
 
