@@ -10,6 +10,7 @@ from benchmarks.witness import (
     faults_influence,
     faults_integrations,
     faults_kept,
+    faults_lately,
     faults_losses,
     faults_model,
     faults_operations,
@@ -43,4 +44,5 @@ FAULTS: tuple[Fault, ...] = (
     *faults_choosing.FAULTS,
     *faults_kept.FAULTS,
     *faults_ways.FAULTS,
+    *faults_lately.FAULTS,
 )

@@ -50,7 +50,7 @@ FAULTS = [
     ),
     Fault(
         _PASS, "lost digits",
-        "numbers(g).to(wide).square().sum()[None]", "numbers(g).square().sum().to(wide)[None]",
+        "numbers(g).to(wide).square().sum()[None]", "numbers(g.abs().square().sum()[None]).to(wide)",
         "norms beside sketches of half-precision models lose gradients that are formed, down to 0",
     ),
     Fault(

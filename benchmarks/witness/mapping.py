@@ -17,7 +17,8 @@ TESTS = {
     "_engine/sketched": "directions/test_options engine/test_sketched "
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
-    "_directions/dots": "directions/test_metric directions",
+    "_directions/dots": "directions/test_options directions/test_cosines directions/test_metric "
+    "directions/test_dots directions",
     "_directions/metric": "directions/test_metric directions/test_dots",
     "_directions/means": "directions/test_means directions/test_options directions/test_dots "
     "directions/test_layers",
@@ -26,9 +27,9 @@ TESTS = {
     "_sketches/dots": "test_sketch_dots",
     "_sketches/store": "test_sketch_store",
     "_sketches/writing": "test_sketch_store test_sketch_store_norms",
-    "_sketches/sketched": "engine/test_sketched_norms test_sketch engine/test_sketched "
-    "test_sketch_store",
-    "_directions/directions": "directions",
+    "_sketches/sketched": "directions/test_options engine/test_sketched_norms test_sketch "
+    "engine/test_sketched test_sketch_store",
+    "_directions/directions": "directions/test_dots directions",
     "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
     "_schemes/labelled": "schemes/test_losses schemes/test_losses_of_models",
@@ -133,6 +134,7 @@ TESTS = {
     "witness/test_rounding witness/test_choice witness/test_company witness/test_left_as_it_was "
     "witness/test_formulas witness/test_seen_logits any_model/test_reached test_linalg",
     "_witness/scores": "witness/test_scores witness/test_silence",
+    "_witness/disagreements": "witness/test_disagreements",
     "_witness/inputs": "witness/test_inputs",
     "_witness/numbers": "witness/test_probabilities witness/test_silence",
     "_model/declared": "witness/test_declared",
@@ -143,6 +145,7 @@ TESTS = {
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
+    "_pool/places": "pool/test_places pool/test_places_of_any_kind pool/test_collation",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
     "pool/test_held_back",
     "_pool/single": "pool/test_single_calls pool/test_kept_calls",
@@ -175,6 +178,7 @@ TESTS = {
     "_selection/free": "acquire/test_combinations selection",
     "_naive": "pool/test_order_told model/test_dropped_inputs test_scoring",
     "_scorer": "results/test_units_and_places pool/test_subset test_errors test_scoring",
+    "_process/gradients": "witness/test_gradients_kept",
     "_process/memory": "process engine/test_memory",
     "_process/precision": "test_float32 test_threads",
     "_process": "process/test_process_state process/test_random_states test_threads "
@@ -215,6 +219,8 @@ TESTS = {
     "kernels/fastgradnorm_kernels/_narrow": "kernels/test_narrow_products",
     "kernels/fastgradnorm_kernels/_torch_norms": "kernels/test_narrow_products "
     "kernels/test_large_products",
+    "kernels/fastgradnorm_kernels/bucket_sums": "kernels/test_bucket_sums",
+    "kernels/fastgradnorm_kernels/squares": "kernels/test_squares",
     "kernels/fastgradnorm_kernels/switches": "process/test_process_state "
     "any_model/test_private_paths",
 }

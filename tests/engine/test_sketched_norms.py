@@ -11,6 +11,7 @@ from fastgradnorm import VerificationError, gradient_sketch, score_pool
 from fastgradnorm._engine import sketched
 from tests.directions.test_layers import in_reals
 from tests.engine.test_sketched import MODELS, form, made
+from tests.engine.test_small_numbers import Gains
 from tests.support.cases import Custom, perturb
 from tests.support.directions import gradients, size
 
@@ -69,6 +70,41 @@ def test_batches_chunks_and_confident_samples():
     assert float(norms.max()) < 1e-18
     assert torch.allclose(norms, scores, rtol=1e-5, atol=0)
     assert float((sketches.double().norm(dim=1) / norms - 1).abs().max()) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("share", [1e-5, 300.0])
+def test_squares_beyond_half_precision(share, dtype):
+    """Of gradients that are formed: of 1e-5 and of 1e3, whose squares are no numbers of float16."""
+    torch.manual_seed(0)
+    model, x, y = Gains(share).eval(), torch.randn(6, 10), torch.arange(6) % 5
+    exact = exact_norms(model, (x, y), ["gain"])
+    options = {"params": lambda name, p: name == "gain", "verify": False}
+    _, norms = both(model.to(dtype), [(x.to(dtype), y)], **options)
+    assert float((norms - exact).abs().max() / exact.max()) < 0.05
+
+
+class Cancelling(nn.Module):
+    """Its first layer moves nothing: its positions are two, and what both add up to, less."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return self.head(x[:, 0] + h[:, 0] + h[:, 1] - h[:, 2])
+
+
+def test_squares_that_rounding_makes_negative():
+    """In float64, where Grams of positions whose terms cancel are not computed again."""
+    torch.manual_seed(0)
+    model, x = Cancelling().double().eval(), torch.randn(12, 2, 8).double()
+    batch = torch.cat([x, x.sum(1, keepdim=True)], 1), torch.arange(12) % 3
+    _, norms = both(model, [batch], group_by="parameter")
+    assert float(norms["inner.weight"].max()) < 1e-7
+    exact = exact_norms(model, batch, ["head.weight"])
+    assert torch.allclose(norms["head.weight"], exact, rtol=1e-9)
 
 
 def test_a_parameter_that_some_samples_use_twice(form):

@@ -21,7 +21,8 @@ from tests.support.sketched import expected, found
 
 SHAPES = [
     pytest.param(2, 1, 3, 9, 4, id="few-buckets"),
-    pytest.param(1, 2, 70, 5, 7, id="groups-and-parts"),
+    pytest.param(1, 2, 70, 5, 7, id="groups"),
+    pytest.param(1, 1, 260, 2, 7, id="parts"),
     pytest.param(3, 1, 1, 1, 1, id="scalar"),
     pytest.param(2, 1, 2, 3, 600, id="many-buckets"),
 ]

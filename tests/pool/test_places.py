@@ -56,6 +56,15 @@ def test_collations_are_told(order, data):
         assert score(DataLoader(data, 4, collate_fn=collate(order, data))).indices is None
 
 
+@pytest.mark.parametrize("count", [128, 300])
+def test_ends_of_large_batches_are_told(count):
+    """The last place, and the first, of more rows than are compared."""
+    data = torch.randn(count, 5)
+    for order in (lambda b: [*b[:-1], b[1]], lambda b: [b[-2], *b[1:]]):
+        with pytest.warns(UserWarning, match="cannot be traced.*collation puts the samples"):
+            score(DataLoader(data, count, collate_fn=collate(order)))
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_collation_is_told_by_workers_also():
     loader = DataLoader(X, 4, collate_fn=lambda b: torch.stack(b[::-1]), num_workers=2)
@@ -181,6 +190,11 @@ class Broken(Noisy):
         raise OSError("cannot be read by index")
 
 
+class Endless(Broken):
+    def __len__(self):
+        raise NotImplementedError("no length")
+
+
 def blanked(samples):
     """Augmented: the first is made as blank as another is."""
     return torch.stack([torch.zeros(5), *samples[1:]])
@@ -213,6 +227,7 @@ UNCHANGED = {
     ),
     "a stream": lambda: Backwards(Stream(), 4),
     "of samples that cannot be read": lambda: Wrapped(DataLoader(X, 4), backwards, Broken()),
+    "of no length": lambda: Wrapped(DataLoader(X, 4), backwards, Endless()),
     "of names": lambda: Wrapped(DataLoader(X, 4), backwards, [*"abcdefghij"]),
 }
 

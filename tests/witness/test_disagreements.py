@@ -12,10 +12,14 @@ from fastgradnorm import (
     GradNormScorer,
     UnsupportedModelError,
     VerificationError,
+    gradient_dots,
+    gradient_sketch,
+    mean_gradient,
     naive_score_pool,
     score_pool,
 )
 from fastgradnorm._witness import gradients
+from fastgradnorm._witness.pulled import Gradients
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
@@ -95,7 +99,7 @@ def of_module(module):
 
 @functools.cache
 def of_layer(layer):
-    return 1 + layer.weight.square().mean()
+    return 1 + 9 * layer.weight.square().mean()
 
 
 _KEPT = {}
@@ -107,6 +111,11 @@ def in_a_global(m):
     return _KEPT[m]
 
 
+UNCACHED = {
+    "module": lambda m, h: h * m.body.weight.mean(),
+    "layer": lambda m, h: h * (1 + 9 * m.body.weight.square().mean()),
+    "global": lambda m, h: h * m.body.weight.sum(1),
+}
 CACHES = {
     "module": lambda m, h: h * of_module(m),
     "layer": lambda m, h: h * of_layer(m.body),
@@ -123,6 +132,48 @@ def test_what_is_kept_outside_of_the_model_is_told(cache, size):
     scores = GradNormScorer(fresh, verify=False, progress=False).score([X]).values
     assert_close_relative(scores, oracle.scores(made(CACHES[cache]), oracle.ones(X)), 1e-5)
     assert_close_relative(scores, naive_score_pool(made(CACHES[cache]), [X]), 1e-5)
+
+
+def direction(model):
+    return {name: 1 + p.detach() for name, p in model.named_parameters()}
+
+
+WAYS = {
+    "products": lambda m, pool, **more: gradient_dots(m, pool, [direction(m)] * 2, **more),
+    "one product": lambda m, pool, **more: gradient_dots(m, pool, direction(m), **more),
+    "cosines": lambda m, pool, **more: gradient_dots(m, pool, direction(m), cosine=True, **more),
+    "means": mean_gradient,
+    "sketches": lambda m, pool, **more: gradient_sketch(m, pool, 8, **more),
+    "norms": lambda m, pool, **more: gradient_sketch(m, pool, 8, norms=True, **more)[1],
+}
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cache", CACHES)
+def test_gradients_themselves_tell_it_too(cache, way, size):
+    options = {"loss": None, "scheme": "entropy", "progress": False}
+    model = made(CACHES[cache])
+    with torch.no_grad():  # as to predict: what is kept has no gradient
+        model(X)
+    with pytest.raises(UnsupportedModelError, match=r"`model` has other .*lru_cache.*Keep it in"):
+        WAYS[way](model, X.split(size), **options)
+    found = WAYS[way](made(CACHES[cache]), X.split(size), verify=False, **options)
+    plain = made(lambda m, h: UNCACHED[cache](m, h))
+    exact = WAYS[way](plain, X.split(size), **options)
+    for a, b in zip(*map(torch.utils._pytree.tree_leaves, (found, exact)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wrong_gradient_is_the_engines(way, monkeypatch):
+    """Where nothing is kept, and where something is that is not the cause."""
+    right = Gradients.gradients
+    wrong = lambda *args: [2 * g for g in right(*args)]  # noqa: E731
+    monkeypatch.setattr(Gradients, "gradients", wrong)
+    for middle in (lambda m, h: h, CACHES["layer"]):
+        with pytest.raises(VerificationError, match="report"):
+            WAYS[way](made(middle), [X], loss=None, scheme="entropy", progress=False)
 
 
 @pytest.mark.parametrize("middle", [lambda m, h: h, lambda m, h: h * of_layer(m.body)])

@@ -122,6 +122,16 @@ def test_gradients_of_before_are_kept(middle, way, some):
     assert_close_relative(scores, wanted, 1e-5)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_those_of_before_the_second_time_are_kept(way):
+    model = Net(MIDDLES["of the caller's own"]).eval()
+    x = torch.randn(3, 4).requires_grad_()
+    for some in (True, False, True):  # as where each round zeroes them and trains
+        before = given(model, x, some)
+        WAYS[way](model, x)
+        assert_kept(model, x, before)
+
+
 def test_gradients_of_before_are_kept_after_an_exception():
     def fails(m, h):
         if h.requires_grad:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._schemes import Scored
 from fastgradnorm._validate import fail, fail_type
-from fastgradnorm._witness import OwnModel, tolerance
+from fastgradnorm._witness import OwnModel, compared, tolerance
 
 _VERIFIED = 2  # samples
 
@@ -108,7 +109,7 @@ class Dots:
             found = self._by_taps(passes, plan, batch, valid, target)
         if self._verify:
             self._verify = False
-            self._check(subject, batch, found)
+            compared(OwnModel(subject), partial(self._check, batch, found))
         return self._scored(found)
 
     def _by_taps(
@@ -179,10 +180,9 @@ class Dots:
             found = torch.where(size > 0, found / size, torch.where(size == 0, 0.0, found))
         return Scored({f"dot {q}": column for q, column in enumerate(found.unbind(1))}, {})
 
-    def _check(self, subject: Subject, batch: Batch, found: Tensor) -> None:
+    def _check(self, batch: Batch, found: Tensor, own: OwnModel) -> None:
         """The first samples by plain autograd, from the caller's own model alone on each."""
-        own, names = OwnModel(subject), list(self._directions)
-        limit = tolerance(subject).double
+        names, limit = list(self._directions), tolerance(own.subject).double
         for alone in self._pulled.alone(own, names, batch, _VERIFIED):
             i, scale = alone.number, 1.0 if self._cosine else float(alone.scale)
             exact = self._of(alone.gradients, alone.scale).double()

@@ -19,7 +19,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool import Run, make_engine, make_pool
 from fastgradnorm._process import OwnRandomState
 from fastgradnorm._schemes import Scored
-from fastgradnorm._witness import OwnModel, tolerance
+from fastgradnorm._witness import OwnModel, compared, tolerance
 
 _VERIFIED = 2  # samples
 
@@ -90,7 +90,8 @@ class Sums:
         if self._verify:
             self._verify = False
             few = batch.take(slice(0, _VERIFIED))
-            self._check(passes.subject, few, self._sum(passes, plan, few))
+            check = partial(self._check, few, self._sum(passes, plan, few))
+            compared(OwnModel(passes.subject), check)
         return self._added(found, batch)
 
     def _sum(self, passes: Passes, plan: Plan, batch: Batch) -> list[Tensor | None]:
@@ -148,9 +149,9 @@ class Sums:
                 total += gradient
         return Scored({"one": torch.ones(len(batch), device=batch.leaves[0].device)}, {})
 
-    def _check(self, subject: Subject, few: Batch, found: Sequence[Tensor | None]) -> None:
+    def _check(self, few: Batch, found: Sequence[Tensor | None], own: OwnModel) -> None:
         """The sum of a few samples by plain autograd, from the caller's own model alone on each."""
-        own, names = OwnModel(subject), list(self.totals)
+        names = list(self.totals)
         exact = [torch.zeros_like(total) for total in self.totals.values()]
         for i in range(len(few)):
             sample = few.take(slice(i, i + 1))
@@ -160,7 +161,7 @@ class Sums:
                 if gradient is not None:
                     total += gradient.to_dense() * scale
         whole = sum(float(numbers(total).square().sum()) for total in exact) ** 0.5
-        room = tolerance(subject).double * whole
+        room = tolerance(own.subject).double * whole
         for name, total, gradient in zip(names, exact, found, strict=True):
             gap = float((total if gradient is None else total - gradient).norm())
             if not gap <= room and whole < math.inf:  # where a sample's is no number `mean` says so

@@ -149,9 +149,11 @@ def _orders(collate: Any, samples: list[Any], batch: Any = None) -> bool | None:
     if len(samples) < 2:
         return False
     with put_back_random_states():
-        with contextlib.suppress(Exception):
-            if is_moved(collate(list(samples)) if batch is None else batch, samples):
-                return True
+        if batch is None:
+            with contextlib.suppress(Exception):  # of the caller's, as below
+                batch = collate(list(samples))
+        if is_moved(batch, samples):
+            return True
         for looks in (_backwards, _each_for_all):
             try:
                 return looks(collate, samples)

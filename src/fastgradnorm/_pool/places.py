@@ -1,5 +1,6 @@
 """Whether rows of a batch are of other samples than their places say, told by their values."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ _SEARCHED = 4  # of those that differ, for which another sample is looked for
 _SECONDS = 0.2  # after which no more samples are read
 
 
+class _UnreadError(Exception):
+    """A dataset does not tell its length, or gives no sample for an index, or none in time."""
+
+
 def arrays_of(batch: Any) -> list[Tensor]:
-    """The tensors and arrays of a batch."""
-    leaves = pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    plain = [torch.as_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
-    return [x for x in plain if isinstance(x, Tensor)]
+    """The tensors of a batch, and its arrays of numbers."""
+    return _tensors(batch, np.ndarray)
 
 
 def is_moved(batch: Any, samples: Sequence[Any]) -> bool:
@@ -36,7 +39,7 @@ def is_moved(batch: Any, samples: Sequence[Any]) -> bool:
         samples: In the order in which they were drawn.
     """
     count, half = len(samples), _ROWS // 2
-    rows = [a.cpu() for a in arrays_of(batch) if a.dim() and len(a) == count]
+    rows = [a.cpu() for a in _with_rows(batch) if len(a) == count]
     known = list(range(count)) if count <= _ROWS else [*range(half), *range(count - half, count)]
     parts = {place: _parts(samples[place]) for place in known}
     left = _SEARCHED
@@ -78,7 +81,7 @@ def _tell(loader: Any, batch: Any) -> None:
     try:
         with put_back_random_states():
             found = _displaced(dataset, batch)
-    except Exception:  # of the caller's dataset, which need not be read by index
+    except _UnreadError:
         return
     draws = hidden_draws(loader) if found is not None else None
     if found is None or not (draws is None or in_sequence(draws)):  # which is told already
@@ -94,8 +97,9 @@ def _tell(loader: Any, batch: Any) -> None:
 
 def _displaced(dataset: Any, batch: Any) -> tuple[int, int] | None:
     """The place of a row and the index of the sample that it is, if it is not the place's own."""
-    arrays = [a for a in arrays_of(batch) if a.dim()]
-    count, size = len(arrays[0]) if arrays else 0, len(dataset)
+    arrays = _with_rows(batch)
+    with _of_the_caller():
+        count, size = len(arrays[0]) if arrays else 0, len(dataset)
     if not 0 < count <= size:
         return None
     read = _reader(dataset, time.perf_counter() + _SECONDS)
@@ -121,17 +125,55 @@ def _displaced(dataset: Any, batch: Any) -> tuple[int, int] | None:
 def _reader(dataset: Any, until: float) -> Callable[[int], list[Tensor]]:
     def read(index: int) -> list[Tensor]:
         if time.perf_counter() > until:
-            raise TimeoutError
-        return [part.detach().clone() for part in _parts(dataset[index])]
+            raise _UnreadError
+        with _of_the_caller():
+            sample = dataset[index]
+        return [part.detach().clone() for part in _parts(sample)]
 
     return read
 
 
+@contextlib.contextmanager
+def _of_the_caller() -> Iterator[None]:
+    """The caller's dataset need not be read by index, whatever it raises then."""
+    try:
+        yield
+    except Exception as error:
+        raise _UnreadError from error
+
+
+def _with_rows(batch: Any) -> list[Tensor]:
+    return [a for a in arrays_of(batch) if a.dim() and _is_plain(a)]
+
+
 def _parts(sample: Any) -> list[Tensor]:
     """Tensors, arrays and numbers of a sample."""
-    leaves = pytree.tree_leaves(dict(sample) if isinstance(sample, Mapping) else sample)
-    kinds = (Tensor, np.ndarray, np.generic, int, float)
-    return [torch.as_tensor(x).cpu() for x in leaves if isinstance(x, kinds)]
+    found = _tensors(sample, (np.ndarray, np.generic, int, float))
+    return [x.cpu() for x in found if _is_plain(x)]
+
+
+def _tensors(given: Any, kinds: type | tuple[type, ...]) -> list[Tensor]:
+    """Those in it, and what is of these kinds and has numbers that PyTorch knows."""
+    leaves = pytree.tree_leaves(dict(given) if isinstance(given, Mapping) else given)
+    plain = [_tensor(x) if isinstance(x, kinds) else x for x in leaves]
+    return [x for x in plain if isinstance(x, Tensor)]
+
+
+def _tensor(x: Any) -> Tensor | None:
+    if isinstance(x, (np.ndarray, np.generic)):
+        if x.dtype.kind not in "biufc":  # texts, dates, objects, records
+            return None
+        # Whatever its strides and the order of its bytes are, and whether it may be written to.
+        x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):  # extended precision; beyond 64 bits
+        return None
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether it has rows that PyTorch compares."""
+    return x.layout == torch.strided and not x.is_nested and x.dtype != torch.complex32
 
 
 def _pairs(row: Sequence[Tensor], parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

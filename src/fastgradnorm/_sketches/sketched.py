@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -25,7 +26,7 @@ from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._schemes import Groups, Scored
-from fastgradnorm._witness import OwnModel, movement, tolerance
+from fastgradnorm._witness import OwnModel, compared, movement, tolerance
 
 # Samples that are verified, and how much longer than a difference of gradients its sketch may be.
 _VERIFIED, _MARGIN = 2, 4
@@ -106,7 +107,7 @@ class Sketches:
         found = passes.run(f"sketch {id(plan)}", one, batch, valid, target)
         if self._verify:
             self._verify = False
-            self._check(plan, batch, found)
+            compared(OwnModel(self.subject), partial(self._check, plan, batch, found))
         if self._beside or not self.norms:
             return Scored({COLUMN: found}, {})
         size = self._count * self.dim
@@ -166,13 +167,13 @@ class Sketches:
     def _place(self, name: str) -> int:
         return 0 if self.groups is None else self.groups.place(name)
 
-    def _check(self, plan: Plan, batch: Batch, found: Tensor) -> None:
+    def _check(self, plan: Plan, batch: Batch, found: Tensor, own: OwnModel) -> None:
         """The first samples by plain autograd, from the caller's own model alone on each.
 
         Raises:
             VerificationError: If their sketches are others, by more than rounding explains.
         """
-        own, names = OwnModel(self.subject), plan.tracked
+        names = plan.tracked
         for alone in self._made.alone(own, names, batch, _VERIFIED):
             i, scale = alone.number, float(alone.scale)
             width = self._count * self.dim

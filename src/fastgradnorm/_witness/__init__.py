@@ -1,5 +1,6 @@
 """Verification by the caller's own model, called as they call it; what the numbers say."""
 
+from fastgradnorm._witness.disagreements import compared
 from fastgradnorm._witness.findings import Finding, Findings
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.padding import same_without
@@ -17,6 +18,7 @@ __all__ = [
     "OwnModel",
     "Record",
     "Witness",
+    "compared",
     "judge_scores",
     "movement",
     "same_without",

@@ -8,6 +8,7 @@ is one of these is tried, in calls that leave one of them out.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,32 @@ class _Copied(OwnModel):
         return super()._called(model, batch)
 
 
+def compared(own: OwnModel, compare: Callable[[OwnModel], None]) -> None:
+    """Compares with gradients of samples alone, from the caller's own model.
+
+    Args:
+        own: The caller's model.
+        compare: Does it, with whatever model makes the gradients.
+
+    Raises:
+        UnsupportedModelError: If the model's own gradients depend on earlier calls.
+        VerificationError: If `compare` raises it for any other reason.
+    """
+    try:
+        compare(own)
+    except VerificationError as error:
+        _tell_kept(own, partial(_agrees, compare), error)
+        raise
+
+
+def _agrees(compare: Callable[[OwnModel], None], model: OwnModel) -> bool:
+    try:
+        compare(model)
+    except VerificationError:
+        return False
+    return True
+
+
 def compare(
     engine: Engine,
     own: OwnModel,
@@ -74,13 +101,10 @@ def compare(
         VerificationError: If the engine disagrees with plain autograd in any other way.
     """
 
-    def agrees(model: OwnModel) -> bool:
-        try:
-            Comparison(engine, model, batch, Record(record.mode), True).check(scored, first)
-        except VerificationError:
-            return False
-        return True
+    def alone(model: OwnModel) -> None:
+        Comparison(engine, model, batch, Record(record.mode), True).check(scored, first)
 
+    agrees = partial(_agrees, alone)
     try:
         Comparison(engine, own, batch, record, apart).check(scored, first)
     except VerificationError as error:
