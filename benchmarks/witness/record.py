@@ -55,16 +55,20 @@ class Record:
 
     def witnessed(self, fault: Fault, found: dict[str, Any]) -> None:
         """Notes what verification made of a fault."""
-        self.rows[fault.name]["witness"] = found
+        self.rows[fault.name]["witness"] = {**found, "commit": provenance()["commit"]}
         self.store()
 
     def is_witnessed(self, fault: Fault) -> bool:
         """Whether verification has been tried on it, on all pools."""
         return "pools" not in self.rows[fault.name].get("witness", {"pools": "none"})
 
-    def is_begun(self, fault: Fault) -> bool:
-        """Whether verification has been tried on it, if only on some pools."""
-        return "witness" in self.rows[fault.name]
+    def age(self, fault: Fault) -> int:
+        """0: verification has not been tried on it; 1: who knows when; 2: at a commit that is kept.
+
+        In this order what is stopped, and goes on later, tries what is oldest.
+        """
+        found = self.rows[fault.name].get("witness")
+        return 0 if found is None else 1 + ("commit" in found)
 
     def waits(self, fault: Fault, stage: str, again: bool) -> bool:
         """Whether the tests of a stage are to be run; `again`: also where they missed it.

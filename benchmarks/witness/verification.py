@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         and makes_scores(fault.file)
         and (options.again or not record.is_witnessed(fault))
     ]
-    waiting.sort(key=record.is_begun)  # first of which nothing is known
+    waiting.sort(key=record.age)
     preload()
     from benchmarks.witness.cases import CASES
     from benchmarks.witness.truth import truth

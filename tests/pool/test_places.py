@@ -222,6 +222,14 @@ UNCHANGED = {
     "other labels": lambda: DataLoader(
         LABELLED, 4, collate_fn=lambda b: (torch.stack([x for x, _ in b]) * 2, torch.arange(len(b)))
     ),
+    "cropped, with classes in another order": lambda: DataLoader(
+        [(torch.cat([x, x]), y) for x, y in LABELLED],
+        4,
+        collate_fn=lambda b: (
+            torch.stack([x[:5] for x, _ in b]),
+            torch.tensor([2 - y for _, y in b]),
+        ),
+    ),
     "with another of the batch": lambda: DataLoader(
         X, 4, collate_fn=lambda b: (torch.stack(b), torch.stack(b[::-1]))
     ),
@@ -261,12 +269,25 @@ def test_few_samples_are_read(change, most):
     assert 0 < len(dataset.read) <= most
 
 
+def states():
+    plain = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+    return *plain, random.getstate()
+
+
 def test_random_states_are_as_they_were():
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    before = states()
     score(Wrapped(DataLoader(X, 4), list, Counted()))
-    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    assert states() == before
+
+
+def test_random_states_are_those_of_a_loop_over_the_loader():
+    """What is drawn for the batches that follow is what it would be without a look."""
+    found = []
+    for loop in (list, lambda loader: share(loader, 0, 2)):
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        loop(Wrapped(DataLoader(X, 4), list, Counted()))
+        found.append(states())
+    assert found[0] == found[1]
 
 
 def test_slow_samples_are_not_waited_for(monkeypatch):

@@ -161,14 +161,12 @@ def _tensors(given: Any, kinds: type | tuple[type, ...]) -> list[Tensor]:
 
 def _tensor(x: Any) -> Tensor | None:
     if isinstance(x, (np.ndarray, np.generic)):
-        if x.dtype.kind not in "biufc":  # texts, dates, objects, records
-            return None
         # Whatever its strides and the order of its bytes are, and whether it may be written to.
         x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
     try:
         return torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):  # extended precision; beyond 64 bits
-        return None
+    except (TypeError, ValueError, RuntimeError):
+        return None  # texts, dates, objects, extended precision; integers beyond 64 bits
 
 
 def _is_plain(x: Tensor) -> bool:
