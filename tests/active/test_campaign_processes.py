@@ -10,6 +10,11 @@ from tests.support import warm
 from tests.support.campaigns import KEYS, ask, campaign, lines
 
 
+def asked(keys, records):
+    event = {"event": "ask", "batch": 9, "keys": keys, "records": records}
+    return json.dumps(event | {"predicted": {}, "samples": 3}).encode()
+
+
 class TestDamage:
     def told(self, folder):
         made = campaign(folder)
@@ -64,7 +69,15 @@ class TestDamage:
         lambda line: b'{"event": "ask", "batch": 1}',
         lambda line: b'{"event": "release"}',
         lambda line: b'{"event": 7}',
-    ], ids=["no batch", "no answers", "half asked", "released none", "no name"])  # fmt: skip
+        lambda line: b"[" * 100_000,
+        lambda line: asked([["a"]], [{}]),
+        lambda line: asked([3], [{}]),
+        lambda line: asked(["a", "b"], [{}]),
+        lambda line: asked(["a"], [3]),
+    ], ids=[
+        "no batch", "no answers", "half asked", "released none", "no name", "deep", "keys in lists",
+        "numbers as keys", "too few records", "no records",
+    ])  # fmt: skip
     def test_a_line_without_its_fields_is_damaged(self, damage, tmp_path):
         self.told(tmp_path)
         first, second, third = lines(tmp_path).splitlines()

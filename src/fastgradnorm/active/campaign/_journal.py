@@ -147,10 +147,14 @@ def _line(event: Event) -> bytes:
 def _event(line: bytes) -> Event | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or not isinstance(found.get("event"), str):
         return None
     fields = _FIELDS.get(found["event"], {})
     whole = all(isinstance(found.get(name), kind) for name, kind in fields.items())
+    if whole and found["event"] == "ask":
+        keys, records = found["keys"], found["records"]
+        whole = len(keys) == len(records) and {*map(type, keys)} <= {str}
+        whole = whole and {*map(type, records)} <= {dict}
     return found if whole else None
