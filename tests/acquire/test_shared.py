@@ -107,6 +107,36 @@ def test_the_same_as_by_their_indices(model, expected, kind, strategy):
     assert chosen(model, pool, labelled, strategy) == expected[strategy]
 
 
+def tables():
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_dict({"input": X.tolist(), "label": [0] * N})
+    more = datasets.Dataset.from_dict({"input": torch.cat([OTHERS, X]).tolist()})
+    first = whole.select(range(9))
+    return {
+        "selected": (whole, whole.select(LABELLED)),
+        "selected twice": (whole, whole.select([2, 7, 16, 3]).select([1, 2, 0])),
+        "slices of one": (more.select(range(4, N + 4)), more.select([i + 4 for i in LABELLED])),
+        "of another format": (whole.with_format("numpy"), whole.select(LABELLED)),
+        "a subset": (whole, Subset(whole, LABELLED)),
+        "put together": (
+            datasets.concatenate_datasets([first, whole.select(range(9, N))]),
+            datasets.concatenate_datasets([whole.select([16]), first.select([7, 2])]),
+        ),
+        "loaders": (
+            DataLoader(whole.with_format("torch"), 5),
+            DataLoader(whole.with_format("torch").select(LABELLED), 2, shuffle=True),
+        ),
+    }
+
+
+def test_parts_of_a_table_of_hugging_face(model, expected):
+    for kind, (pool, labelled) in tables().items():
+        assert chosen(model, pool, labelled, "top") == expected["top"], kind
+    pool, _ = tables()["selected"]
+    others = tables()["selected"][1]  # equal rows of another table
+    assert chosen(model, pool, others, "top") == chosen(model, [X], [], "top")
+
+
 def test_a_loader_that_shuffles_the_pool(model, expected):
     pool = DataLoader(WHOLE, 5, shuffle=True, generator=torch.Generator().manual_seed(3))
     assert chosen(model, pool, Subset(WHOLE, LABELLED)) == expected["top"]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import (
     ConcatDataset,
-    Dataset,
     RandomSampler,
     SequentialSampler,
     Subset,
@@ -26,7 +25,7 @@ def shared_samples(pool: Any, labelled: Any) -> tuple[Tensor, bool] | None:
     """Which samples of the dataset of a pool are also those of a loader of labelled ones.
 
     Samples are the same where both loaders read one dataset, by itself or through `Subset` and
-    `ConcatDataset`. Nothing is read but indices.
+    `ConcatDataset`, or rows of one table of Hugging Face. Nothing is read but indices.
 
     Args:
         pool: A loader.
@@ -72,7 +71,7 @@ class _Numbers:
     """A number for each sample, equal where it is the same sample of the same dataset."""
 
     def __init__(self) -> None:
-        self._roots: dict[int, tuple[Any, int]] = {}  # a dataset is kept, so is its id
+        self._roots: dict[Any, tuple[Any, int]] = {}  # a dataset is kept, so is its id
         self._count = 0
 
     def of(self, dataset: Any) -> Tensor | None:
@@ -85,16 +84,33 @@ class _Numbers:
         if isinstance(dataset, ConcatDataset):
             parts = [part for each in dataset.datasets if (part := self.of(each)) is not None]
             return torch.cat(parts) if len(parts) == len(dataset.datasets) else None
-        return self._root(dataset)
+        if hasattr(dataset, "column_names") and hasattr(dataset, "_indices"):
+            return self._rows(dataset)
+        size = len(dataset) if hasattr(dataset, "__len__") else None
+        return None if size is None else self._from(id(dataset), dataset, size)
 
-    def _root(self, dataset: Dataset[Any]) -> Tensor | None:
-        if not hasattr(dataset, "__len__"):
+    def _rows(self, dataset: Any) -> Tensor | None:
+        """Of Hugging Face: parts of a dataset are views of its table, which lies in memory once."""
+        if not dataset.column_names:
             return None
-        size = len(dataset)
-        if id(dataset) not in self._roots:
-            self._roots[id(dataset)] = dataset, self._count
-            self._count += size
-        start = self._roots[id(dataset)][1]
+        found = []
+        for chunk in dataset.data.column(0).chunks:
+            buffers = [each for each in chunk.buffers() if each is not None]
+            if not buffers:  # of nothing but missing values, of which one is like another
+                return None
+            where = tuple(each.address for each in buffers)
+            # A slice does not tell how long the whole is.
+            found.append(self._from(where, buffers, len(chunk), 1 << 40) + chunk.offset)
+        rows = torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+        if dataset._indices is None:
+            return rows
+        return rows[torch.from_numpy(dataset._indices.column(0).to_numpy().astype(np.int64))]
+
+    def _from(self, root: Any, kept: Any, size: int, most: int | None = None) -> Tensor:
+        if root not in self._roots:
+            self._roots[root] = kept, self._count
+            self._count += most or size
+        start = self._roots[root][1]
         return torch.arange(start, start + size)
 
 
