@@ -158,7 +158,9 @@ def test_sums_over_checkpoints(tmp_path):
     def held_out(model):
         return mean_gradient(model, batches[:1], loss="cross_entropy", progress=False)
 
+    before = copy.deepcopy(model.state_dict())
     actual = dots(model, batches, held_out, checkpoints=checkpoints)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     parts = [
         weight * dots(each, batches, held_out(each))
         for each, weight in ((first, 0.1), (second, 0.01))

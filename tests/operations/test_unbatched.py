@@ -98,6 +98,9 @@ WAYS = {
     "max_unpool with padding": unpooled(
         F.max_pool2d, F.max_unpool2d, 3, 2, 1, output_size=(4, 6), shape=(1, 4, 6)
     ),
+    "max_unpool with padding, to its own size": unpooled(
+        F.max_pool2d, F.max_unpool2d, 2, 2, 1, shape=(1, 4, 6)
+    ),
     "max_unpool of a row": unpooled(F.max_pool1d, F.max_unpool1d, 2, shape=(1, 24)),
     "max_unpool of a volume": unpooled(F.max_pool3d, F.max_unpool3d, 2, 1, shape=(2, 3, 2, 2)),
     "put": rows(lambda row: row.put(torch.tensor([[0, 2], [-1, 5]]), row[5:9].exp())),
