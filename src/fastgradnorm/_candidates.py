@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool import is_dataset
-from fastgradnorm._validate import check_integer, fail, fail_type
+from fastgradnorm._validate import Words, check_integer, fail, fail_type
 
 _NO_BATCH = (str, bytes, os.PathLike, float, bool, np.bool_)
 _MOST = torch.iinfo(torch.int64).max
@@ -142,13 +142,13 @@ def group_numbers(groups: Any, size: int | None, places: Tensor) -> Tensor:
     if isinstance(groups, Mapping):
         missing = [i for i in places.tolist() if i not in groups]
         if missing:
-            raise fail("groups", f"{wanted}, by its index", f"none for {missing[0]}")
+            raise fail("groups", f"{wanted}, by its index", Words(f"none for {missing[0]}"))
         found = [groups[i] for i in places.tolist()]
     else:
         values = groups.tolist() if hasattr(groups, "tolist") else list(groups)  # type: ignore[call-overload]
         least = int(places.max()) + 1 if size is None and len(places) else size
         if len(values) != size and (size is not None or len(values) < (least or 0)):
-            raise fail("groups", f"{wanted}, {least} of them", f"{len(values)} of them")
+            raise fail("groups", f"{wanted}, {least} in all", Words(f"{len(values)} in all"))
         found = [values[i] for i in places.tolist()]
     numbers: dict[Any, int] = {}
     try:

@@ -171,9 +171,7 @@ class Options:
             object.__setattr__(self, "scheme", "loss")
         self._check_schemes()
         check_loss(self)
-        if not callable(self.params) and self.params not in ("all", "last_layer"):
-            wanted = "'all', 'last_layer' or a function (name, parameter) -> bool"
-            raise _validate.fail("params", wanted, self.params)
+        _validate.check_params(self.params)
         _validate.check_choice("reduction", self.reduction, ("global", "per_tensor"))
         known = ("auto", "categorical", "bernoulli", "gaussian")
         _validate.check_choice("likelihood", self.likelihood, known)
@@ -198,7 +196,7 @@ class Options:
             raise _validate.fail("autocast", "torch.bfloat16, torch.float16 or None", self.autocast)
         if self.device is not None:
             _check_device(self.device)
-        _validate.check_number("rtol", self.rtol, at_least=0)
+        _validate.check_number("rtol", self.rtol, at_least=0, at_most=1)
         _validate.check_amount("max_memory", self.max_memory, "bytes")
         _validate.check_amount("subset", self.subset, "samples")
         _validate.check_integer("latency", 0 if self.latency is None else self.latency, at_least=0)
@@ -293,7 +291,6 @@ def _check_device(device: object) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`device` must be usable on this machine. Got {str(device)!r}. {reason}"
-        ) from error
+        wanted, reason = "`device` must be usable on this machine.", str(error).splitlines()[0]
+        advice = "Without it, scores are computed where the model is."
+        raise ValueError(f"{wanted} Got '{device}': {reason.rstrip('.')}. {advice}") from error

@@ -3,7 +3,8 @@
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from fastgradnorm_kernels.switches import compiled_from
 from torch import nn
 
 from fastgradnorm._errors import ArgumentError, ArgumentTypeError
+
+_LONGEST = 200  # characters of a value; longer ones are told by their type
 
 
 def type_name(value: object) -> str:
@@ -23,9 +26,18 @@ def type_name(value: object) -> str:
     return name
 
 
+class Words(str):
+    """What was given, in words of ours: told without the quotes that a caller's text has."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def fail(name: str, requirement: str, value: object, advice: str = "") -> ArgumentError:
     """The error for a wrong value; a tensor is told by its dtype and shape."""
     got = type_name(value) if isinstance(value, torch.Tensor) else repr(value)
+    if "\n" in got or len(got) > _LONGEST:
+        got = type_name(value)
     return ArgumentError(f"`{name}` must be {requirement}. Got {got}. {advice}".rstrip(), name)
 
 
@@ -101,7 +113,7 @@ def check_bool(name: str, value: object) -> None:
 def check_flag(name: str, value: object, choices: Iterable[str]) -> None:
     """Raises unless `value` is True, False or one of `choices`."""
     known = tuple(choices)
-    wanted = "True, False, " + " or ".join(map(repr, known))
+    wanted = f"{', '.join(['True', 'False', *map(repr, known[:-1])])} or {known[-1]!r}"
     if not isinstance(value, (bool, str)):
         raise fail_type(name, wanted, value)
     if isinstance(value, str) and value not in known:
@@ -114,10 +126,36 @@ def check_callable(name: str, value: object, signature: str) -> None:
         raise fail_type(name, f"a function {signature}, or None", value)
 
 
+def check_params(params: object) -> None:
+    """Raises unless parameters are chosen by a word or a function."""
+    advice = ""
+    if isinstance(params, nn.Module):
+        advice = "Of a part of the model: `lambda name, parameter: name.startswith('head.')`."
+    elif isinstance(params, Iterable) and not isinstance(params, str):
+        advice = "Of some names: `lambda name, parameter: name in names`."
+    elif callable(params) or params in ("all", "last_layer"):
+        return
+    wanted = "'all', 'last_layer' or a function (name, parameter) -> bool"
+    raise fail("params", wanted, params, advice)
+
+
+def _module_of(other: object) -> str:
+    """What to do with what is no module, where that is known."""
+    if isinstance(other, type) and issubclass(other, nn.Module):
+        return f"Make one of this class: `{other.__name__}(...)`."
+    if isinstance(other, Mapping):
+        return "If these are its weights, make the model and call its `load_state_dict`."
+    if isinstance(other, (str, PathLike)):
+        return "Make the model, and load its weights: `model.load_state_dict(torch.load(path))`."
+    if callable(other):
+        return "Pass the module whose parameters count; `forward=` takes a function that calls it."
+    return "The model is passed first, then the samples." if isinstance(other, Iterable) else ""
+
+
 def check_model(model: object) -> nn.Module:
     """The module itself, out of its compiled or data-parallel wrapper."""
     if not isinstance(model, nn.Module):
-        raise fail_type("model", "a torch.nn.Module", model)
+        raise fail_type("model", "a torch.nn.Module", model, _module_of(model))
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module

@@ -40,6 +40,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with neighbour.open("rb+") as file:
             os.fsync(file.fileno())  # or its name might reach the disk before its content
         neighbour.replace(target)
+    except OSError as error:
+        if error.filename != str(neighbour):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # as the caller named it
     finally:
         neighbour.unlink(missing_ok=True)
 

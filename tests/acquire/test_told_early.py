@@ -53,7 +53,7 @@ def test_what_is_known_before_the_pool_is_read_is_told_before():
         (5, {"labelled": [0, 1]}, r"`k` must be at most 4.*Of 6 samples 2 have a label already"),
         (2, {"labelled": [6]}, r"`labelled` must be indices of the pool, in \[0, 6\)"),
         (2, {"labelled": [1, 1]}, "different indices"),
-        (2, {"groups": [1, 2], "max_per_group": 1}, "`groups` must be .* 6 of them"),
+        (2, {"groups": [1, 2], "max_per_group": 1}, "`groups` must be .* 6 in all"),
     ):
         for pool in (Photos(), DataLoader(Photos(), 2)):
             with pytest.raises(ValueError, match=told):

@@ -155,8 +155,8 @@ class TestModels:
 @pytest.mark.parametrize(
     "groups, match",
     [
-        (["a"] * 29, "30 samples of the pool. Got 29 of them"),
-        (["a"] * 31, "30 samples of the pool. Got 31 of them"),
+        (["a"] * 29, "30 samples of the pool. Got 29 in all"),
+        (["a"] * 31, "30 samples of the pool. Got 31 in all"),
         (dict.fromkeys(range(29), "a"), "Got none for 29"),
         (7, "Got int"),
     ],

@@ -45,3 +45,20 @@ def test_a_damaged_array(run, arrays):
     ran = run("score", "their_model:make", "bad.npy")
     assert ran.code == 2
     assert "damaged" in ran.err
+
+
+@pytest.mark.parametrize("command", ["score", "acquire"])
+@pytest.mark.parametrize("resumed", [[], ["--no-resume"]])
+def test_a_folder_where_a_run_is_kept(run, arrays, command, resumed):
+    (arrays / "found.csv.checkpoint").mkdir()
+    k = ["2"] if command == "acquire" else []
+    ran = run(command, "their_model:make", "x.npy", *k, "--out", "found.csv", *resumed)
+    assert ran.code == 2
+    assert "`--out` must leave room" in ran.err and "found.csv.checkpoint is a folder" in ran.err
+    assert (arrays / "found.csv.checkpoint").is_dir()
+
+
+def test_a_folder_of_a_model_that_is_not_there(run, arrays):
+    ran = run("score", "not-there/", "x.npy")
+    assert ran.code == 2
+    assert "`MODEL` must be a folder that is there. Got 'not-there/'." in ran.err

@@ -28,7 +28,7 @@ def test_select_gives_dataset_indices(scores):
     assert select(scores, 2).tolist() == scores.select(2).tolist() == [0, 7]
     assert select(scores.values, 2).tolist() == [1, 2]
     with pytest.raises(TypeError, match=r"array \[N\], or PoolScores\. Got list"):
-        select([1.0], 1)
+        select(["a"], 1)
 
 
 def test_a_table_of_pandas(scores):

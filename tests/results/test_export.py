@@ -86,7 +86,7 @@ class TestRecords:
         assert found == (ids.tolist() if isinstance(ids, torch.Tensor) else list(ids))
 
     def test_wrong_ids_and_flag(self, scores):
-        with pytest.raises(ValueError, match=r"`ids` must be one for each of 5 scores. Got '2 of"):
+        with pytest.raises(ValueError, match=r"`ids` must be one for each of 5 scores. Got 2 ids"):
             scores.to_records(ids=["a", "b"])
         with pytest.raises(TypeError, match=r"`ids` must be a sequence with one id a score"):
             scores.to_records(ids="abcde")

@@ -28,7 +28,7 @@ from fastgradnorm._operations import is_finite, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._schemes import Scored
-from fastgradnorm._validate import fail, fail_type
+from fastgradnorm._validate import Words, fail, fail_type
 from fastgradnorm._witness import OwnModel, compared, tolerance
 
 _VERIFIED = 2  # samples
@@ -233,8 +233,9 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
                 raise fail(f"directions[{q}]", wanted, value)
             value = value.detach().to_dense()  # gradients of lookups may be sparse
             if not is_finite(value):
+                others = Words(f"others for {name!r}")
                 told = "A `mean_gradient` is so where a sample's is: `score_pool` tells which."
-                raise fail(f"directions[{q}]", "of finite numbers", f"others for {name!r}", told)
+                raise fail(f"directions[{q}]", "of finite numbers", others, told)
             if parameters[name].is_complex():  # two numbers each, as in norms
                 value = torch.view_as_real(value.to(parameters[name].dtype))
             elif value.is_complex():

@@ -5,17 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgradnorm._model import Batch, Subject, without_values
 
 
-def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str:
+def cure(subject: Subject, batch: Batch, layer: nn.Module, run: Callable[[list[Any]], Any]) -> str:
     """What to do, with a space before it; empty where nothing is known.
 
     Args:
         subject: The model, which has just failed on one sample of the batch.
         batch: Of the loader.
+        layer: The module that has failed.
         run: Calls the model on other inputs.
     """
     empty = without_values(subject.model)
@@ -44,11 +45,31 @@ def cure(subject: Subject, batch: Batch, run: Callable[[list[Any]], Any]) -> str
         )
     others = sorted(str(dtype) for dtype in given - wide if dtype.is_floating_point)
     if not (others and wide):
-        return order
+        return order or _takes(layer, [x for x in inputs if isinstance(x, Tensor)])
     names = " and ".join(sorted(map(str, wide)))
     how = ", as by `model.float()`" if others[0] == "torch.float32" else ""
     told = f" It was given {others[0]}, its parameters are {names}: convert one of them{how}."
     return told + order
+
+
+def _takes(layer: nn.Module, inputs: list[Tensor]) -> str:
+    """What a layer takes, of kinds that are known."""
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        numbers = [x for x in inputs if not (x.is_floating_point() or x.is_complex())]
+        if not numbers:
+            return " It looks up whole numbers, such as the tokens of a text."
+        most = max((int(x.max()) for x in numbers if x.numel()), default=0)
+        rows = layer.num_embeddings
+        got = f", and a sample has {most}" if most >= rows else ""
+        return f" It has {rows} rows, for 0 to {rows - 1}{got}: are the tokens those of this model?"
+    if isinstance(layer, nn.Linear):
+        return f" This layer takes [..., {layer.in_features}]: prepare samples as in training."
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        sizes = ", ".join({1: "L", 2: "HW", 3: "DHW"}[len(layer.kernel_size)])
+        return (
+            f" This layer takes [N, {layer.in_channels}, {sizes}]: prepare samples as in training."
+        )
+    return ""
 
 
 def _runs(run: Callable[[list[Any]], Any], inputs: list[Any]) -> bool:

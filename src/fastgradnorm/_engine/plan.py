@@ -224,12 +224,12 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             ) from error
         if isinstance(error, LossError):
             raise  # of a model that is given labels
-        given = ", ".join(type_name(x) for x in inputs)
+        given, failed = ", ".join(map(type_name, inputs)), view.get_submodule(recorder.layer)
         told = (
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
         )
-        found = cure(subject, batch, lambda others: subject.run_both(view, batch, others))
+        found = cure(subject, batch, failed, lambda others: subject.run_both(view, batch, others))
         raise ValueError(f"{told.rstrip('.')}.{found}" if found else told) from error
     for name in leaves:
         if changed[name]():

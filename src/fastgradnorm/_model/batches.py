@@ -264,6 +264,9 @@ def as_batch(
 
 
 def _usable(leaf: Tensor, device: torch.device) -> Tensor:
+    if leaf.is_meta and device.type != "meta":
+        advice = "What the model is given is on the meta device, which has shapes alone."
+        raise fail("loader", "of batches that have values", leaf, advice)
     leaf = leaf.to(device, non_blocking=True)
     # Autograd refuses tensors made in inference mode; a copy made outside is an ordinary tensor.
     return leaf.clone() if leaf.is_inference() else leaf.detach()

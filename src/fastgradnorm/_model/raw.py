@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset
 
 from fastgradnorm._model.sizes import list_of_samples
 from fastgradnorm._validate import fail_type
@@ -86,6 +87,10 @@ def refusal(raw: Any, plainly: bool) -> TypeError:
     """For batches without a tensor to cut samples from, or whose inputs are not told."""
     if isinstance(raw, (list, tuple)) and len(raw) > 1 and isinstance(raw[0], (list, tuple)):
         return TypeError(str(list_of_samples(raw)) + " Or pass `forward=lambda model, batch: ...`.")
+    if isinstance(raw, (DataLoader, Dataset)):
+        whole = "loader" if isinstance(raw, DataLoader) else "DataLoader(dataset, batch_size=8)"
+        advice = f"Of a whole pool take one batch: `next(iter({whole}))`."
+        return fail_type("batch", "one batch, as a loader yields it", raw, advice)
     arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(raw))
     if arrays:
         advice = "Arrays must hold numbers, and `forward` is given tensors: make them such in the "

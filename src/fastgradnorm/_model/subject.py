@@ -51,9 +51,11 @@ class Subject:
         self.parameters = dict(self.model.named_parameters())
         trainable = {k: p for k, p in self.parameters.items() if p.requires_grad}
         if not trainable:
+            wanted = "`model` must have parameters with requires_grad=True. Got"
+            if not self.parameters:
+                raise ValueError(f"{wanted} none at all. A quantised model has lost them.")
             raise ValueError(
-                f"`model` must have parameters with requires_grad=True. Got "
-                f"{len(self.parameters)} parameters, none of them trainable. "
+                f"{wanted} {len(self.parameters)} parameters, none of them trainable. "
                 "Set requires_grad_(True) on those that count."
             )
         self.chosen = _choose(trainable, options)

@@ -89,9 +89,10 @@ class _Inputs:
                 told = {key: type_name(value) for key, value in first.items()}
             raise TypeError(
                 f"`{self._name}` must be a dataset whose inputs are tensors of one shape. Got "
-                f"{told if isinstance(told, dict) else type_name(told)}: {error} Give the dataset "
-                "a transform that makes tensors, or pass a DataLoader with a `collate_fn`, such "
-                "as DataCollatorWithPadding(tokenizer) for texts."
+                f"{told if isinstance(told, dict) else type_name(told)}: "
+                f"{str(error).rstrip('.')}. Give the dataset a transform "
+                "that makes tensors, or pass a DataLoader with a `collate_fn`, such as "
+                "DataCollatorWithPadding(tokenizer) for texts."
             ) from error
 
     def _input(self, sample: Any) -> Any:
@@ -105,16 +106,20 @@ class _Inputs:
         if not kept:
             raise TypeError(
                 f"`{self._name}` must be a dataset whose mappings have something that the model "
-                f"takes. Got the keys {', '.join(map(repr, sample))}. {_tokens(sample)}Pass "
-                "`forward=lambda model, batch: ...`."
+                f"takes. Got the keys {', '.join(map(repr, sample))}. {_what_is_given(sample)}"
             )
         return kept
 
 
-def _tokens(sample: Mapping[Any, Any]) -> str:
+def _what_is_given(sample: Mapping[Any, Any]) -> str:
+    inputs = {key: value for key, value in sample.items() if key not in _LABELS}
+    arrays = [key for key, value in inputs.items() if isinstance(value, (Tensor, np.ndarray))]
+    if arrays:
+        return f"Pass `forward=lambda model, batch: model(batch[{arrays[0]!r}])`, or the like."
     texts = [key for key, value in sample.items() if isinstance(value, str)]
     made = f"dataset.map(lambda row: tokenizer(row[{texts[0]!r}]))" if texts else ""
-    return f"Make tokens of texts first, such as by `{made}`. " if texts else ""
+    tokens = f"Make tokens of texts first, such as by `{made}`. " if texts else ""
+    return f"{tokens}Pass `forward=lambda model, batch: ...`."
 
 
 def _is_array(value: Any) -> bool:

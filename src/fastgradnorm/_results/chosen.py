@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgradnorm._results.text import in_json, opened
-from fastgradnorm._validate import fail, fail_type
+from fastgradnorm._validate import Words, fail, fail_type
 from fastgradnorm.atomic import replacing, write_text
 
 Record = dict[str, Any]
@@ -18,7 +18,7 @@ def of_index(values: Any, index: int, name: str) -> Any:
     """What a sequence over the dataset, or a mapping from indices, has for a sample."""
     if isinstance(values, Mapping):
         if index not in values:
-            raise fail(name, "a mapping of every chosen index", f"none for {index}")
+            raise fail(name, "a mapping of every chosen index", Words(f"none for {index}"))
         return _plain_value(values[index])
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise fail_type(name, "a sequence over the dataset, or a mapping from indices", values)
@@ -26,7 +26,7 @@ def of_index(values: Any, index: int, name: str) -> Any:
         raise fail(
             name,
             "one for each sample of the dataset, or a mapping from indices",
-            f"{len(values)} of them, and none for index {index}",
+            Words(f"{len(values):,}, and none for index {index}"),
         )
     return _plain_value(getattr(values, "iloc", values)[index])  # pandas' index may be another
 
@@ -136,7 +136,8 @@ def class_name(number: int | None, names: Sequence[str] | None) -> Any:
     if number is None or names is None:
         return number
     if number >= len(names):
-        raise fail("names", f"one for each class, {number + 1} at least", f"{len(names)} of them")
+        wanted = f"one for each class, {number + 1} at least"
+        raise fail("names", wanted, Words(f"{len(names)} names"))
     return names[number]
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fastgradnorm._results.text import in_json, opened
 from fastgradnorm._selection import select
-from fastgradnorm._validate import check_bool, fail, fail_type
+from fastgradnorm._validate import Words, check_bool, fail, fail_type
 from fastgradnorm.atomic import replacing
 
 Columns = dict[str, list[Any]]
@@ -131,7 +131,7 @@ def _of_samples(scores: Scores, values: Any, argument: str) -> list[Any]:
     if isinstance(values, Mapping):
         missing = [place for place in places if place not in values]
         if missing:
-            raise fail(argument, "a mapping of every index", f"none for {missing[0]}")
+            raise fail(argument, "a mapping of every index", Words(f"none for {missing[0]}"))
         return [values[place] for place in places]
     if isinstance(values, (str, bytes)):
         raise fail_type(argument, f"a sequence with one {each} a score", values)
@@ -142,14 +142,18 @@ def _of_samples(scores: Scores, values: Any, argument: str) -> list[Any]:
             raise fail(
                 argument,
                 "a mapping from indices for scores in another order than the dataset's",
-                f"{count} of them",
+                Words(f"{count} in the order of a sequence"),
                 f"`dict(enumerate({each}s))` if they are in the dataset's order, "
                 f"`dict(zip(scores.indices.tolist(), {each}s))` if in that of the scores.",
             )
         return found
     if scores.indices is not None and len(found) > max(places, default=-1):
         return [found[place] for place in places]  # one for each sample of the dataset
-    raise fail(argument, f"one for each of {count} scores", f"{len(found)} of them")
+    raise fail(
+        argument,
+        f"one for each of {count} scores",
+        Words(f"{len(found)} {each}{'s' * (len(found) != 1)}"),
+    )
 
 
 def _ranks(values: Tensor) -> tuple[list[int | None], list[float | None]]:

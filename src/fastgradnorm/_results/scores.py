@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgradnorm._results import export
 from fastgradnorm._selection import Strategy, select
+from fastgradnorm._validate import fail_type
 from fastgradnorm.atomic import replacing
 
 _FORMAT = 1
@@ -51,6 +52,9 @@ class PoolScores:
 
     def __getitem__(self, place: Any) -> Any:
         """The score at a place as a number; of slices, lists and masks a tensor."""
+        if isinstance(place, str):
+            advice = "By a sample's name: `scores.to_pandas(ids=names).set_index('id')`."
+            raise fail_type("place", "a number, a slice, a list or a mask", place, advice)
         found = self.values[place]
         return found if found.dim() else float(found)
 

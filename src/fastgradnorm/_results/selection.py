@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
 from fastgradnorm._results import chosen
 from fastgradnorm._results.scores import PoolScores
+from fastgradnorm._validate import fail_type
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,8 +47,16 @@ class Selection:
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices.tolist())
 
-    def __getitem__(self, place: int) -> int:
-        return int(self.indices[place])
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        """The index at a place, best first; of a slice a list of them."""
+        if isinstance(place, str):
+            raise fail_type("place", "a number or a slice", place, "`records` has what is known.")
+        found: int | list[int] = self.indices[place].tolist()
+        return found
 
     def __repr__(self) -> str:
         facts, pool = self.provenance, self.pool

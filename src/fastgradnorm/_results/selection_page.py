@@ -33,7 +33,11 @@ def write(
     link: Any = None,
 ) -> Path:
     """Writes `index.html` into a folder, which is made; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        wanted = "`folder` must be a folder that can be written, or a place for one."
+        raise OSError(error.errno, f"{wanted} {error.strerror}", str(folder)) from error
     picture, link = _by_index(picture, "picture"), _by_index(link, "link")
     rows = selection.to_records(ids)
     pool = selection.pool

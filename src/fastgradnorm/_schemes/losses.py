@@ -113,9 +113,9 @@ def check_target(found: Any, size: int) -> Tensor:
         ValueError: If there is not one entry a sample.
     """
     if not isinstance(found, Tensor):
-        raise fail_type(
-            "target", "labels that are a tensor [N, ...]", found, "Collate them in the loader."
-        )
+        names = isinstance(found, (list, tuple)) and any(isinstance(each, str) for each in found)
+        advice = "Give each class a number." if names else "Collate them in the loader."
+        raise fail_type("target", "labels that are a tensor [N, ...]", found, advice)
     if found.dim() == 0 or len(found) != size:
         raise fail(
             "target",
@@ -172,7 +172,9 @@ def _indices(target: Tensor, positions: Sequence[int], classes: int) -> Tensor:
     if not positions and found.dim() == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if list(found.shape[1:]) != list(positions):
-        raise fail("target", f"class indices [N{_more(positions)}]", target)
+        rows = found.dim() == len(positions) + 2 and classes in found.shape[1:]
+        advice = "Of one-hot rows pass `.argmax` of the classes, or `.float()`." if rows else ""
+        raise fail("target", f"class indices [N{_more(positions)}]", target, advice)
     wrong = ((found < 0) | (found >= classes)) & (found != _IGNORED)
     if bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()

@@ -1,6 +1,6 @@
 """From scores to the samples to label."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -21,12 +21,17 @@ class HasSelect(Protocol):
 
 
 def select(
-    scores: "Tensor | np.ndarray | HasSelect", k: int, *, strategy: Strategy = "top", seed: int = 0
+    scores: "Tensor | np.ndarray | Sequence[float] | HasSelect",
+    k: int,
+    *,
+    strategy: Strategy = "top",
+    seed: int = 0,
 ) -> Tensor:
     r"""Indices of the `k` samples to label, best first.
 
     Args:
-        scores: `[N]`, higher is better. NaN is never selected. Of `PoolScores` the result is what
+        scores: `[N]`, numbers in a tensor, array, list or column; higher is better. NaN is
+            never selected. Of `PoolScores` the result is what
             `PoolScores.select` gives: indices in the dataset.
         k: How many.
         strategy: `"top"`: the highest scores; ties go to the lower index. `"gumbel"`: without
@@ -41,18 +46,16 @@ def select(
     Raises:
         ValueError: If `k` exceeds the number of scores that are not NaN, or for `"proportional"`
             the number of positive ones, or if one is negative.
-        TypeError: If `scores` is no tensor or array.
+        TypeError: If `scores` is none of these.
 
     Example:
         >>> select(torch.tensor([0.1, 0.7, float("nan"), 0.7]), 2)
         tensor([1, 3])
     """
-    if not isinstance(scores, (Tensor, np.ndarray)):
-        own: Callable[..., Tensor] | None = getattr(scores, "select", None)
-        if callable(own):
-            return own(k, strategy=strategy, seed=seed)
-        raise fail_type("scores", "a tensor or array [N], or PoolScores", scores)
-    values = torch.as_tensor(scores).detach().cpu().double()
+    own: Callable[..., Tensor] | None = getattr(scores, "select", None)
+    if callable(own) and not hasattr(scores, "__array__"):  # a table has both
+        return own(k, strategy=strategy, seed=seed)
+    values = _numbers(scores).detach().cpu().double()
     if values.dim() != 1:
         raise fail("scores", "one-dimensional", values)
     k = check_integer("k", k, at_least=0)
@@ -69,6 +72,24 @@ def select(
         if k
         else (torch.empty(0, dtype=torch.int64))
     )
+
+
+def _numbers(scores: object) -> Tensor:
+    wanted = "a tensor or array [N], or PoolScores"
+    if isinstance(scores, Mapping):
+        advice = "Of several schemes or groups choose one, such as `scores['expected']`."
+        raise fail_type("scores", wanted, scores, advice)
+    if hasattr(scores, "columns"):
+        advice = "Of a table pass the column of scores, such as `table['score']`."
+        raise fail_type("scores", wanted, scores, advice)
+    if isinstance(scores, (Tensor, np.ndarray)):
+        return torch.as_tensor(scores)
+    if not isinstance(scores, (list, tuple)) and not hasattr(scores, "__array__"):
+        raise fail_type("scores", wanted, scores)
+    try:
+        return torch.from_numpy(np.array(scores, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise fail_type("scores", wanted, scores) from error
 
 
 def _random_keys(values: Tensor, strategy: str, seed: int) -> Tensor:

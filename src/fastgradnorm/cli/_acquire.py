@@ -16,7 +16,7 @@ from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import check_folder
 from fastgradnorm.cli._labelled import labelled_samples
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
-from fastgradnorm.cli._wording import spoken
+from fastgradnorm.cli._wording import noticed
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
 DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
@@ -149,8 +149,8 @@ def _folders(given: _given.Given) -> list[str]:
 
 def _tell(chosen: Selection) -> None:
     typer.echo(str(chosen), err=True)
-    for finding in chosen.pool["findings"]:
-        typer.echo(f"Noticed ({finding['kind']}): {spoken(finding['message'])}", err=True)
+    for line in noticed(chosen.pool["findings"]):
+        typer.echo(line, err=True)
 
 
 def _place(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastgradnorm import __version__
 from fastgradnorm.atomic import ERRORS
 from fastgradnorm.cli._failures import interrupts, plain_failures
-from fastgradnorm.cli._wording import spoken
+from fastgradnorm.cli._wording import told_anew, warning
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line; the entry point of the ``fastgradnorm`` script."""
     debug = "--debug" in sys.argv
+    told_anew()
     if not debug:
         warnings.showwarning = _tell  # type: ignore[assignment]
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 def _tell(message: Warning | str, *_: Any) -> None:
-    print(f"fastgradnorm: warning: {spoken(str(message))}", file=sys.stderr)
+    print(warning(str(message)), file=sys.stderr)
 
 
 def build_app() -> "Typer":

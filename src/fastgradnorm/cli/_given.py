@@ -199,7 +199,8 @@ def open_all(
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise BadInputError(
-                f"`--device` must be usable here. Got {device!r}. {reason}"
+                f"`--device` must be usable here. Got {device!r}: {reason.rstrip('.')}. Leave it "
+                "out to use what there is."
             ) from error
     transform = loaded.transform
     if loaded.pretrained:

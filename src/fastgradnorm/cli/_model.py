@@ -1,6 +1,7 @@
 """The user's model: a function that makes it, and weights that hold nothing but tensors."""
 
 import importlib
+import os
 import pickle
 import re
 import sys
@@ -59,6 +60,8 @@ def _call(factory: str) -> Any:
         if file.is_absolute() or ".." in file.parts:
             folder, file = file.parent.resolve(), Path(file.name)
         module_name = ".".join(file.parts)
+    if factory.endswith(("/", os.sep)) and not Path(factory).exists():
+        raise BadInputError(f"`MODEL` must be a folder that is there. Got {factory!r}.")
     if not (module_name and colon and function_name):
         raise BadInputError(
             "`MODEL` must be package.module:function, a folder that transformers wrote, or "

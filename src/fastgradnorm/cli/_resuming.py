@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastgradnorm import ArgumentError
-from fastgradnorm.cli._failures import BadInputError, fail, told
+from fastgradnorm.cli._failures import BadInputError, fail
 
 Resume = Annotated[bool, typer.Option(help="Go on where the same command was interrupted.")]
 _PROBE = 16384  # bytes: more than the head of a checkpoint
@@ -28,6 +28,11 @@ def checkpoint_at(place: Path, option: str, resume: bool) -> Path | None:
     Raises:
         BadInputError: If no file can be written there.
     """
+    if place.is_dir():
+        raise BadInputError(
+            f"`{option}` must leave room for what is kept of a run. {place} is a folder. Choose "
+            "another place."
+        )
     if not resume:
         forget(place)
     probe = place.with_name(f"{place.name}.probe")
@@ -37,8 +42,8 @@ def checkpoint_at(place: Path, option: str, resume: bool) -> Path | None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise BadInputError(
-                f"`{option}` must be where files can be written. {told(error)}. Choose another "
-                "place."
+                f"`{option}` must be where files can be written. {place.parent}: "
+                f"{error.strerror or error}. Choose another place."
             ) from error
         typer.echo(
             f"fastgradnorm: warning: {place.parent} is full: scoring without a checkpoint. "

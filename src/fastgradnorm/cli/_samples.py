@@ -48,7 +48,8 @@ class Pool:
     def named(self, indices: Sequence[int], most: int = 8) -> str:
         """The first of these samples by name."""
         names = ", ".join(str(self.ids[i]) for i in indices[:most])
-        return names + (f" and {len(indices) - most:,} others" if len(indices) > most else "")
+        more = len(indices) - most
+        return names + (f" and {more:,} other{'s' * (more > 1)}" if more > 0 else "")
 
     def links(self, folder: Path) -> Callable[[int], str] | None:
         """From an index to the address of its file on a page in `folder`; None of other samples."""

@@ -13,7 +13,7 @@ from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._samples import Pool
-from fastgradnorm.cli._wording import spoken
+from fastgradnorm.cli._wording import noticed
 
 # Arguments of the scorer that stand on the command line.
 _OPTIONS = {"params": "--params", "rtol": "--rtol", "class_dim": "--class-dim"}
@@ -57,8 +57,8 @@ def add(app: typer.Typer) -> None:
         with going_on(checkpoint, "--out"), in_options(_OPTIONS):
             scores, seen = _score(scorer, given, asked, workers)
         typer.echo(str(scores))
-        for finding in scores.provenance["findings"]:
-            typer.echo(f"Noticed ({finding['kind']}): {spoken(finding['message'])}")
+        for line in noticed(scores.provenance["findings"]):
+            typer.echo(line)
         wrong = (~scores.values.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
             typer.echo(f"Without a score: {given.pool.named(wrong)}")

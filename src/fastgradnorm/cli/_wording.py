@@ -1,7 +1,9 @@
 """What functions say, in the words of the command line: its options, and what Python alone has."""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from typing import Any
 
 from fastgradnorm import Options
 
@@ -18,10 +20,33 @@ _CALLED = {
 # `checkpoint` and `seed` are options of some commands, which tell of them by themselves.
 _IN_PYTHON = {each.name for each in fields(Options)} - {*_CALLED, "checkpoint", "seed"}
 
+# What was told as a warning, by this run of the command line.
+_TOLD: set[str] = set()
+
 _QUOTED = re.compile(r"`([^`]+)`")
 _ONE = r"(\w+)=('[^']*'|-?[\w.]+)"
 _ASSIGNED = re.compile(rf"{_ONE}(, {_ONE})*")
 _EACH = re.compile(_ONE)
+
+
+def told_anew() -> None:
+    """From here on nothing has been told."""
+    _TOLD.clear()
+
+
+def warning(message: str) -> str:
+    """A warning as it is told, once."""
+    _TOLD.add(message)
+    return f"fastgradnorm: warning: {spoken(message)}"
+
+
+def noticed(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What no warning has told, a line each: what is merely worth knowing, or of an earlier run."""
+    return [
+        f"Noticed ({each['kind']}): {spoken(each['message'])}"
+        for each in findings
+        if each["message"] not in _TOLD
+    ]
 
 
 def spoken(message: str) -> str:

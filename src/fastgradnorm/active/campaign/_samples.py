@@ -84,7 +84,7 @@ def groups_of(groups: Any, kept: Sequence[int], size: int) -> list[Any]:
     if hasattr(groups, "tolist"):
         groups = groups.tolist()
     if not isinstance(groups, Mapping) and (not hasattr(groups, "__len__") or len(groups) != size):
-        count = f"{len(groups)} of them" if hasattr(groups, "__len__") else type(groups).__name__
+        count = f"{len(groups)} in all" if hasattr(groups, "__len__") else type(groups).__name__
         raise ArgumentError(
             f"`groups` must be the group of each of {size} samples of the pool. Got {count}.",
             "groups",
