@@ -19,7 +19,10 @@ FULL_MODEL = "full_model"  # its folder, where all comparisons are corrected: no
 SUFFIXES = {"regimes": "", "confirmation": "", FULL_MODEL: "_full"}  # of pictures, by folder
 _OPTIONS = {"confirmation": "--confirm", FULL_MODEL: "--full-model"}
 _FEWEST = 4  # seeds, below which a strategy is not told
-_HEAD = "| strategy | {metric} at {last} | area | area, to random | default less this | p, Holm |"
+_HEAD = (
+    "| strategy | seeds | {metric} at {last} | area | area, to random | default less this "
+    "| p, Holm |"
+)
 
 
 def tables(folder: Path, planned: int | None = None) -> str | None:
@@ -62,15 +65,17 @@ def _differences(results: Results, first: str, second: str) -> list[float]:
 def _table(results: Results, corrected: dict[tuple[str, str], float], folder: str) -> str:
     plan, facts = results.facts["plan"], results.facts["provenance"]
     areas = {n: t_interval([area(c) for c in results.of(n).values()]) for n in told(results)}
-    seeds = sorted({len(results.of(name)) for name in areas})
+    counts = {name: len(results.of(name)) for name in areas}
+    fewest, most = min(counts.values()), max(counts.values())
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     last = results.curves[0].labels[-1]
     lines = [
         f"**`{results.task}`**: {results.facts['title']}. {plan['start']} labels, then "
         f"{plan['cycles']} x {plan['budget']} of {plan['subset']:,} random ones; pool of "
-        f"{results.facts['pool']:,}; {' to '.join(map(str, seeds))} seeds.",
+        f"{results.facts['pool']:,}; {seeds} seeds.",
         "",
         _HEAD.format(metric=results.metric, last=last),
-        "|---|" + 5 * "---:|",
+        "|---|" + 6 * "---:|",
     ]
     for name in sorted(areas, key=lambda name: -areas[name].mean):
         ends = t_interval([100 * final(curve) for curve in results.of(name).values()])
@@ -83,7 +88,8 @@ def _table(results: Results, corrected: dict[tuple[str, str], float], folder: st
         if (results.task, name) in corrected:
             p = f"{corrected[results.task, name]:.2g}"
         shown = f"`{name}`" + (" (default)" if name == DEFAULT else "")
-        cells = [shown, f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}", to_random, less, p]
+        means = [f"{counts[name]}", f"{ends.mean:.1f}", f"{100 * areas[name].mean:.1f}"]
+        cells = [shown, *means, to_random, less, p]
         lines.append("| " + " | ".join(cells) + " |")
     machine = facts["machine"]["processor"]
     option, suffix = _OPTIONS.get(folder, "--regimes"), SUFFIXES.get(folder, "")

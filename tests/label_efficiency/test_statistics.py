@@ -154,10 +154,10 @@ def test_tables_of_regimes(tmp_path):
     curves.store(Results("toy", facts, tuple(made)), tmp_path)
     lines = regimes.tables(tmp_path).splitlines()
     assert "4 to 5 seeds" in lines[0]
-    assert lines[2].startswith("| strategy | accuracy at 20 |")
+    assert lines[2].startswith("| strategy | seeds | accuracy at 20 |")
     first = next(line for line in lines if line.startswith("| `random`"))
     # 10, 12, 10, 10: mean 10.5, deviation 1, half width 1.591; p = 0.00024, twice that.
-    assert first.endswith("| 70.0 | 70.0 | - | **+10.5 [+8.9, +12.1]** | 0.00047 |")
+    assert first.endswith("| 5 | 70.0 | 70.0 | - | **+10.5 [+8.9, +12.1]** | 0.00047 |")
     margin = next(line for line in lines if line.startswith("| `margin`"))
     assert margin.endswith("| +0.0 [-2.3, +2.3] | 1 |")
     entropy = next(line for line in lines if line.startswith("| `entropy`"))
