@@ -8,7 +8,8 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 _INTERRUPTED = 130
 
@@ -22,12 +23,23 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, heard)
     try:
+        end = _ran(run)
+    except KeyboardInterrupt:  # another one, while the first was told or the command ended
+        _exit_now()
+    if end.code == _INTERRUPTED:
+        _exit_now()
+    raise end
+
+
+def _ran(run: Callable[[], None]) -> SystemExit:
+    """How it ended; from then on no interrupt is heard."""
+    end = SystemExit(0)
+    try:
         run()
-    except SystemExit as end:
-        _ended()
-        if end.code == _INTERRUPTED:
-            _exit_now()
-        raise
+    except SystemExit as left:
+        end = left
+    _ended()
+    return end
 
 
 def _leave(*_: Any) -> None:
@@ -46,9 +58,11 @@ def _ended() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _exit_now() -> None:
+def _exit_now() -> NoReturn:
     """Leaves out what libraries do then, which may wait for threads that were stopped midway."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(_INTERRUPTED)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        os._exit(_INTERRUPTED)

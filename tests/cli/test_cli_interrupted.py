@@ -65,6 +65,38 @@ def test_at_the_end_nothing_is_interrupted_any_more(code, told):
     assert (done.returncode, done.stdout, done.stderr) == (code, told, "")
 
 
+# Ctrl-C again, once the first was told: while the command ends, and while what it wrote is flushed.
+AGAIN = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import fastgradnorm.cli, fastgradnorm_command
+again = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+def run():
+    try:
+        again()
+    finally:
+        sys.stdout.write("told")
+        {while_told}
+        raise SystemExit(130)
+fastgradnorm.cli.main = run
+{while_ended}
+fastgradnorm_command.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        {"while_told": "again()"},
+        {"while_ended": "fastgradnorm_command._ended = again"},
+    ],
+    ids=lambda moments: " ".join(moments.values()),
+)
+def test_again_while_it_ends(moments):
+    done = warm.run(AGAIN.format(**{"while_told": "", "while_ended": "", **moments}))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "told", "")
+
+
 # While the pool is opened, before there is anything to go on with.
 OPENING = """
 import os, signal
