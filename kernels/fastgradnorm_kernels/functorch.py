@@ -46,7 +46,7 @@ def is_transforming() -> bool:
     if works():
         return _level() is not None
     try:  # which every transform forbids
-        torch.empty(0).requires_grad_()
+        torch.empty(0, device="cpu").requires_grad_()
     except RuntimeError:
         return True
     return False
@@ -188,8 +188,8 @@ def works() -> bool:
 
     The rest of this file needs none of it.
     """
-    x = torch.arange(6, dtype=torch.float32).view(3, 2)
-    cotangents = torch.arange(12, dtype=torch.float32).view(2, 2, 3)
+    x = torch.arange(6, dtype=torch.float32, device="cpu").view(3, 2)
+    cotangents = torch.arange(12, dtype=torch.float32, device="cpu").view(2, 2, 3)
 
     def both_ways(square: Callable[[Tensor], Tensor]) -> Any:
         def per_sample(x: Tensor, cotangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ class _Seen:
     """What `_Look` has found. No list, which transforms would take apart and copy."""
 
     def __init__(self, move: bool) -> None:
-        self.move, self.tensor, self.batched = move, torch.empty(0), False
+        self.move, self.tensor, self.batched = move, torch.empty(0, device="cpu"), False
         self.derivatives: list[bool] = []  # by level, from outside of all
 
 

@@ -21,7 +21,9 @@ _Sizes = Sequence[int]
 def _ramp(*shape: int) -> Tensor:
     """Numbers that are all different, for comparisons."""
     count = torch.Size(shape).numel()
-    return torch.arange(count, dtype=torch.float32).sub(count / 3).div(count).view(shape)
+    return (
+        torch.arange(count, dtype=torch.float32, device="cpu").sub(count / 3).div(count).view(shape)
+    )
 
 
 def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
@@ -64,7 +66,7 @@ def copied_together(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 @proves("torch._foreach_mul", "buffers are copied one by one")
 def has_copied_together() -> bool:
     """Whether `copied_together` copies, and into memory of its own."""
-    ours = [torch.tensor([-0.0, torch.inf, -3.5]), _ramp(2, 3).mT]
+    ours = [torch.tensor([-0.0, torch.inf, -3.5], device="cpu"), _ramp(2, 3).mT]
     copies = copied_together(ours)
     same = all(torch.equal(a, b) for a, b in zip(ours, copies, strict=True))
     own = {t.untyped_storage().data_ptr() for t in (*ours, *copies)}
@@ -110,7 +112,7 @@ def has_flash_attention() -> bool:
     g, mask = _ramp(2, 1, 3, 4), _ramp(2, 1, 3, 3)
     proved = True
     for is_causal in (False, True):
-        added = torch.full((3, 3), -torch.inf).triu(1) if is_causal else mask
+        added = torch.full((3, 3), -torch.inf, device="cpu").triu(1) if is_causal else mask
         exact = ((q * 0.7) @ k.mT + added).softmax(-1) @ v
         options = None if is_causal else mask, is_causal, 0.7
         plain = q.detach(), k.detach(), v.detach()
@@ -195,7 +197,7 @@ def batch_norm_gradients(
 def has_batch_norm_gradients() -> bool:
     """Whether that is what autograd gives, in either layout, and added up in float32."""
     x, g, mean = _ramp(1, 3, 4, 2), _ramp(1, 3, 4, 2).square(), _ramp(3)
-    var, scale, shift = mean.square() + 1, *torch.ones(2, 3).requires_grad_().unbind()
+    var, scale, shift = mean.square() + 1, *torch.ones(2, 3, device="cpu").requires_grad_().unbind()
     exact = _gradients(F.batch_norm(x, mean, var, scale, shift, False, 0.0, 0.1), (scale, shift), g)
     proved = True
     for format in (torch.contiguous_format, torch.channels_last):
@@ -246,7 +248,7 @@ def has_max_pool() -> bool:
         exact = public(x, *windows)
         g = _ramp(*exact.shape)
         output, indices = max_pool(x.detach(), *windows)
-        pulled = max_pool_pulled(g, torch.empty(shape), indices, *windows)
+        pulled = max_pool_pulled(g, torch.empty(shape, device="cpu"), indices, *windows)
         proved = proved and _close([output, pulled], [exact, *_gradients(exact, [x], g)])
     return proved
 
@@ -271,4 +273,6 @@ def has_convolution_pulled() -> bool:
     weight, g = _ramp(4, 1, 2, 3), _ramp(2, 4, 3, 2)
     options: Any = (2, 1), (1, 0), (1, 1), 2
     exact = conv2d_input((2, 2, 4, 4), weight, g, *options)
-    return _close([convolution_pulled(g, torch.empty(2, 2, 4, 4), weight, options)], [exact])
+    return _close(
+        [convolution_pulled(g, torch.empty(2, 2, 4, 4, device="cpu"), weight, options)], [exact]
+    )

@@ -60,7 +60,7 @@ def has_unwatched() -> bool:
             seen.append(func)
             return func(*args, **(kwargs or {}))
 
-    x = torch.ones(2, dtype=torch.float32)
+    x = torch.ones(2, dtype=torch.float32, device="cpu")
     with Mode():
         with unwatched():
             x.square()
@@ -100,7 +100,7 @@ def writes(tensor: Tensor) -> Any:
 @proves("torch.Tensor._version", "tensors are compared, and copied, instead")
 def has_version() -> bool:
     """Whether a change in place counts, also through a view, and reading does not."""
-    tensor = torch.zeros(2, dtype=torch.float32)
+    tensor = torch.zeros(2, dtype=torch.float32, device="cpu")
     before = tensor._version
     tensor.square()
     read = tensor._version
@@ -164,7 +164,7 @@ def has_plain_checkpoints() -> bool:
         def both(x: Tensor, block: Any = block, reentrant: bool = reentrant) -> Any:
             return checkpoint.checkpoint(block, x, use_reentrant=reentrant)
 
-        x = torch.arange(3, dtype=torch.float32)
+        x = torch.arange(3, dtype=torch.float32, device="cpu")
         with _assigned(checkpoint, _CHECKPOINTS):
             made: Any = vjp(both, x)
             (pulled,) = made[1](torch.ones_like(x))
@@ -207,7 +207,7 @@ class _Twice(nn.Module):
 def _is_caching() -> bool:
     """Whether the caller is in `parametrize.cached`: seen from what it does."""
     module = nn.Module()
-    module.register_parameter(_PROBE, nn.Parameter(torch.ones(1, dtype=torch.float32)))
+    module.register_parameter(_PROBE, nn.Parameter(torch.ones(1, device="cpu")))
     parametrize.register_parametrization(module, _PROBE, _Twice())
     return getattr(module, _PROBE) is getattr(module, _PROBE)
 

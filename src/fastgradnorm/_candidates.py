@@ -44,7 +44,7 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     """
     data: Any = labelled.dataset if isinstance(labelled, DataLoader) else labelled
     if labelled is None or (is_dataset(data) and not len(data)):
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     if isinstance(labelled, (str, bytes, os.PathLike)):
         raise fail_type("labelled", _WHAT, labelled, "Read the file: which places has it?")
     if isinstance(labelled, (*_NO_BATCH, int, np.integer)):
@@ -70,7 +70,7 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     far = next((i for i in numbers if abs(i) > _MOST), None)
     if far is not None:
         raise fail("labelled", "indices of the pool", far)
-    found = torch.tensor(numbers, dtype=torch.int64)
+    found = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     return found.sort().values if isinstance(labelled, Set) else found
 
 
@@ -78,7 +78,7 @@ def _of_array(labelled: Any) -> Tensor:
     if isinstance(labelled, np.ndarray) and labelled.dtype.kind not in "biufc":
         raise fail_type("labelled", _WHAT, labelled)
     given = np.array(labelled) if isinstance(labelled, np.ndarray) else labelled  # it is read-only
-    found = torch.as_tensor(given).detach().cpu()
+    found = torch.as_tensor(given, device="cpu").detach().cpu()
     if found.layout is not torch.strided:
         raise fail_type("labelled", _WHAT, found, "Pass `labelled.to_dense()`.")
     if found.dtype == torch.bool:
@@ -120,7 +120,7 @@ def check_early(size: int | None, known: Tensor | None, groups: Any, k: int) -> 
     if size is None:
         return
     if groups is not None:
-        group_numbers(groups, size, torch.empty(0, dtype=torch.int64))
+        group_numbers(groups, size, torch.empty(0, dtype=torch.int64, device="cpu"))
     labelled = 0 if known is None else len(known)
     if known is not None:
         check_indices(known, size)
@@ -157,7 +157,7 @@ def group_numbers(groups: Any, size: int | None, places: Tensor) -> Tensor:
         told = [numbers.setdefault(key, len(numbers)) for key in keys]
     except TypeError as error:
         raise fail_type("groups", f"{wanted}, as names or numbers", found[0]) from error
-    return torch.tensor(told, dtype=torch.int64)
+    return torch.tensor(told, dtype=torch.int64, device="cpu")
 
 
 def _name(value: Any) -> Any:

@@ -117,7 +117,9 @@ class _Gatherer(GradNormScorer[Any, Any]):
         found = {}
         for name, width in self._widths.items():
             flat = self._kept.get(name)
-            found[name] = torch.empty(0, *width) if flat is None else flat.view(-1, *width)
+            found[name] = (
+                torch.empty(0, *width, device="cpu") if flat is None else flat.view(-1, *width)
+            )
         return found
 
     def _see(self, part: Part) -> None:

@@ -66,6 +66,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
                         scored = plain_scores(subject, sample, tracked, subject.options)
                     for scheme, score in scored.scores.items():
                         found[scheme].append(score)
+            reader.settle()
     if not names.seen:
         raise ValueError("`loader` must yield at least one sample. Got none.")
     placement.judge(pool.size, None if draws is None else draws.lost)

@@ -68,7 +68,7 @@ def read_pool(
     with _called("pool"):
         gathered = gather(model, loader, asked, wants)
     places = gathered.scores.indices
-    places = torch.arange(len(gathered.scores)) if places is None else places
+    places = torch.arange(len(gathered.scores), device="cpu") if places is None else places
     size = gathered.scores.provenance["samples"]["dataset"]
     if size is None and asked.subset is None:
         size = len(places)  # of a stream of which a part is scored, it is not known

@@ -19,6 +19,7 @@ import torch
 from arithmetic import shapes_alone
 from contract import CASES
 from fastgradnorm_kernels import _backends, exact_products
+from loaders import KINDS
 from planted import PLANTED
 
 from fastgradnorm import (
@@ -235,6 +236,8 @@ def main(names):
                 found = captured(CASES[planted.case if rest in PLANTED else rest], planted.fault)
             elif kind == "count":
                 found = counted(rest)
+            elif kind == "loader":
+                found = KINDS[rest](CASES["mlp"])
             elif kind == "sketch":
                 found = sketched(CASES[rest])
             else:

@@ -45,6 +45,7 @@ PLANTED_IN_GRAPHS = {
     "a number of the host": "same",
     "memory given back": "raised",
 }
+LOADERS = ["pinned", "pinned, naive", "pageable", "on the device"]
 SKETCHES = ["mlp", "attention none", "convolutions", "tied"]
 PLANTED = {
     "a value read": "waits",
@@ -68,6 +69,7 @@ def found():
         pytest.skip("the emulated device needs a C++ compiler")
     paths = [BUILD.built(), HERE, ROOT, ROOT / "src", ROOT / "kernels"]
     names = [*PRESENT, *(f"sketch: {n}" for n in SKETCHES), *(f"planted: {n}" for n in PLANTED)]
+    names += [f"loader: {name}" for name in LOADERS]
     names += [f"count: {name}" for name in COUNTED]
     names += [f"captured: {n}" for n in (*CAPTURED, *PLANTED_IN_GRAPHS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
@@ -152,6 +154,17 @@ def test_sketches(name, found):
     assert row["waits"] <= 1, row
     assert row["launches"] >= 4, row
     assert not row["slow"], row
+
+
+@pytest.mark.parametrize("name", ["pinned", "pinned, naive", "pageable"])
+def test_memory_of_a_loaders_own_is_read_before_it_is_written_again(name, found):
+    # From pageable memory PyTorch copies before it returns.
+    one = ["written", "waited"] if "pinned" in name else ["written"]
+    assert found[f"loader: {name}"] == {"told": 3 * one}
+
+
+def test_batches_that_are_on_the_device_of_another_model_are_waited_for(found):
+    assert found["loader: on the device"] == {"error": 0.0}
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -157,7 +157,10 @@ class Dots:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        return Scored({f"dot {q}": torch.empty(0, dtype=dtype) for q in range(self.count_all)}, {})
+        return Scored(
+            {f"dot {q}": torch.empty(0, dtype=dtype, device="cpu") for q in range(self.count_all)},
+            {},
+        )
 
     def _of(self, gradients: Sequence[Tensor | None], scale: Tensor) -> Tensor:
         """From the gradients, over `scale`, of all parameters with a direction; see `directed`."""

@@ -141,7 +141,7 @@ class Sums:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        return Scored({"one": torch.empty(0, dtype=dtype)}, {})
+        return Scored({"one": torch.empty(0, dtype=dtype, device="cpu")}, {})
 
     def _added(self, found: Sequence[Tensor | None], batch: Batch) -> Scored:
         for total, gradient in zip(self.totals.values(), found, strict=True):

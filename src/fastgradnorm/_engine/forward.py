@@ -59,7 +59,7 @@ def _load() -> None:
     """What PyTorch loads for forward mode; it warns of itself then."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
+        jvp(torch.neg, (torch.zeros((), device="cpu"),), (torch.zeros((), device="cpu"),))
 
 
 class NotForwardError(Exception):

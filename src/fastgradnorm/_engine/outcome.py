@@ -136,7 +136,9 @@ class Norms:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        return Scored(dict.fromkeys(self.options.schemes, torch.empty(0, dtype=dtype)), {})
+        return Scored(
+            dict.fromkeys(self.options.schemes, torch.empty(0, dtype=dtype, device="cpu")), {}
+        )
 
     def check(self, plan: Plan, batch: Batch) -> None:
         """As in `Outcome`."""

@@ -235,7 +235,9 @@ def _turned(arg: Tensor | None) -> Tensor | None:
         return None if arg is None else arg.flip(0)
     if 0 in arg.stride():
         return arg  # one for all, perhaps
-    return torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype).copy_(arg.flip(0))
+    return torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device=arg.device).copy_(
+        arg.flip(0)
+    )
 
 
 def _seconds(traced: Traced, args: Sequence[Tensor]) -> float:

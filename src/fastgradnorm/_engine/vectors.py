@@ -45,7 +45,7 @@ class Vectors:
         self._order: Tensor | None = None  # of all Q among the parts and, last, zero
         if 0 < len(self._parts) < count:
             order = [list(self._parts).index(q) if q in self._parts else -1 for q in range(count)]
-            self._order = torch.tensor(order) % (len(self._parts) + 1)
+            self._order = torch.tensor(order, device="cpu") % (len(self._parts) + 1)
 
     def __len__(self) -> int:
         return self._count
@@ -130,7 +130,7 @@ class Vectors:
         """A direction, of the parameter's shape, as products see it."""
         value = self._parts.get(place)
         if value is None:
-            return torch.zeros(self.shape, dtype=self.dtype)
+            return torch.zeros(self.shape, dtype=self.dtype, device="cpu")
         value = value.to(self.dtype)
         return value if self._scale is None else value * self._scale
 
@@ -141,12 +141,12 @@ class Vectors:
             torch.linalg.vector_norm(self.one(place), dtype=wide).square() for place in self._parts
         ]
         if not sizes:
-            return torch.zeros(self._count, dtype=wide)
+            return torch.zeros(self._count, dtype=wide, device="cpu")
         return self._placed(torch.stack(sizes))
 
     def tensors(self) -> Iterator[Tensor]:
         """All that products depend on."""
-        yield torch.tensor([self._count, *self._parts])
+        yield torch.tensor([self._count, *self._parts], device="cpu")
         yield from self._parts.values()
         if self._scale is not None:
             yield self._scale

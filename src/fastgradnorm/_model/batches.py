@@ -159,6 +159,27 @@ class Reader:
         self._per_sample: set[str] = set()
         # Where a tensor alone is the input, which all batches of a kind are read like: the kind.
         self._alone: tuple[tuple[type, int], Batch] | None = None
+        self._copying = False
+
+    def settle(self) -> None:
+        """Waits for copies from pinned memory, which a loader may write the next batch to.
+
+        By then little is left to wait for: they were first in their stream.
+        """
+        if self._copying:
+            torch.cuda.current_stream(self._device).synchronize()
+            self._copying = False
+
+    def _usable(self, leaf: Tensor) -> Tensor:
+        if leaf.is_meta and self._device.type != "meta":
+            advice = "What the model is given is on the meta device, which has shapes alone."
+            raise fail("loader", "of batches that have values", leaf, advice)
+        # Nowhere else: a copy to the host is read at once, and would be before it is there.
+        later = self._device.type == "cuda" and leaf.device.type == "cpu" and leaf.is_pinned()
+        self._copying |= later
+        leaf = leaf.to(self._device, non_blocking=later)
+        # Autograd refuses tensors made in inference mode; a copy made outside is an ordinary one.
+        return leaf.clone() if leaf.is_inference() else leaf.detach()
 
     def read(self, raw: Any, drawn: int | None = None) -> Batch:
         """One item as a batch.
@@ -181,16 +202,13 @@ class Reader:
             raise refusal(raw, plainly)
         kind = type(raw), len(rest)
         if type(inputs) is Tensor and self._alone is not None and self._alone[0] == kind:
-            alone = _usable(inputs, self._device)
+            alone = self._usable(inputs)
             if alone.layout == torch.strided:
                 return self._alone[1]._with(leaves=(alone,))
         if self._model is not None and rest and not (self._labels and len(rest) == 1):
             warn_of_dropped(self._model, inputs, rest)
         self._model = None  # one batch tells
-        flat = [
-            _usable(leaf, self._device) if isinstance(leaf, Tensor) else leaf
-            for _, leaf in found.named
-        ]
+        flat = [self._usable(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in found.named]
         first = next(leaf for leaf in flat if isinstance(leaf, Tensor))
         places = [
             i
@@ -204,10 +222,10 @@ class Reader:
         shared = tuple(None if i in places else leaf for i, leaf in enumerate(flat))
         run = Given(names, shared, tuple(places), found.close, call, found.form, found.beside)
         mask = self._mask
-        valid = None if mask is None else _usable(_check_mask(mask(raw), size), self._device)
+        valid = None if mask is None else self._usable(_check_mask(mask(raw), size))
         attention = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
         if isinstance(attention, Tensor) and _holds(attention, size):
-            attention = _usable(attention, self._device).bool()
+            attention = self._usable(attention).bool()
         else:
             attention = None
         untold = withheld(raw, rest) if plainly and self._labels is None else ""
@@ -217,7 +235,7 @@ class Reader:
             if type(inputs) is Tensor and plainly and mask is None:
                 self._alone = kind, replace(batch, leaves=())
             return batch
-        labels, forward, usable = self._labels, self._forward, partial(_usable, device=self._device)
+        labels, forward, usable = self._labels, self._forward, self._usable
 
         def remade(model: nn.Module, item: Any) -> Any:
             given, called, _ = plain(item) if forward is None else (item, forward, ())
@@ -261,15 +279,6 @@ def as_batch(
 ) -> Batch:
     """A single item of a loader, see `Reader`."""
     return Reader(device, forward, mask, model, labels).read(raw)
-
-
-def _usable(leaf: Tensor, device: torch.device) -> Tensor:
-    if leaf.is_meta and device.type != "meta":
-        advice = "What the model is given is on the meta device, which has shapes alone."
-        raise fail("loader", "of batches that have values", leaf, advice)
-    leaf = leaf.to(device, non_blocking=True)
-    # Autograd refuses tensors made in inference mode; a copy made outside is an ordinary tensor.
-    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 def _holds(leaf: Tensor, size: int) -> bool:

@@ -41,7 +41,9 @@ def _close(
 
 # Comparisons that give a Python bool, as tensors to take it from.
 _COMPARISONS: dict[str, Callable[..., Tensor]] = {
-    "equal": lambda a, b: (a == b).all() if a.shape == b.shape else torch.tensor(False),
+    "equal": lambda a, b: (
+        (a == b).all() if a.shape == b.shape else torch.tensor(False, device="cpu")
+    ),
     "allclose": lambda a, b, *options, **named: _close(a, b, *options, **named).all(),
     "__contains__": lambda a, element: (a == element).any(),
 }

@@ -117,7 +117,9 @@ class _MaxPool(SingleLevel):
         with outside():
             g, indices = (_copy(t, count, ctx.layout) for t in found.tensors if t is not None)
             # Its shape alone is read.
-            x = torch.empty(len(g), *ctx.shape[1:], dtype=g.dtype, memory_format=ctx.layout)
+            x = torch.empty(
+                len(g), *ctx.shape[1:], dtype=g.dtype, memory_format=ctx.layout, device=g.device
+            )
             pulled = operators.max_pool_pulled(g, x, indices, *ctx.windows)
             pulled = pulled.unflatten(0, (*found.sizes, -1))
         return wrapped(pulled, found.levels), None
@@ -128,7 +130,7 @@ def _copy(tensor: Tensor, count: int, layout: torch.memory_format) -> Tensor:
     if all(tensor.stride()[:count]) or 0 in tensor.shape:
         return tensor.flatten(0, count).contiguous(memory_format=layout)
     sizes = (math.prod(tensor.shape[: count + 1]), *tensor.shape[count + 1 :])
-    copy = torch.empty(sizes, dtype=tensor.dtype, memory_format=layout)
+    copy = torch.empty(sizes, dtype=tensor.dtype, memory_format=layout, device=tensor.device)
     copy.unflatten(0, tensor.shape[: count + 1]).copy_(tensor)
     return copy
 

@@ -133,7 +133,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _as_tensor(value: Any) -> Any:
-    return torch.tensor(value) if _is_array(value) else value
+    return torch.tensor(value, device="cpu") if _is_array(value) else value
 
 
 def _accepted(model: nn.Module) -> frozenset[str] | None:

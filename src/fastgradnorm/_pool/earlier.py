@@ -64,7 +64,7 @@ def earlier(entries: Sequence[Entry]) -> Earlier:
         scored = Scored(by_kind["score"], by_kind["error"])
         count = len(next(iter(scored.scores.values())))
         state, start = entry.state, found.count
-        known = by_kind["indices"].get("", torch.arange(start, start + count))
+        known = by_kind["indices"].get("", torch.arange(start, start + count, device="cpu"))
         indices.append(known if state["traced"] else None)
         found.scored.append(scored)
         found.count += count

@@ -265,7 +265,7 @@ class Gathering:
         scored = Scored.join([scored for _, scored in self._found])
         self._found = []
         if any(a[1] != b[0] for a, b in pairwise(runs)):
-            numbers = torch.cat([torch.arange(a, b) for a, b in runs])
+            numbers = torch.cat([torch.arange(a, b, device="cpu") for a, b in runs])
             scored = scored.take(numbers.argsort())
         yield scored
 

@@ -90,7 +90,9 @@ def _samples(dataset: Any) -> str | None:
         dataset = dataset.dataset
     if isinstance(dataset, TensorDataset) and dataset.tensors:
         inputs = dataset.tensors[0]  # the others may be labels, which need not be read
-        rows = torch.linspace(0, len(inputs) - 1, min(len(inputs), _ROWS), dtype=torch.float64)
+        rows = torch.linspace(
+            0, len(inputs) - 1, min(len(inputs), _ROWS), dtype=torch.float64, device="cpu"
+        )
         found.append(digest([inputs[rows.long().to(inputs.device)]]))
     return _of_lines(found)[:16] if found else None
 

@@ -104,10 +104,10 @@ def as_indices(keys: Any) -> Tensor | None:
         keys = keys.tolist()
     found = list(keys)
     if set(map(type, found)) <= {int}:
-        return torch.tensor(found, dtype=torch.int64)
+        return torch.tensor(found, dtype=torch.int64, device="cpu")
     if not all(map(_is_index, found)):
         return None
-    return torch.tensor([operator.index(key) for key in found], dtype=torch.int64)
+    return torch.tensor([operator.index(key) for key in found], dtype=torch.int64, device="cpu")
 
 
 def _shown(key: Any, most: int = 40) -> str:
@@ -140,7 +140,7 @@ class Placement:
             return
         self._placed += count
         self._columns.add("indices", indices)
-        expected = torch.arange(start, self._count)
+        expected = torch.arange(start, self._count, device="cpu")
         if self._sequence and not torch.equal(indices, expected):
             self._sequence = False
             if self._function is not None:

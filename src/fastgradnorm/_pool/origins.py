@@ -59,7 +59,7 @@ def _drawn(loader: Any, size: int) -> Tensor | None:
     draws = draws_of(loader)
     sampler = sampler_of(draws)
     if isinstance(sampler, _OF_ALL) or hasattr(sampler, "num_replicas"):
-        return torch.arange(size)
+        return torch.arange(size, device="cpu")
     keys = [as_indices(batch) for batch in draws]
     if not keys or any(each is None for each in keys):
         return None
@@ -101,7 +101,7 @@ class _Numbers:
             where = tuple(each.address for each in buffers)
             # A slice does not tell how long the whole is.
             found.append(self._from(where, buffers, len(chunk), 1 << 40) + chunk.offset)
-        rows = torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+        rows = torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device="cpu")
         if dataset._indices is None:
             return rows
         return rows[torch.from_numpy(dataset._indices.column(0).to_numpy().astype(np.int64))]
@@ -111,12 +111,12 @@ class _Numbers:
             self._roots[root] = kept, self._count
             self._count += most or size
         start = self._roots[root][1]
-        return torch.arange(start, start + size)
+        return torch.arange(start, start + size, device="cpu")
 
 
 def _integers(indices: Any) -> Tensor | None:
     if isinstance(indices, (Tensor, np.ndarray, range)):
-        found = torch.as_tensor(np.asarray(indices))
+        found = torch.as_tensor(np.asarray(indices), device="cpu")
         whole = found.ndim == 1 and "int" in str(found.dtype)
         return found.long() if whole else None
     return as_indices(indices) if isinstance(indices, Iterable) else None

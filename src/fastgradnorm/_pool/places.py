@@ -164,7 +164,7 @@ def _tensor(x: Any) -> Tensor | None:
         # Whatever its strides and the order of its bytes are, and whether it may be written to.
         x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
     try:
-        return torch.as_tensor(x)
+        return torch.as_tensor(x, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None  # texts, dates, objects, extended precision; integers beyond 64 bits
 

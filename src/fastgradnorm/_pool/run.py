@@ -218,9 +218,12 @@ class Run:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are."""
         streamed = self._draws is None and self.pool.sieve is not None
-        return self.pool.sieved(size, torch.arange(start, start + size) if streamed else drawn)
+        return self.pool.sieved(
+            size, torch.arange(start, start + size, device="cpu") if streamed else drawn
+        )
 
     def _next(self, raws: Iterator[Any]) -> _Taken | None:
+        self._reader.settle()
         for raw in raws:
             draws = self._draws
             self._unchanged.check()

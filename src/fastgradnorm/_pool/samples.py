@@ -97,7 +97,7 @@ class Pool:
             )
         chosen = self.order[places]
         indices = chosen if self.indices is None else self.indices[chosen]
-        order, loader = torch.arange(len(places)), _over(self.loader, chosen)
+        order, loader = torch.arange(len(places), device="cpu"), _over(self.loader, chosen)
         return replace(self, loader=loader, order=order, indices=indices, total=len(places))
 
     def open(self) -> Reading:
@@ -208,9 +208,11 @@ def _order(loader: object) -> Tensor | None:
         return _listed(draws)
     shuffles = type(sampler) is RandomSampler and not sampler.replacement
     if type(sampler) is SequentialSampler or (shuffles and len(sampler) == size):
-        order = torch.arange(size)
+        order = torch.arange(size, device="cpu")
     elif type(sampler) is SubsetRandomSampler:
-        order = torch.tensor([int(index) for index in sampler.indices], dtype=torch.int64)
+        order = torch.tensor(
+            [int(index) for index in sampler.indices], dtype=torch.int64, device="cpu"
+        )
     else:
         return _listed(draws)
     return order[: len(order) // draws.batch_size * draws.batch_size] if draws.drop_last else order

@@ -145,6 +145,6 @@ class Store:
 
 def out_of_sequence(drawn: Tensor | None, start: int) -> Tensor | None:
     """Indices that are not those from `start` on."""
-    if drawn is None or torch.equal(drawn, torch.arange(start, start + len(drawn))):
+    if drawn is None or torch.equal(drawn, torch.arange(start, start + len(drawn), device="cpu")):
         return None
     return drawn

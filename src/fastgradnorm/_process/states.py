@@ -44,7 +44,7 @@ def check_transforms() -> None:
             which PyTorch takes none by its transforms.
     """
     try:
-        vjp(torch.neg, torch.zeros(()))
+        vjp(torch.neg, torch.zeros((), device="cpu"))
     except RuntimeError as error:
         raise RuntimeError(
             "Scores are made by PyTorch's transforms, which do not run where this was called: "

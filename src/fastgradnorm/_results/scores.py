@@ -72,7 +72,7 @@ class PoolScores:
         lines = [f"PoolScores({scheme}, {count} samples{f', {bad} not finite' if bad else ''})"]
         finite = self.values[self.values.isfinite()].double()
         if len(finite):
-            levels = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype)
+            levels = torch.tensor([0.05, 0.5, 0.95], dtype=finite.dtype, device="cpu")
             low, middle, high = torch.quantile(_thinned(finite), levels)
             lines.append(
                 f"  min {float(finite.min()):.4g}  5% {float(low):.4g}  "

@@ -44,7 +44,7 @@ class Scored:
         def put(values: Tensor, other: Tensor | None) -> Tensor:
             if other is None:
                 return values
-            return values.index_put((torch.tensor(place),), other[0].to(values))
+            return values.index_put((torch.tensor(place, device="cpu"),), other[0].to(values))
 
         return Scored(
             {name: put(values, one.scores.get(name)) for name, values in self.scores.items()},

@@ -70,7 +70,7 @@ def select(
     return (
         torch.sort(-keys.nan_to_num(nan=-torch.inf), stable=True).indices[:k]
         if k
-        else (torch.empty(0, dtype=torch.int64))
+        else (torch.empty(0, dtype=torch.int64, device="cpu"))
     )
 
 
@@ -83,7 +83,7 @@ def _numbers(scores: object) -> Tensor:
         advice = "Of a table pass the column of scores, such as `table['score']`."
         raise fail_type("scores", wanted, scores, advice)
     if isinstance(scores, (Tensor, np.ndarray)):
-        return torch.as_tensor(scores)
+        return torch.as_tensor(scores, device="cpu")
     if not isinstance(scores, (list, tuple)) and not hasattr(scores, "__array__"):
         raise fail_type("scores", wanted, scores)
     try:
@@ -97,7 +97,7 @@ def _random_keys(values: Tensor, strategy: str, seed: int) -> Tensor:
     noise = -np.log(np.random.default_rng(seed).standard_exponential(len(values)))
     known = values[values.isfinite()]
     if strategy == "gumbel":
-        spread = known.std(correction=0) if len(known) else torch.tensor(0.0)
+        spread = known.std(correction=0) if len(known) else torch.tensor(0.0, device="cpu")
         weights = values / spread if spread > 0 else torch.where(values.isnan(), values, 0.0)
     else:
         if bool((known < 0).any()):

@@ -74,7 +74,7 @@ def cover(coverage: Coverage, k: int, free: Free, points: Tensor, labelled: Tens
     Raises:
         ValueError: If fewer than `k` may be chosen.
     """
-    bounds = torch.full((len(points),), -torch.inf)
+    bounds = torch.full((len(points),), -torch.inf, device="cpu")
     places = free.mask.nonzero()[:, 0]
     bounds[places] = coverage.gains(places)
     positions: list[int] = []

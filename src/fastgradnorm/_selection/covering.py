@@ -22,6 +22,6 @@ def covering(given: Given, positions: Tensor) -> tuple[float, list[float]]:
     before = float(coverage.covered.double().mean()) if len(places) else 0.0
     gains = []
     for i in positions.tolist():
-        gains.append(float(coverage.gains(torch.tensor([i]))[0]))
+        gains.append(float(coverage.gains(torch.tensor([i], device="cpu"))[0]))
         coverage.add(i)
     return before, gains

@@ -31,7 +31,7 @@ def fisher(given: Given) -> Chosen:
     rows = factors.of(p[places], h[places])
     information = _sum(rows) / max(1, len(rows))
     ridge = float(information.trace()) / len(information)
-    start = max(ridge, 1e-12) * torch.eye(len(information))
+    start = max(ridge, 1e-12) * torch.eye(len(information), device="cpu")
     if labelled is not None and labelled_p is not None and len(labelled):
         start = start + _sum(factors.of(labelled_p, labelled))
     inverse = torch.linalg.inv(start.double()).to(h.dtype)
@@ -39,14 +39,14 @@ def fisher(given: Given) -> Chosen:
     for _ in range(given.k):
         given.free.check()
         gains = _gains(rows, inverse, information)
-        values = torch.full((len(h),), -torch.inf)
+        values = torch.full((len(h),), -torch.inf, device="cpu")
         values[places] = gains
         i = given.free.pick(values)
         positions.append(i)
         v = factors.of(p[i : i + 1], h[i : i + 1])[0].double()  # [classes, dim]
         wide = inverse.double()
         left = wide @ v.T
-        inner = torch.eye(len(v), dtype=torch.float64) + v @ left
+        inner = torch.eye(len(v), dtype=torch.float64, device="cpu") + v @ left
         wide = wide - left @ torch.linalg.solve(inner, left.T)
         inverse = ((wide + wide.T) / 2).to(h.dtype)
     return chosen(positions)
@@ -90,7 +90,7 @@ def _signs(generator: np.random.Generator, rows: int) -> Tensor:
 
 def _sum(rows: Tensor) -> Tensor:
     flat = rows.flatten(0, 1)
-    total = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64)
+    total = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device="cpu")
     for part in flat.split(1 << 14):
         total += (part.T @ part).double()
     return total.to(rows.dtype)

@@ -28,7 +28,7 @@ class Free:
         points: Tensor | None = None,
         similarity: float = 1.0,
     ) -> None:
-        self.mask = torch.ones(count, dtype=torch.bool)
+        self.mask = torch.ones(count, dtype=torch.bool, device="cpu")
         self._groups, self._most = groups, most
         self._points, self._similarity = points, similarity
         self._taken = 0

@@ -64,7 +64,7 @@ class Given:
     def references(self, count: int, most: int = MOST) -> Tensor:
         """Places of all of `count`, or of `most` of them drawn by the seed, in order."""
         if count <= most:
-            return torch.arange(count)
+            return torch.arange(count, device="cpu")
         drawn = self.generator().choice(count, most, replace=False)
         return torch.from_numpy(np.sort(drawn))
 
@@ -84,5 +84,7 @@ class Chosen:
 
 def chosen(positions: list[int], gains: list[float] | None = None) -> Chosen:
     """Of lists."""
-    found = torch.tensor(positions, dtype=torch.int64)
-    return Chosen(found, None if gains is None else torch.tensor(gains, dtype=torch.float64))
+    found = torch.tensor(positions, dtype=torch.int64, device="cpu")
+    return Chosen(
+        found, None if gains is None else torch.tensor(gains, dtype=torch.float64, device="cpu")
+    )

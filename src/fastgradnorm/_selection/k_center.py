@@ -34,4 +34,4 @@ def k_center(
         distances = sq_distances(points, sq_norms, i)
         reach = distances if nearest is None and not chosen else torch.minimum(reach, distances)
         chosen.append(i)
-    return torch.tensor(chosen, dtype=torch.int64)
+    return torch.tensor(chosen, dtype=torch.int64, device="cpu")

@@ -45,7 +45,7 @@ def kmeans_pp(
             free.take(i)
         chosen.append(i)
         nearest = torch.minimum(nearest, sq_distances(points, sq_norms, i))
-    return torch.tensor(chosen, dtype=torch.int64)
+    return torch.tensor(chosen, dtype=torch.int64, device="cpu")
 
 
 def _draw(chances: Tensor, free: Tensor, generator: np.random.Generator) -> int:

@@ -22,13 +22,15 @@ def lcmd(given: Given) -> Chosen:
     else:
         first = given.free.pick(sq_norms)
         positions.append(first)
-        place, centers = torch.zeros(len(points), dtype=torch.int64), 1
+        place, centers = torch.zeros(len(points), dtype=torch.int64, device="cpu"), 1
         distance = _sq_distances(points, sq_norms, first)
     while len(positions) < given.k:
         given.free.check()
-        size = torch.zeros(centers, dtype=torch.float64).index_add_(0, place, distance.double())
+        size = torch.zeros(centers, dtype=torch.float64, device="cpu").index_add_(
+            0, place, distance.double()
+        )
         # A cluster whose points may not be chosen is none to choose from.
-        open_ = torch.zeros(centers, dtype=torch.bool)
+        open_ = torch.zeros(centers, dtype=torch.bool, device="cpu")
         open_[place[given.free.mask]] = True
         cluster = int(torch.where(open_, size, -torch.inf).argmax())
         i = given.free.pick(torch.where(place == cluster, distance, -1.0))

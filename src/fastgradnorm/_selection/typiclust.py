@@ -63,7 +63,7 @@ def _typicality(points: Tensor) -> Tensor:
     for start in range(0, len(points), _CHUNK):
         part = points[start : start + _CHUNK]
         sq = 2 - 2 * (part @ points.T)
-        rows = torch.arange(len(part))
+        rows = torch.arange(len(part), device="cpu")
         sq[rows, rows + start] = torch.inf
         nearest = sq.topk(neighbours, largest=False).values.clamp_min(0).sqrt()
         found.append(1 / (nearest.mean(1) + 1e-5))

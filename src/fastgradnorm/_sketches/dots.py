@@ -184,7 +184,9 @@ def _fitting(given: _Rows, queries: AnySketches) -> Tensor:
 
 def _inverses(given: _Rows, whiten: float) -> Tensor:
     """`(SᵀS / N + λ)⁻¹` `[G, dim, dim]`; zero of groups that have no gradient."""
-    total = torch.zeros(given.width // given.dim, given.dim, given.dim, dtype=torch.float64)
+    total = torch.zeros(
+        given.width // given.dim, given.dim, given.dim, dtype=torch.float64, device="cpu"
+    )
     for block in given.blocks():
         rows = block.transpose(0, 1)
         total += rows.mT @ rows

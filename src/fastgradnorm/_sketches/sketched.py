@@ -144,7 +144,9 @@ class Sketches:
             sizes[COLUMN] += self._count
         elif self.norms:
             sizes[NORMS] = self._count
-        return Scored({k: torch.empty(0, size, dtype=dtype) for k, size in sizes.items()}, {})
+        return Scored(
+            {k: torch.empty(0, size, dtype=dtype, device="cpu") for k, size in sizes.items()}, {}
+        )
 
     def _one(
         self,
@@ -199,7 +201,7 @@ class Sketches:
     def _exact(self, alone: Alone, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
         """The sketches `[G * dim]`, and squared norms `[G]`, over the scale, of gradients."""
         exact = torch.zeros_like(like).view(self._count, self.dim)
-        sizes = torch.zeros(self._count, dtype=torch.float64)
+        sizes = torch.zeros(self._count, dtype=torch.float64, device="cpu")
         for name, g in zip(names, alone.gradients, strict=True):
             if g is not None:
                 g, place = g.detach().to_dense(), self._place(name)  # of a lookup they are sparse

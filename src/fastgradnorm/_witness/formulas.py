@@ -165,7 +165,9 @@ def _labels(
         maps = torch.tensor(every, device=p.device)
         chosen = p[torch.arange(count, device=p.device), maps]
         return list(maps), chosen.prod(-1), False
-    numbers = torch.as_tensor(uniform_numbers(options.seed, count, options.num_samples))
+    numbers = torch.as_tensor(
+        uniform_numbers(options.seed, count, options.num_samples), device="cpu"
+    )
     drawn = torch.searchsorted(
         p.cumsum(-1)[:, :-1].contiguous(), numbers.to(p.device).T.contiguous()
     )

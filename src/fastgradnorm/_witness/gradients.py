@@ -52,7 +52,9 @@ class Comparison:
         heads = counted(engine, batch)
         self.names = tuple(dict.fromkeys(name for head in heads for name in head))
         # [n or 1, P]: what is a sample's last layer may lie below that of another one.
-        self._counts = torch.tensor([[name in head for name in self.names] for head in heads])
+        self._counts = torch.tensor(
+            [[name in head for name in self.names] for head in heads], device="cpu"
+        )
 
     def _counted(self, row: int, norms: Tensor) -> Tensor:
         """Of (squared) norms `[P]`, those that count for a sample; 0 for others."""
@@ -283,7 +285,7 @@ class Comparison:
 
 def _spread(places: Sequence[int], most: int) -> list[int]:
     """So many of them, the first and the last included."""
-    index = torch.linspace(0, len(places) - 1, min(most, len(places))).long()
+    index = torch.linspace(0, len(places) - 1, min(most, len(places)), device="cpu").long()
     return [places[i] for i in index.tolist()]
 
 

@@ -74,7 +74,7 @@ class OwnModel:
 
         What is kept of the samples themselves changes nothing where they come as they came before.
         """
-        back = batch.take(torch.arange(len(batch) - 1, -1, -1))
+        back = batch.take(torch.arange(len(batch) - 1, -1, -1, device="cpu"))
         return _close(self._called(model, back).flip(0), found)
 
     def gradients(self, batch: Batch, names: Sequence[str]) -> Gradients:
@@ -280,7 +280,7 @@ def _sum(parameter: Tensor) -> Tensor:
     with torch.no_grad():
         data = parameter.detach()
         if type(data) is not Tensor or data.layout != torch.strided:
-            return torch.zeros((), dtype=torch.int64)  # a subclass: of quantised weights, say
+            return torch.zeros((), dtype=torch.int64, device="cpu")  # of quantised weights, say
         if data.is_complex():
             data = torch.view_as_real(data.resolve_conj())
         data = data.reshape(-1)

@@ -67,7 +67,7 @@ class Seen:
 
     def nothing(self, dtype: torch.dtype) -> Scored:
         """As in `Outcome`."""
-        return Scored({"logits": torch.empty(0, dtype=dtype)}, {})
+        return Scored({"logits": torch.empty(0, dtype=dtype, device="cpu")}, {})
 
     def _by_name(self, names: Sequence[str], norms: Tensor) -> Tensor:
         """Columns of the parameters that were asked for; 0 for those that this plan leaves out."""

@@ -259,7 +259,9 @@ class Witness:
         if seen is None:
             seen = seen_logits(self.engine, batch) if alone is None else alone
         if scored is not None and look.own is not None and scored.logits is not None:
-            seen = seen.index_put((torch.tensor(look.own),), scored.logits[0].to(seen))
+            seen = seen.index_put(
+                (torch.tensor(look.own, device="cpu"),), scored.logits[0].to(seen)
+            )
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
         tell_carried(own)
         if self.engine.options.by_output:

@@ -174,7 +174,7 @@ class Acquired(Strategy[fastgradnorm.Selection]):
 def features(context: Context, indices: Tensor) -> Tensor:
     """What the last layer is given `[n, D]`; of dense outputs the mean over positions."""
     if not len(indices):
-        return torch.empty(0, 0, dtype=torch.float64)
+        return torch.empty(0, 0, dtype=torch.float64, device="cpu")
     found = (out.features for out in outputs(context, indices, features=True))
     return torch.cat([part.cpu() for part in found if part is not None])
 

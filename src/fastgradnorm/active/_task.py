@@ -60,4 +60,4 @@ class Inputs(Dataset[Any]):
 
 def as_indices(indices: Sequence[int] | Tensor) -> Tensor:
     """Indices `[n]`, int64."""
-    return torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+    return torch.as_tensor(indices, dtype=torch.int64, device="cpu").reshape(-1)

@@ -146,7 +146,7 @@ def _histogram(scores: PoolScores, axes: Any, theme: Theme) -> None:
     bins: Any = 40
     if logarithmic:
         ends = values.min().log10(), values.max().log10()
-        bins = torch.logspace(float(ends[0]), float(ends[1]) + 1e-6, 41).tolist()
+        bins = torch.logspace(float(ends[0]), float(ends[1]) + 1e-6, 41, device="cpu").tolist()
         axes.set_xscale("log")
     axes.hist(values.numpy(), bins=bins, color=theme.series[1], rwidth=0.9)
     axes.set_xlabel("score")

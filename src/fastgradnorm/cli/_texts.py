@@ -144,7 +144,11 @@ def check_ids(model: nn.Module, make: Callable[[list[str]], list[Any]], text: st
     config = getattr(model, "config", None)
     size = getattr(config, "vocab_size", None)
     inputs = make([text])[0]
-    ids = inputs if isinstance(inputs, Tensor) else inputs.get("input_ids", torch.zeros(1))
+    ids = (
+        inputs
+        if isinstance(inputs, Tensor)
+        else inputs.get("input_ids", torch.zeros(1, device="cpu"))
+    )
     if size is not None and int(ids.max()) >= size:
         raise BadInputError(
             f"`--tokenizer` must be the model's own. It makes the token {int(ids.max())} of "

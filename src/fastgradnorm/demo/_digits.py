@@ -41,12 +41,12 @@ def load_digits(settings: Settings) -> Digits:
     images, labels = datasets.load_digits(return_X_y=True)
     order = _permutation(len(labels), seed=0)
     return Digits(
-        images=torch.tensor(images, dtype=torch.float32).div(16).reshape(-1, 1, 8, 8),
-        labels=torch.tensor(labels, dtype=torch.int64),
+        images=torch.tensor(images, dtype=torch.float32, device="cpu").div(16).reshape(-1, 1, 8, 8),
+        labels=torch.tensor(labels, dtype=torch.int64, device="cpu"),
         test=order[: settings.test_images],
         rest=order[settings.test_images :],
     )
 
 
 def _permutation(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")

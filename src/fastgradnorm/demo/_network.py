@@ -14,7 +14,7 @@ def fit(images: Tensor, labels: Tensor, *, steps: int, seed: int) -> nn.Module:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=9e-3, total_steps=steps)
     for _ in range(steps):
-        batch = torch.randint(len(images), (32,), generator=generator)
+        batch = torch.randint(len(images), (32,), generator=generator, device="cpu")
         loss = F.cross_entropy(model(images[batch]), labels[batch])
         optimizer.zero_grad()
         loss.backward()

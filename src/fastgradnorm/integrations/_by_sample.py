@@ -24,13 +24,13 @@ def scores_by_sample(model: Any, loader: Any, **options: Any) -> Any:
 
 def _in_order(scores: PoolScores) -> Tensor:
     size = scores.provenance["samples"]["dataset"] or len(scores)
-    indices = torch.arange(len(scores)) if scores.indices is None else scores.indices
+    indices = torch.arange(len(scores), device="cpu") if scores.indices is None else scores.indices
     if len(indices.unique()) < size:
         raise ValueError(
             f"The framework's loader must read all of its {size} samples. Got "
             f"{len(indices.unique())} of them. For prediction, set drop_last=False and no sampler "
             "that leaves some out."
         )
-    values = torch.empty(size, dtype=scores.values.dtype)
+    values = torch.empty(size, dtype=scores.values.dtype, device="cpu")
     values[indices] = scores.values
     return values

@@ -97,7 +97,9 @@ class GradNormWriter(BasePredictionWriter):
             torch.distributed.all_gather_object(shares, self._found)
         found = {index: score for share in shares for index, score in share.items()}
         order = np.array(sorted(found), dtype=np.int64)
-        values = torch.tensor([found[index] for index in order.tolist()], dtype=self._dtype)
+        values = torch.tensor(
+            [found[index] for index in order.tolist()], dtype=self._dtype, device="cpu"
+        )
         del self._stream  # a generator: callbacks are copied and pickled
         facts = {"scheme": self.options.get("scheme", "expected")}
         whole = np.array_equal(order, np.arange(len(order)))

@@ -98,7 +98,7 @@ class GradNormActor:
                 f"`input_column` must hold numbers of one shape. Got dtype {column.dtype} in "
                 f"{name!r}. Pad and convert it in an earlier `map_batches`."
             )
-        tensor = torch.tensor(column)  # a copy: Ray's arrays are read-only
+        tensor = torch.tensor(column, device="cpu")  # a copy: Ray's arrays are read-only
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def _judge(self, ids: np.ndarray, by_name: Mapping[str, Tensor]) -> None:

@@ -90,7 +90,7 @@ class LibactGradNorm:
     def _get_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the unlabelled entries and their scores, higher is better."""
         ids, features = self.dataset.get_unlabeled_entries()
-        inputs = torch.as_tensor(np.asarray(features), dtype=torch.float32)
+        inputs = torch.as_tensor(np.asarray(features), dtype=torch.float32, device="cpu")
         return np.asarray(ids), score_pool(self.module, inputs.split(256), **self.options).numpy()
 
     def make_query(self) -> Any:
