@@ -59,7 +59,7 @@ FAULTS = [
     ),
     Fault(
         _LIGHTNING, "lost digits",
-        "dtype=self._dtype)", "dtype=torch.float16)",
+        "dtype=self._dtype, device=", "dtype=torch.float16, device=",
         "Lightning's scores are rounded to half precision",
     ),
     Fault(

@@ -98,7 +98,7 @@ FAULTS = [
     ),
     Fault(
         _RUN, "lost order",
-        "torch.arange(start, start + size) if streamed", "torch.arange(size) if streamed",
+        'torch.arange(start, start + size, device="cpu") if streamed', 'torch.arange(size, device="cpu") if streamed',
         "indices of a stream's subset are places in the batch",
     ),
     Fault(
