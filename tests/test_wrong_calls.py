@@ -143,6 +143,9 @@ def test_places_of_what_was_chosen_and_scored():
     for of in (chosen, chosen.scores):
         with pytest.raises(TypeError, match=r"`place` must be .* Got str"):
             of["a.png"]
+    pytest.importorskip("pandas")
+    named = chosen.scores.to_pandas(ids=[f"{i}.png" for i in range(9)])  # as is advised
+    assert named.loc["3.png", "score"] == pytest.approx(chosen.scores[3])
 
 
 def test_what_was_counted_is_told_without_quotes():

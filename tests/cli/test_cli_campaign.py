@@ -44,7 +44,7 @@ def test_rounds(run, folder):
     (folder / "argilla.json").write_text(json.dumps(records))
     assert "0 new or corrected" in run("tell", 1, "--answers", "argilla.json").out
     told = run("status").out
-    assert "3 of 10 samples labelled, 1 skipped, in 1 rounds" in told
+    assert "3 of 10 samples labelled, 1 skipped, in 1 round\n" in told
     second = run(*ASK, 6, "--paths")
     assert "Batch 2: 6 to label" in second.err
     assert not {*names(second)} & {f"pool/{name}" for name in first}

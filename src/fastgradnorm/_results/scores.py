@@ -53,7 +53,7 @@ class PoolScores:
     def __getitem__(self, place: Any) -> Any:
         """The score at a place as a number; of slices, lists and masks a tensor."""
         if isinstance(place, str):
-            advice = "By a sample's name: `scores.to_pandas(ids=names).set_index('id')`."
+            advice = "By a sample's name: `scores.to_pandas(ids=names).loc[name]`."
             raise fail_type("place", "a number, a slice, a list or a mask", place, advice)
         found = self.values[place]
         return found if found.dim() else float(found)

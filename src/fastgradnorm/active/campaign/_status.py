@@ -43,7 +43,7 @@ class Status:
     def __str__(self) -> str:
         lines = [
             f"{self.labelled:,} of {self.samples:,} samples labelled, {self.skipped:,} skipped, in "
-            f"{self.rounds} rounds"
+            f"{self.rounds} round{'s' * (self.rounds != 1)}"
         ]
         if self.open is not None:
             lines.append(f"batch {self.open} waits for {len(self.waiting)} answers")
