@@ -197,10 +197,13 @@ class Tapping(Followed):
             output = tap(self.level, output, carrier, lambda saved, g: self._seen(index, g))
         if not planned.single:
             return output
+        # Not the rule, whose tensors would stay until all is done: autograd lets go of those that
+        # it has saved as soon as the last pull-back is through.
+        sq_norms = rule.sq_norms
 
         def read(saved: Sequence[Tensor], g: Tensor) -> Tensor:
             with _rule_of(func), computed_by(self.passage.settings.backend):
-                by_slot = rule.sq_norms(saved, self._seen(index, g))
+                by_slot = sq_norms(saved, self._seen(index, g))
             norms = [by_slot[slot] for slot in planned.single]
             return torch.stack(norms) if len(norms) > 1 else norms[0][None]
 
