@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import Function
+from torch.nn import functional as F
 
-from fastgradnorm import SlowPathWarning, UnsupportedModelError, gradient_sketch, score_pool
+from fastgradnorm import (
+    SlowPathWarning,
+    UnsupportedModelError,
+    gradient_sketch,
+    mean_gradient,
+    score_pool,
+)
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
@@ -138,3 +145,42 @@ def test_hooks_of_modules():
 def test_sketches_refuse_them():
     with pytest.raises(UnsupportedModelError, match="in proportion"):
         gradient_sketch(made(CLIPPED["function"]), [X], dim=16, progress=False)
+
+
+LABELS = torch.tensor([0, 2, 1, 0])
+# Whether a hook is there must not depend on the sample: what gradients of means see of it does not.
+ALL = {way: forward for way, forward in CLIPPED.items() if way != "of some samples"}
+ALL |= {f"in proportion, {way}": forward for way, forward in IN_PROPORTION.items()}
+
+
+def assert_mean_is_exact(model, **options):
+    parameters = list(model.parameters())
+    pairs = zip(X.split(1), LABELS.split(1), strict=True)
+    losses = [F.cross_entropy(model(x), label) for x, label in pairs]
+    grads = [torch.autograd.grad(loss, parameters) for loss in losses]
+    batches = [(X[:3], LABELS[:3]), (X[3:], LABELS[3:])]
+    found = mean_gradient(model, batches, loss="cross_entropy", progress=False, **options)
+    for mean, *own in zip(found.values(), *grads, strict=True):
+        exact = torch.stack(own).mean(0)
+        assert (mean - exact).norm() <= 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("way", ALL)
+def test_mean_gradients_are_what_is_made_of_them(way, verify):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        assert_mean_is_exact(made(ALL[way]), verify=verify)
+
+
+@pytest.mark.parametrize("when", ["", "pre_"])
+def test_mean_gradients_with_hooks_of_modules(when):
+    torch.manual_seed(0)
+    model = nn.Sequential(linear(4, 5), nn.Tanh(), linear(5, 5), nn.Tanh(), linear(5, 3))
+
+    def change(module, *gradients):
+        return tuple(0.5 * g.clamp(-0.01, 0.01) for g in gradients[0])
+
+    getattr(model[2], f"register_full_backward_{when}hook")(change)
+    with pytest.warns(SlowPathWarning, match="backward hook"):
+        assert_mean_is_exact(model)

@@ -5,10 +5,11 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import vjp
 
 from fastgradnorm._directions.pulled import Pulled
 from fastgradnorm._engine import Outcome, Passes, PlainPass, Plan
@@ -21,7 +22,10 @@ from fastgradnorm._process import OwnRandomState
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import OwnModel, compared, tolerance
 
+_Vjp = tuple[Tensor, Callable[..., tuple[Tensor, ...]]]
+
 _VERIFIED = 2  # samples
+_MOST = 1 << 26  # numbers of gradients that are formed by sample, at a time
 
 
 def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[str, Tensor]:
@@ -105,18 +109,64 @@ class Sums:
             valid: Tensor | None,
             label: Tensor | None,
         ) -> Tensor:
-            view, stand_ins = subject.view(parameters)
-            with Watch(Pieces({}), stand_ins, passage, leaves):
-                given = [leaf[None].clone() for leaf in leaves]
-                logits = subject.tempered(view, batch, given)
+            logits = self._logits(subject, parameters, batch, passage, leaves)
             unit, scale = pulled.cotangent(logits.detach(), valid, label)
             return (logits * (unit * scale).to(logits.dtype)).sum()
 
         target, valid = pulled.target(batch, plan.logits_shape), batch.valid(plan.logits_shape)
+        if subject.hooks:
+            return self._sum_by_sample(passes, batch, valid, target)
         with torch.enable_grad():
             values_of = passes.run(None, one, batch, valid, target)
             with subject.responsible():
                 return _pulled_back(values_of.sum(), list(parameters.values()))
+
+    def _sum_by_sample(
+        self, passes: Passes, batch: Batch, valid: Tensor | None, target: Tensor | None
+    ) -> list[Tensor | None]:
+        """For a model with hooks on gradients.
+
+        They take part where they are, within `vmap`, and not in a graph that is made outside of it.
+        """
+        subject, pulled = passes.subject, self._pulled
+        values = subject.values(list(self.totals))
+
+        def one(
+            passage: Passage,
+            leaves: Sequence[Tensor],
+            valid: Tensor | None,
+            label: Tensor | None,
+        ) -> tuple[Tensor, ...]:
+            def forward(*given: Tensor) -> Tensor:
+                parameters = dict(zip(values, given, strict=True))
+                return self._logits(subject, parameters, batch, passage, leaves)
+
+            logits, pull_back = cast(_Vjp, vjp(forward, *values.values()))
+            unit, scale = pulled.cotangent(logits.detach(), valid, label)
+            with torch.no_grad(), subject.responsible():
+                return pull_back((unit * scale).to(logits.dtype), retain_graph=False)
+
+        step = max(1, _MOST // max(1, sum(value.numel() for value in values.values())))
+        total = [torch.zeros_like(value) for value in values.values()]
+        for start in range(0, len(batch), step):
+            part = slice(start, start + step)
+            labels = [None if each is None else each[part] for each in (valid, target)]
+            found = passes.run(None, one, batch.take(part), *labels)
+            total = [a + g.sum(0) for a, g in zip(total, found, strict=True)]
+        return [*total]
+
+    def _logits(
+        self,
+        subject: Subject,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        passage: Passage,
+        leaves: Sequence[Tensor],
+    ) -> Tensor:
+        """Of one sample, under `vmap`."""
+        view, stand_ins = subject.view(parameters)
+        with Watch(Pieces({}), stand_ins, passage, leaves):
+            return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]

@@ -41,6 +41,7 @@ class Subject:
         drew: Whether the last run drew random numbers.
         draws_idly: Whether the model draws random numbers that do not matter.
         clips: Whether gradients were seen that do not grow with what is pulled back.
+        hooks: Whether hooks on gradients were seen, of modules or put on tensors by the model.
         in_loss: Whether what runs, or has failed, is the loss.
     """
 
@@ -64,6 +65,7 @@ class Subject:
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
         self.drew = self.draws_idly = self.in_loss = self.clips = False
+        self.hooks = self.hooked() is not None
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
             self._mold = Mold(self.model)
