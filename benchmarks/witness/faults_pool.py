@@ -5,7 +5,7 @@ from benchmarks.witness.fault import Fault
 
 _OPTIONS, _IDENTITY, _CHECKPOINT = "_options.py", "_pool/identity.py", "_pool/checkpoint.py"
 _RUN, _SAMPLES, _RANKS = "_pool/run.py", "_pool/samples.py", "_pool/ranks.py"
-_STORE, _GATHER = "_pool/store.py", "_pool/gather.py"
+_STORE, _GATHER, _STACKED = "_pool/store.py", "_pool/gather.py", "_pool/stacked.py"
 
 
 def _forgotten(option: str, declared: str, told: str) -> Fault:
@@ -113,7 +113,7 @@ FAULTS = [
     ),
     Fault(
         _RUN, "off by one",
-        "slice(known, None)) if known else batch)", "slice(known + 1, None)) if known else batch)",
+        "slice(known, None)) if known else batch, each)", "slice(known + 1, None)) if known else batch, each)",
         "a sample is left out where a resumed run's batches end elsewhere",
     ),
     Fault(
@@ -125,6 +125,36 @@ FAULTS = [
         "_pool/trimming.py", "dropped guard",
         "    if not bool((at_the_end == mask).all()):\n        return None\n", "",
         "texts padded at their beginning lose their ends",
+    ),
+    Fault(
+        _STACKED, "dropped guard",
+        "self._equal = _same(batch, made)", "self._equal = True",
+        "rows are put together otherwise than a changed collation does",
+    ),
+    Fault(
+        _STACKED, "stale memory",
+        "self._table.tensors is not self._tensors", "False",
+        "rows are read of tensors that the dataset has no more",
+    ),
+    Fault(
+        _STACKED, "dropped guard",
+        " or type(keys.sampler) not in _WITHOUT_FEEDBACK", "",
+        "a sampler that goes by what was read before draws ahead of that",
+    ),
+    Fault(
+        _STACKED, "wrong rows",
+        "index = index if self._places is None else self._places[index]", "pass",
+        "of a Subset the first samples of the whole dataset are scored",
+    ),
+    Fault(
+        "_witness/several.py", "wrong scores compared",
+        "replace(look, part=part)", "look",
+        "the samples of a batch that came with others are compared with those of the first",
+    ),
+    Fault(
+        _GATHER, "dropped guard",
+        "(each or len(batch)) <= 1", "len(batch) <= 1",
+        "single samples that came as one batch are taken for a batch of the caller's",
     ),
     Fault(
         _GATHER, "dropped guard",

@@ -130,11 +130,16 @@ class Gathering:
         """Goes on after so many samples, none of which waits."""
         self.sizes, self.number = sizes, number
 
-    def add(self, batch: Batch) -> Iterator[Scored]:
-        """Yields scores of all samples up to one after which none waits, in order."""
+    def add(self, batch: Batch, each: int | None = None) -> Iterator[Scored]:
+        """Yields scores of all samples up to one after which none waits, in order.
+
+        Args:
+            batch: More samples.
+            each: How many a batch of the caller's has, of which these are several; None: one.
+        """
         if self.number == 0:
             self.engine.singles = True
-        self.engine.singles &= len(batch) <= 1
+        self.engine.singles &= (each or len(batch)) <= 1
         lengths = by_length(batch) if self._gathers and len(batch) else None
         if lengths is not None and self.sizes.trims is None:
             asked = self.witness.record is not None

@@ -32,13 +32,17 @@ class Draws:
     Args:
         keys: The sampler: keys of a batch, or of samples that are a batch each.
         places: Where in the caller's dataset is what a key tells; None: there.
+        each: How many samples a batch of the caller's has, several of which are drawn as one, but
+            for the last; None: each comes by itself.
 
     Attributes:
         lost: Why scores cannot be traced to samples any more, if so.
     """
 
-    def __init__(self, keys: Iterable[Any], places: Tensor | None = None) -> None:
-        self._keys, self._places = keys, places
+    def __init__(
+        self, keys: Iterable[Any], places: Tensor | None = None, each: int | None = None
+    ) -> None:
+        self._keys, self._places, self.each = keys, places, each
         self._waiting: deque[Any] = deque()
         self._batches = 0
         self.lost: str | None = None

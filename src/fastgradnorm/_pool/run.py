@@ -16,11 +16,12 @@ from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
 from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
+from fastgradnorm._pool.reading import may_come_together
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._pool.store import Store
 from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait, tensors_ready
 from fastgradnorm._schemes import Scored
-from fastgradnorm._witness import Finding, Findings, Witness
+from fastgradnorm._witness import Finding, Findings, Witness, look_at_each
 
 
 class _Taken(NamedTuple):
@@ -121,7 +122,7 @@ class Run:
             apart: Each batch's by themselves; else several may be one part, which takes less time.
         """
         self._apart = apart
-        raws, self._draws = self.pool.open()
+        raws, self._draws = self.pool.open(not apart and may_come_together(self.options))
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
             stack.enter_context(heap.kept(self.options.max_memory is None))
@@ -178,10 +179,11 @@ class Run:
             return
         seen = batch.take(slice(given, None)) if given else batch
         indices = indices if indices is None else indices[given:]
-        looks = self.witness.look(seen, keep=self.options.latency != 0) if len(seen) else ()
+        each, waits = None if self._draws is None else self._draws.each, self.options.latency != 0
+        looks = look_at_each(self.witness, seen, each, keep=waits) if len(seen) else ()
         self._ledger.opened(Open(start + given, end, indices, read + given, keep, looks))
         del seen, taken
-        for scored in self._gathering.add(batch.take(slice(known, None)) if known else batch):
+        for scored in self._gathering.add(batch.take(slice(known, None)) if known else batch, each):
             self._unchanged.settle()
             yield scored
         self._unchanged.settle()

@@ -4,9 +4,9 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._pool.collation import collated, watched
+from fastgradnorm._pool.collation import collated
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
     CALLED,
@@ -33,26 +33,14 @@ from fastgradnorm._pool.loaders import (
     in_sequence,
     made_anew,
     sampler_of,
-    with_draws,
     without_adapter,
 )
 from fastgradnorm._pool.order import Draws, EqualWorkers, as_indices
 from fastgradnorm._pool.places import watched_order
+from fastgradnorm._pool.reading import Reading, traced
 
 # Draws of their own, apart from those of label maps, which the same seed makes.
 _SUBSET_STREAM = 1
-
-
-class Reading(NamedTuple):
-    """A pool that is being read.
-
-    Attributes:
-        batches: What is left of it.
-        draws: Tells the samples of each, where that can be told.
-    """
-
-    batches: Iterator[Any]
-    draws: Draws | None
 
 
 @dataclass(frozen=True)
@@ -100,13 +88,17 @@ class Pool:
         order, loader = torch.arange(len(places), device="cpu"), _over(self.loader, chosen)
         return replace(self, loader=loader, order=order, indices=indices, total=len(places))
 
-    def open(self) -> Reading:
-        """Begins to read."""
+    def open(self, together: bool = False) -> Reading:
+        """Begins to read.
+
+        Args:
+            together: Whether several batches may come as one: small ones, where that is quicker.
+        """
         if self.draws is not None:
             return Reading(collated(iter(self.loader)), self.draws)
         if not can_be_indexed(self.loader):
             return Reading(watched_order(self.loader, collated(iter(self.loader))), None)
-        return _traced(self.loader, self.indices)
+        return traced(self.loader, self.indices, together)
 
     def after(self, read: int) -> tuple[Reading, int] | None:
         """What is left after so many samples, from the beginning of a batch, and where that is.
@@ -121,7 +113,7 @@ class Pool:
         start = read if read == self.total else read // whole * whole
         left = self.order[start:]
         indices = left if self.indices is None else self.indices[left]
-        return _traced(_over(self.loader, left), indices), start
+        return traced(_over(self.loader, left), indices), start
 
     def sieved(self, size: int, places: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are.
@@ -237,11 +229,6 @@ def _over(loader: DataLoader[Any], order: Tensor) -> DataLoader[Any]:
         draws = draws_of(loader)
         size = getattr(draws, "batch_size", None) or max(map(len, itertools.islice(draws, 1)))
     return made_anew(loader, Subset(loader.dataset, order.tolist()), batch_size=size)
-
-
-def _traced(loader: DataLoader[Any], places: Tensor | None) -> Reading:
-    draws = Draws(draws_of(loader), places)
-    return Reading(collated(iter(with_draws(loader, draws, **watched(loader)))), draws)
 
 
 def _length(loader: Any) -> int | None:

@@ -7,6 +7,7 @@ from fastgradnorm._witness.padding import same_without
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.rounding import movement, tolerance
 from fastgradnorm._witness.scores import ALIKE, judge_scores
+from fastgradnorm._witness.several import look_at_each
 from fastgradnorm._witness.witness import Learnt, Look, Witness
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Witness",
     "compared",
     "judge_scores",
+    "look_at_each",
     "movement",
     "same_without",
     "tolerance",

@@ -42,6 +42,9 @@ class Look:
     own: int | None = None  # the place of a batch's only sample, joined by one that is not of it
     also: bool = False  # by the witness of the scores that take a pass of their own
     seen: Tensor | None = None  # logits of samples alone, where scores may be made of others
+    part: slice | None = (
+        None  # the caller's batch among several that came as one; None: there is one
+    )
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,8 @@ class Witness:
     def _examine(self, look: Look, scored: Scored | None) -> None:
         assert self.record is not None and self._own is not None
         record, own, batch = self.record, self._own, look.batch
+        if scored is not None and look.part is not None:
+            scored = scored.take(look.part)
         record.batches += 1
         record.rows += len(batch)
         quiet = look.own is not None  # the caller's batches have one sample, which has no company

@@ -1,0 +1,51 @@
+"""A pool's batches as they are read, and which samples they are of."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fastgradnorm._options import Options
+from fastgradnorm._pool.collation import collated, watched
+from fastgradnorm._pool.loaders import draws_of, with_draws
+from fastgradnorm._pool.order import Draws
+from fastgradnorm._pool.stacked import fetched, several, taken_at_once
+
+
+class Reading(NamedTuple):
+    """A pool that is being read.
+
+    Attributes:
+        batches: What is left of it.
+        draws: Tells the samples of each, where that can be told.
+    """
+
+    batches: Iterator[Any]
+    draws: Draws | None
+
+
+def may_come_together(options: Options) -> bool:
+    """Whether several of the caller's batches may be read as one.
+
+    What the caller's functions are given is a batch of the caller's.
+    """
+    own = options.forward, options.mask, options.labels, options.latency, options.checkpoint
+    return all(option is None for option in own)
+
+
+def traced(loader: DataLoader[Any], places: Tensor | None, together: bool = False) -> Reading:
+    """Reads a loader's batches, and writes down what is drawn for them.
+
+    Args:
+        loader: Over a dataset with indices.
+        places: Where in the caller's dataset its samples are; None: it is that dataset.
+        together: As in `Pool.open`.
+    """
+    keys, rows = draws_of(loader), taken_at_once(loader)
+    if rows is None:
+        draws = Draws(keys, places)
+        return Reading(collated(iter(with_draws(loader, draws, **watched(loader)))), draws)
+    keys, each = several(keys, rows.most) if together else (keys, None)
+    draws = Draws(keys, places, each)
+    return Reading(collated(iter(fetched(loader, rows, draws))), draws)
