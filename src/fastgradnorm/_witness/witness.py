@@ -42,9 +42,7 @@ class Look:
     own: int | None = None  # the place of a batch's only sample, joined by one that is not of it
     also: bool = False  # by the witness of the scores that take a pass of their own
     seen: Tensor | None = None  # logits of samples alone, where scores may be made of others
-    part: slice | None = (
-        None  # the caller's batch among several that came as one; None: there is one
-    )
+    part: slice | None = None  # the caller's batch, where several came as one
 
 
 @dataclass(frozen=True)
