@@ -4,7 +4,7 @@
 from benchmarks.witness.fault import Fault
 
 _FLOW, _NARROW = "_operations/control_flow.py", "kernels/fastgradnorm_kernels/_narrow.py"
-_PLACING, _UNBATCHED = "_operations/placing.py", "_operations/unbatched.py"
+_PLACING, _LOSSES = "_operations/placing.py", "_operations/unbatched_losses.py"
 _NORMS = "kernels/fastgradnorm_kernels/_torch_norms.py"
 
 FAULTS = [
@@ -98,17 +98,17 @@ FAULTS = [
         "masked_scatter_ leaves its input as it was",
     ),
     Fault(
-        _UNBATCHED, "dropped guard",
+        _LOSSES, "dropped guard",
         "torch.where(is_label, 0.0, gaps).mean(-1)", "gaps.mean(-1)",
         "the label itself counts in a multi-margin loss",
     ),
     Fault(
-        _UNBATCHED, "wrong unit",
+        _LOSSES, "wrong unit",
         "gaps = gaps if weight is None else gaps * weight[label]", "gaps = gaps if weight is None else gaps * weight",
         "multi-margin losses are weighted by the other class",
     ),
     Fault(
-        _UNBATCHED, "dropped guard",
+        _LOSSES, "dropped guard",
         "counts = (target < 0).long().cumsum(-1) == 0", "counts = target >= 0",
         "labels after the first negative one count in a multi-label margin loss",
     ),

@@ -110,6 +110,7 @@ TESTS = {
     "_operations/picking": "any_model/test_numbered_indices any_model/test_picking",
     "_operations/placing": "operations/test_unbatched",
     "_operations/unbatched": "operations/test_unbatched",
+    "_operations/unbatched_losses": "operations/test_unbatched operations/test_unbatched_losses",
     "_operations/others": "operations/test_arguments operations/test_layers "
     "any_model/test_raw_parameters any_model/test_norm_layers",
     "_operations/pooling": "operations/test_max_pool operations",

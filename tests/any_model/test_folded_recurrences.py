@@ -136,6 +136,11 @@ def test_both_passes_agree_on_a_derivative_that_the_model_takes():
 def test_under_autocast(kind):
     built = model(lambda m, x: m.head(m.rnn(x)[0].mean(1)), kind)
     wide = score_pool(built, [X], progress=False)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            built(X)
+    except RuntimeError as error:  # of oneDNN, where the processor lacks AVX-512
+        pytest.skip(f"PyTorch itself cannot run it here: {error}")
     narrow = score_pool(built, [X], autocast=torch.bfloat16, progress=False)
     torch.testing.assert_close(narrow, wide, rtol=0.05, atol=0)
 

@@ -6,5 +6,6 @@ collect_ignore = [
     "contract.py",
     "emulator.py",
     "inside.py",
+    "loaders.py",
     "planted.py",
 ]

@@ -13,7 +13,7 @@ from tests.support.asserts import assert_close_relative
 from tests.support.cases import CASES, MLP
 from tests.support.unchanged import assert_unchanged, snapshot
 
-RTOL = 1e-6
+RTOL = 5e-6  # of float32 by other steps, on any processor
 
 
 def scores(model, batches, **options):

@@ -27,8 +27,12 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """`torch.masked_scatter`: as of images among the embeddings of a text."""
     input, mask = torch.broadcast_tensors(input, mask)
-    if source.numel() == 0 or mask.dtype != torch.bool or source.dtype != input.dtype:
+    numbers = input.is_floating_point() or input.is_complex()
+    empty = source.numel() == 0  # as of a text without images: no place is to be filled
+    if mask.dtype != torch.bool or source.dtype != input.dtype or (empty and not numbers):
         return torch.masked_scatter(input, mask, source)
+    if empty:
+        return torch.where(mask, math.nan, input)  # PyTorch refuses a place without a value
     places = mask.flatten().long().cumsum(0) - 1
     values = source.flatten()[places.clamp(min=0)]
     return torch.where(mask, values.view(mask.shape), input)

@@ -30,6 +30,7 @@ from fastgradnorm._operations import (
     recurrent,
     sparse,
     unbatched,
+    unbatched_losses,
 )
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.rules import Call, Rule
@@ -51,6 +52,7 @@ TABLE: dict[Callable[..., Any], Operation] = {
     **products.OPERATIONS,
     **recurrent.OPERATIONS,
     **unbatched.OPERATIONS,
+    **unbatched_losses.OPERATIONS,
 }
 _UNKNOWN = Operation()
 TABLE |= {func: replace(TABLE.get(func, _UNKNOWN), form=f) for func, f in sparse.FORMS.items()}

@@ -185,64 +185,6 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     return input * torch.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
 
 
-def _reduced(each: Tensor, reduction: str) -> Tensor:
-    return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
-
-
-def soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.soft_margin_loss`."""
-    if size_average is not None or reduce is not None:
-        return F.soft_margin_loss(input, target, size_average, reduce, reduction)
-    return _reduced(F.softplus(-target * input), reduction)
-
-
-def multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.multi_margin_loss`: how far each other class comes near that of the label."""
-    if size_average is not None or reduce is not None or p not in (1, 2):
-        given = input, target, p, margin, weight, size_average, reduce
-        return F.multi_margin_loss(*given, reduction)
-    label = target.reshape(*input.shape[:-1], 1)
-    gaps = torch.relu(margin - input.gather(-1, label) + input)
-    gaps = gaps if p == 1 else gaps.square()
-    gaps = gaps if weight is None else gaps * weight[label]
-    is_label = torch.arange(input.shape[-1], device=input.device) == label
-    return _reduced(torch.where(is_label, 0.0, gaps).mean(-1), reduction)
-
-
-def multilabel_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.multilabel_margin_loss`, of the labels up to the first negative one."""
-    if size_average is not None or reduce is not None:
-        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)
-    counts = (target < 0).long().cumsum(-1) == 0  # [N, C]
-    labels = target.clamp(min=0)
-    classes = torch.arange(input.shape[-1], device=input.device)
-    is_label = ((labels[..., None] == classes) & counts[..., None]).any(-2)
-    gaps = torch.relu(1 - input.gather(-1, labels)[..., None] + input[..., None, :])
-    gaps = torch.where(counts[..., None] & ~is_label[..., None, :], gaps, 0.0)
-    return _reduced(gaps.sum((-1, -2)) / input.shape[-1], reduction)
-
-
 def laid_out(function: Callable[..., Tensor], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A cast or copy that asks for the channels last: where they are changes no value."""
     asked = [value in _LAST for value in (*args, *kwargs.values())]
@@ -267,10 +209,7 @@ def _forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     found: dict[Callable[..., Any], Callable[..., Any]] = {
         F.mish: mish,
         F.affine_grid: affine_grid,
-        F.multi_margin_loss: multi_margin_loss,
-        F.multilabel_margin_loss: multilabel_margin_loss,
         F.rrelu: rrelu,
-        F.soft_margin_loss: soft_margin_loss,
         torch.rrelu: rrelu,
         F.interpolate: interpolate,
         F.pdist: pdist,

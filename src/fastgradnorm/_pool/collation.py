@@ -1,4 +1,4 @@
-"""Whether a loader's collation puts the samples of a batch in an order of its own."""
+"""Whether a loader puts the samples of a batch in an order of its own."""
 
 import contextlib
 import traceback
@@ -9,13 +9,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._pool.places import arrays_of, is_moved
+from fastgradnorm._pool.places import are_moved, arrays_of, is_moved
 from fastgradnorm._process import put_back_random_states
 
 _SAMPLES = 4
+_ASKED = 16  # samples, together and one by one; sorted by chance only once in 20 billion times
 # Of collations that were watched: whether they do, None where they fail on what would tell.
 _SEEN: WeakKeyDictionary[Any, bool | None] = WeakKeyDictionary()
 
@@ -106,6 +107,40 @@ def _is_own(loader: Any) -> bool:
     return collate is not None and collate is not default_collate
 
 
+def own_order(loader: Any, indices: Tensor) -> str | None:
+    """What of a loader puts the samples of a batch in an order of its own; None: nothing does.
+
+    Args:
+        loader: The caller's, which has a collation and a dataset that can be indexed.
+        indices: Of the samples of a batch, as they were drawn.
+    """
+    if _gives_in_its_order(loader, indices):
+        return "its dataset's `__getitems__` gives the samples of a batch in an order of its own"
+    if orders_samples(loader, indices):
+        return "its collation puts the samples of a batch in an order of its own"
+    return None
+
+
+def _gives_in_its_order(loader: Any, indices: Tensor) -> bool:
+    """Whether samples that are asked for together come as others than one by one.
+
+    As where a file is read in ascending order, whatever was asked for.
+    """
+    dataset: Any = loader.dataset
+    keys = indices[:_ASKED].tolist()
+    while type(dataset) is Subset:
+        dataset, keys = dataset.dataset, [dataset.indices[key] for key in keys]
+    together = getattr(dataset, "__getitems__", None)
+    if loader.batch_sampler is None or together is None or len(keys) < 2:
+        return False
+    with put_back_random_states():
+        try:
+            given, samples = list(together(keys)), [dataset[key] for key in keys]
+        except Exception:  # of the caller's, which need not be read by index once more
+            return False
+        return are_moved(given, samples)
+
+
 def orders_samples(loader: Any, indices: Tensor) -> bool:
     """Whether it puts a sample in another's place, or makes the same of a few given backwards.
 
@@ -139,7 +174,7 @@ def _judged(found: bool | None) -> bool:
             "`loader` has a collation of which it cannot be told whether it keeps the samples of a "
             "batch in their order: it failed on samples backwards, and on one sample several "
             "times. scores[i] is taken to be of the i-th sample that is drawn.",
-            stacklevel=5,
+            stacklevel=6,
         )
     return bool(found)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler, SubsetRandomSampler
 
-from fastgradnorm._pool.collation import orders_samples
+from fastgradnorm._pool.collation import own_order
 from fastgradnorm._pool.columns import Columns
 from fastgradnorm._pool.loaders import (
     CALLED,
@@ -131,16 +131,18 @@ class Placement:
         self._loader, self._function = loader, function
         self._columns, self._count, self._placed = Columns(), 0, 0
         self._sequence = True
-        self._sorts: bool | None = None  # whether the collation does
+        self._looked = False
+        self._sorts: str | None = None  # what of the loader has an order of its own
 
     def add(self, indices: Tensor | None, count: int) -> None:
         """Notes the next batch. Bare scores in another order are warned of at once."""
         start, self._count = self._count, self._count + count
         if indices is None:
             return
-        if self._sorts is None:
-            self._sorts = orders_samples(without_adapter(self._loader), indices)
-        if self._sorts:
+        if not self._looked:
+            self._looked = True
+            self._sorts = own_order(without_adapter(self._loader), indices)
+        if self._sorts is not None:
             return
         self._placed += count
         self._columns.add("indices", indices)
@@ -168,8 +170,7 @@ class Placement:
             What there is to tell of the count.
         """
         told = {"scored": self._count, "dataset": size}
-        if self._sorts and lost is None:
-            lost = "its collation puts the samples of a batch in an order of its own"
+        lost = self._sorts if lost is None else lost
         if lost is not None:
             warnings.warn(
                 f"`{CALLED.get()}` gave scores that cannot be traced to samples of its dataset: "

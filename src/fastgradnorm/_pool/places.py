@@ -53,6 +53,20 @@ def is_moved(batch: Any, samples: Sequence[Any]) -> bool:
     return False
 
 
+def are_moved(given: Sequence[Any], samples: Sequence[Any]) -> bool:
+    """Whether a sample that was given stands where another one should, as `is_moved` tells rows.
+
+    Args:
+        given: Samples.
+        samples: In the order in which those should be.
+    """
+    rows, parts = [_parts(sample) for sample in given], [_parts(sample) for sample in samples]
+    return any(
+        not _is_of(row, own) and any(_is_of_another(row, own, other) for other in parts)
+        for row, own in zip(rows, parts, strict=False)
+    )
+
+
 def watched_order(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
     """The same batches; of a loader that is not PyTorch's own it is told if it has another order.
 

@@ -65,7 +65,7 @@ class Rows(Dataset[Any]):
         if usual or set(map(type, keys)) != {int}:
             return self._one_by_one(keys)
         try:
-            index = torch.tensor(keys)
+            index = torch.tensor(keys, device="cpu")
             index = index if self._places is None else self._places[index]
             batch = [tensor[index] for tensor in self._tensors]
         except IndexError:
@@ -94,7 +94,7 @@ def taken_at_once(loader: DataLoader[Any]) -> Rows | None:
         indices, dataset = dataset.indices, dataset.dataset
         if type(indices) is not list or set(map(type, indices)) != {int}:
             return None
-        places = torch.tensor(indices)
+        places = torch.tensor(indices, device="cpu")
     if type(dataset) is not TensorDataset or not all(map(_is_plain, dataset.tensors)):
         return None
     return Rows(loader.dataset, dataset, places)
