@@ -129,4 +129,29 @@ FAULTS = [
         "(size - 1) * s + k - 2 * p for", "(size - 1) * s + k - p for",
         "max_unpool with padding gives larger maps",
     ),
+    Fault(
+        "_pool/collation.py", "dropped branch",
+        "        return are_moved(given, samples)", "        return False",
+        "datasets that give a batch's samples in ascending order are not told",
+    ),
+    Fault(
+        "_pool/collation.py", "dropped step",
+        "dataset, keys = dataset.dataset, [dataset.indices[key] for key in keys]", "dataset = dataset.dataset",
+        "parts of a dataset that gives samples in an order of its own are asked for other samples",
+    ),
+    Fault(
+        "_operations/unbatched_losses.py", "wrong unit",
+        "return each.sum() / len(input) if batchmean", "return each.sum() if batchmean",
+        "the divergence of a batch is its sum",
+    ),
+    Fault(
+        "_operations/unbatched_losses.py", "swapped branch",
+        "    if log_target:\n", "    if not log_target:\n",
+        "targets of a divergence are taken for their logarithms",
+    ),
+    Fault(
+        _PLACING, "dropped branch",
+        "    if empty:\n        return torch.where(mask, math.nan, input)", "    if empty:\n        return torch.zeros_like(input)",
+        "texts without images lose all embeddings",
+    ),
 ]  # fmt: skip

@@ -269,7 +269,7 @@ FAULTS = [
     ),
     Fault(
         "_pool/order.py", "dropped guard",
-        "        if self._sorts:\n            return\n", "",
+        "        if self._sorts is not None:\n            return\n", "",
         "indices of a loader whose collation sorts are those of other samples",
     ),
 ]  # fmt: skip
