@@ -161,7 +161,7 @@ TESTS = {
     "_model/raw": "test_batch_errors test_errors",
     "_model/given": "pool/test_any_batch_size",
     "_pool/samples": "pool/test_subset distributed/test_share pool/test_what_is_remembered",
-    "_pool/collation": "pool/test_collation",
+    "_pool/collation": "pool/test_collation pool/test_getitems",
     "_pool/order": "pool/test_collation pool/test_order pool/test_order_told pool/test_subset",
     "_pool/shares": "distributed/test_share distributed/test_torchrun",
     "_pool": "pool/test_what_is_remembered pool/test_shared_run pool/test_subset results "
