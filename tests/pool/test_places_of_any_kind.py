@@ -21,7 +21,7 @@ STRANGE = {
     "read-only": lambda x, i: read_only(x),
     "with a text of NumPy's": lambda x, i: {"x": x, "name": np.str_(f"row {i}")},
     "with texts": lambda x, i: {"x": x, "names": np.array(["a", "b"])},
-    "with a date": lambda x, i: {"x": x, "day": np.datetime64("2020-01-01") + i},
+    "with a date": lambda x, i: {"x": x, "day": np.datetime64(f"2020-01-{i % 30 + 1:02}")},
     "with objects": lambda x, i: {"x": x, "parts": np.array([None, i], dtype=object)},
     "with a large integer": lambda x, i: {"x": x, "key": 2**70 + i},
     "with extended precision": lambda x, i: {"x": x, "time": np.longdouble(i)},

@@ -76,12 +76,16 @@ def product(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def dense(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`Tensor.to_dense`."""
+def dense(
+    tensor: Tensor, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None
+) -> Tensor:
+    """`Tensor.to_dense`; of what is dense already PyTorch 2.15 has none within transforms."""
+    if tensor.layout == torch.strided:
+        return tensor if dtype is None else tensor.to(dtype)
     if not _is_shared(tensor):
-        return tensor.to_dense(*args, **kwargs)
+        return tensor.to_dense(dtype, masked_grad=masked_grad)
     with outside():
-        return in_memory(tensor).to_dense(*args, **kwargs)
+        return in_memory(tensor).to_dense(dtype, masked_grad=masked_grad)
 
 
 _FUNCTIONS = (torch.sparse.mm, torch.mm, torch.mv, torch.matmul)

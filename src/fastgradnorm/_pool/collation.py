@@ -126,12 +126,12 @@ def _gives_in_its_order(loader: Any, indices: Tensor) -> bool:
 
     As where a file is read in ascending order, whatever was asked for.
     """
-    dataset: Any = loader.dataset
+    dataset: Any = getattr(loader, "dataset", None)  # a stream has none
     keys = indices[:_ASKED].tolist()
     while type(dataset) is Subset:
         dataset, keys = dataset.dataset, [dataset.indices[key] for key in keys]
     together = getattr(dataset, "__getitems__", None)
-    if loader.batch_sampler is None or together is None or len(keys) < 2:
+    if together is None or loader.batch_sampler is None or len(keys) < 2:
         return False
     with put_back_random_states():
         try:
