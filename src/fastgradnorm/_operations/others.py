@@ -55,15 +55,6 @@ def scatter_(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
     return tensor.copy_(tensor.scatter(*args, **named))
 
 
-def to_dense(
-    tensor: Tensor, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None
-) -> Tensor:
-    """`Tensor.to_dense`, which for dense tensors torch 2.15 cannot run inside transforms."""
-    if tensor.layout != torch.strided:
-        return tensor.to_dense(dtype, masked_grad=masked_grad)
-    return tensor if dtype is None else tensor.to(dtype)
-
-
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor | None:
     """`F.one_hot` of a known number of classes, which reads its input to check it; else None.
 
@@ -89,7 +80,6 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
     torch.Tensor.scatter_: Operation(opened=scatter_),
-    torch.Tensor.to_dense: Operation(form=to_dense),
     torch.Tensor.retain_grad: Operation(form=retain_grad),
     F.one_hot: Operation(opened=one_hot),
 }
