@@ -84,6 +84,13 @@ def test_is_told_through_subsets(depth):
         score_pool(model(), shuffled(dataset), **OPTIONS)
 
 
+def test_the_samples_of_a_part_are_asked_for_by_their_own_keys():
+    """In sequence its numbers ascend, and what they stand for does not."""
+    part = Subset(OneByOne(sorted), range(len(X) - 1, -1, -1))
+    with pytest.warns(UserWarning, match="`__getitems__` gives"):
+        score_pool(model(), DataLoader(part, 8), **OPTIONS)
+
+
 def test_who_chooses_is_told():
     with pytest.warns(UserWarning, match="`pool` gave scores that cannot be traced"):
         acquire(model(), shuffled(OneByOne(sorted)), 3, verify=False, progress=False)

@@ -251,3 +251,11 @@ def test_who_is_given_batches_is_given_the_callers(name, tmp_path):
         patched.setattr(Reader, "read", read)
         scorer.score(DataLoader(TensorDataset(rows), 4))
     assert sizes == ([23] if name is None else [4, 4, 4, 4, 4, 3])
+
+
+def test_a_part_that_begins_as_the_whole_does():
+    """Its first batch does not tell whose rows are read."""
+    part = [*range(4), *range(12, 20)]
+    found = GradNormScorer(nn.Linear(5, 3), verify=False, progress=False)
+    scores = found.score(DataLoader(Subset(TensorDataset(X), part), 4)).values
+    assert torch.equal(scores, found.score(DataLoader(TensorDataset(X[part]), 4)).values)
