@@ -141,7 +141,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/unbatched_losses.py", "wrong unit",
-        "return each.sum() / len(input) if batchmean", "return each.sum() if batchmean",
+        "return each.sum() / len(input) if input", "return each.sum() if input",
         "the divergence of a batch is its sum",
     ),
     Fault(

@@ -12,6 +12,15 @@ from tests.support.cases import linear
 WEIGHTS = torch.tensor([0.5, 2.0, 1.5]).double()
 
 
+def assert_norms_are_those_of_a_loop(model, loss, x, labels):
+    expected = []
+    for row, label in zip(x.split(1), labels.split(1), strict=True):
+        grads = torch.autograd.grad(loss(model(row), label), [*model.parameters()])
+        expected.append(torch.cat([grad.flatten() for grad in grads]).norm())
+    found = score_pool(model, [(x, labels)], scheme="loss", loss=loss, progress=False)
+    assert_close_relative(found, torch.stack(expected), 1e-9)
+
+
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("reduction", ["batchmean", "sum"])
 def test_a_student_beside_its_teacher(reduction, log_target):
@@ -20,12 +29,7 @@ def test_a_student_beside_its_teacher(reduction, log_target):
     teacher[1] = torch.tensor([1.0, 0.0, 0.0])
     teacher = (teacher + 1e-9).log() if log_target else teacher
     loss = nn.KLDivLoss(reduction=reduction, log_target=log_target)
-    expected = []
-    for row, label in zip(x.split(1), teacher.split(1), strict=True):
-        grads = torch.autograd.grad(loss(model(row), label), [*model.parameters()])
-        expected.append(torch.cat([grad.flatten() for grad in grads]).norm())
-    found = score_pool(model, [(x, teacher)], scheme="loss", loss=loss, progress=False)
-    assert_close_relative(found, torch.stack(expected), 1e-9)
+    assert_norms_are_those_of_a_loop(model, loss, x, teacher)
 
 
 @pytest.mark.parametrize("function, shape", [
@@ -59,9 +63,4 @@ def test_losses_of_the_callers(loss):
     labels = torch.tensor([[2, -1, 0], [0, 1, 2], [1, 2, -1], [-1, 0, 1]])
     labels = labels.double() if isinstance(loss, nn.SoftMarginLoss) else labels
     labels = labels[:, 0].abs() if isinstance(loss, nn.MultiMarginLoss) else labels
-    expected = []
-    for row, label in zip(x.split(1), labels.split(1), strict=True):
-        grads = torch.autograd.grad(loss(model(row), label), [*model.parameters()])
-        expected.append(torch.cat([grad.flatten() for grad in grads]).norm())
-    found = score_pool(model, [(x, labels)], scheme="loss", loss=loss, progress=False)
-    assert_close_relative(found, torch.stack(expected), 1e-9)
+    assert_norms_are_those_of_a_loop(model, loss, x, labels)

@@ -1,5 +1,7 @@
 """Rows of tensors are read a whole batch at a time: the batches that PyTorch's loader makes."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -12,11 +14,12 @@ from torch.utils.data import (
     default_collate,
 )
 
-from fastgradnorm import GradNormScorer, VerificationError
+from fastgradnorm import GradNormScorer, VerificationError, score_pool
 from fastgradnorm._engine import Engine, chunks
 from fastgradnorm._model import Reader
 from fastgradnorm._pool.samples import make_pool
 from fastgradnorm._pool.stacked import several, taken_at_once
+from tests.support.cases import Custom
 
 X = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(23)
@@ -259,3 +262,12 @@ def test_a_part_that_begins_as_the_whole_does():
     found = GradNormScorer(nn.Linear(5, 3), verify=False, progress=False)
     scores = found.score(DataLoader(Subset(TensorDataset(x), part), 64)).values
     assert torch.equal(scores, found.score(DataLoader(TensorDataset(x[part]), 64)).values)
+
+
+def test_single_samples_of_a_model_that_reads_its_values_stay_single():
+    """Batches of one each are split without a word; together they would be told as a slow loop."""
+    model = Custom(lambda m, x: m.body(x) * (1 + abs(float(x.sum()))), body=nn.Linear(5, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score_pool(model, DataLoader(TensorDataset(X), 1), progress=False, verify=False)
+    assert torch.equal(found, score_pool(model, X.split(1), progress=False, verify=False))

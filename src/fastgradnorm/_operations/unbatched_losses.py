@@ -1,9 +1,9 @@
 """Losses that PyTorch runs sample by sample under vmap, written with other operations.
 
-Each function takes the arguments of the operation it stands for and gives the same values; what is
-out of date, or no argument of that operation, is left to it.
+What is out of date, or no argument of the loss, is left to PyTorch.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,96 +13,80 @@ from torch.nn import functional as F
 
 from fastgradnorm._operations.operation import Operation
 
-_REDUCTIONS = ("none", "mean", "sum")
+_REDUCED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none": lambda each, _: each,
+    "mean": lambda each, _: each.mean(),
+    "sum": lambda each, _: each.sum(),
+}
 
 
-def _reduced(each: Tensor, reduction: str) -> Tensor:
-    return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
+def _batchmean(each: Tensor, input: Tensor) -> Tensor:
+    return each.sum() / len(input) if input.dim() > 0 else each.sum()
 
 
-def kl_div(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    log_target: bool = False,
-) -> Tensor:
-    """`F.kl_div`: as of a student to its teacher."""
-    batchmean = reduction == "batchmean" and input.dim() > 0
-    old = size_average is not None or reduce is not None
-    if old or not (batchmean or reduction in _REDUCTIONS):
-        return F.kl_div(input, target, size_average, reduce, reduction, log_target)
+def _kl_div(input: Tensor, target: Tensor, log_target: bool) -> Tensor:
+    """As of a student to its teacher."""
     if log_target:
-        each = target.exp() * (target - input)
-    else:
-        each = torch.xlogy(target, target) - target * input
-    return each.sum() / len(input) if batchmean else _reduced(each, reduction)
+        return target.exp() * (target - input)
+    return torch.xlogy(target, target) - target * input
 
 
-def soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.soft_margin_loss`."""
-    if size_average is not None or reduce is not None or reduction not in _REDUCTIONS:
-        return F.soft_margin_loss(input, target, size_average, reduce, reduction)
-    return _reduced(F.softplus(-target * input), reduction)
+def _soft_margin(input: Tensor, target: Tensor) -> Tensor:
+    return F.softplus(-target * input)
 
 
-def multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.multi_margin_loss`: how far each other class comes near that of the label."""
-    old = size_average is not None or reduce is not None or reduction not in _REDUCTIONS
-    if old or p not in (1, 2) or input.dim() == 0:
-        given = input, target, p, margin, weight, size_average, reduce
-        return F.multi_margin_loss(*given, reduction)
+def _multi_margin(
+    input: Tensor, target: Tensor, p: int, margin: float, weight: Tensor | None
+) -> Tensor | None:
+    """How far each other class comes near that of the label."""
+    if p not in (1, 2) or input.dim() == 0:
+        return None
     label = target.reshape(*input.shape[:-1], 1)
     gaps = torch.relu(margin - input.gather(-1, label) + input)
     gaps = gaps if p == 1 else gaps.square()
     gaps = gaps if weight is None else gaps * weight[label]
     is_label = torch.arange(input.shape[-1], device=input.device) == label
-    return _reduced(torch.where(is_label, 0.0, gaps).mean(-1), reduction)
+    return torch.where(is_label, 0.0, gaps).mean(-1)
 
 
-def multilabel_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`F.multilabel_margin_loss`, of the labels up to the first negative one."""
-    old = size_average is not None or reduce is not None or reduction not in _REDUCTIONS
-    if old or input.dim() == 0:
-        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)
+def _multilabel_margin(input: Tensor, target: Tensor) -> Tensor | None:
+    """Of the labels up to the first negative one."""
+    if input.dim() == 0:
+        return None
     counts = (target < 0).long().cumsum(-1) == 0  # [N, C]
     labels = target.clamp(min=0)
     classes = torch.arange(input.shape[-1], device=input.device)
     is_label = ((labels[..., None] == classes) & counts[..., None]).any(-2)
     gaps = torch.relu(1 - input.gather(-1, labels)[..., None] + input[..., None, :])
     gaps = torch.where(counts[..., None] & ~is_label[..., None, :], gaps, 0.0)
-    return _reduced(gaps.sum((-1, -2)) / input.shape[-1], reduction)
+    return gaps.sum((-1, -2)) / input.shape[-1]
 
 
-_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.kl_div: kl_div,
-    F.soft_margin_loss: soft_margin_loss,
-    F.multi_margin_loss: multi_margin_loss,
-    F.multilabel_margin_loss: multilabel_margin_loss,
+def _form(loss: Callable[..., Tensor], each: Callable[..., Tensor | None]) -> Callable[..., Tensor]:
+    """`loss`, from what each element is before they are reduced; None: not of these arguments."""
+    signature = inspect.signature(loss)
+    reduced = _REDUCED | ({"batchmean": _batchmean} if loss is F.kl_div else {})
+
+    def form(*args: Any, **kwargs: Any) -> Tensor:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        old = [given.pop(name) for name in ("size_average", "reduce")]
+        reduction = given.pop("reduction")
+        known = old == [None, None] and reduction in reduced
+        found = each(**given) if known else None
+        return loss(*args, **kwargs) if found is None else reduced[reduction](found, given["input"])
+
+    return form
+
+
+_EACH: dict[Callable[..., Tensor], Callable[..., Tensor | None]] = {
+    F.kl_div: _kl_div,
+    F.soft_margin_loss: _soft_margin,
+    F.multi_margin_loss: _multi_margin,
+    F.multilabel_margin_loss: _multilabel_margin,
 }
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
-    function: Operation(form=form) for function, form in _FORMS.items()
+    loss: Operation(form=_form(loss, each)) for loss, each in _EACH.items()
 }
