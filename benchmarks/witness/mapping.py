@@ -151,7 +151,8 @@ TESTS = {
     "pool/test_held_back",
     "_pool/single": "pool/test_single_calls pool/test_kept_calls",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
-    "_pool/gather": "pool/test_trimming pool/test_any_batch_size pool/test_held_back",
+    "_pool/gather": "pool/test_stacked pool/test_trimming pool/test_any_batch_size "
+    "pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",
     "_pool/stacked": "pool/test_stacked",
     "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset",
