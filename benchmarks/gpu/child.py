@@ -22,18 +22,18 @@ def main(argv: list[str] | None = None) -> int:
         from tests.support.interpreter import search_once_a_launch
 
         search_once_a_launch()
-    if options.part == "engine_model":
-        from benchmarks.gpu import engine
-
-        engine.run_model(report, options.only)
-    elif options.part == "warm":
+    if options.part == "warm":
         from benchmarks.gpu import warm
 
         warm.one(report, options.only)
     else:
         from benchmarks.gpu.parts import PARTS
 
-        PARTS[options.part].module.run(report)
+        part = PARTS[options.part].module
+        if options.only is None:
+            part.run(report)
+        else:
+            part.one(report, options.only)
     report.save()
     return 0
 

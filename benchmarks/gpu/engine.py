@@ -6,11 +6,9 @@ makes a model slow, or fail, is told in PyTorch's own words, and where a pass wa
 
 import copy
 import itertools
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,9 +17,9 @@ from benchmarks.cases import move
 from benchmarks.gpu import precision
 from benchmarks.gpu.engine_models import Subject, subjects
 from benchmarks.gpu.precision import Mode
-from benchmarks.gpu.processes import Job, module, run_all
 from benchmarks.gpu.reference import checked_on_cpu, compared, scores
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.slices import share_out
 from benchmarks.gpu.syncs import places
 from fastgradnorm import GradNormScorer
 
@@ -42,37 +40,11 @@ class _Given:
 
 
 def run(report: Report) -> None:
-    """Every model in a process of its own, which fills a file of its own; their rows are joined."""
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = [_job(name, Path(folder), report) for name in subjects(report.dry)]
-
-        def take(job: Job) -> None:
-            part = Report(job.log.with_suffix(".json"), 0, report.dry).document
-            report.document["rows"] += part["rows"]
-            report.document["errors"] |= part["errors"]
-            report.document["left_out"] += part["left_out"]
-            if job.status != 0:
-                said = f"{job.told()}\n{job.output()[-3000:]}"
-                report.document["errors"][job.name] = said
-            report.save()
-
-        at_once = 2 if report.dry else AT_ONCE
-        left = run_all(jobs, at_once, report.left - 2, report.dry, take)
-    report.document["left_out"] += [job.name for job in left]
-    report.save()
+    """Every model in a process of its own."""
+    share_out(report, "engine", list(subjects(report.dry)), AT_ONCE)
 
 
-def _job(name: str, folder: Path, report: Report) -> Job:
-    path = folder / f"{name}.json"
-    command = module(
-        "benchmarks.gpu.child",
-        *("engine_model", "--only", name, "--out", str(path)),
-        *("--seconds", f"{report.left - 8:.0f}", *(["--dry"] if report.dry else [])),
-    )
-    return Job(name, command, path.with_suffix(".log"), report.left - 2, retries=3)
-
-
-def run_model(report: Report, name: str) -> None:
+def one(report: Report, name: str) -> None:
     """All cells of one model, the most telling first."""
     subject = subjects(report.dry)[name]
     model, batch = subject.make(2 if report.dry else SAMPLES, report.dry)

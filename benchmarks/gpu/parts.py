@@ -4,15 +4,20 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from benchmarks.gpu import (
+    calls,
+    contract,
     engine,
     exact,
+    gradients,
     graphs,
     heads,
     kernel_tests,
     kernels,
     launches,
+    pool,
     sweep,
     throughput,
+    zoo,
 )
 
 
@@ -36,11 +41,16 @@ class Part:
 PARTS = {
     "engine": Part(engine, 100, timed=False),
     "tests": Part(kernel_tests, 100, timed=False),
-    "graphs": Part(graphs, 50),
-    "launches": Part(launches, 50),
-    "throughput": Part(throughput, 140),
-    "kernels": Part(kernels, 50),
-    "heads": Part(heads, 20),
-    "sweep": Part(sweep, 40),
+    "contract": Part(contract, 100, timed=False),
+    "calls": Part(calls, 100, timed=False),
+    "zoo": Part(zoo, 150, timed=False, asked=True),
+    "graphs": Part(graphs, 40),
+    "launches": Part(launches, 40),
+    "throughput": Part(throughput, 120),
+    "gradients": Part(gradients, 45),
+    "pool": Part(pool, 25),
+    "kernels": Part(kernels, 40),
+    "heads": Part(heads, 15),
+    "sweep": Part(sweep, 25),
     "exact": Part(exact, 60, asked=True),
 }

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fastgradnorm
+from benchmarks.gpu.precision import IEEE
 
 SAMPLES = 3
 CLASSES = 3
@@ -67,7 +68,8 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
     output = model(batch) if isinstance(batch, Tensor) else model(**batch)
     if isinstance(output, Tensor):
         return output
-    return output.logits if hasattr(output, "logits") else output[0]
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
 
 
 def _sample(batch: Batch, n: int) -> Batch:
@@ -81,6 +83,10 @@ def _wide(tree: Any) -> Any:
     return tree_map(wide, tree)
 
 
+def _on(tree: Any, device: str) -> Any:
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+
+
 def loop_scores(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
     """`Σ_c p_c ‖g_c‖` `[N]` by one `autograd.grad` a sample and class."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -89,7 +95,7 @@ def loop_scores(model: nn.Module, batch: Batch, temperature: float) -> Tensor:
         with _ContiguousGradients():
             z = _logits(model, _sample(batch, n)) / temperature
         p = z.detach()[0].softmax(0)
-        score = torch.zeros((), dtype=z.dtype)
+        score = torch.zeros((), dtype=z.dtype, device=z.device)
         for c in range(len(p)):
             cotangent = p.clone()
             cotangent[c] = 0.0
@@ -118,6 +124,7 @@ class _ContiguousGradients(TorchFunctionMode):
 
 
 def _error(actual: Tensor, exact: Tensor) -> float:
+    actual, exact = actual.cpu(), exact.cpu()
     if actual.shape != exact.shape or not bool(actual.isfinite().all()):
         return math.inf
     return float(((actual - exact).abs() / exact.abs().clamp_min(1e-300)).max())
@@ -153,54 +160,92 @@ class NotMade(Exception):
     """There is no such small model here; or it does not run by itself."""
 
 
-def judge(family: Family) -> Outcome:
-    """Builds the family's model and tells what came of its scores."""
+def judge(family: Family, device: str = "cpu") -> Outcome:
+    """Builds the family's model on the CPU and tells what came of its scores on a device."""
     torch.manual_seed(0)
     try:
-        model, batch, which = family.build()
-        model = perturbed(model)
-        with torch.no_grad(), _largest(model) as sizes:
-            logits = _logits(model, batch)
-        if logits.dim() != 2 or not bool(logits.isfinite().all()):
-            raise NotMade(f"logits {list(logits.shape)}, or not finite")
-        if float(logits.abs().max()) > _MOST:  # squares of activations leave float32's range
-            raise NotMade(f"random weights give logits of {float(logits.abs().max()):.0e}")
-        if max(sizes, default=0.0) > _MOST_INSIDE:
-            raise NotMade(f"random weights give activations of {max(sizes):.0e}")
-        # So that no posterior is nearly certain, where float32 logits decide all digits.
-        temperature = max(1.0, float(logits.std()))
-        # Some keep what they make of parameters, without a gradient in `no_grad`: till they train.
-        model.train().eval()
-        wide = copy.deepcopy(model).double()
-        exact, dtype = _exact(model, wide, batch, temperature)
-        model.train().eval()
-    except Exception as error:  # of the model, or of making it: nothing to score
-        return {"outcome": "not made", "message": _line(error)}
+        model, batch, which, temperature = _checked(family)
+        own, own_batch = copy.deepcopy(model).to(device), _on(batch, device)
+        if device != "cpu":
+            with torch.no_grad():
+                _logits(own, own_batch)
+            own.train().eval()
+        loop = _loop(model, batch, temperature, device)
+    except Exception as fault:  # of the model, or of making it: nothing to score
+        return {"outcome": "not made", "message": _line(fault)}
     facts: Outcome = {"model": which, "parameters": sum(p.numel() for p in model.parameters())}
-    facts["loop"] = str(dtype).removeprefix("torch.")
+    facts |= {"loop": str(loop.dtype).removeprefix("torch.")} | loop.elsewhere
     try:
-        scores, slow = _ours(model, batch, temperature)
-        error = facts["error"] = _error(scores, exact)
-        if error > EXACT[torch.float32] and dtype == torch.float64:
-            wide.train().eval()
-            scores, more = _ours(wide, _wide(batch), temperature)
-            error = facts["error_float64"] = _error(scores, exact)
+        scores, slow = _ours(own, own_batch, temperature)
+        error = facts["error"] = _error(scores, loop.scores)
+        unsure = error > EXACT[torch.float32] and loop.dtype == torch.float64
+        if unsure and not loop.elsewhere:  # where it is, the device may not have float64 to ask
+            wide = copy.deepcopy(model).double().to(device)
+            scores, more = _ours(wide, _wide(own_batch), temperature)
+            error = facts["error_float64"] = _error(scores, loop.scores)
             slow = slow or more
-    except Exception as error:  # whatever is raised is the outcome
-        return facts | {"outcome": _kind(error), "message": _line(error)}
-    wrong = error > EXACT[torch.float64 if "error_float64" in facts else torch.float32]
+    except Exception as fault:  # whatever is raised is the outcome
+        return facts | {"outcome": _kind(fault), "message": _line(fault)}
+    wrong = not error <= EXACT[torch.float64 if "error_float64" in facts else torch.float32]
     kind = "wrong" if wrong else "slow" if slow else "exact"
     return facts | {"outcome": kind} | ({"message": slow[0]} if slow else {})
 
 
-def _exact(
-    model: nn.Module, wide: nn.Module, batch: Batch, temperature: float
-) -> tuple[Tensor, torch.dtype]:
-    """The loop's scores, in float64 if the model runs in it: many have float32 written in them."""
-    try:
-        return loop_scores(wide, _wide(batch), temperature), torch.float64
-    except Exception:
-        return loop_scores(model, batch, temperature), torch.float32
+def _checked(family: Family) -> tuple[nn.Module, Batch, str, float]:
+    """The model, a batch that it can be scored on, which it is, and a temperature."""
+    model, batch, which = family.build()
+    model = perturbed(model)
+    with torch.no_grad(), _largest(model) as sizes:
+        logits = _logits(model, batch)
+    if logits.dim() != 2 or not bool(logits.isfinite().all()):
+        raise NotMade(f"logits {list(logits.shape)}, or not finite")
+    if float(logits.abs().max()) > _MOST:  # squares of activations leave float32's range
+        raise NotMade(f"random weights give logits of {float(logits.abs().max()):.0e}")
+    if max(sizes, default=0.0) > _MOST_INSIDE:
+        raise NotMade(f"random weights give activations of {max(sizes):.0e}")
+    # Some keep what they make of parameters, without a gradient in `no_grad`: till they train.
+    model.train().eval()
+    # So that no posterior is nearly certain, where float32 logits decide all digits.
+    return model, batch, which, max(1.0, float(logits.std()))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What the loop gave.
+
+    Attributes:
+        elsewhere: Where it was made on the CPU for a device: that, and what the device said.
+    """
+
+    scores: Tensor
+    dtype: torch.dtype
+    elsewhere: Outcome
+
+
+def _loop(model: nn.Module, batch: Batch, temperature: float, device: str) -> _Loop:
+    """In float64 if the model runs in it, for many have float32 written in them.
+
+    In either it is made on the CPU where the device refuses, as it does to pull back through a
+    recurrent network in eval mode.
+    """
+    said: list[Exception] = []
+    for dtype in (torch.float64, torch.float32):
+        for place in dict.fromkeys((device, "cpu")):
+            elsewhere = {"loop_on": place, "device_said": _line(said[-1])} if said else {}
+            try:
+                twin, own = copy.deepcopy(model), _on(batch, place)
+                if dtype == torch.float64:
+                    twin, own = twin.double(), _wide(own)
+                with contextlib.nullcontext() if place == "cpu" else IEEE.set():
+                    scores = loop_scores(twin.to(place), own, temperature).cpu()
+                if not bool(scores.isfinite().all()):
+                    raise NotMade(f"the loop in {dtype} gives {scores.tolist()}")
+                return _Loop(scores, dtype, {} if place == device else elsewhere)
+            except Exception as error:
+                said.append(error)
+                if place.startswith("cuda"):
+                    torch.cuda.synchronize()  # raises where the device is lost
+    raise said[-1]
 
 
 def _kind(error: Exception) -> str:

@@ -15,12 +15,18 @@ _kept: list[Any] = []
 
 
 def declare() -> None:
-    """Declares torchvision's operators, without an implementation, where they do not load."""
+    """Declares torchvision's operators, without an implementation, where they do not load.
+
+    Where they do, importing torchvision succeeds, and nothing is declared: what is raised beside
+    its own operators is another fault, and not hidden.
+    """
     if find_spec("torchvision") is None or _kept:
         return
     try:
         import torchvision  # noqa: F401
     except (RuntimeError, ImportError):
+        if hasattr(torch.ops.torchvision, "nms"):
+            raise
         library = torch.library.Library("torchvision", "DEF")
         for name in _OPERATORS:
             library.define(f"{name}(Tensor x) -> Tensor")
