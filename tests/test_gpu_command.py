@@ -17,17 +17,13 @@ from benchmarks import __main__ as command_line
 from benchmarks.engines import ENGINES, Engine
 from benchmarks.gpu import (
     baselines,
-    call_cases,
-    calls,
     command,
-    contract,
     engine,
     kernel_tests,
     large_models,
     launches,
     precision,
     reference,
-    slices,
     syncs,
     throughput,
 )
@@ -124,37 +120,6 @@ def test_the_engine_beside_float64(tmp_path):
     assert all(row.get("worst", 0.0) < engine.TARGET for row in exact)
     assert any(row["key"].endswith("syncs") for row in report.document["rows"])
     assert engine.table(report.document)
-
-
-@pytest.mark.parametrize("part", [calls, contract])
-def test_calls_and_the_contract(tmp_path, part):
-    report = _dry(tmp_path)
-    part.one(report, "0/1")
-    assert not report.document["errors"]
-    assert len(report.document["rows"]) >= 3
-    assert all(row["ok"] for row in report.document["rows"])
-    assert part.summary(report.document)
-
-
-def test_a_call_that_is_off_is_told(tmp_path, monkeypatch):
-    def off(device, dtype):
-        return {"one": torch.ones(2) * (1.1 if dtype == torch.float32 else 1.0)}
-
-    monkeypatch.setitem(calls.CALLS, "products", call_cases.Call(off))
-    report = _dry(tmp_path)
-    calls.one(report, "0/1")
-    assert [row["key"] for row in report.document["rows"] if not row["ok"]] == ["products"]
-    assert "products" in "".join(calls.table(report.document))
-
-
-def test_what_is_shared_out_is_joined(tmp_path):
-    report = _dry(tmp_path)
-    slices.share_out(report, "contract", ["0/5"])
-    assert not report.document["errors"]
-    assert {row["what"] for row in report.document["rows"]} == {"scores", "captured", "sketch"}
-    gone = _dry(tmp_path, "gone")
-    slices.share_out(gone, "contract", ["nonsense"])
-    assert "nonsense" in str(gone.document["errors"])
 
 
 def test_launches_and_throughput(tmp_path):

@@ -6,6 +6,7 @@ that was captured and replayed is held against one that was not, and its sketche
 
 import copy
 import itertools
+import traceback
 import warnings
 from typing import Any
 
@@ -57,10 +58,20 @@ def one(report: Report, only: str) -> None:
                     torch.use_deterministic_algorithms(case.deterministic)
                     try:
                         judge(row, case, report)
+                    except Exception as error:
+                        row["first"] = _first(error)
+                        raise
                     finally:
                         torch.use_deterministic_algorithms(False)
                     row["slow"] = [str(w.message)[:300] for w in told if _is_slow(w)]
                     row["told"] = sorted({str(w.message)[:200] for w in told if not _is_slow(w)})
+
+
+def _first(error: BaseException) -> list[str]:
+    """Where the first of the errors behind an error was raised."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return [line[:300] for line in traceback.format_exception(error)[-12:]]
 
 
 def _is_slow(told: warnings.WarningMessage) -> bool:

@@ -3,7 +3,7 @@
 A figure is a whole call over a few equal batches on the device, as a user makes it: what a call
 plans and captures is in it. Figures and as many training steps are timed in turn, and ratios are
 medians over rounds. A longer list tells what each further batch takes. Batches hold the same
-samples in other orders, so that what is replayed can be held against what was not.
+samples in other orders: what is replayed is held against what was not.
 """
 
 import copy

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+_WAITS = "called a synchronizing"
 _OURS = ("fastgradnorm", "fastgradnorm_kernels")
 
 
@@ -41,6 +42,8 @@ def places(run: Callable[[], Any], cuda: bool) -> dict[str, int]:
     found: Counter[str] = Counter()
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if _WAITS not in str(message):
+            return  # PyTorch has more to say
         # The caller's frame is `warnings` itself, and above it whoever waited.
         found[f"{str(message)[:60]}: {_place(sys._getframe(2))}"] += 1
 

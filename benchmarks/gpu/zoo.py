@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.gpu.report import Report, shortened
 from benchmarks.gpu.slices import share_out
-from benchmarks.provenance import RESULTS, load
+from benchmarks.provenance import RESULTS, installed, load
 from benchmarks.zoo.command import NAME, families
 from benchmarks.zoo.judge import CLASSES, SAMPLES, Family, Outcome, judge
 
@@ -42,6 +42,8 @@ def run(report: Report) -> None:
     count = 2 if report.dry else max(1, min(AT_ONCE, (os.cpu_count() or 1) - 3))
     share_out(report, "zoo", [f"{index}/{count}" for index in range(count)])
     document = report.document
+    more = {name: installed(name) for name in ("timm", "torchvision")}
+    document.get("provenance", {}).get("versions", {}).update(more)
     rows = [row for row in document["rows"] if not row.get("cut")]
     told, raised = {row["key"] for row in rows}, dict(document["errors"])
     for key, said in raised.items():

@@ -5,7 +5,7 @@ The parts of weights, twice their size, are made once for all batches where some
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,21 +28,42 @@ class Kept:
     """
 
     def __init__(self, own: Iterable[Tensor] = ()) -> None:
-        self.parts: dict[Any, tuple[Callable[[], bool], Any]] = {}
+        self.found: dict[Any, _Parts] = {}
         plain = [
             tensor for tensor in own if type(tensor) is Tensor and tensor.layout is torch.strided
         ]
         self._own = {tensor.data_ptr(): tensor for tensor in plain}  # where they lie stays theirs
 
     def weights(self, plan: Any, geometry: Geometry, weight: Tensor) -> Any:
-        """What `plan.weights` makes of a weight; made anew where that has changed."""
+        """What `plan.weights` makes of a weight; anew, in its place, where that has changed."""
         weight = weight.detach()
         if weight.data_ptr() not in self._own:
             return plan.weights(weight)
         key = plan.pulled, geometry, weight.data_ptr(), weight.shape, weight.stride()
-        if key not in self.parts or self.parts[key][0]():
-            self.parts[key] = marked(weight), plan.weights(weight)
-        return self.parts[key][1]
+        if key in self.found:
+            self.found[key].renew()
+        else:
+            self.found[key] = _Parts(plan, weight)
+        return self.found[key].made
+
+    def renew(self) -> None:
+        """Before a captured pass, which reads parts where they were and looks at no weight."""
+        for parts in self.found.values():
+            parts.renew()
+
+
+class _Parts:
+    """The parts of one weight."""
+
+    def __init__(self, plan: Any, weight: Tensor) -> None:
+        self._make, self._weight = plan.weights, weight
+        self._is_changed, self.made = marked(weight), self._make(weight)
+
+    def renew(self) -> None:
+        if self._is_changed():
+            self._is_changed = marked(self._weight)
+            for before, now in zip(self.made, self._make(self._weight), strict=True):
+                before.copy_(now)
 
 
 _KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)

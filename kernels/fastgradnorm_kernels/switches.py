@@ -74,7 +74,7 @@ def marked(tensor: Tensor) -> Callable[[], bool]:
 
     `Tensor._version` counts such changes. Can go when PyTorch tells in public.
     """
-    if has_version():
+    if has_version() and not tensor.is_inference():
         before = tensor._version
         return lambda: tensor._version != before
     copy = tensor.detach().clone()

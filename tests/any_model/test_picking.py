@@ -45,6 +45,19 @@ def written(m, hidden, ids):
     return out.mean(1)
 
 
+def scattered(m, hidden, ids):
+    mask = ids == STOP
+    return hidden.masked_scatter(mask[..., None], m.mixed(hidden[mask])).mean(1)
+
+
+def scattered_both_ways(m, hidden, ids):
+    """As of words and sounds in one text, each by a layer of its own; in place, too."""
+    mask = ids == STOP
+    out = hidden.clone()
+    out.masked_scatter_(mask[..., None], m.mixed(hidden[mask]).exp())
+    return out.masked_scatter(~mask[..., None], out[~mask].square()).sum(1)
+
+
 def alone(way):
     """Written for one sample at a time."""
     return lambda m, h, ids: torch.cat(
@@ -56,6 +69,8 @@ WAYS = {
     "mask and slice": last,
     "checked": checked,
     "written": written,
+    "scattered": scattered,
+    "scattered both ways": scattered_both_ways,
     "mask of one sample": alone(lambda m, h, ids: h[0, ids[0] == STOP].mean(0, keepdim=True)),
     "after a slice": alone(lambda m, h, ids: h[:, ids[0] == STOP].mean(1)),
     "nonzero": alone(lambda m, h, ids: h[0, (ids[0] == STOP).nonzero()[:, 0]].sum(0, keepdim=True)),
@@ -86,7 +101,19 @@ def model(way):
 @pytest.mark.parametrize("stops", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 def test_as_many_from_each_sample(way, stops):
-    net, ids = model(way), texts(5, stops)
+    assert_fast_and_exact(model(way), texts(5, stops))
+
+
+@pytest.mark.parametrize("way", ["written", "scattered", "scattered both ways"])
+def test_a_layer_that_is_given_nothing_has_gradients_of_zero(way):
+    assert_fast_and_exact(model(way), texts(5, 0))
+
+
+def test_nothing_of_some_samples():
+    assert_fast_and_exact(model("scattered"), torch.cat([texts(3, 0), texts(3, 2)]))
+
+
+def assert_fast_and_exact(net, ids):
     with warnings.catch_warnings():
         warnings.simplefilter("error", SlowPathWarning)
         scores = score_pool(net, [ids], scheme=oracle.SCHEMES, progress=False)

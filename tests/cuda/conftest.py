@@ -3,6 +3,7 @@
 collect_ignore = [
     "arithmetic.py",
     "capture.py",
+    "changes.py",
     "contract.py",
     "emulator.py",
     "inside.py",

@@ -214,6 +214,33 @@ def leftover() -> nn.Module:
     return Model(forward, gain=nn.Linear(6, 1), head=nn.Linear(6, 3))
 
 
+def written(kind: str) -> Callable[[], nn.Module]:
+    """Features of each group are written where the group begins, by numbers that the host has."""
+
+    def of_one(self: Any, x: torch.Tensor) -> torch.Tensor:
+        numbers = x.detach()[..., 0].sort().indices[..., :2].flatten()
+        if kind == "counts":
+            counts = F.one_hot(numbers, 5).sum(0).cpu()
+            zero = torch.zeros(1, dtype=torch.long, device=counts.device)
+            ends = torch.cat((zero, counts.cumsum(0)))
+            bounds = [(ends[n], ends[n + 1]) for n in range(5)]
+        else:
+            found = torch.zeros(5, dtype=torch.bool, device="cpu")
+            found[numbers.cpu()] = True
+            numbers = found.to(x.device).nonzero()[:, 0]
+            bounds = [(n, n + 1) for n in range(len(numbers))]
+        rows = x.flatten(0, 1)[numbers]
+        output = torch.zeros(len(rows), 8, dtype=x.dtype, device=x.device)
+        for start, end in bounds:
+            output[start:end] = self.body(rows[start:end])
+        return self.head(output.tanh().mean(0, keepdim=True))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([of_one(self, row) for row in x.split(1)])
+
+    return lambda: Model(forward, body=nn.Linear(6, 8), head=nn.Linear(8, 3))
+
+
 def dense() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
 
@@ -248,6 +275,8 @@ CASES = {
     "lstm": Case(recurrent, ids, VERIFIED),
     "tied": Case(tied, ids),
     "leftover": Case(leftover, VECTORS),
+    "written, counts of the host": Case(written("counts"), SEQUENCES, waits=17),
+    "written, flags of the host": Case(written("flags"), SEQUENCES, waits=4),
     "dense": Case(dense, IMAGES, {"num_samples": 2}),
     "dense, one draw a map": Case(dense, images(2, 3, 1, 2), {"num_samples": 9}),
     "bernoulli": Case(lambda: positions(4), SEQUENCES, {"likelihood": "bernoulli"}),

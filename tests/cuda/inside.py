@@ -17,6 +17,7 @@ from unittest import mock
 import emulator  # before torch
 import torch
 from arithmetic import shapes_alone
+from changes import in_a_stream
 from contract import CASES
 from fastgradnorm_kernels import _backends, exact_products
 from loaders import KINDS
@@ -150,11 +151,11 @@ def sketched(case):
     model, inputs = case.make().eval(), case.inputs()
     options = {"dim": 8, "progress": False, "verify": False}
     here = gradient_sketch(model, [inputs], **options)
-    with warnings.catch_warnings(record=True) as told, emulator.device():
+    with warnings.catch_warnings(record=True) as told, emulator.device(graphs=True):
         warnings.simplefilter("always", SlowPathWarning)
         where, given = converted(model, "cuda"), moved(inputs)
         counts = []
-        for batches in (1, 2):
+        for batches in (1, 2, 3):
             emulator.COUNTS.clear()
             there = gradient_sketch(where, [given] * batches, **options)
             counts.append(emulator.COUNTS.waits.total())
@@ -238,6 +239,8 @@ def main(names):
                 found = counted(rest)
             elif kind == "loader":
                 found = KINDS[rest](CASES["mlp"])
+            elif kind == "changed":
+                found = {"errors": in_a_stream(converted, _as_compiled)}
             elif kind == "sketch":
                 found = sketched(CASES[rest])
             else:

@@ -70,7 +70,7 @@ def found():
     paths = [BUILD.built(), HERE, ROOT, ROOT / "src", ROOT / "kernels"]
     names = [*PRESENT, *(f"sketch: {n}" for n in SKETCHES), *(f"planted: {n}" for n in PLANTED)]
     names += [f"loader: {name}" for name in LOADERS]
-    names += [f"count: {name}" for name in COUNTED]
+    names += [f"count: {name}" for name in COUNTED] + ["changed: in a stream"]
     names += [f"captured: {n}" for n in (*CAPTURED, *PLANTED_IN_GRAPHS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
@@ -144,6 +144,11 @@ def test_captured_passes_give_the_same_bits(name, found):
 def test_faults_planted_in_graphs_are_seen(name, found):
     row = found[f"captured: {name}"]
     assert PLANTED_IN_GRAPHS[name] in missed(row), row
+
+
+def test_weights_that_change_in_a_stream_are_followed(found):
+    row = found["changed: in a stream"]
+    assert max(row["errors"]) < 1e-5, row
 
 
 @pytest.mark.parametrize("name", SKETCHES)

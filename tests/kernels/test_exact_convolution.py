@@ -210,12 +210,34 @@ def test_parts_of_weights_are_kept_until_these_change(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("before", ["a pass", "a captured pass"])
+def test_parts_that_are_made_anew_lie_where_they_were(before):
+    x, weight = randn(2, 16, 4, 4), randn(16, 16, 3, 3)
+    parts = exact_products.Kept([weight])
+    with exact_products.keeping(parts):
+        exact_products.convolution(x, weight, None, SQUARE)
+        ((_, found),) = parts.found.items()
+        places = [part.data_ptr() for part in found.made]
+        weight.mul_(3).neg_()
+        if before == "a pass":
+            exact_products.convolution(x, weight, None, SQUARE)
+        else:
+            parts.renew()
+    assert [part.data_ptr() for part in found.made] == places
+    fresh = exact_products.Kept([weight])
+    with exact_products.keeping(fresh):
+        exact_products.convolution(x, weight, None, SQUARE)
+    ((_, anew),) = fresh.found.items()
+    assert all(map(torch.equal, found.made, anew.made))
+
+
+@pytest.mark.slow
 def test_parts_of_weights_that_are_made_anew_are_not_kept():
     x, weight, parts = randn(2, 16, 4, 4), randn(16, 16, 3, 3), exact_products.Kept()
     with exact_products.keeping(parts):
         for scale in (1.0, 2.0):
             found = exact_products.convolution(x, weight * scale, None, SQUARE)
-    assert not parts.parts
+    assert not parts.found
     assert torch.equal(found, exact_products.convolution(x, weight * 2, None, SQUARE))
 
 

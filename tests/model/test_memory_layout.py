@@ -12,7 +12,7 @@ from fastgradnorm._engine.engine import Engine
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.gather import score_one
+from fastgradnorm._pool.scored import score_one
 from fastgradnorm._witness.witness import Witness
 from tests.support import oracle
 

@@ -133,6 +133,7 @@ class Passes:
             key = self.replays.key(batch.kind, name, self.settings)
         given = *args, *batch.leaves
         if self.replays.on or key is None or self.subject.device.type != "cpu":
+            self._kept.renew()
             return self.replays.run(key, run, given)
         found = self.traces.run(key, run, given)
         self.subject.blamed = False  # whatever an attempt to trace it has raised

@@ -257,7 +257,9 @@ def takes_statistics(func: Callable[..., Any], call: Mapping[str, Any]) -> bool:
 def _spread(tensor: Tensor, zero: Tensor) -> Tensor:
     if _is_batched(tensor):
         return tensor
-    return tensor | zero.bool() if tensor.dtype == torch.bool else tensor + zero.to(tensor.dtype)
+    # On the host too, as of counts that are moved there, which may be written to and cut by.
+    zero = torch.zeros_like(zero, dtype=tensor.dtype, device=tensor.device)
+    return tensor | zero if tensor.dtype == torch.bool else tensor + zero
 
 
 @functools.cache

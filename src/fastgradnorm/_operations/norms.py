@@ -1,7 +1,7 @@
 """Normalisation layers: the rule of their scale and shift."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -107,6 +107,32 @@ def _wide_within(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return form
 
 
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """`F.rms_norm`; on a GPU by its formula, as vmap has no rule for its fused kernel there."""
+    function = rms_norm_formula if input.is_cuda else F.rms_norm
+    return function(input, normalized_shape, weight, eps)
+
+
+def rms_norm_formula(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """`F.rms_norm`, as PyTorch computes it where it has no kernel."""
+    wide = input.to(torch.promote_types(input.dtype, torch.float32))
+    eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    dims = tuple(range(-len(normalized_shape), 0))
+    output = wide * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()
+    output = output if weight is None else output * weight
+    return output.to(input.dtype)
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.batch_norm: ruled(
         _batch_norm_rule,
@@ -139,6 +165,17 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
         eps=1e-5,
     ),
     F.rms_norm: ruled(
-        partial(_trailing_norm_rule, F.rms_norm), "input normalized_shape", weight=None, eps=None
+        partial(_trailing_norm_rule, rms_norm),
+        "input normalized_shape",
+        form=rms_norm,
+        weight=None,
+        eps=None,
+    ),
+    torch.rms_norm: ruled(
+        partial(_trailing_norm_rule, rms_norm),
+        "input normalized_shape",
+        form=rms_norm,
+        weight=None,
+        eps=None,
     ),
 }

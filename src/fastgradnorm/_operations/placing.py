@@ -31,8 +31,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     empty = source.numel() == 0  # as of a text without images: no place is to be filled
     if mask.dtype != torch.bool or source.dtype != input.dtype or (empty and not numbers):
         return torch.masked_scatter(input, mask, source)
-    if empty:
-        return torch.where(mask, math.nan, input)  # PyTorch refuses a place without a value
+    if empty:  # PyTorch refuses a place without a value; what made none has a gradient of zero
+        return torch.where(mask, source.sum() + math.nan, input)
     places = mask.flatten().long().cumsum(0) - 1
     values = source.flatten()[places.clamp(min=0)]
     return torch.where(mask, values.view(mask.shape), input)

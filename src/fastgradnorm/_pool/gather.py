@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastgradnorm._engine import Engine
 from fastgradnorm._model import Batch, Given
+from fastgradnorm._pool.scored import score_one
 from fastgradnorm._pool.trimming import by_length, is_harmless, stretches
 from fastgradnorm._process import autograd_ready, tensors_ready
 from fastgradnorm._schemes import Scored
@@ -23,23 +24,6 @@ from fastgradnorm._witness import Witness
 
 # A window is so many chunks of the first shape, and about so many samples at least and at most.
 _CHUNKS, _LEAST, _SAMPLES = 32, 512, 1 << 12
-
-
-def score_one(engine: Engine, batch: Batch) -> Scored:
-    """Scores of one batch, on the CPU."""
-    dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
-    if len(batch) == 0:
-        return engine.outcome.nothing(dtype)
-    scored = engine.score(batch)
-    if engine.also is not None:
-        more = engine.also.score(batch)
-        errors = scored.errors | more.errors
-        scored = Scored(scored.scores | more.scores, errors, scored.logits)
-    return Scored(
-        {name: values.to("cpu", dtype) for name, values in scored.scores.items()},
-        {name: values.to("cpu", dtype) for name, values in scored.errors.items()},
-        scored.logits,
-    )
 
 
 @dataclass

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fastgradnorm._engine import Engine
 from fastgradnorm._model import Batch, Reader, Unchanged
-from fastgradnorm._pool.gather import Gathering, score_one
+from fastgradnorm._pool.gather import Gathering
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
 from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.reading import may_come_together
 from fastgradnorm._pool.samples import Pool
+from fastgradnorm._pool.scored import score_one
 from fastgradnorm._pool.store import Store
 from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait, tensors_ready
 from fastgradnorm._schemes import Scored
@@ -63,8 +64,7 @@ class Run:
         self.meaning = self.witness.meaning
         self.counted: tuple[str, ...] = ()
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
-        options = self.options
-        subject = engine.subject
+        options, subject = self.options, engine.subject
         given = options.forward, options.mask, subject.model, options.labels
         self._reader = Reader(subject.device, *given)
         functions = {"forward": options.forward, "loss": options.loss}
