@@ -1,9 +1,8 @@
 """What per-sample gradients of a loss cost beside one training step on the same batch.
 
 A figure is a whole call over a few equal batches on the device, as a user makes it: what a call
-plans and captures is in it. Figures and as many training steps are timed in turn, and ratios are
-medians over rounds. A longer list tells what each further batch takes. Batches hold the same
-samples in other orders: what is replayed is held against what was not.
+plans and captures is in it. Steps are timed in turn with them, and ratios are medians over rounds.
+Batches hold the same samples in other orders: what is replayed is held against what was not.
 """
 
 import copy

@@ -151,7 +151,37 @@ FAULTS = [
     ),
     Fault(
         _PLACING, "dropped branch",
-        "    if empty:\n        return torch.where(mask, math.nan, input)", "    if empty:\n        return torch.zeros_like(input)",
+        "        return torch.where(mask, source.sum() + math.nan, input)", "        return torch.zeros_like(input)",
         "texts without images lose all embeddings",
+    ),
+    Fault(
+        _PLACING, "dropped gradient",
+        "source.sum() + math.nan, input)", "math.nan, input)",
+        "what made nothing has no gradient, and models are refused",
+    ),
+    Fault(
+        "_model/watch.py", "two devices",
+        "torch.zeros_like(zero, dtype=tensor.dtype, device=tensor.device)", "zero.to(tensor.dtype)",
+        "counts that a model moves to the host send it into the loop",
+    ),
+    Fault(
+        "_engine/passes.py", "stale memory",
+        "            self._kept.renew()\n", "",
+        "captured passes read the parts of weights as they were",
+    ),
+    Fault(
+        "_operations/norms.py", "swapped branches",
+        "rms_norm_formula if input.is_cuda else", "F.rms_norm if input.is_cuda else",
+        "RMS norms on a GPU are pulled back one by one",
+    ),
+    Fault(
+        "_operations/norms.py", "another constant",
+        "eps = torch.finfo(wide.dtype).eps if eps is None else eps\n", "eps = 1e-5 if eps is None else eps\n",
+        "RMS norms on a GPU without an epsilon of their own are others",
+    ),
+    Fault(
+        "_pool/scored.py", "swapped order",
+        "a.view(b.shape) for a, b in zip(parts, tensors, strict=True)", "a.view(b.shape) for a, b in zip(parts[::-1], tensors, strict=True)",
+        "schemes that are copied from a device together swap places",
     ),
 ]  # fmt: skip

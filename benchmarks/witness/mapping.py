@@ -4,6 +4,7 @@ from benchmarks.witness.fault import Fault
 
 # By how a path begins, files and folders below `tests`; the longest beginning counts.
 TESTS = {
+    "_pool/scored": "cuda/test_emulated_device",
     "_schemes/posterior": "schemes/test_ruled_out schemes/test_dense test_scoring",
     "_schemes/objective": "engine/test_combinations schemes/test_dense schemes/test_likelihoods "
     "any_model/test_control_flow test_errors",
@@ -47,7 +48,8 @@ TESTS = {
     "schemes/test_likelihoods",
     "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
     "engine/test_known_reasons any_model/test_control_flow",
-    "_engine/passes": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
+    "_engine/passes": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol "
+    "cuda/test_emulated_device",
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
@@ -79,7 +81,8 @@ TESTS = {
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
-    "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings",
+    "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings "
+    "cuda/test_emulated_device",
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
@@ -116,7 +119,7 @@ TESTS = {
     "_operations/pooling": "operations/test_max_pool operations",
     "_operations/rules": "any_model/test_embeddings engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",
-    "_operations/norms": "any_model/test_norm_layers operations/test_layers",
+    "_operations/norms": "any_model/test_norm_layers operations/test_layers operations/test_rms_norm",
     "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
     "operations/test_layers",
     "_operations/linear": "operations/test_layers operations/test_linear "

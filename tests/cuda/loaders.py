@@ -6,7 +6,7 @@ from unittest import mock
 import emulator
 import torch
 
-from fastgradnorm import naive_score_pool, score_pool
+from fastgradnorm import SCHEMES, GradNormScorer, naive_score_pool, score_pool
 
 
 class _Stream:
@@ -50,7 +50,29 @@ def on_the_device(case):
     return {"error": float((found - expected).abs().amax())}
 
 
+def several(case):
+    """How far schemes are off those of the CPU, and how often a pool of one batch is waited for."""
+    torch.manual_seed(0)
+    model, inputs = case.make().eval(), case.inputs()
+    scored = partial(GradNormScorer, scheme=tuple(SCHEMES), progress=False, verify=False)
+    exact = scored(model).score([inputs])
+    with emulator.device():
+        where, given = model.to("cuda"), inputs.to("cuda")
+        emulator.COUNTS.clear()
+        found = scored(where).score([given])
+        places = [place for place, n in emulator.COUNTS.waits.items() for _ in range(n)]
+    return {
+        "error": max(_off(found[s].values, exact[s].values) for s in SCHEMES),
+        "waits": sum("scored.py" in place for place in places),
+    }
+
+
+def _off(found, exact):
+    return float(((found - exact) / exact).abs().max())
+
+
 KINDS = {
+    "several schemes": several,
     "pinned": rewritten,
     "pinned, naive": partial(rewritten, score=naive_score_pool),
     "pageable": partial(rewritten, pinned=False),

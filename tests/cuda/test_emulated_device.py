@@ -45,7 +45,7 @@ PLANTED_IN_GRAPHS = {
     "a number of the host": "same",
     "memory given back": "raised",
 }
-LOADERS = ["pinned", "pinned, naive", "pageable", "on the device"]
+LOADERS = ["pinned", "pinned, naive", "pageable", "on the device", "several schemes"]
 SKETCHES = ["mlp", "attention none", "convolutions", "tied"]
 PLANTED = {
     "a value read": "waits",
@@ -170,6 +170,12 @@ def test_memory_of_a_loaders_own_is_read_before_it_is_written_again(name, found)
 
 def test_batches_that_are_on_the_device_of_another_model_are_waited_for(found):
     assert found["loader: on the device"] == {"error": 0.0}
+
+
+def test_several_schemes_are_waited_for_once(found):
+    row = found["loader: several schemes"]
+    assert row.get("error", 1.0) < 1e-5, row
+    assert row["waits"] == 1, row
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -65,3 +65,17 @@ def test_scores_by_the_formula(monkeypatch, function, make):
     found = score_pool(model.float(), [x], progress=False)
     assert called
     torch.testing.assert_close(found.double(), exact.double(), rtol=1e-5, atol=0)
+
+
+class OnDevice(torch.Tensor):
+    """As far as it says."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_formula_is_for_gpus(monkeypatch, on_device):
+    monkeypatch.setattr(norms, "rms_norm_formula", lambda *args: "the formula")
+    x = torch.randn(3, 4)
+    found = norms.rms_norm(x.as_subclass(OnDevice) if on_device else x, (4,))
+    assert isinstance(found, str) == on_device
