@@ -119,7 +119,8 @@ TESTS = {
     "_operations/pooling": "operations/test_max_pool operations",
     "_operations/rules": "any_model/test_embeddings engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",
-    "_operations/norms": "any_model/test_norm_layers operations/test_layers operations/test_rms_norm",
+    "_operations/norms": "any_model/test_norm_layers operations/test_layers "
+    "operations/test_rms_norm",
     "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
     "operations/test_layers",
     "_operations/linear": "operations/test_layers operations/test_linear "
