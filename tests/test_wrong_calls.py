@@ -1,7 +1,9 @@
 """Calls that are wrong, in Python: each is told by its argument, layer or file, with what to do."""
 
+import ast
 import re
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+import fastgradnorm
 from fastgradnorm import GradNormScorer, acquire, score_pool, select
 
 MODEL = nn.Sequential(nn.Linear(4, 3)).eval()
@@ -174,3 +177,28 @@ def test_files_that_cannot_be_written_are_told_by_their_own_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="`folder` must be a folder"):
         chosen.report(tmp_path / "file")
+
+
+def _worded(call):
+    """The argument that the message of a raised error begins with, if it says what that must be."""
+    first = call.args[0] if call.args else None
+    text = first.values[0] if isinstance(first, ast.JoinedStr) else first
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        found = re.match(r"`(\w+)` must ", text.value)
+        return found and found[1]
+    return None
+
+
+def test_errors_about_an_argument_name_it():
+    """What a caller, or the command line, goes by is the error's `argument`, never its text."""
+    root = Path(fastgradnorm.__file__).parent
+    hosts = {"cli", "demo", "page", "integrations"}
+    for path in root.rglob("*.py"):
+        if hosts & {*path.relative_to(root).parts}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                kind = ast.unparse(node.exc.func)
+                named = _worded(node.exc)
+                where = f"{path.relative_to(root)}:{node.lineno} `{named}`"
+                assert named is None or kind not in ("ValueError", "TypeError"), where

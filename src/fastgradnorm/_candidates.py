@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastgradnorm._errors import ArgumentError
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._pool import is_dataset
 from fastgradnorm._validate import Words, check_integer, fail, fail_type
 
@@ -59,13 +59,17 @@ def labelled_indices(labelled: Any) -> Tensor | None:
     first = next(iter(labelled), None)
     if isinstance(first, _NO_BATCH) and not isinstance(labelled, Mapping):
         advice = f" {_MASK}" if isinstance(first, (bool, np.bool_)) else ""
-        raise TypeError(f"`labelled` must be {_WHAT}. Got {first!r} at place 0.{advice}")
+        raise ArgumentTypeError(
+            f"`labelled` must be {_WHAT}. Got {first!r} at place 0.{advice}", "labelled"
+        )
     if first is not None and not _is_index(first):
         return None
     items = list(labelled)
     for place, item in enumerate(items):
         if not _is_index(item):
-            raise TypeError(f"`labelled` must be {_WHAT}. Got {item!r} at place {place}.")
+            raise ArgumentTypeError(
+                f"`labelled` must be {_WHAT}. Got {item!r} at place {place}.", "labelled"
+            )
     numbers = [operator.index(i) for i in items]
     far = next((i for i in numbers if abs(i) > _MOST), None)
     if far is not None:
@@ -178,7 +182,7 @@ def check_groups(groups: Any, max_per_group: Any) -> int | None:
     if (groups is None) != (max_per_group is None):
         one = "max_per_group" if groups is None else "groups"
         other = "groups" if groups is None else "max_per_group"
-        raise ValueError(f"`{other}` must be given with `{one}`. Got None.")
+        raise ArgumentError(f"`{other}` must be given with `{one}`. Got None.", other)
     if max_per_group is None:
         return None
     return check_integer("max_per_group", max_per_group, at_least=1)

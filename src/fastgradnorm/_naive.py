@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._engine import make_plan, plain_scores
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._keywords import scores_pool
 from fastgradnorm._model import READING, Batch, Reader, Subject
 from fastgradnorm._options import Options
@@ -68,7 +69,7 @@ def naive_score_pool(model: nn.Module, loader: Iterable[Any], options: Options) 
                         found[scheme].append(score)
             reader.settle()
     if not names.seen:
-        raise ValueError("`loader` must yield at least one sample. Got none.")
+        raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")
     placement.judge(pool.size, None if draws is None else draws.lost)
     return options.pick({scheme: torch.cat(values).cpu() for scheme, values in found.items()})
 

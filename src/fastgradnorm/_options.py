@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm import _validate
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._schemes import (
     LABELLED_SCHEMES,
     SCHEMES,
@@ -218,10 +219,11 @@ class Options:
     def refuse_subset(self, function: str) -> None:
         """For functions whose result cannot tell which samples it is of."""
         if self.subset is not None:
-            raise ValueError(
+            raise ArgumentError(
                 f"`subset` must be None for `{function}`, whose result has no place for the chosen "
                 f"indices. Got {self.subset!r}. Use `GradNormScorer(model, subset=...)"
-                ".score(loader)`."
+                ".score(loader)`.",
+                "subset",
             )
 
     @property

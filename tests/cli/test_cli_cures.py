@@ -35,7 +35,7 @@ def test_a_file_of_python_names_its_module(run, arrays):
 
 def test_inputs_by_name_are_told(run, arrays):
     ran = run("score", "their_model:make", "two.npz")
-    assert ran.code == 1
+    assert ran.code == 2
     assert "Inputs: x, y, by these names; choose with --key." in ran.err
     assert run("score", "their_model:make", "two.npz", "--key", "x").code == 0
 

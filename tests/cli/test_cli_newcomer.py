@@ -100,7 +100,7 @@ def table(path, rows):
 def test_columns_that_are_read_are_told(run, wrong):
     table("t.csv", [(i, i / 7, i % 3, i % 2) for i in range(9)])
     ran = run("acquire", "their_model:of_columns", "t.csv", "2", "--ids", "id")
-    assert ran.code == 1  # the label is no input
+    assert ran.code == 2  # the label is no input
     assert "Inputs: the columns a, b, label, in this order; choose with --key." in ran.err
     chosen = ("--key", "a", "--key", "b")
     ran = run("acquire", "their_model:of_columns", "t.csv", "2", "--ids", "id", *chosen)

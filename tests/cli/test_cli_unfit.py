@@ -47,6 +47,14 @@ def test_a_model_whose_code_fails_or_ends_the_process(scripts, run, command, mak
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("command", ["acquire", "score", "explain"])
+def test_samples_that_the_model_does_not_take(scripts, run, command):
+    ran = run(command, "their_model:of_columns", "pool", *(["2"] if command == "acquire" else []))
+    assert ran.code == 2
+    assert "`MODEL` must run on one sample of `POOL`" in ran.err
+    assert "This layer takes [..., 2]" in ran.err
+
+
 def test_a_model_as_it_stands_in_the_file(scripts, run):
     ran = run("acquire", "their_model:model", "pool", "2")
     assert (ran.code, len(ran.out.split())) == (0, 2)

@@ -18,6 +18,7 @@ from fastgradnorm._directions.dots import Dots, directed
 from fastgradnorm._directions.means import mean
 from fastgradnorm._directions.metric import metric_of
 from fastgradnorm._engine import Engine
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, make_engine, start
@@ -129,9 +130,10 @@ def _over_checkpoints(
         order = indices if total is None else order
         alike = total is None or (len(found) == len(total) and _same(order, indices))
         if not alike:
-            raise ValueError(
+            raise ArgumentError(
                 "`loader` must give the samples in one order for all `checkpoints`. Got another "
-                "one: turn shuffling off, or give its sampler a generator that starts anew."
+                "one: turn shuffling off, or give its sampler a generator that starts anew.",
+                "loader",
             )
         total = weight * found if total is None else total + weight * found
     assert total is not None
@@ -214,7 +216,7 @@ def _dots(
                 parts.append(torch.stack([*part.scored.scores.values()], 1))
     placement.judge(run.pool.size, run.lost)
     if not parts:
-        raise ValueError("`loader` must yield at least one sample. Got none.")
+        raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")
     found = torch.cat(parts)
     bad = (~found.isfinite().all(1)).nonzero()[:, 0].tolist()
     if bad:

@@ -13,7 +13,7 @@ from torch.func import vjp
 
 from fastgradnorm._directions.pulled import Pulled
 from fastgradnorm._engine import Outcome, Passes, PlainPass, Plan
-from fastgradnorm._errors import NonFiniteScoreError, VerificationError
+from fastgradnorm._errors import ArgumentError, NonFiniteScoreError, VerificationError
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
 from fastgradnorm._operations import in_double, numbers
 from fastgradnorm._options import Options
@@ -39,7 +39,7 @@ def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[s
         for part in Run(engine, make_pool(loader, None, options.seed)).parts():
             count += len(part)
     if count == 0:
-        raise ValueError("`loader` must yield at least one sample. Got none.")
+        raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")
     dtype = torch.float64 if engine.subject.dtype == torch.float64 else torch.float32
     made = {name: (total / count).cpu() for name, total in sums.totals.items()}
     made = {n: v.to(dtype.to_complex() if v.is_complex() else dtype) for n, v in made.items()}

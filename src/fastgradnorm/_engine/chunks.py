@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from fastgradnorm._engine.plan import Plan
-from fastgradnorm._errors import SlowPathWarning
+from fastgradnorm._errors import ArgumentError, SlowPathWarning
 from fastgradnorm._model import Batch
 from fastgradnorm._process import allowed_bytes, in_words, is_out_of_memory
 
@@ -101,11 +101,12 @@ class Chunks:
         cotangents = self.cotangents(plan, count) if count else 0
         least = plan.bytes(1, min(1, cotangents), count)
         if self._asked and least > self.limits.bytes:
-            raise ValueError(
+            raise ArgumentError(
                 f"`max_memory` must be at least {in_words(least)} ({least} bytes) for one sample "
                 f"of this model. Got {in_words(self.limits.bytes)} ({self.limits.bytes} bytes). "
                 "Raise it, shorten the inputs, use `autocast` or a model of a smaller dtype, or "
-                "count fewer parameters with `params`."
+                "count fewer parameters with `params`.",
+                "max_memory",
             )
         size = _most(samples, self.limits.bytes, lambda n: plan.bytes(n, cotangents, count))
         if count:

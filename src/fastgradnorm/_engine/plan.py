@@ -215,22 +215,21 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             # `torch.func` forbids hooks: a model that takes derivatives by it runs without. Plain
             # autograd wants all parameters to have gradients, as they have from now on.
             return _record(subject, batch, measured=False)
-        if subject.in_loss:
-            if isinstance(error, LossError):
-                raise
-            raise ValueError(
-                "`loss` must run on what the model returns for one sample, and that sample's part "
-                f"of the batch. It failed: {type(error).__name__}: {error}"
-            ) from error
         if isinstance(error, LossError):
-            raise  # of a model that is given labels
+            raise  # of a loss, or of a model that is given labels
+        if subject.in_loss:
+            raise ArgumentError(
+                "`loss` must run on what the model returns for one sample, and that sample's part "
+                f"of the batch. It failed: {type(error).__name__}: {error}",
+                "loss",
+            ) from error
         given, failed = ", ".join(map(type_name, inputs)), view.get_submodule(recorder.layer)
         told = (
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "
             f"on {given}: {type(error).__name__}: {error} {batch.withheld}".rstrip()
         )
         found = cure(subject, batch, failed, lambda others: subject.run_both(view, batch, others))
-        raise ValueError(f"{told.rstrip('.')}.{found}" if found else told) from error
+        raise ArgumentError(f"{told.rstrip('.')}.{found}" if found else told, "model") from error
     for name in leaves:
         if changed[name]():
             raise UnsupportedModelError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentTypeError
 from fastgradnorm._operations import (
     attention,
     control_flow,
@@ -117,7 +118,7 @@ def register_rule(
     """
     for name, value in (("func", func), ("rule", rule)):
         if not callable(value):
-            raise TypeError(f"`{name}` must be callable. Got {type(value).__name__}.")
+            raise ArgumentTypeError(f"`{name}` must be callable. Got {type(value).__name__}.", name)
     TABLE[func] = replace(
         known(func),
         names=tuple(names),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from fastgradnorm._errors import ArgumentError
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._pool.loaders import can_be_indexed
 from fastgradnorm._validate import type_name
 
@@ -87,12 +87,13 @@ class _Inputs:
             told = first
             if isinstance(first, Mapping):
                 told = {key: type_name(value) for key, value in first.items()}
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"`{self._name}` must be a dataset whose inputs are tensors of one shape. Got "
                 f"{told if isinstance(told, dict) else type_name(told)}: "
                 f"{str(error).rstrip('.')}. Give the dataset a transform "
                 "that makes tensors, or pass a DataLoader with a `collate_fn`, such as "
-                "DataCollatorWithPadding(tokenizer) for texts."
+                "DataCollatorWithPadding(tokenizer) for texts.",
+                self._name,
             ) from error
 
     def _input(self, sample: Any) -> Any:
@@ -104,9 +105,10 @@ class _Inputs:
         if self._accepted is not None:
             kept = {k: v for k, v in kept.items() if k in self._accepted}
         if not kept:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"`{self._name}` must be a dataset whose mappings have something that the model "
-                f"takes. Got the keys {', '.join(map(repr, sample))}. {_what_is_given(sample)}"
+                f"takes. Got the keys {', '.join(map(repr, sample))}. {_what_is_given(sample)}",
+                self._name,
             )
         return kept
 

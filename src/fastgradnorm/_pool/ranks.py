@@ -48,9 +48,10 @@ class Ranks:
         """
         there = dist.is_available() and dist.is_initialized()
         if wanted and not there:
-            raise ValueError(
+            raise ArgumentError(
                 "`distributed` must be False or None where torch.distributed is not initialised. "
-                "Got True. Start with torchrun and call torch.distributed.init_process_group."
+                "Got True. Start with torchrun and call torch.distributed.init_process_group.",
+                "distributed",
             )
         if wanted is False or not there or (wanted is None and dist.get_world_size() == 1):
             return None
@@ -149,11 +150,12 @@ class Ranks:
                 if parameters[0].get(name) != parameters[rank].get(name)
             ]
             if differing or buffers[0].keys() != buffers[rank].keys():
-                raise ValueError(
+                raise ArgumentError(
                     f"`model` must be the same on every rank. Got another one on rank {rank}: "
                     f"{', '.join(differing[:3]) or 'its buffers'} differ from rank 0's. "
                     "Load the same weights, or wrap it in DistributedDataParallel, which sends "
-                    "those of rank 0."
+                    "those of rank 0.",
+                    "model",
                 )
             if orders[0] != orders[rank] or firsts[0] != firsts[rank]:
                 what = "order" if orders[0] != orders[rank] else "first sample"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from fastgradnorm._engine import Engine
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.ledger import Part
@@ -73,10 +74,11 @@ class SharedRun:
         self._start = time.perf_counter()
         self.pool = make_pool(whole_pool(loader), options.subset, options.seed)
         if self.pool.sieve is not None:
-            raise ValueError(
+            raise ArgumentError(
                 "`subset` must be None where ranks share a pool that can only be read from its "
                 f"beginning. Got {options.subset}. Pass a DataLoader over a dataset with a length "
-                "and indices."
+                "and indices.",
+                "subset",
             )
 
     @property

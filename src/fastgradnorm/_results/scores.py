@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._results import export
 from fastgradnorm._selection import Strategy, select
 from fastgradnorm._validate import fail_type
@@ -165,10 +166,12 @@ class PoolScores:
         """The rows of `to_records` as a `pandas.DataFrame`, indexed by `id`.
 
         Raises:
-            ModuleNotFoundError: Without pandas.
+            ModuleNotFoundError: Without pandas: `pip install pandas`.
         """
-        import pandas
-
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("`to_pandas` needs pandas: `pip install pandas`.") from error
         return pandas.DataFrame(self.to_records(ids, low_first, columns)).set_index("id")
 
     def to_csv(
@@ -236,9 +239,10 @@ class PoolScores:
             ValueError: If it is not one that `save` wrote whole.
         """
         if Path(path).suffix in (".csv", ".jsonl", ".parquet"):
-            raise ValueError(
+            raise ArgumentError(
                 f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}, a table for "
-                "other programs, without the provenance. Save what is to be loaded as .npz."
+                "other programs, without the provenance. Save what is to be loaded as .npz.",
+                "path",
             )
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -250,9 +254,10 @@ class PoolScores:
         except FileNotFoundError:
             raise
         except Exception as error_:
-            raise ValueError(
+            raise ArgumentError(
                 f"`path` must be a file that PoolScores.save wrote. Got {str(path)!r}: "
-                f"{type(error_).__name__}: {str(error_).partition('. If you trust')[0]}"
+                f"{type(error_).__name__}: {str(error_).partition('. If you trust')[0]}",
+                "path",
             ) from error_
         provenance.pop("format", None)
         return cls(

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastgradnorm._errors import ArgumentError
+from fastgradnorm._errors import ArgumentError, ArgumentTypeError
 from fastgradnorm._selection.table import TABLE, Entry
 
 # What "auto" stands for.
@@ -54,7 +54,9 @@ def named(name: str) -> Named:
         ValueError: If there is none; the message has the closest names.
     """
     if not isinstance(name, str):
-        raise TypeError(f"`strategy` must be a name. Got {type(name).__name__}.")
+        raise ArgumentTypeError(
+            f"`strategy` must be a name. Got {type(name).__name__}.", "strategy"
+        )
     if name == "auto":
         return Named(name, AUTO)
     if name in TABLE:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastgradnorm._directions import metric_of
 from fastgradnorm._engine import Engine
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._keywords import make_options
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, Run, SharedRun, make_engine, start
@@ -160,7 +161,7 @@ def gradient_sketch(
             parts += [part.scored] if len(part) else []
     placement.judge(run.pool.size, run.lost)
     if not parts:
-        raise ValueError("`loader` must yield at least one sample. Got none.")
+        raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")
     groups = _groups(run)
     sketches = torch.cat([part.scores[COLUMN] for part in parts])
     found: Any = _by_group(sketches, groups, dim)
@@ -240,7 +241,7 @@ def store_sketches(
         folder.write(run, placement)
     samples = placement.judge(run.pool.size, run.lost)
     if not folder.count:
-        raise ValueError("`loader` must yield at least one sample. Got none.")
+        raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")
     told = {"dim": dim, "scheme": scheme, "norms": norms, "samples": samples}
     folder.finish(run, told, placement.indices(), _groups(run))
     store = SketchStore(path)

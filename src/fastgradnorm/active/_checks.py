@@ -2,30 +2,35 @@
 
 from collections.abc import Sequence
 
+from fastgradnorm import ArgumentError, ArgumentTypeError
+
 
 def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
     """Raises unless `value` is an integer within its bounds."""
     wanted = f"an integer >= {least}" + ("" if most is None else f" and <= {most}, the pool's size")
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be {wanted}. Got {type(value).__name__}.")
+        raise ArgumentTypeError(f"`{name}` must be {wanted}. Got {type(value).__name__}.", name)
     if value < least or (most is not None and value > most):
-        raise ValueError(f"`{name}` must be {wanted}. Got {value}.")
+        raise ArgumentError(f"`{name}` must be {wanted}. Got {value}.", name)
 
 
 def checked_subset(value: object, size: int, budget: int) -> int:
     """The items that a number of them or a share of the pool stands for; at least the budget."""
     if isinstance(value, float):
         if not 0 < value <= 1:
-            raise ValueError(f"`subset` must be a share in (0, 1], or an integer. Got {value}.")
+            raise ArgumentError(
+                f"`subset` must be a share in (0, 1], or an integer. Got {value}.", "subset"
+            )
         count = round(value * size)
     else:
         check_count("subset", value)
         assert isinstance(value, int)
         count = value
     if count < budget:
-        raise ValueError(
+        raise ArgumentError(
             f"`subset` must be at least the {budget} items of `budget`. Got {value!r}, which is "
-            f"{count} of {size}."
+            f"{count} of {size}.",
+            "subset",
         )
     return count
 
@@ -34,8 +39,9 @@ def checked_indices(name: str, value: Sequence[int], size: int) -> list[int]:
     """The indices as a list; raises unless they are different items of the pool."""
     found = [int(i) for i in value]
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= size:
-        raise ValueError(
+        raise ArgumentError(
             f"`{name}` must be different indices in [0, {size}), at least one. Got "
-            f"{len(found)} with {len(set(found))} different ones."
+            f"{len(found)} with {len(set(found))} different ones.",
+            name,
         )
     return found

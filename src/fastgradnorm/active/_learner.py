@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
 import fastgradnorm
+from fastgradnorm import ArgumentError, ArgumentTypeError
 from fastgradnorm.active._checks import check_count, checked_indices, checked_subset
 from fastgradnorm.active._context import Context
 from fastgradnorm.active._randomness import (
@@ -100,9 +101,10 @@ class ActiveLearner:
         progress: bool | None = None,
     ) -> None:
         if not isinstance(task, Task):
-            raise TypeError(
+            raise ArgumentTypeError(
                 "`task` must have name, pool, make_model, train and evaluate. Got "
-                f"{type(task).__name__}."
+                f"{type(task).__name__}.",
+                "task",
             )
         self.task = task
         self.strategy = strategy_named(strategy) if isinstance(strategy, str) else strategy
@@ -237,14 +239,16 @@ class ActiveLearner:
         seconds["score"] = context.seconds["score"]
         seconds["select"] -= seconds["score"]
         if len(chosen) != budget or len(chosen.unique()) != budget:
-            raise ValueError(
+            raise ArgumentError(
                 f"`strategy` must choose {budget} different items. {self.strategy.name!r} chose "
-                f"{len(chosen.unique())} different ones of {len(chosen)}."
+                f"{len(chosen.unique())} different ones of {len(chosen)}.",
+                "strategy",
             )
         if not bool(torch.isin(chosen, candidates).all()):
-            raise ValueError(
+            raise ArgumentError(
                 f"`strategy` must choose among `context.indices`. {self.strategy.name!r} chose "
-                "others."
+                "others.",
+                "strategy",
             )
         return [int(i) for i in chosen]
 

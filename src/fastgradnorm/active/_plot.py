@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgradnorm import ArgumentError
 from fastgradnorm.active._records import Run
 
 
@@ -37,7 +38,7 @@ def plot(
     """
     tasks = sorted({run.task for run in runs})
     if len(tasks) != 1:
-        raise ValueError(f"`runs` must be of one task. Got runs of {tasks or 'none'}.")
+        raise ArgumentError(f"`runs` must be of one task. Got runs of {tasks or 'none'}.", "runs")
     name = metric or runs[0].metrics[0]
     if ax is None:
         from matplotlib.figure import Figure

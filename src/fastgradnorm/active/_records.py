@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastgradnorm import ArgumentError
+
 Record = Mapping[str, Any]
 
 
@@ -101,9 +103,10 @@ def load_runs(*paths: str | Path) -> list[Run]:
             except json.JSONDecodeError:  # cut off, or the empty one at the end
                 continue
             if not isinstance(record, dict) or not {"settings", "cycle", "chosen"} <= {*record}:
-                raise ValueError(
+                raise ArgumentError(
                     f"`paths` must be files that `ActiveLearner` wrote. Line {number + 1} of "
-                    f"{str(path)!r} has no settings, cycle and chosen indices."
+                    f"{str(path)!r} has no settings, cycle and chosen indices.",
+                    "paths",
                 )
             settings = record.pop("settings")
             key = json.dumps(settings, sort_keys=True)

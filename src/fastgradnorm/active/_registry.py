@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgradnorm import SCHEMES
+from fastgradnorm import SCHEMES, ArgumentError
 from fastgradnorm._selection import TABLE, names
 from fastgradnorm.active import _strategies as s
 from fastgradnorm.active._context import Context
@@ -99,7 +99,8 @@ def strategy(name: str) -> s.Strategy[Any]:
     if name in names():
         return s.Acquired(name)
     near = difflib.get_close_matches(str(name), _STRATEGIES, n=3) or list(_STRATEGIES)[:7]
-    raise ValueError(
+    raise ArgumentError(
         f"`name` must be one of `fastgradnorm.active.strategies()`. Got {name!r}. "
-        f"Close to it: {', '.join(near)}."
+        f"Close to it: {', '.join(near)}.",
+        "name",
     )

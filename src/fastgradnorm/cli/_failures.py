@@ -77,7 +77,7 @@ def plain_failures(*, debug: bool = False) -> Iterator[None]:
         message = first_cause(str(error))
         if isinstance(error, BadInputError):
             fail(message, 2)
-        fail(spoken(message), 1)
+        fail(spoken(message), 2 if isinstance(error, (ArgumentError, ArgumentTypeError)) else 1)
     except OSError as error:
         if debug:
             raise

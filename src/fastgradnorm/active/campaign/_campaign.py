@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fastgradnorm import ArgumentError, acquire
+from fastgradnorm import ArgumentError, ArgumentTypeError, acquire
 from fastgradnorm.active.campaign._journal import Event, Journal
 from fastgradnorm.active.campaign._samples import (
     batch_number,
@@ -76,9 +76,10 @@ class Campaign:
         if pool is None:
             pool, key = (), ()
         if is_table(pool) or not (hasattr(pool, "__getitem__") and hasattr(pool, "__len__")):
-            raise TypeError(
+            raise ArgumentTypeError(
                 "`pool` must be a dataset with a length and indices. Got "
-                f"{type(pool).__name__}. Samples go by their keys, one an index."
+                f"{type(pool).__name__}. Samples go by their keys, one an index.",
+                "pool",
             )
         self.pool, self.keys = pool, keys_of(key, len(pool))
         self._places = {name: i for i, name in enumerate(self.keys)}
@@ -109,9 +110,10 @@ class Campaign:
             ValueError: If fewer than `k` are left, there is no pool, and as told at `acquire`.
         """
         if "labelled" in options:
-            raise TypeError(
+            raise ArgumentTypeError(
                 "`labelled` must be left out for `ask`: a campaign knows what is labelled. Leave "
-                "what had labels before it out of its `pool`."
+                "what had labels before it out of its `pool`.",
+                "labelled",
             )
         if not self.keys:
             raise ArgumentError(
@@ -147,9 +149,10 @@ class Campaign:
         number = batch_number(batch)
         if not isinstance(answers, Mapping):
             how = " Pass `answers.to_dict()`." if hasattr(answers, "to_dict") else ""
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"`answers` must be labels by key. Got {type(answers).__name__}. "
-                f"Skipped ones are None.{how}"
+                f"Skipped ones are None.{how}",
+                "answers",
             )
         given = keyed(answers)
         taken: dict[str, Any] = {}

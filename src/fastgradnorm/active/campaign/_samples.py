@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from fastgradnorm import ArgumentError, Selection
+from fastgradnorm import ArgumentError, ArgumentTypeError, Selection
 
 _WATCHED = 1000  # samples whose predictions are kept from round to round
 
@@ -21,9 +21,10 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
     if callable(key):
         found = tuple(key_text(key(i)) for i in range(size))
     elif isinstance(key, (str, bytes)) or not isinstance(key, Sequence | Mapping):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`key` must be a sequence with one key a sample, or a function of its index. Got "
-            f"{type(key).__name__}."
+            f"{type(key).__name__}.",
+            "key",
         )
     else:
         if len(key) != size:
@@ -128,7 +129,8 @@ def label_of(key: Any, label: Any) -> Any:
         pass
     nan = isinstance(plain, float) and math.isnan(plain)
     told = "NaN" if nan else type(label).__name__
-    raise TypeError(
+    raise ArgumentTypeError(
         f"`answers` must have labels that JSON can hold. Got {told} for {key!r}. What people "
-        "would not label is None."
+        "would not label is None.",
+        "answers",
     )
