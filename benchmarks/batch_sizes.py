@@ -4,6 +4,7 @@ Seconds are those of the processor, so that other jobs of the machine do not cou
 sizes take turns in one process. `latency=0` is each batch by itself, as it is read.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.cases import CASES, SMALL, TINY, Case, pieces, size
@@ -23,7 +25,7 @@ from fastgradnorm import GradNormScorer
 SIZES = (1, 16, 64)
 # Samples of a pool, by model and way: seconds of work each.
 POOLS = {"small": (256, 512, 1024), "resnet18": (64, 64, 64), "bert": (64, 64, 64)}
-ROUNDS, ROWS, TEXTS = 2, 200_000, 64
+ROUNDS, ROWS, TEXTS = 2, 1_000_000, 64
 _ALONE = 4  # samples of a pool that is scored one by one, as it is read
 
 
@@ -46,10 +48,13 @@ def main(folder: Path | None, *, tiny: bool = False) -> int:
     table = _tables(640 if tiny else ROWS)
     for row in table:
         print(f"MLP of rows, {row['way']}: {row['us']:.1f} us a row, loader {row['loader_us']:.1f}")
+    fixed = _fixed(3 if tiny else 200)
+    each = ", ".join(f"{name} {ms:.2f} ms" for name, ms in fixed.items())
+    print(f"MLP, 64 rows again and again: {each}")
     texts = _texts(4 if tiny else TEXTS)
     print(f"texts of 8 to 512 tokens: {texts['speedup']:.2f} times as fast, {texts['gap']:.1g} off")
     if folder is not None:
-        found = {"rows": rows, "tables": table, "texts": texts}
+        found = {"rows": rows, "tables": table, "fixed_ms": fixed, "texts": texts}
         store("batch_sizes", {"provenance": provenance(), **found}, folder)
     return 0
 
@@ -126,11 +131,40 @@ def _texts(count: int) -> dict[str, Any]:
     }
 
 
-def _tables(rows: int) -> list[dict[str, Any]]:
-    """A three-layer network on rows of 30 numbers, through a loader of 64."""
+def _mlp() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Linear(30, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 5)]
-    model, data = nn.Sequential(*layers).eval(), torch.randn(rows, 30)
+    return nn.Sequential(*layers).eval()
+
+
+def _fixed(times: int) -> dict[str, float]:
+    """Milliseconds of 64 rows by one scorer, and of a training step on them, medians in turn."""
+    model, batch, labels = _mlp(), torch.randn(64, 30), torch.randint(5, (64,))
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.0)
+
+    def step() -> None:
+        F.cross_entropy(twin(batch), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    runs: dict[str, Callable[[], Any]] = {"step": step}
+    for way, options in OURS.items():
+        scorer = GradNormScorer(model, progress=False, verify=False, **options)
+        runs[way] = lambda scorer=scorer: scorer.score_batch(batch)  # type: ignore[misc]
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(times + 5):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn >= 5:  # warm by then
+                found[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def _tables(rows: int) -> list[dict[str, Any]]:
+    """A three-layer network on rows of 30 numbers, through a loader of 64."""
+    model, data = _mlp(), torch.randn(rows, 30)
     found = []
     for way, options in OURS.items():
         scorer = GradNormScorer(model, progress=False, verify=False, **options)
