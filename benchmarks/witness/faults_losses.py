@@ -4,7 +4,9 @@ from benchmarks.witness.fault import Fault
 
 _LOSSES, _LABELLED, _GROUPS = "_schemes/losses.py", "_schemes/labelled.py", "_schemes/groups.py"
 _FORMS, _LABELS = "_operations/losses.py", "_model/labels.py"
+_TARGETS, _BEYOND, _SEEN = "_schemes/targets.py", "_model/beyond.py", "_witness/labels.py"
 _DIRECTED, _DOTS = "_engine/directed.py", "_directions/dots.py"
+_SHARED = "the check finds labels, and gives them to a loss, in the same way"
 
 FAULTS = [
     Fault(
@@ -55,6 +57,37 @@ FAULTS = [
         "without = {k: v for k, v in inputs.items() if k not in _KEYS and k != target}",
         "without = {k: v for k, v in inputs.items() if k not in _KEYS}",
         "a model is given its labels once more, by the name that the batch has them under",
+    ),
+    Fault(
+        _TARGETS,
+        "dropped guard",
+        "moved = logits.movedim(class_dim, 1)",
+        "moved = logits",
+        "a loss of PyTorch reads positions for classes where there are as many",
+        unseen=_SHARED,
+    ),
+    Fault(
+        _TARGETS,
+        "swapped",
+        "if isinstance(raw, (tuple, list)) and len(raw) == 2:",
+        "if isinstance(raw, (tuple, list)) and len(raw) > 1:",
+        "the mask of three things is taken for the labels",
+        unseen=_SHARED,
+    ),
+    Fault(
+        _BEYOND,
+        "wrong factor",
+        "return source.shape[min(1, source.dim() - 1)]",
+        "return max(source.shape)",
+        "a label out of range is told to be beyond a map's longest side, or not told at all",
+        unseen="it is about what is refused",
+    ),
+    Fault(
+        _SEEN,
+        "dropped guard",
+        "return [*_sums(batch.target, class_dim), *_inputs(batch.target, batch)]",
+        "return [*_inputs(batch.target, batch)]",
+        "several labels a sample are scored as one, and nothing is said",
     ),
     Fault(
         "_engine/linear_taps.py",

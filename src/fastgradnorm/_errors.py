@@ -46,8 +46,11 @@ class ArgumentTypeError(_OfArgument, TypeError):
     """
 
 
-class LossError(ValueError):
+class LossError(ArgumentError):
     """A loss, or the labels that it is given, cannot be used; raised within a model's run."""
+
+    def __init__(self, message: str, argument: str = "loss") -> None:
+        super().__init__(message, argument)
 
 
 class NoSingleHeadError(ValueError):

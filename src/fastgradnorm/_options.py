@@ -74,8 +74,8 @@ class Options:
             `(logits, target)`; or a function `(output, batch) -> scalar` of what the model returns
             for one sample and that sample's part of the batch, labels and all. Of dense outputs
             named losses are the mean over what is no padding and has no label -100.
-        target: Where the labels are in a batch: a key, a position, or a function of the batch. By
-            default the second of two things, or a mapping's `labels` or `label`.
+        target: Where the labels are in a batch: a key, a name, a position, or a function of the
+            batch. By default the key or field `labels` or `label`, or the second of two things.
         group_by: Also gives squared norms by `"parameter"`, by `"module"`, or by a function of
             parameters' names: `PoolScores.by_group`.
         likelihood: `"categorical"`: softmax over the classes. `"bernoulli"`: each logit is a label

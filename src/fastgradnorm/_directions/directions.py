@@ -37,6 +37,7 @@ from fastgradnorm._validate import (
 Direction = Mapping[str, Tensor]
 Directions = Direction | Sequence[Direction]
 DotScheme = Literal["loss", "entropy", "predicted"]
+_OF_A_GROUP = "Products with a direction that names a group's parameters alone are the group's."
 Checkpoint = tuple[Mapping[str, Tensor] | str | Path, float]
 
 
@@ -180,8 +181,10 @@ def checked_dots(function: str, scheme: DotScheme, options: Mapping[str, Any]) -
         function, {"scheme": "entropy", **options} if scheme != "loss" else options
     )
     chosen.refuse_subset(function)
-    if chosen.reduction != "global" or chosen.group_by is not None:
-        raise fail("reduction", "'global', without `group_by`, for products", chosen.reduction)
+    if chosen.reduction != "global":
+        raise fail("reduction", "'global' for products", chosen.reduction)
+    if chosen.group_by is not None:
+        raise fail("group_by", f"None for `{function}`", chosen.group_by, _OF_A_GROUP)
     if chosen.params == "last_layer":
         raise fail("params", "'all' or a function for products", "last_layer")
     if chosen.likelihood == "gaussian" and scheme != "loss":

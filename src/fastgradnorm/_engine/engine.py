@@ -216,6 +216,7 @@ class Engine:
 
     def _loop(self, batch: Batch, error: Exception | None) -> Scored:
         """Sample by sample."""
+        in_loss = error is not None and self.subject.in_loss
         samples = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
         found = [
             self.outcome.alone(self.subject, one, error, partial(self._run, one)) for one in samples
@@ -232,6 +233,8 @@ class Engine:
                         f"on the module's output, which is fast. PyTorch says: {self.loop_reason}"
                     )
             if self.outcome.slow is not None:
-                message = f"{self.outcome.slow} {self.loop_reason}"
+                slow = self.outcome.slow
+                who = slow.replace("This model", "`loss`", 1) if in_loss else slow
+                message = f"{who} {self.loop_reason}"
                 warnings.warn(message, SlowPathWarning, stacklevel=2)
         return Scored.join(found)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgradnorm._errors import NOT_THE_MODELS, LossError
-from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable
+from fastgradnorm._errors import NOT_THE_MODELS
+from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable, loss_failed
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._schemes import (
@@ -41,10 +41,7 @@ class PlainPass:
         except (IndexError, RuntimeError) as error:
             if not subject.in_loss or isinstance(error, NOT_THE_MODELS):
                 raise
-            raise LossError(
-                "`loss` must run on what the model returns for one sample, and that sample's part "
-                f"of the batch. It failed: {type(error).__name__}: {error}"
-            ) from error
+            raise loss_failed(subject.options, error) from error
         check_repeatable(subject, sample)
 
     def gradients(self, cotangent: Tensor) -> list[Tensor | None]:

@@ -22,7 +22,6 @@ from fastgradnorm._engine.proportion import has_own, in_proportion
 from fastgradnorm._errors import (
     ArgumentError,
     CoverageError,
-    LossError,
     NoSingleHeadError,
     UnsupportedModelError,
 )
@@ -39,6 +38,7 @@ from fastgradnorm._model import (
     check_repeatable,
     check_unmixed,
     extract,
+    loss_failed,
 )
 from fastgradnorm._process import is_out_of_memory
 from fastgradnorm._validate import type_name
@@ -205,7 +205,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         with saved.noted() if measured else contextlib.nullcontext(), recorder:
             logits, output = subject.run_both(view, batch, inputs)
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{_layer(view, recorder)}: {error}") from error
+        who = "`loss`" if subject.in_loss else _layer(view, recorder)
+        raise UnsupportedModelError(f"{who}: {error}") from error
     except (CoverageError, ArgumentError):
         raise
     except Exception as error:
@@ -215,14 +216,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
             # `torch.func` forbids hooks: a model that takes derivatives by it runs without. Plain
             # autograd wants all parameters to have gradients, as they have from now on.
             return _record(subject, batch, measured=False)
-        if isinstance(error, LossError):
-            raise  # of a loss, or of a model that is given labels
         if subject.in_loss:
-            raise ArgumentError(
-                "`loss` must run on what the model returns for one sample, and that sample's part "
-                f"of the batch. It failed: {type(error).__name__}: {error}",
-                "loss",
-            ) from error
+            raise loss_failed(subject.options, error) from error
         given, failed = ", ".join(map(type_name, inputs)), view.get_submodule(recorder.layer)
         told = (
             f"`model` must run on one sample of the loader. It failed in {_layer(view, recorder)} "

@@ -11,6 +11,7 @@ from fastgradnorm._model.handed import constant
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.numbers_of import parts
 from fastgradnorm._model.origin import Origins, behind
+from fastgradnorm._model.own_loss import loss_failed
 from fastgradnorm._model.passage import Passage, Settings
 from fastgradnorm._model.record import Recorder, Use
 from fastgradnorm._model.returned import extract
@@ -56,6 +57,7 @@ __all__ = [
     "check_unmixed",
     "constant",
     "extract",
+    "loss_failed",
     "meaning_of_loss",
     "parts",
     "same",

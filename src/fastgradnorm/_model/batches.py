@@ -195,7 +195,8 @@ class Reader:
         """
         plainly = self._forward is None
         raw = with_tensors(raw, self._wide) if plainly else raw
-        inputs, call, rest = plain(raw) if self._forward is None else (raw, self._forward, ())
+        key = None if self._labels is None else self._labels.target
+        inputs, call, rest = plain(raw, key) if self._forward is None else (raw, self._forward, ())
         found = opened(inputs)
         size = batch_size(found.named, raw, drawn)
         if size is None:
@@ -238,7 +239,7 @@ class Reader:
         labels, forward, usable = self._labels, self._forward, self._usable
 
         def remade(model: nn.Module, item: Any) -> Any:
-            given, called, _ = plain(item) if forward is None else (item, forward, ())
+            given, called, _ = plain(item, key) if forward is None else (item, forward, ())
             return called(model, given)
 
         target, whole = read_labels(raw, size, found, labels, remade)

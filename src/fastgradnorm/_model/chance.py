@@ -45,9 +45,12 @@ def check_repeatable(subject: Subject, sample: Batch, logits: Tensor | None = No
     step = torch.finfo(runs[0].dtype).eps * _ROUNDING if drew else noise
     if any(_differ(runs[0], other, step) for other in runs[1:]):
         if drew:
+            who, when = _drawing_layer(subject, sample), "draws random numbers in eval mode"
+            if who is None and subject.options.by_output:
+                who, when = "`loss`", "draws random numbers"
             raise UnsupportedModelError(
-                f"{_drawing_layer(subject, sample)} draws random numbers in eval mode, so that a "
-                "sample has no score of its own. Turn that off before scoring."
+                f"{who or '`model`'} {when}, so that a sample has no score of its own. Turn that "
+                "off before scoring."
             )
         raise UnsupportedModelError(
             "`model` must give a sample the same logits each time. Got others when it was run "
@@ -69,8 +72,8 @@ def _differ(a: Tensor, b: Tensor, step: float) -> bool:
     return not torch.allclose(a, b, rtol=0.0, atol=slack, equal_nan=True)
 
 
-def _drawing_layer(subject: Subject, sample: Batch) -> str:
-    """The first module whose own forward pass moves a generator."""
+def _drawing_layer(subject: Subject, sample: Batch) -> str | None:
+    """The first module whose own forward pass moves a generator; None: it is outside of them."""
     view, stand_ins = subject.view({})
     found: list[str] = []
     begun = []
@@ -88,4 +91,4 @@ def _drawing_layer(subject: Subject, sample: Batch) -> str:
         module.register_forward_hook(leave)
     with subject.graph(), Swapping(stand_ins):
         subject.run(view, sample, [leaf.clone() for leaf in sample.leaves])
-    return found[0] if found else "`model`"
+    return found[0] if found else None

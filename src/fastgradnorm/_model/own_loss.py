@@ -1,20 +1,24 @@
 """The loss of one sample, of what the model returns for it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from fastgradnorm_kernels.functorch import is_transforming
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from fastgradnorm._errors import LossError
+from fastgradnorm._model.beyond import has_classes_last, out_of_range
 from fastgradnorm._model.labels import Item
 from fastgradnorm._operations import tensors_in
 from fastgradnorm._options import Options
-from fastgradnorm._schemes import find_target, takes_logits
+from fastgradnorm._schemes import (
+    find_target,
+    reads_classes,
+    takes_logits,
+    with_classes_first,
+)
 from fastgradnorm._validate import fail, type_name
 
 _DECLARED = "problem_type"
@@ -62,7 +66,10 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
         if loss == "model":
             return _of_model(output)
         if takes_logits(loss):
-            return loss(logits(output), find_target(item.content, options.target))
+            z, label = logits(output), find_target(item.content, options.target)
+            if reads_classes(loss):
+                z, label = with_classes_first(z, label, options.class_dim)
+            return loss(z, label)
         return loss(output, item.content)
 
     try:
@@ -72,19 +79,26 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
         if is_transforming():  # several samples at once; it is judged of each alone
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         label = find_target(item.content, options.target) if takes_logits(loss) else None
+        last = reads_classes(loss) and has_classes_last(logits(output), label, options.class_dim)
+        if last and label is not None:
+            raise LossError(
+                "`class_dim` must say where the classes are. Got "
+                f"{options.class_dim}, and labels {list(label.shape)} for outputs "
+                f"{list(logits(output).shape)}, whose last dimension they have one of each for. "
+                f"Pass `class_dim=-1`. {type(error).__name__}: {error}",
+                "class_dim",
+            ) from error
         if label is not None and _wants_classes(loss, logits(output), label):
             raise LossError(
                 "`target` must be whole numbers of classes for this loss. Got numbers with a "
                 "fraction. Use `labels.long()`, or loss='mse' for values. "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                "target",
             ) from error
-        beyond = _beyond(call)
+        beyond = out_of_range(call, error)
         if beyond is None:
             raise
-        raise LossError(
-            f"`loss` must be given labels within the model's classes. Got {beyond[0]}, which is "
-            f"out of range for {beyond[1]}: {type(error).__name__}: {error}"
-        ) from error
+        raise beyond from error
     if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
         got = type_name(found)
         raise LossError(
@@ -92,6 +106,20 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
             f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
         )
     return found.reshape(1)
+
+
+def loss_failed(options: Options, error: Exception) -> LossError:
+    """What to raise where a loss fails by itself."""
+    if takes_logits(options.loss):
+        called = "(logits, target)`. What needs more, or other things, goes into a function `("
+    else:
+        called = "loss(output, batch)`, whose labels are such as `batch[1]`: a function of logits "
+        called += "and labels goes into one of `("
+    return LossError(
+        "`loss` must run on what the model returns for one sample, and that sample's part of the "
+        f"batch. It failed: {type(error).__name__}: {str(error).rstrip('.')}. It is called as "
+        f"`{called}output, batch)`."
+    )
 
 
 def _wants_classes(loss: Callable[..., Any], logits: Any, label: Any) -> bool:
@@ -103,43 +131,6 @@ def _wants_classes(loss: Callable[..., Any], logits: Any, label: Any) -> bool:
     except Exception:  # of the caller's: then that is not why it failed
         return False
     return True
-
-
-class _Failing(TorchFunctionMode):
-    """Keeps the arguments of the call that fails."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.args: list[Any] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except Exception:
-            self.args = self.args or pytree.tree_leaves((args, kwargs))
-            raise
-
-
-def _beyond(call: Callable[[], Any]) -> tuple[int, int] | None:
-    """A label for which there is no class in what a failing call reads, and how many it has."""
-    with _Failing() as failing, suppress(Exception):
-        call()
-    tensors = [arg for arg in failing.args if isinstance(arg, Tensor)]
-    labels = [arg for arg in failing.args if type(arg) is int]
-    read = [t for t in tensors if t.is_floating_point()]
-    counts = [size for t in read for size in t.shape] or labels
-    whole = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    given = [int(value) for t in tensors if t.dtype in whole for value in t.flatten().unique()]
-    most = max(counts, default=0)
-    least = 0 if given else -most  # a number alone may be a place from the end
-    wrong = [value for value in given or labels if value >= most or value < least]
-    return (wrong[-1], most) if most and wrong else None
 
 
 def _of_model(output: Any) -> Any:
@@ -159,6 +150,24 @@ def _of_model(output: Any) -> Any:
             f"It returned {type_name(output)}. It must return `loss` when it is given `labels`.",
         )
     return found
+
+
+def output_of(model: nn.Module, options: Options, item: Item) -> Any:
+    """What a model returns for a sample whose loss is wanted.
+
+    Raises:
+        ValueError: If it is given a label that it has no class for.
+    """
+    try:
+        with undeclared(model):
+            return item.call(model)
+    except (IndexError, RuntimeError) as error:
+        if options.loss != "model" or is_transforming():
+            raise
+        beyond = out_of_range(lambda: item.call(model), error, of_losses=True)
+        if beyond is None:
+            raise
+        raise beyond from error
 
 
 @contextmanager

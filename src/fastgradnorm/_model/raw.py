@@ -1,6 +1,8 @@
 """How a model is given what a loader yields, and what of that it is not given."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,15 @@ from fastgradnorm._validate import fail_type
 _LABELS = ("labels", "label")
 
 
-def plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:
-    """The inputs of a tensor, sequence or mapping, how the model takes them, and what is left."""
+def plain(
+    raw: Any, target: object = None
+) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]]:
+    """The inputs of a tensor, sequence or mapping, how the model takes them, and what is left.
+
+    Args:
+        raw: What a loader yields.
+        target: The key of a mapping's labels, by which a model need not take them.
+    """
     if isinstance(raw, (tuple, list)) and raw:
         if not isinstance(raw[0], (Tensor, Mapping)):
             raise refusal(raw, True)
@@ -38,10 +47,23 @@ def plain(raw: Any) -> tuple[Any, Callable[[nn.Module, Any], Any], Sequence[Any]
                     value,
                     "Tokenise and collate in the loader, or pass `forward=`.",
                 )
-        return inputs, lambda model, given: model(**given), ()
+        return inputs, partial(_by_keywords, target), ()
     if isinstance(raw, Tensor):
         return raw, lambda model, given: model(given), ()
     raise refusal(raw, True)
+
+
+def _by_keywords(target: object, model: nn.Module, given: Mapping[str, Any]) -> Any:
+    """A model's call on a mapping, without labels that it has no argument for."""
+    if target in given and len(given) > 1 and not _takes(model, str(target)):
+        given = {key: value for key, value in given.items() if key != target}
+    return model(**given)
+
+
+def _takes(model: nn.Module, name: str) -> bool:
+    """Whether a model has an argument of that name, or takes any."""
+    found = inspect.signature(model.forward).parameters
+    return name in found or any(p.kind is p.VAR_KEYWORD for p in found.values())
 
 
 def with_tensors(raw: Any, wide: bool) -> Any:

@@ -15,7 +15,7 @@ from fastgradnorm._model.buffers import Buffers, check_plain
 from fastgradnorm._model.declared import Declared, declared
 from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
-from fastgradnorm._model.own_loss import sample_loss, undeclared
+from fastgradnorm._model.own_loss import output_of, sample_loss
 from fastgradnorm._model.returned import extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns
@@ -195,8 +195,7 @@ class Subject:
             return extract(output), output
         assert batch.labelled is not None
         item = batch.labelled(leaves)
-        with undeclared(model):
-            output = item.call(model)
+        output = output_of(model, self.options, item)
         self.in_loss = True
         loss = sample_loss(self.options, extract, output, item)
         self.in_loss = False

@@ -8,14 +8,9 @@ from fastgradnorm._schemes.labelled import labelled_pull_backs, loss_size
 from fastgradnorm._schemes.losses import (
     LABELLED_SCHEMES,
     LabelledScheme,
-    Labels,
     LossName,
-    Target,
-    check_target,
     error_norm,
-    find_target,
     settled,
-    takes_logits,
 )
 from fastgradnorm._schemes.objective import Objective, make_objective, total_norms, uniform_numbers
 from fastgradnorm._schemes.posterior import Posterior, class_cotangents, posterior, unit_sized
@@ -23,6 +18,15 @@ from fastgradnorm._schemes.predictions import predictions
 from fastgradnorm._schemes.pull_backs import PullBacks
 from fastgradnorm._schemes.scored import Scored
 from fastgradnorm._schemes.table import SCHEMES, SKETCHED, TABLE, Scheme, SketchScheme
+from fastgradnorm._schemes.targets import (
+    Labels,
+    Target,
+    check_target,
+    find_target,
+    reads_classes,
+    takes_logits,
+    with_classes_first,
+)
 
 __all__ = [
     "LABELLED_SCHEMES",
@@ -55,9 +59,11 @@ __all__ = [
     "make_objective",
     "posterior",
     "predictions",
+    "reads_classes",
     "settled",
     "takes_logits",
     "total_norms",
     "uniform_numbers",
     "unit_sized",
+    "with_classes_first",
 ]

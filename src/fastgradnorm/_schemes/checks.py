@@ -16,6 +16,10 @@ class Asked(Protocol):
     @property
     def own_loss(self) -> bool: ...
     @property
+    def by_output(self) -> bool: ...
+    @property
+    def mask(self) -> Any: ...
+    @property
     def target(self) -> Any: ...
     @property
     def group_by(self) -> Any: ...
@@ -37,6 +41,10 @@ def check_loss(options: Asked) -> None:
     elif loss is not None and not callable(loss):
         wanted = "a name, a loss of torch.nn, or a function (output, batch) -> scalar"
         raise _validate.fail_type("loss", wanted, loss)
+    elif isinstance(loss, type):
+        given = _validate.Words(f"the class {loss.__name__}")
+        told = f"Make one: `{loss.__name__}()`."
+        raise _validate.fail("loss", "a loss that can be called with outputs", given, told)
     if "loss" in schemes and loss is None:
         raise _validate.fail("loss", "given for scheme='loss'", None, "Use 'cross_entropy'.")
     if loss is not None and "loss" not in schemes:
@@ -51,6 +59,10 @@ def check_loss(options: Asked) -> None:
         advice = "Divide within the loss, or use loss='cross_entropy'."
         wanted = "1 for a loss that is given the model's outputs as they are"
         raise _validate.fail("temperature", wanted, options.temperature, advice)
+    if options.by_output and options.mask is not None:
+        advice = "Leave positions out within the loss, or use loss='cross_entropy'."
+        wanted = "None for a loss that is given the model's outputs as they are"
+        raise _validate.fail("mask", wanted, options.mask, advice)
     if options.likelihood == "gaussian" and ("el2n" in schemes or loss == "cross_entropy"):
         raise _validate.fail("likelihood", "'auto' for labels of classes", "gaussian")
     if options.group_by is not None:

@@ -1,4 +1,4 @@
-r"""Losses that need a label: where it stands in a batch, and cotangents at the logits.
+r"""Losses that need a label: how it fits the logits, and cotangents at these.
 
 With `u_j`, `om` and `r` of `posterior`, nothing cancels for a label that the model is certain of:
 for class indices the cotangent is `p - e_y`, for probabilities `q` with `Q = Σ q` it is
@@ -6,22 +6,19 @@ for class indices the cotangent is `p - e_y`, for probabilities `q` with `Q = Σ
 `2 (z - t)` over their number.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from fastgradnorm_kernels.squares import sum_of_squares
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from fastgradnorm._errors import ArgumentError, LossError
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._schemes.posterior import label_cotangents, posterior
-from fastgradnorm._validate import fail, fail_type
+from fastgradnorm._validate import fail
 
 LossName = Literal["cross_entropy", "mse", "model"]
 LabelledScheme = Literal["loss", "el2n"]
-Target = str | int | Callable[[Any], Any]
 
 LOSSES: tuple[LossName, ...] = ("cross_entropy", "mse", "model")
 # What needs a label, with its formula.
@@ -30,100 +27,6 @@ LABELLED_SCHEMES: dict[LabelledScheme, str] = {
     "el2n": "the distance of the class probabilities from the label, ‖p - e_y‖",
 }
 _IGNORED = -100
-_KEYS = ("labels", "label")
-
-
-class Labels(NamedTuple):
-    """How batches are read for their labels.
-
-    Attributes:
-        target: Where they are.
-        named: Whether labels are taken out of a batch.
-        whole: Whether a loss is given all that is in the batch.
-        given: Whether the model is given the labels.
-        found: Whether a loss that is given the whole batch takes labels at `target`.
-    """
-
-    target: Target | None
-    named: bool
-    whole: bool
-    given: bool
-    found: bool
-
-
-def takes_logits(loss: Any) -> bool:
-    """Whether it is called as `(logits, target)`, as PyTorch's losses are."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return isinstance(loss, nn.Module) or getattr(loss, "__module__", None) == F.__name__
-
-
-def find_target(raw: Any, target: Target | None) -> Any:
-    """What of an item of a loader the label is.
-
-    Args:
-        raw: The item.
-        target: A key or a position, or a function of the item; None: the second of two, or `labels`
-            or `label` of a mapping.
-
-    Raises:
-        ValueError: If there is none, or more than one.
-    """
-    if callable(target):
-        return target(raw)
-    if target is not None:
-        try:
-            return raw[target]
-        except (KeyError, IndexError, TypeError) as error:
-            raise LossError(
-                f"`target` must be a key or position of the batch. Got {target!r}; the batch "
-                f"is {_described(raw)}. Pass a function of the batch for other places."
-            ) from error
-    if isinstance(raw, (tuple, list)) and len(raw) == 2:
-        return raw[1]
-    if isinstance(raw, Mapping):
-        found = [key for key in _KEYS if key in raw]
-        if len(found) == 1:
-            return raw[found[0]]
-        if found:
-            raise LossError(
-                "`target` must say which are the labels. Got none for a batch with both "
-                "'labels' and 'label'. Pass `target='labels'`, or the other."
-            )
-    raise LossError(
-        f"`target` must say where the labels are. Got none for a batch that is {_described(raw)}: "
-        "only of two things the second, and of a mapping 'labels' or 'label', is taken for them. "
-        "Pass a key or position, or a function of the batch."
-    )
-
-
-def _described(raw: Any) -> str:
-    if isinstance(raw, Mapping):
-        return f"a mapping of {', '.join(map(repr, raw))}"
-    if isinstance(raw, (tuple, list)):
-        return f"a {type(raw).__name__} of {len(raw)}"
-    return f"a {type(raw).__name__} alone"
-
-
-def check_target(found: Any, size: int) -> Tensor:
-    """Labels `[N, ...]` of a batch of so many samples.
-
-    Raises:
-        TypeError: If they are no tensor.
-        ValueError: If there is not one entry a sample.
-    """
-    if not isinstance(found, Tensor):
-        names = isinstance(found, (list, tuple)) and any(isinstance(each, str) for each in found)
-        advice = "Give each class a number." if names else "Collate them in the loader."
-        raise fail_type("target", "labels that are a tensor [N, ...]", found, advice)
-    if found.dim() == 0 or len(found) != size:
-        raise fail(
-            "target",
-            f"labels with one entry for each of {size} samples",
-            found,
-            "Pass `target=`, the key or position of the labels in the batch, if it is elsewhere.",
-        )
-    return found
 
 
 def settled(
@@ -169,7 +72,7 @@ def settled(
 
 def _indices(target: Tensor, positions: Sequence[int], classes: int) -> Tensor:
     found = target.long()
-    if not positions and found.dim() == 2 and found.shape[1] == 1:
+    if list(found.shape[1:]) == [1, *positions]:  # the class dimension of a map that has one entry
         found = found[:, 0]
     if list(found.shape[1:]) != list(positions):
         rows = found.dim() == len(positions) + 2 and classes in found.shape[1:]

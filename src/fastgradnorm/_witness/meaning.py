@@ -15,6 +15,7 @@ from fastgradnorm._witness.dimensions import class_dimension
 from fastgradnorm._witness.findings import Finding, Findings
 from fastgradnorm._witness.graph import last_operations
 from fastgradnorm._witness.inputs import FirstNorm
+from fastgradnorm._witness.labels import labels_found
 from fastgradnorm._witness.numbers import probabilities
 from fastgradnorm._witness.outputs import parameters_left_out, which_output
 from fastgradnorm._witness.probe import Seen, probe
@@ -97,6 +98,7 @@ class Meaning:
             *declaration(subject, logits.shape[-1]),
             *class_dimension(seen.logits, seen.samples, plan, options.class_dim),
             *probabilities(logits, last_operations(seen.scored), likelihood),
+            *(labels_found(batch, options.class_dim) if likelihood == "categorical" else []),
             *parameters_left_out(seen, subject, bool(other)),
             *([] if norm.finding is None else [norm.finding]),
         ]
