@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from fastgradnorm import (
     SlowPathWarning,
-    UnsupportedModelError,
     gradient_sketch,
     mean_gradient,
     score_pool,
 )
-from tests.support import oracle
+from tests.support import oracle, sketched
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
 
@@ -66,6 +65,37 @@ def of_some(m, x):
     return m.head(hidden.tanh())
 
 
+def of_others(m, x):
+    hidden = m.body(x)
+    if x.sum() < 0 and torch.is_grad_enabled():  # where nobody asks whether it has a gradient
+        hidden.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    return m.head(hidden.tanh())
+
+
+def of_some_nodes(m, x):
+    hidden = m.body(x)
+    if x.sum() < 0 and hidden.grad_fn is not None:
+        hidden.grad_fn.register_prehook(lambda g: (g[0].clamp(-0.01, 0.01),))
+    return m.head(hidden.tanh())
+
+
+def of_modules_for_some(m, x):
+    hidden, handle = m.body(x), None
+    if x.sum() < 0:
+        handle = m.tanh.register_full_backward_hook(lambda _, g, out: (3 * g[0],))
+    logits = m.head(m.tanh(hidden))
+    if handle is not None:
+        handle.remove()
+    return logits
+
+
+def of_a_made_weight(m, x):
+    weight = 2 * m.head.weight
+    if x.sum() < 0 and weight.requires_grad:
+        weight.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    return F.linear(m.body(x).tanh(), weight, m.head.bias)
+
+
 CLIPPED = {
     "function": lambda m, x: m.head(Clip.apply(m.body(x)).tanh()),
     "hook": hooked(lambda g: g.clamp(-0.01, 0.01)),
@@ -74,7 +104,12 @@ CLIPPED = {
     "at the logits": hooked(lambda g: g.clamp(-0.01, 0.01), "head"),
     "hook of a node": by_node,
     "of some samples": of_some,
+    "of others": of_others,
+    "nodes of some": of_some_nodes,
+    "modules, for some": of_modules_for_some,
+    "a made weight, for some": of_a_made_weight,
 }
+OF_SOME = [*CLIPPED][-5:]  # in the owner's own call they are other ones in a batch
 IN_PROPORTION = {
     "reversed": lambda m, x: m.head(Reverse.apply(m.body(x)).tanh()),
     "hook": hooked(lambda g: 0.5 * g),
@@ -85,7 +120,7 @@ IN_PROPORTION = {
 
 def made(forward, classes=3):
     torch.manual_seed(0)
-    return Custom(forward, body=linear(4, 5), head=linear(5, classes))
+    return Custom(forward, body=linear(4, 5), tanh=nn.Tanh(), head=linear(5, classes))
 
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
@@ -96,7 +131,7 @@ X = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
 def test_clipped_ones_are_pulled_back_as_they_are(way, params):
     model = made(CLIPPED[way])
     table = oracle.norms(model, oracle.ones(X))
-    verify = way != "of some samples"  # which are other ones in a batch
+    verify = way not in OF_SOME
     options = {"scheme": ["expected", "entropy"], "params": params, "verify": verify}
     kept = (lambda name: name.startswith("head")) if params == "last_layer" else (lambda name: True)
     with warnings.catch_warnings():
@@ -142,15 +177,22 @@ def test_hooks_of_modules():
     assert_close_relative(found, oracle.scores(model, oracle.ones(X)), 1e-5)
 
 
-def test_sketches_refuse_them():
-    with pytest.raises(UnsupportedModelError, match="in proportion"):
-        gradient_sketch(made(CLIPPED["function"]), [X], dim=16, progress=False)
-
-
 LABELS = torch.tensor([0, 2, 1, 0])
-# Whether a hook is there must not depend on the sample: what gradients of means see of it does not.
-ALL = {way: forward for way, forward in CLIPPED.items() if way != "of some samples"}
-ALL |= {f"in proportion, {way}": forward for way, forward in IN_PROPORTION.items()}
+ALL = CLIPPED | {f"in proportion, {way}": forward for way, forward in IN_PROPORTION.items()}
+
+
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+@pytest.mark.parametrize("way", ALL)
+def test_sketches_are_of_what_is_made_of_them(way, params):
+    model, verify = made(ALL[way]), way not in OF_SOME
+    names = ["head.weight", "head.bias"] if params == "last_layer" else None
+    exact, sizes = sketched.expected(model, (X, LABELS), 16, 3, names)
+    options = {"verify": verify, "params": params, "norms": True, "loss": "cross_entropy"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        found, norms = gradient_sketch(model, [(X, LABELS)], 16, seed=3, progress=False, **options)
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
+    assert_close_relative(norms, sizes, 1e-5)
 
 
 def assert_mean_is_exact(model, **options):

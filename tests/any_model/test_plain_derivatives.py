@@ -7,12 +7,10 @@ from torch.func import jacfwd, jvp, linearize, vmap
 
 from fastgradnorm import (
     SlowPathWarning,
-    UnsupportedModelError,
-    gradient_sketch,
     naive_score_pool,
     score_pool,
 )
-from tests.support import oracle
+from tests.support import oracle, sketched
 from tests.support.asserts import assert_close_relative, assert_exact
 from tests.support.cases import Custom, linear
 
@@ -111,10 +109,12 @@ def test_of_the_last_layer_and_of_some_parameters():
         assert_close_relative(found, exact, 1e-5)
 
 
-def test_sketches_refuse_them_by_name():
-    model, x = make(PLAIN["by a parameter"]), torch.randn(4, 4)
-    with pytest.raises(UnsupportedModelError, match="takes derivatives by plain autograd"):
-        gradient_sketch(model, [x], dim=64, progress=False)
+def test_sketches_are_made_one_by_one():
+    model, batch = make(PLAIN["by a parameter"]), (torch.randn(4, 4), torch.arange(4) % 3)
+    with pytest.warns(SlowPathWarning, match="takes derivatives by plain autograd"):
+        found = sketched.found(model, [batch], 16, 1)
+    exact, _ = sketched.expected(model, batch, 16, 1)
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import torch
 from fastgradnorm_kernels.functorch import current_level
 from torch import nn
 
-import fastgradnorm
 from fastgradnorm import (
     KernelError,
     Rule,
@@ -151,8 +150,11 @@ def test_errors_of_the_model_lead_to_the_loop(where, error):
     with pytest.warns(SlowPathWarning, match="one by one"):
         actual = score_pool(model, [X], progress=False)
     torch.testing.assert_close(actual, naive_score_pool(model, [X]), rtol=1e-5, atol=0)
-    with pytest.raises(fastgradnorm.UnsupportedModelError, match="must run under"):
-        gradient_sketch(model, [X], 4, progress=False)
+    with pytest.warns(SlowPathWarning, match="sketched one by one"):
+        sketches = gradient_sketch(model, [X], 4, progress=False)
+    plain = MLP()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(sketches, gradient_sketch(plain, [X], 4, progress=False))
 
 
 def test_other_errors_of_the_model_are_its_own():

@@ -134,7 +134,7 @@ class Dots:
             parts = subject, batch, passage, leaves, self._directions, cotangent
             return sample_dots(*parts, self._scales if cosine else None)
 
-        found: Tensor = passes.run(f"dots {id(plan)}", one, batch, valid, target)
+        found: Tensor = passes.run(f"dots {id(plan)}", one, batch, valid, target, plan=plan)
         return found
 
     def alone(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from fastgradnorm_kernels.functorch import in_memory
 from torch import Tensor, nn
 from torch.func import vjp
 
@@ -63,6 +64,25 @@ def _check_finite(means: Mapping[str, Tensor], options: Options) -> None:
         raise NonFiniteScoreError(f"{told} {advice}", [], means)
 
 
+class Outside(Watch):
+    """For a graph that is made outside of `vmap`, whose tensors do not tell that they are in it.
+
+    A model may put a hook on the gradient of what requires one, which is to be noted.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs)
+        if found is False and getattr(func, "__self__", None) is Tensor.requires_grad:
+            return torch.is_grad_enabled() and in_memory(args[0]).requires_grad
+        return found
+
+
 class Sums:
     """An outcome of passes that adds up gradients, and gives the samples nothing but a one.
 
@@ -115,14 +135,19 @@ class Sums:
 
         target, valid = pulled.target(batch, plan.logits_shape), batch.valid(plan.logits_shape)
         if subject.hooks:
-            return self._sum_by_sample(passes, batch, valid, target)
+            return self._sum_by_sample(passes, plan, batch, valid, target)
         with torch.enable_grad():
-            values_of = passes.run(None, one, batch, valid, target)
+            values_of = passes.run(None, one, batch, valid, target, plan=plan)
             with subject.responsible():
                 return _pulled_back(values_of.sum(), list(parameters.values()))
 
     def _sum_by_sample(
-        self, passes: Passes, batch: Batch, valid: Tensor | None, target: Tensor | None
+        self,
+        passes: Passes,
+        plan: Plan,
+        batch: Batch,
+        valid: Tensor | None,
+        target: Tensor | None,
     ) -> list[Tensor | None]:
         """For a model with hooks on gradients.
 
@@ -151,7 +176,7 @@ class Sums:
         for start in range(0, len(batch), step):
             part = slice(start, start + step)
             labels = [None if each is None else each[part] for each in (valid, target)]
-            found = passes.run(None, one, batch.take(part), *labels)
+            found = passes.run(None, one, batch.take(part), *labels, plan=plan)
             total = [a + g.sum(0) for a, g in zip(total, found, strict=True)]
         return [*total]
 
@@ -165,7 +190,7 @@ class Sums:
     ) -> Tensor:
         """Of one sample, under `vmap`."""
         view, stand_ins = subject.view(parameters)
-        with Watch(Pieces({}), stand_ins, passage, leaves):
+        with Outside(Pieces({}), stand_ins, passage, leaves):
             return subject.tempered(view, batch, [leaf[None].clone() for leaf in leaves])
 
     def alone(

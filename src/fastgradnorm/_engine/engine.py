@@ -188,6 +188,8 @@ class Engine:
             return self._run(batch)
         except DivergentControlFlowError:
             return self._split(batch)
+        except ClippedGradientError as clipped:
+            return self._loop(batch, clipped)
         except _OF_TRANSFORMS as again:
             if is_out_of_memory(again) or isinstance(again, NOT_THE_MODELS):
                 raise
@@ -219,7 +221,8 @@ class Engine:
         in_loss = error is not None and self.subject.in_loss
         samples = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
         found = [
-            self.outcome.alone(self.subject, one, error, partial(self._run, one)) for one in samples
+            self.outcome.alone(self.subject, one, error, partial(self._split, one))
+            for one in samples
         ]
         if self.loop_reason is None:
             self.loop_reason = "each sample takes a branch of its own"

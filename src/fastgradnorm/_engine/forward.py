@@ -94,6 +94,8 @@ class Forwards(Watch):
             raise NotForwardError(
                 f"`{name}` has another derivative forwards where numbers are equal"
             )
+        if name == "register_hook":
+            raise NotForwardError("the model puts a hook on a gradient")
         if name == "__get__" and _moves(args[0]):
             attribute = getattr(getattr(func, "__self__", None), "__name__", "")
             if attribute == "requires_grad":

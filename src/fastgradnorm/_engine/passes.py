@@ -85,6 +85,7 @@ class Passes:
         per_sample: Callable[..., Any],
         batch: Batch,
         *args: Tensor | None,
+        plan: Plan | None = None,
     ) -> Any:
         """`per_sample(passage, leaves, *args)` for each sample of a batch, under vmap.
 
@@ -94,9 +95,11 @@ class Passes:
             per_sample: The pass of one sample; it returns a tree of tensors.
             batch: The samples.
             args: More tensors `[N, ...]`, or None.
+            plan: How the model is expected to be used, if gradients are taken.
 
         Raises:
             UnsupportedModelError: If the model draws random numbers that matter.
+            PlanChangedError: If it puts hooks on gradients and did not when it was planned.
         """
         count = len(args)
 
@@ -104,7 +107,10 @@ class Passes:
             self._latest = passage = Passage(self.settings, branches)
 
             def one(*tensors: Any) -> Any:
-                return per_sample(passage, tensors[count:], *tensors[:count])
+                found = per_sample(passage, tensors[count:], *tensors[:count])
+                if plan is not None and passage.hooked and not plan.hooked:
+                    raise PlanChangedError  # what hooks do, and whether they clip, is not known yet
+                return found
 
             in_dims = tuple(None if tensor is None else 0 for tensor in tensors)
             with keeping(self._kept):

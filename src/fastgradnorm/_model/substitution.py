@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._model.standins import StandIns
-from fastgradnorm._operations import CONTROL_FLOW, FORMS, tensors_in
+from fastgradnorm._operations import ASKED, CONTROL_FLOW, FORMS, tensors_in
 
 _MISREAD = frozenset({F.batch_norm, F.instance_norm})
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
@@ -49,6 +49,8 @@ class Unharmed(TorchFunctionMode):
         if func in CONTROL_FLOW:  # traced, they drop the gradients of what a branch closes over
             with self:
                 return CONTROL_FLOW[func](*args, **kwargs)
+        if func in ASKED:
+            return ASKED[func](*args, **kwargs)
         if func in FORMS:
             found = FORMS[func](*args, **kwargs)
             if found is not None:

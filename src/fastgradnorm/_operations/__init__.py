@@ -6,6 +6,7 @@ from fastgradnorm._operations.control_flow import CONTROL_FLOW
 from fastgradnorm._operations.losses import FORMS
 from fastgradnorm._operations.numbered import COPIED
 from fastgradnorm._operations.numbers import count, in_double, is_finite, model_in_double, numbers
+from fastgradnorm._operations.others import ASKED
 from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -18,6 +19,7 @@ from fastgradnorm._operations.table import register_rule
 from fastgradnorm._operations.tensor_sketch import ParameterMap, choose_form, inverse, scratch
 
 __all__ = [
+    "ASKED",
     "CONTROL_FLOW",
     "COPIED",
     "FORMS",

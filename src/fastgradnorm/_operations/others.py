@@ -3,6 +3,7 @@
 Each takes the arguments of the operation it stands for and gives the same values.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastgradnorm_kernels.functorch import in_memory
 from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from fastgradnorm._operations.operation import Operation
 
@@ -71,8 +73,28 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor | None:
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
+def hook_if_any(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """`Tensor.register_hook`; of what has no gradient, as in passes without a graph, nothing."""
+    if tensor.requires_grad:
+        return tensor.register_hook(*args, **kwargs)
+    return RemovableHandle(OrderedDict())
+
+
+def kept_if_any(tensor: Tensor) -> None:
+    """`Tensor.retain_grad`, likewise."""
+    if tensor.requires_grad:
+        tensor.retain_grad()
+
+
 def retain_grad(tensor: Tensor) -> None:
     """`Tensor.retain_grad`: nobody reads that gradient, and transforms refuse to keep it."""
+
+
+# What is asked of gradients to come, in plain passes.
+ASKED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.Tensor.register_hook: hook_if_any,
+    torch.Tensor.retain_grad: kept_if_any,
+}
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
@@ -80,6 +102,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     torch.prelu: Operation(opened=prelu),
     torch.cdist: Operation(opened=cdist),
     torch.Tensor.scatter_: Operation(opened=scatter_),
+    torch.Tensor.register_hook: Operation(form=hook_if_any),
     torch.Tensor.retain_grad: Operation(form=retain_grad),
     F.one_hot: Operation(opened=one_hot),
 }

@@ -135,7 +135,6 @@ def gradient_sketch(
 
     Raises:
         ValueError: As `score_pool`; also for a `reduction`.
-        UnsupportedModelError: Also for a model that cannot run under `torch.func.vmap`.
         VerificationError: If `verify` is on and a sketch is not that of autograd's gradient.
         NonFiniteScoreError: If a sketch has NaN or infinite entries, with `on_nonfinite="raise"`;
             it holds all sketches.

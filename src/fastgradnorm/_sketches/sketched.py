@@ -3,24 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._directions import Alone, Pulled, check_metric
+from fastgradnorm._directions import Pulled, check_metric
 from fastgradnorm._engine import (
     Maps,
     Outcome,
     Passes,
+    PlainPass,
     Plan,
+    make_plan,
     rescaled,
     sample_sketch,
     transient_elements,
     used_once,
 )
-from fastgradnorm._errors import UnsupportedModelError, VerificationError
+from fastgradnorm._errors import VerificationError
 from fastgradnorm._model import Batch, Passage, Subject
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
@@ -30,6 +31,10 @@ from fastgradnorm._witness import OwnModel, compared, movement, tolerance
 
 # Samples that are verified, and how much longer than a difference of gradients its sketch may be.
 _VERIFIED, _MARGIN = 2, 4
+_SLOW = (
+    "This model cannot run under vmap, so that samples are sketched one by one with plain "
+    "autograd: exact, and slow."
+)
 # Of the columns of a result.
 COLUMN, NORMS = "sketch", "norms"
 
@@ -70,7 +75,8 @@ class Sketches:
             self._scales = {name: scales[name].to(device, wide) for name in known}
         self.subject, self.options, self.dim, self.scheme = subject, options, dim, scheme
         self._made = Pulled(options, scheme)
-        self.pulled, self.slow = 0, cast(str | None, None)
+        self.pulled = 0
+        self.slow: str | None = None  # not where each sample has a pass of its own
         self._maps, self._verify = Maps(subject, dim, options.seed), bool(options.verify)
         by = options.group_by
         self.groups = None if by is None else Groups(by, subject.chosen)
@@ -104,30 +110,32 @@ class Sketches:
         def one(passage: Passage, leaves: Sequence[Tensor], *known: Tensor | None) -> Tensor:
             return self._one(plan, batch, passage, leaves, *known)
 
-        found = passes.run(f"sketch {id(plan)}", one, batch, valid, target)
+        found = passes.run(f"sketch {id(plan)}", one, batch, valid, target, plan=plan)
         if self._verify:
             self._verify = False
             compared(OwnModel(self.subject), partial(self._check, plan, batch, found))
-        if self._beside or not self.norms:
-            return Scored({COLUMN: found}, {})
-        size = self._count * self.dim
-        return Scored({COLUMN: found[:, :size], NORMS: found[:, size:]}, {})
+        return self._scored(found)
 
     def alone(
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
     ) -> Scored:
-        """One sample that takes a branch of its own, by a pass of its own.
-
-        Raises:
-            UnsupportedModelError: If the model cannot run under `vmap`.
-        """
+        """One sample that takes a branch of its own, by a pass of its own; else plain autograd."""
         if error is None:
             return run()
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        raise UnsupportedModelError(
-            "`model` must run under `torch.func.vmap` for sketches. Got "
-            f"{type(error).__name__}: {reason}. `score_pool` scores such models one by one."
-        ) from error
+        self.slow = _SLOW
+        last = self.options.params == "last_layer"
+        names = make_plan(subject, sample).tracked if last else list(subject.chosen)
+        check_metric(self._scales, names)
+        plain = PlainPass(subject, sample, names)
+        unit, scale = self._made.of_sample(plain.logits, sample)
+        if subject.clips:
+            unit, scale = unit * scale, torch.ones_like(scale)
+        like = torch.empty(0, dtype=accumulation_dtype(subject.dtype), device=scale.device)
+        sketches, sizes = self._exact(names, plain.gradients(unit), scale, like)
+        if not self.norms:
+            return self._scored(sketches[None])
+        norms = (sizes.sqrt() * float(scale)).to(sketches)
+        return self._scored(torch.cat([sketches, norms])[None])
 
     def check(self, plan: Plan, batch: Batch) -> None:
         """As in `Outcome`."""
@@ -179,7 +187,7 @@ class Sketches:
         for alone in self._made.alone(own, names, batch, _VERIFIED):
             i, scale = alone.number, float(alone.scale)
             width = self._count * self.dim
-            exact, sizes = self._exact(alone, names, found[i, :width])
+            exact, sizes = self._exact(names, alone.gradients, alone.scale, found)
             apart = (found[i, :width] - exact).view(self._count, self.dim)
             gaps = torch.linalg.vector_norm(apart, dim=1)
             if self.norms:
@@ -198,14 +206,27 @@ class Sketches:
                     "layer's definition."
                 )
 
-    def _exact(self, alone: Alone, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _scored(self, found: Tensor) -> Scored:
+        """From sketches `[N, G * dim]`, after which norms `[N, G]` may follow."""
+        if self._beside or not self.norms:
+            return Scored({COLUMN: found}, {})
+        size = self._count * self.dim
+        return Scored({COLUMN: found[:, :size], NORMS: found[:, size:]}, {})
+
+    def _exact(
+        self,
+        names: Sequence[str],
+        gradients: Sequence[Tensor | None],
+        scale: Tensor,
+        like: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """The sketches `[G * dim]`, and squared norms `[G]`, over the scale, of gradients."""
-        exact = torch.zeros_like(like).view(self._count, self.dim)
+        exact = like.new_zeros(self._count, self.dim)
         sizes = torch.zeros(self._count, dtype=torch.float64, device="cpu")
-        for name, g in zip(names, alone.gradients, strict=True):
+        for name, g in zip(names, gradients, strict=True):
             if g is not None:
                 g, place = g.detach().to_dense(), self._place(name)  # of a lookup they are sparse
                 g = g if self._scales is None else rescaled(g, self._scales[name])
                 exact[place] += self._maps.of(name).formed(g).to(exact.dtype)
                 sizes[place] += float(numbers(g).square().sum())
-        return exact.flatten() * alone.scale, sizes
+        return exact.flatten() * scale, sizes
