@@ -10,6 +10,7 @@ from benchmarks.witness import (
     faults_influence,
     faults_integrations,
     faults_kept,
+    faults_kinds,
     faults_lately,
     faults_losses,
     faults_model,
@@ -45,4 +46,5 @@ FAULTS: tuple[Fault, ...] = (
     *faults_kept.FAULTS,
     *faults_ways.FAULTS,
     *faults_lately.FAULTS,
+    *faults_kinds.FAULTS,
 )

@@ -25,14 +25,15 @@ TESTS = {
     "directions/test_dots directions",
     "_directions/metric": "directions/test_metric directions/test_dots",
     "_directions/means": "directions/test_means directions/test_options directions/test_dots "
-    "directions/test_layers",
+    "directions/test_layers any_model/test_clipped_gradients",
     "_explained": "test_explain_gradients",
     "_engine/explain_linear": "test_explain_gradients",
     "_sketches/dots": "test_sketch_dots",
     "_sketches/store": "test_sketch_store",
     "_sketches/writing": "test_sketch_store test_sketch_store_norms",
     "_sketches/sketched": "directions/test_options engine/test_sketched_norms test_sketch "
-    "engine/test_sketched test_sketch_store",
+    "engine/test_sketched engine/test_sketched_alone any_model/test_clipped_gradients "
+    "test_sketch_store",
     "_directions/directions": "directions/test_dots directions",
     "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
@@ -50,9 +51,9 @@ TESTS = {
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "
     "schemes/test_likelihoods",
     "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
-    "engine/test_known_reasons any_model/test_control_flow",
+    "engine/test_known_reasons any_model/test_control_flow any_model/test_clipped_gradients",
     "_engine/passes": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol "
-    "cuda/test_emulated_device",
+    "cuda/test_emulated_device any_model/test_clipped_gradients",
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
@@ -113,12 +114,17 @@ TESTS = {
     "_operations/numbered": "any_model/test_numbered_indices",
     "_operations/writing": "any_model/test_written_indices",
     "_operations/control_flow": "any_model/test_structured_control_flow",
-    "_operations/picking": "any_model/test_numbered_indices any_model/test_picking",
+    "_operations/picking": "any_model/test_numbered_indices any_model/test_picking "
+    "any_model/test_written_indices operations/test_counting",
+    "_operations/packed": "any_model/test_packed_sequences",
+    "_operations/counting": "operations/test_counting",
+    "_operations/spectra": "operations/test_spectra",
+    "_operations/sparse": "any_model/test_sparse_buffers",
     "_operations/placing": "operations/test_unbatched",
     "_operations/unbatched": "operations/test_unbatched",
     "_operations/unbatched_losses": "operations/test_unbatched operations/test_unbatched_losses",
     "_operations/others": "operations/test_arguments operations/test_layers "
-    "any_model/test_raw_parameters any_model/test_norm_layers",
+    "any_model/test_raw_parameters any_model/test_norm_layers any_model/test_clipped_gradients",
     "_operations/pooling": "operations/test_max_pool operations",
     "_operations/rules": "any_model/test_embeddings engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",

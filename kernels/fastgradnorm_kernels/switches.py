@@ -25,12 +25,14 @@ def _never(*args: Any) -> Any:
     raise AssertionError("stands for a function that this PyTorch does not have")
 
 
-# What parametrizations of PyTorch call to normalise a weight, so that a mode can know it. Can go
-# when that has a rule for `vmap`. Nothing is to be proved: where it is called, it is this one.
+# Functions that a mode is to know, which needs no proof. By which parametrizations normalise a
+# weight: can go when it has a rule for `vmap`.
 weight_norm: Callable[..., Any] = getattr(torch, "_weight_norm", _never)
-# What derivatives of forward mode begin with, so that a mode can know one that is traced. Can go
-# when `torch.func.linearize` can be nested in other transforms. Likewise, nothing is to be proved.
+# With which forward mode begins: can go when `torch.func.linearize` can be nested in transforms.
 make_dual: Callable[..., Any] = getattr(torch, "_make_dual", _never)
+# What `pack_padded_sequence` and its inverse call: can go when `vmap` runs them.
+pack_padded: Callable[..., Any] = getattr(torch, "_pack_padded_sequence", _never)
+pad_packed: Callable[..., Any] = getattr(torch, "_pad_packed_sequence", _never)
 
 
 def compiled_from(model: Any) -> nn.Module | None:
@@ -257,10 +259,7 @@ def _maker(name: str) -> Callable[[Any], Any]:
 
 
 def has_backward_hooks(module: nn.Module | Tensor) -> bool:
-    """Whether something is to run when a module, or a tensor, is pulled back through.
-
-    There is no public list of that. Goes when PyTorch has one.
-    """
+    """Whether something runs in pull-backs through it. Goes when PyTorch has a public list."""
     names = ("_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name, None) for name in names)
 
@@ -282,7 +281,7 @@ def _found(holder: Any, *names: str) -> dict[int, Callable[..., Any]]:
 
 @contextlib.contextmanager
 def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Hooks on tensors do not run inside: those of parameters are for training, and may change it.
+    """Hooks on tensors do not run inside: those of parameters are for training.
 
     There is no public list of them. Goes when PyTorch has one, or a mode without hooks.
     """

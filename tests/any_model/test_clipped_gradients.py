@@ -89,6 +89,16 @@ def of_modules_for_some(m, x):
     return logits
 
 
+def of_some_and_written(m, x):
+    hidden = m.body(x)
+    if x.sum() < 0:
+        hidden, made = x.new_zeros(len(x), 5), hidden
+        hidden[:] = made  # which vmap cannot write, but into what it has spread
+        if hidden.requires_grad:
+            hidden.register_hook(lambda g: g.clamp(-0.01, 0.01))
+    return m.head(hidden.tanh())
+
+
 def of_a_made_weight(m, x):
     weight = 2 * m.head.weight
     if x.sum() < 0 and weight.requires_grad:
@@ -108,8 +118,9 @@ CLIPPED = {
     "nodes of some": of_some_nodes,
     "modules, for some": of_modules_for_some,
     "a made weight, for some": of_a_made_weight,
+    "written, for some": of_some_and_written,
 }
-OF_SOME = [*CLIPPED][-5:]  # in the owner's own call they are other ones in a batch
+OF_SOME = [*CLIPPED][-6:]  # in the owner's own call they are other ones in a batch
 IN_PROPORTION = {
     "reversed": lambda m, x: m.head(Reverse.apply(m.body(x)).tanh()),
     "hook": hooked(lambda g: 0.5 * g),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.any_model.test_read_values import assert_fast_and_exact
-from tests.support import oracle
+from tests.support import oracle, sketched
 from tests.support.cases import Custom, linear
 
 LAYOUTS = {
@@ -53,3 +53,23 @@ def test_one_that_the_model_writes_to_stays_the_callers():
     values = made.graph.to_dense().clone()
     assert_fast_and_exact(made, oracle.scores(made, oracle.ones(x)), x, verify=False)
     assert torch.equal(made.graph.to_dense(), values)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
+@pytest.mark.parametrize("verify", [False, True])
+def test_matrices_made_of_parameters_count(verify):
+    torch.manual_seed(0)
+    edges = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])
+
+    def forward(m, x):
+        matrix = torch.sparse_coo_tensor(edges, m.body.bias, (4, 4))
+        return m.head(torch.stack([torch.sparse.mm(matrix, m.body(row)) for row in x]).sum(1))
+
+    model = Custom(forward, body=linear(3, 5), head=linear(5, 3))
+    batch = torch.randn(3, 4, 3), torch.arange(3)
+    scores = score_pool(model, [batch[0]], verify=verify, progress=False)
+    assert_close_relative(scores, oracle.scores(model, oracle.ones(batch[0])), 1e-5)
+    found = sketched.found(model, [batch], 16, 0, verify=verify)
+    exact, _ = sketched.expected(model, batch, 16, 0)
+    assert (found - exact).norm() <= 1e-5 * exact.norm()

@@ -25,6 +25,11 @@ def each(function):
     return way
 
 
+def made(function):
+    """Of what it makes of such a map."""
+    return lambda m, h: torch.stack([function(m, row) for row in h])
+
+
 def two(row):
     return row[0, 0].topk(2).indices
 
@@ -50,7 +55,7 @@ def by_sample(m, h):
     return h
 
 
-ALL = slice(None)
+ALL, HALF = slice(None), torch.tensor(0.5).double()
 WAYS = {
     "behind a slice": put(slice(0, 2), ALL, two, value=lambda m, row: 3 * row[:2, :, :2]),
     "behind an ellipsis": put(..., two, value=lambda m, row: 3 * row[..., :2]),
@@ -73,6 +78,17 @@ WAYS = {
     "one number": put(ALL, ALL, two, value=lambda m, row: 0.5),
     "added": each(lambda m, row: row.__setitem__((..., two(row)), row[..., two(row)] + 1)),
     "by sample": by_sample,
+    "index_put_, a mask": each(lambda m, row: row.index_put_((row > 0,), HALF)),
+    "index_put_, a parameter": each(lambda m, row: row.index_put_((row > 0,), m.head.bias[0])),
+    "index_put_, values": each(lambda m, row: row[0].index_put_((mask(row),), 3 * row[1, 1:3])),
+    "index_put_, added": each(lambda m, row: row.index_put_((row > 0,), HALF, accumulate=True)),
+    "index_put": made(lambda m, row: row.index_put((row > 0,), row.sum())),
+    "index_put, of what is shared": made(
+        lambda m, row: row + torch.ones(4).double().index_put((mask(row),), row[0, 0, 1:3])
+    ),
+    "index_put, as a function": made(
+        lambda m, row: torch.index_put(row, (two(row) % 3, two(row)), row[:2, 1], accumulate=True)
+    ),
 }
 
 

@@ -8,10 +8,9 @@ from fastgradnorm._directions.directions import (
 )
 from fastgradnorm._directions.dots import Dots, directed
 from fastgradnorm._directions.metric import check_metric, metric_of
-from fastgradnorm._directions.pulled import Alone, Pulled
+from fastgradnorm._directions.pulled import Pulled
 
 __all__ = [
-    "Alone",
     "Directions",
     "Dots",
     "Pulled",

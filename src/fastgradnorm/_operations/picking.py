@@ -5,7 +5,7 @@ sample has as many (one end of text, as many frames), it is an index like any ot
 are picked, in order, by a stable sort.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,29 @@ def put(tensor: Tensor, index: Any, value: Any) -> Tensor | None:
     return tensor
 
 
+def index_put_(
+    input: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False
+) -> Tensor | None:
+    """`Tensor.index_put_` by such an index, else None."""
+    if not accumulate:
+        return put(input, tuple(indices) if len(indices) > 1 else indices[0], values)
+    places = _indices(indices)
+    return None if places is None else input.index_put_(places, values, accumulate=True)
+
+
+def index_put(
+    input: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False
+) -> Tensor | None:
+    """`torch.index_put`, likewise."""
+    differing = [part for part in indices if functorch.is_batched_anywhere(part)]
+    if not differing:
+        return None
+    # One that all samples share cannot be written to for each.
+    zero = torch.zeros_like(differing[0].flatten()[:1].sum(), dtype=input.dtype)
+    copy = input | zero if input.dtype == torch.bool else input + zero
+    return index_put_(copy, indices, values, accumulate)
+
+
 def masked_select(input: Tensor, mask: Tensor) -> Tensor | None:
     """`torch.masked_select` by a mask that differs between samples, else None."""
     if not _is_mask(mask):
@@ -110,17 +133,58 @@ def where(condition: Tensor, *values: Any, **named: Any) -> Any:
     return None if values or named else nonzero(condition, as_tuple=True)
 
 
-def unique(input: Tensor, *options: Any, **named: Any) -> Tensor | None:
-    """`torch.unique` and `unique_consecutive` of one value, else None."""
-    more = [value for name, value in named.items() if name != "sorted"]
-    if options or any(more) or any(type(value) is int for value in more):
-        return None  # a dimension, or more than the values, is asked for
-    return input.flatten() if input.numel() == 1 else None
+def unique(
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """`torch.unique` of values that differ between samples, else None; always sorted."""
+    if dim is not None or not functorch.is_batched_anywhere(input) or input.numel() == 0:
+        return None
+    values, order = input.detach().flatten().sort(stable=True)
+    found = _runs(values, return_inverse, return_counts)
+    if return_inverse:
+        inverse = torch.zeros_like(found[1]).scatter(0, order, found[1])
+        found[1] = inverse.view(input.shape)
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def unique_consecutive(
+    input: Tensor,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """`torch.unique_consecutive`, likewise."""
+    if dim is not None or not functorch.is_batched_anywhere(input) or input.numel() == 0:
+        return None
+    found = _runs(input.detach().flatten(), return_inverse, return_counts)
+    if return_inverse:
+        found[1] = found[1].view(input.shape)
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _runs(values: Tensor, with_places: bool, with_counts: bool) -> list[Tensor]:
+    """The first of each run of equal `values`, the run of each, and how long they are."""
+    first = torch.cat([torch.ones_like(values[:1], dtype=torch.bool), values[1:] != values[:-1]])
+    runs, (starts,) = first.long().cumsum(0) - 1, _places(first)
+    found = [values[starts]]
+    if with_places:
+        found.append(runs)
+    if with_counts:
+        found.append(torch.diff(starts, append=torch.full_like(starts[:1], len(values))))
+    return found
 
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     torch.Tensor.__getitem__: Operation(opened=picked),
     torch.Tensor.__setitem__: Operation(opened=put),
+    torch.index_put: Operation(opened=index_put),
+    torch.index_put_: Operation(opened=index_put_),
+    torch.Tensor.index_put: Operation(opened=index_put),
+    torch.Tensor.index_put_: Operation(opened=index_put_),
     torch.masked_select: Operation(opened=masked_select),
     torch.Tensor.masked_select: Operation(opened=masked_select),
     torch.nonzero: Operation(opened=nonzero),
@@ -128,8 +192,8 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     torch.argwhere: Operation(opened=argwhere),
     torch.Tensor.argwhere: Operation(opened=argwhere),
     torch.where: Operation(opened=where),
-    torch.unique_consecutive: Operation(opened=unique),
-    torch.Tensor.unique_consecutive: Operation(opened=unique),
+    torch.unique_consecutive: Operation(opened=unique_consecutive),
+    torch.Tensor.unique_consecutive: Operation(opened=unique_consecutive),
     torch.unique: Operation(opened=unique),
     torch.Tensor.unique: Operation(opened=unique),
 }

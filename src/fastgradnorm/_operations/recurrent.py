@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fastgradnorm._operations import recurrent_gates
 from fastgradnorm._operations.folded_recurrences import recurrence, without_derivative
 from fastgradnorm._operations.operation import Operation
+from fastgradnorm._operations.packed import unpacked
 from fastgradnorm._operations.recurrence_operators import layer_as_operator
 from fastgradnorm._operations.recurrences import Weights
 
@@ -42,13 +43,19 @@ _STEPS: dict[str, Step] = {
 
 
 def recurrent(kind: str, *args: Any) -> tuple[Tensor, ...] | None:
-    """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu`; None for packed sequences.
+    """`torch.lstm`, `gru`, `rnn_tanh` and `rnn_relu`; None for packed ones of several lengths.
 
     The gates of all steps are one operation that has a rule, once the states are known.
     """
+    if len(args) != 9:
+        return None
+    if not isinstance(args[3], bool):  # packed: the second argument is a tensor of batch sizes
+        padded = unpacked(args) if is_transforming() else None
+        if padded is None:
+            return None
+        rows, *states = getattr(torch, kind)(*padded)
+        return (rows.flatten(0, 1), *states)
     x, start, flat, has_biases, layers, _, _, bidirectional, *rest = args
-    if not isinstance(has_biases, bool) or len(args) != 9:
-        return None  # packed: the second argument is a tensor of batch sizes
     traced = layer_as_operator(kind, *args)
     if not (torch.is_grad_enabled() or is_transforming()):
         # A plain pass without derivatives, of many samples.

@@ -10,7 +10,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from fastgradnorm_kernels.functorch import in_memory, is_batched_anywhere, is_transforming
+from fastgradnorm_kernels.functorch import (
+    in_memory,
+    inside,
+    is_batched_anywhere,
+    is_transforming,
+    is_wrapped,
+    works,
+)
 from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 
@@ -60,7 +67,16 @@ def _is_shared(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or tensor.layout == torch.strided or tensor.dim() != 2:
         return False
     plain = is_transforming() and not is_batched_anywhere(tensor)
-    return plain and not in_memory(tensor).requires_grad
+    return plain and not _has_gradient(tensor)
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    """Whether a derivative is taken of it at any level, as of a matrix made of a parameter."""
+    if not works():
+        return tensor.requires_grad or in_memory(tensor).requires_grad
+    while is_wrapped(tensor) and not tensor.requires_grad:
+        tensor = inside(tensor)
+    return tensor.requires_grad
 
 
 def product(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
