@@ -26,7 +26,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrent.py", "dropped guard",
-        "if not isinstance(has_biases, bool) or len(args) != 9:", "if len(args) < 9:",
+        "    if not isinstance(args[3], bool):  # packed", "    if False:  # packed",
         "packed sequences within a model are unrolled as if they were padded ones",
     ),
     Fault(

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from fastgradnorm import score_pool
 from tests.any_model.test_read_values import assert_fast_and_exact
 from tests.support import oracle, sketched
+from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
 
 LAYOUTS = {
@@ -55,6 +57,7 @@ def test_one_that_the_model_writes_to_stays_the_callers():
     assert torch.equal(made.graph.to_dense(), values)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 @pytest.mark.parametrize("verify", [False, True])
