@@ -84,4 +84,19 @@ FAULTS = [
         "    left = (n_fft - length) // 2\n", "    left = 0\n",
         "short windows of spectrograms lie elsewhere",
     ),
+    Fault(
+        "_model/watch.py", "dropped branch",
+        "        if torch.is_inference_mode_enabled():\n            # The model's", "        if False:\n            # The model's",
+        "sketches of models with a backbone in inference mode are made one by one",
+    ),
+    Fault(
+        "_model/watch.py", "dropped call",
+        "            stand_ins.spread(functools.partial(_spread, zero=zero))\n", "            pass\n",
+        "models that write values of samples to their buffers are scored one by one",
+    ),
+    Fault(
+        "_model/buffers.py", "swapped guard",
+        "not _is_large(tensor) and not is_untouched(tensor)", "not _is_large(tensor) and is_untouched(tensor)",
+        "buffers that are not written to are spread, and others are not",
+    ),
 ]  # fmt: skip

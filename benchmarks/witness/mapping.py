@@ -72,7 +72,7 @@ TESTS = {
     "_model/chance": "test_randomness",
     "_model/origin": "engine/test_last_layer_made",
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
-    "_model/buffers": "test_buffers process/test_side_effects",
+    "_model/buffers": "test_buffers any_model/test_written_buffers process/test_side_effects",
     "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring any_model/test_retied",
     "_model/glance": "model/test_changes",
@@ -86,7 +86,7 @@ TESTS = {
     "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
     "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings "
-    "cuda/test_emulated_device",
+    "cuda/test_emulated_device any_model/test_inference_mode any_model/test_written_buffers",
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "

@@ -9,7 +9,7 @@ from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
 from fastgradnorm._model.mixing import check_unmixed
-from fastgradnorm._model.numbers_of import parts
+from fastgradnorm._model.numbers_of import parts, same
 from fastgradnorm._model.origin import Origins, behind
 from fastgradnorm._model.own_loss import loss_failed
 from fastgradnorm._model.passage import Passage, Settings
@@ -18,7 +18,7 @@ from fastgradnorm._model.returned import extract
 from fastgradnorm._model.sameness import Appearance
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.snapshot import NoSnapshotError, Snapshot
-from fastgradnorm._model.standins import StandIns, same
+from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping, Unharmed
 from fastgradnorm._model.views import Piece, Pieces

@@ -14,8 +14,7 @@ from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._model.numbers_of import parts
-from fastgradnorm._model.standins import same
+from fastgradnorm._model.numbers_of import parts, same
 
 # Larger ones are copied once, and again where the model has changed the copy: to compare costs no
 # memory.
@@ -63,6 +62,9 @@ class Buffers:
     Args:
         originals: The caller's own, by `id`.
         usable: From one of them to a tensor without a graph, on the device.
+
+    Attributes:
+        written: Small ones that the first run has written to, by `id` of the caller's.
     """
 
     def __init__(self, originals: Mapping[int, Tensor], usable: Callable[[Tensor], Tensor]) -> None:
@@ -70,6 +72,8 @@ class Buffers:
         self._usable = {key: usable(tensor) for key, tensor in originals.items()}
         self._large: dict[int, Tensor] = {}
         self._changing: set[int] = set()
+        self._handed: dict[int, Tensor] = {}
+        self.written: set[int] = set()
         self._kept: dict[int, Tensor] | None = None
         self._first = True
 
@@ -110,7 +114,8 @@ class Buffers:
     def _copy(self, key: int, usable: Tensor) -> Tensor:
         if self._first:
             # With the graph that an earlier call may have left, to see if it is used.
-            return self._originals[key].to(usable.device).clone()
+            made = self._handed[key] = self._originals[key].to(usable.device).clone()
+            return made
         # On a GPU a copy costs less than to wait for a comparison. Transforms copy no sparse ones.
         small = usable.layout == torch.strided and not _is_large(usable)
         if key in self._changing or small or usable.is_cuda or not works():
@@ -126,6 +131,11 @@ class Buffers:
     def restore(self) -> list[int]:
         """After the first run: gives the caller's their values back; which ones had changed."""
         changed: list[int] = []
+        for key, tensor in self._handed.items():
+            plain = tensor.layout == torch.strided and not tensor.is_quantized
+            if plain and not _is_large(tensor) and not is_untouched(tensor):
+                self.written.add(key)
+        self._handed.clear()
         if self._kept is not None:
             for key, kept in self._kept.items():
                 if not same(self._usable[key], kept):

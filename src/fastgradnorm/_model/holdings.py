@@ -19,6 +19,7 @@ class Holdings:
         keys: `id` of the caller's, by name.
         names: Names by `id` of the caller's.
         memory: Names by where the memory of what is used begins.
+        written: `id` of tensors of the caller's, small ones, that a run was seen to write to.
         differentiates: Whether a run was seen to take derivatives by plain autograd.
     """
 
@@ -28,6 +29,7 @@ class Holdings:
         self.names = {key: name for name, key in self.keys.items()}
         self.memory = {address(used[key]): name for name, key in self.keys.items()}
         self.memory.pop(0, None)
+        self.written: set[int] = set()
         self.differentiates = False
 
 

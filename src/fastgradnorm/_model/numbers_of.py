@@ -16,3 +16,12 @@ def parts(tensor: Tensor) -> tuple[Tensor, ...]:
     if tensor.layout in _BY_COLUMNS:
         return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     return (tensor,) if tensor.layout == torch.strided else (tensor.to_dense(),)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two plain tensors are equal, NaN like any other value."""
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
+        return False
+    if a.layout != torch.strided:
+        return all(map(same, parts(a), parts(b)))
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model import derivatives
 from fastgradnorm._model.holdings import Holdings, address
-from fastgradnorm._model.numbers_of import parts
+from fastgradnorm._model.numbers_of import same
 from fastgradnorm._operations import tensors_in
 
 # fmt: off
@@ -69,6 +69,11 @@ class StandIns:
     def stands_in(self, tensor: Tensor) -> bool:
         """Whether it is one that the model was given, not one that it has made."""
         return id(tensor) in self._ours or id(tensor) in self._for
+
+    def spread(self, each: Callable[[Tensor], Tensor]) -> None:
+        """From now on, what `each` makes of the tensors that the model was seen to write to."""
+        for key in self._holdings.written & self._first.keys():
+            self._replace(self._first[key], each(self._first[key]))
 
     def swap(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
@@ -265,15 +270,6 @@ def _turns_on(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.storage_offset()
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two plain tensors are equal, NaN like any other value."""
-    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
-        return False
-    if a.layout != torch.strided:
-        return all(map(same, parts(a), parts(b)))
-    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _as_allowed(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -106,6 +106,7 @@ class Subject:
             UnsupportedModelError: If the model reached one of its buffers unseen and changed it.
         """
         changed = self._buffers.restore()
+        self._holdings.written |= self._buffers.written
         names = {id(b): name for name, b in self.model.named_buffers()}
         if changed:
             raise UnsupportedModelError(

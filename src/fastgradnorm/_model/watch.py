@@ -94,7 +94,9 @@ class Watch(TorchFunctionMode):
         self.pieces, self.stand_ins, self.passage = pieces, stand_ins, passage
         spread = passage.settings.spread and len(leaves) > 0
         # A zero of each sample.
-        self._zero = torch.zeros_like(leaves[0].flatten()[0]) if spread else None
+        self._zero = zero = torch.zeros_like(leaves[0].flatten()[0]) if spread else None
+        if zero is not None:
+            stand_ins.spread(functools.partial(_spread, zero=zero))
 
     def __torch_function__(
         self,
@@ -104,6 +106,11 @@ class Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():
+            # The model's own, as around a frozen backbone. What is made there transforms cannot
+            # wrap, and what has no graph is all the same.
+            with torch.inference_mode(False), torch.no_grad():
+                return Watch.__torch_function__(self, func, types, args, kwargs)
         name = getattr(func, "__name__", "")
         if name in _BRANCHES and _is_batched(args[0]):
             read = functools.partial(_written_out, func, args[1:]) if name in _TEXTS else func
