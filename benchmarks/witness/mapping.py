@@ -8,7 +8,7 @@ TESTS = {
     "_schemes/posterior": "schemes/test_ruled_out schemes/test_dense test_scoring",
     "_schemes/objective": "engine/test_combinations schemes/test_dense schemes/test_likelihoods "
     "any_model/test_control_flow test_errors",
-    "_operations/losses": "schemes/test_losses_of_models",
+    "_operations/losses": "schemes/test_losses_of_models operations/test_cross_entropy",
     "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
     "_model/beyond": "schemes/test_targets",
     "_schemes/targets": "schemes/test_targets schemes/test_labels",
@@ -21,8 +21,9 @@ TESTS = {
     "_engine/sketched": "directions/test_options engine/test_sketched "
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
-    "_directions/dots": "directions/test_options directions/test_cosines directions/test_metric "
-    "directions/test_dots directions",
+    "_directions/states": "directions/test_names",
+    "_directions/dots": "directions/test_names directions/test_options directions/test_cosines "
+    "directions/test_metric directions/test_dots directions",
     "_directions/metric": "directions/test_metric directions/test_dots",
     "_directions/means": "directions/test_means directions/test_options directions/test_dots "
     "directions/test_layers any_model/test_clipped_gradients",

@@ -118,6 +118,47 @@ def test_products_need_the_moments_of_what_counts_in_them(cosine):
     assert torch.allclose(found.double(), torch.stack(exact), rtol=1e-4, atol=1e-4)
 
 
+OF_SQUARES = {
+    "RMSprop": (torch.optim.RMSprop, {}),
+    "RMSprop, centred": (torch.optim.RMSprop, {"centered": True}),
+    "RMSprop, momentum": (torch.optim.RMSprop, {"momentum": 0.5}),
+    "Adagrad": (torch.optim.Adagrad, {"lr_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", OF_SQUARES)
+def test_other_optimizers_that_divide_by_second_moments(name):
+    torch.manual_seed(0)
+    kind, options = OF_SQUARES[name]
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    optimizer = kind(model.parameters(), 1e-2, eps=1e-3, **options)
+    batches = [(torch.randn(3, 5), torch.randint(0, 3, (3,))) for _ in range(2)]
+    # Adagrad has moments, of zero, before it has stepped.
+    with pytest.raises(ValueError, match="optimizer that has stepped"):
+        gradient_dots(model, batches, random_directions(model, 1), metric=optimizer, **LOSS)
+    for batch in batches:
+        optimizer.zero_grad()
+        by_hand(model, batch).backward()
+        optimizer.step()
+    model.zero_grad()
+    exact = gradients(model.eval(), batches, by_hand)
+    for gradient in exact:
+        for key, parameter in model.named_parameters():
+            state = optimizer.state[parameter]
+            squares = state["sum" if "sum" in state else "square_avg"].double()
+            mean = state.get("grad_avg", torch.zeros(())).double()
+            gradient[key] = gradient[key] / ((squares - mean**2).sqrt() + 1e-3)
+    check(model, batches, optimizer, exact)
+
+
+def test_what_divides_by_nothing_is_told():
+    model, batches, _ = trained()
+    for momentum in (0.0, 0.9):
+        sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=momentum)
+        with pytest.raises(ValueError, match="divide gradients by nothing: leave `metric` out"):
+            gradient_sketch(model, batches, 8, metric=sgd, **LOSS)
+
+
 def test_steps_that_divide_by_something_else_are_refused():
     model, batches, optimizer = trained(torch.optim.RAdam)
     direction = {"0.weight": torch.ones(5, 5)}

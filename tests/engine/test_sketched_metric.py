@@ -76,5 +76,7 @@ def test_what_is_no_metric():
     with pytest.raises(TypeError, match="`metric` must be an optimizer"):
         gradient_sketch(model, pool, 8, metric="adam", **OPTIONS)
     fresh = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match="`metric` must be an Adam or AdamW optimizer that has"):
+    with pytest.raises(
+        ValueError, match="`metric` must be an Adam, RMSprop or Adagrad optimizer that has"
+    ):
         gradient_sketch(model, pool, 8, metric=fresh, **OPTIONS)

@@ -111,7 +111,13 @@ def test_a_label_that_the_model_is_certain_of(gap):
     assert float(expected[0]) < 4 * 2.718281828 ** (0.5 - gap)
     for batch, loss in [((x, y), "cross_entropy"), ((x, y), nn.CrossEntropyLoss())]:
         assert_close_relative(score(model, [batch], loss=loss), expected, RTOL)
-    assert_close_relative(score(model, [(x, one_hot)], loss="cross_entropy"), expected, RTOL)
+    for loss in ("cross_entropy", nn.CrossEntropyLoss(), F.cross_entropy):
+        assert_close_relative(score(model, [(x, one_hot)], loss=loss), expected, RTOL)
+    # Twice the weight of the label is twice the loss, where no mean divides by it.
+    weight = torch.tensor([2.0, 5.0, 2.0])
+    twice = nn.CrossEntropyLoss(weight=weight, reduction="sum")
+    for label in (one_hot, y):
+        assert_close_relative(score(model, [(x, label)], loss=twice), 2 * expected, RTOL)
     assert_close_relative(score(Given(model), [(x, y)], loss="model"), expected, RTOL)
     assert_close_relative(naive_score_pool(model, [(x, y)], loss="cross_entropy"), expected, RTOL)
 

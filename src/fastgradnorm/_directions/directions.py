@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastgradnorm._directions.dots import Dots, directed
 from fastgradnorm._directions.means import mean
 from fastgradnorm._directions.metric import metric_of
+from fastgradnorm._directions.states import check_states, load_state
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._keywords import make_options
@@ -66,9 +67,9 @@ def gradient_dots(
         scheme: Of what the gradient is: `"loss"`, the `loss` among the options; `"entropy"` or
             `"predicted"`, as in `gradient_sketch`, which need no labels.
         cosine: Divide by :math:`\|\nabla \ell\| \|v\|`; 0 where one of them is 0.
-        metric: An Adam or AdamW optimizer of the model's parameters. Gradients are divided by
-            :math:`\sqrt{\hat v} + \epsilon` of its state, as its steps are (LESS). Directions are
-            taken as they are.
+        metric: An optimizer of Adam's family, RMSprop or Adagrad, of the model's parameters.
+            Gradients are divided by :math:`\sqrt{\hat v} + \epsilon` of its state, as its steps
+            are (LESS). Directions are taken as they are.
         checkpoints: Pairs of a state dict, or the path of one, and a weight, such as the learning
             rate: the sum of weight times product over them (TracIn). They are loaded into a copy
             of the model: a loss that reads weights by itself reads those of the model.
@@ -123,10 +124,9 @@ def _over_checkpoints(
         raise fail("metric", "None with several `checkpoints`", given[-1], advice)
     total, order = None, None
     other = copy.deepcopy(check_model(model))
-    for state, weight in checkpoints:
-        if isinstance(state, (str, Path)):
-            state = torch.load(state, map_location="cpu", weights_only=True)
-        other.load_state_dict(state)
+    check_states(other, checkpoints)
+    for place, (state, weight) in enumerate(checkpoints):
+        load_state(other, state, f"checkpoints[{place}][0]")
         found, indices = _dots(other, loader, _made(directions, other), options, *given)
         order = indices if total is None else order
         alike = total is None or (len(found) == len(total) and _same(order, indices))

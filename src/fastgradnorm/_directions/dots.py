@@ -222,14 +222,18 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
         raise fail_type("directions", wanted, directions)
     parameters = dict(model.named_parameters())
     shapes = {name: p.shape for name, p in parameters.items()}
+    names, buffers = _names(model, parameters), dict(model.named_buffers(remove_duplicate=False))
     found: dict[str, dict[int, Tensor]] = {}
     for q, direction in enumerate(several):
         if not isinstance(direction, Mapping) or not direction:
             wanted = "a non-empty mapping from parameters' names to tensors"
             raise fail_type(f"directions[{q}]", wanted, direction)
-        for name, value in direction.items():
+        for given, value in direction.items():
+            name = names.get(given, given)
             if name not in shapes:
                 known = f"Its parameters begin with {', '.join(list(shapes)[:5])}."
+                if name in buffers:
+                    known = "It is a buffer, which has no gradient: leave it out."
                 raise fail(f"directions[{q}]", "of names of the model's parameters", name, known)
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
@@ -243,9 +247,21 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
                 value = torch.view_as_real(value.to(parameters[name].dtype))
             elif value.is_complex():
                 raise fail(f"directions[{q}]", f"of real numbers for {name!r}", value)
-            found.setdefault(name, {})[q] = value
+            other = found.setdefault(name, {}).setdefault(q, value)
+            if other is not value and not torch.equal(other, value):
+                told = (
+                    f"`{given}` is the same parameter as `{name}`: pass one of them, or equal ones."
+                )
+                raise fail(f"directions[{q}]", "of one value a parameter", Words("two"), told)
     count = len(several)
     return {name: Vectors(v, count, _shape(parameters[name])) for name, v in found.items()}
+
+
+def _names(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """By each name that a shared parameter has, as a state dict has them all: the first."""
+    first = {id(parameter): name for name, parameter in parameters.items()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every}
 
 
 def _shape(parameter: Tensor) -> tuple[int, ...]:

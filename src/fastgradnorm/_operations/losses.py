@@ -25,8 +25,10 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor | None:
-    """`F.cross_entropy` of class indices; None where it is another loss."""
+    """`F.cross_entropy`; None where labels are smoothed, or an argument is out of date."""
     plain = size_average is None and reduce is None and label_smoothing == 0
+    if plain and _are_chances(target, input):
+        return _of_chances(input, target, weight, reduction)
     indices = isinstance(target, Tensor) and not target.is_floating_point()
     if not (plain and indices and input.is_floating_point() and input.dim() == target.dim() + 1):
         return None
@@ -50,6 +52,41 @@ def cross_entropy(
         each = each.sum()
     elif reduction == "mean":
         each = each.sum() / share.sum()
+    return each if torch.is_autocast_enabled(z.device.type) else each.to(dtype)
+
+
+def _are_chances(target: Any, input: Tensor) -> bool:
+    """Whether labels are probabilities of the classes, in the dtype of what they are of."""
+    if not isinstance(target, Tensor) or target.dtype != input.dtype:
+        return False
+    classes = input.shape[min(1, input.dim() - 1)] if input.dim() else 0
+    return input.is_floating_point() and target.shape == input.shape and classes > 1
+
+
+def _of_chances(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str
+) -> Tensor | None:
+    """With m the likeliest label, `Q (logsumexp z - z_m) + Σ_k q_k (z_m - z_k)`, `Q = Σ q`.
+
+    Of a certain label nothing but the first part is left, as of class indices.
+    """
+    if reduction not in ("none", "mean", "sum"):
+        return None
+    dim = min(1, input.dim() - 1)
+    z, q = input.movedim(dim, -1), target.movedim(dim, -1)
+    dtype = z.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        z, q = z.float(), q.float()
+    q = q if weight is None else q * weight.to(q.dtype)
+    label = q.detach().argmax(-1, keepdim=True)
+    others = label != torch.arange(z.shape[-1], device=z.device)
+    gap = (z - z.gather(-1, label)).masked_fill(~others, 0.0)
+    certain = F.softplus(gap.masked_fill(~others, torch.finfo(z.dtype).min).logsumexp(-1))
+    each = q.sum(-1) * certain - (q * gap).sum(-1)
+    if reduction == "sum":
+        each = each.sum()
+    elif reduction == "mean":
+        each = each.sum() / max(1, each.numel())
     return each if torch.is_autocast_enabled(z.device.type) else each.to(dtype)
 
 

@@ -122,7 +122,7 @@ def gradient_sketch(
         group_by: Gives each group of parameters a sketch of its own: `"parameter"`, `"module"`, or
             a function of a parameter's name.
         norms: Also return the norms of the gradients, exact, from the same pull-back.
-        metric: An Adam or AdamW optimizer of the model's parameters, by whose state gradients are
+        metric: An optimizer of the model's parameters, such as AdamW, by whose state gradients are
             divided first, as in `gradient_dots` (LESS); all of them are formed for it.
         options: Keyword arguments of `Options`, such as `params`, `class_dim`, `checkpoint` and
             `seed` (of buckets and signs). `reduction` has no meaning here.
