@@ -74,6 +74,13 @@ FAULTS = [
         "of two values for a shared parameter the first is taken in silence",
     ),
     Fault(
+        "_witness/logits.py",
+        "dropped guard",
+        "unknown = precise is None and engine.options.by_output",
+        "unknown = False",
+        "a student near its teacher is refused as if it mixed samples",
+    ),
+    Fault(
         _GROUPS,
         "swapped",
         "index = [place[self._of[name]] for name in names]",

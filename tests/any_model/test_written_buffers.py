@@ -62,7 +62,13 @@ def in_a_list(m, x, h):
     return h + m.kept[0]
 
 
-ALONE = [seen_by_a_view, read_afterwards, counted, flagged, in_a_list]  # in a batch they have others' values
+ALONE = [
+    seen_by_a_view,
+    read_afterwards,
+    counted,
+    flagged,
+    in_a_list,
+]  # in a batch they have others' values
 WAYS = [moving_average, keys, by_a_view, by_steps, *ALONE]
 
 

@@ -1,4 +1,8 @@
-"""Which parameters count, asked once more of the caller's model."""
+"""Which parameters count, asked once more of the caller's model; which cotangents are compared."""
+
+from collections.abc import Sequence
+
+import torch
 
 from fastgradnorm._engine import Engine, make_plan
 from fastgradnorm._model import Batch
@@ -19,3 +23,9 @@ def counted(engine: Engine, batch: Batch) -> list[tuple[str, ...]]:
         return [tuple(subject.chosen)]
     # Read anew from the model.
     return [tuple(name for name, p in subject.model.named_parameters() if p.requires_grad)]
+
+
+def spread(places: Sequence[int], most: int) -> list[int]:
+    """So many of them, the first and the last included."""
+    index = torch.linspace(0, len(places) - 1, min(most, len(places)), device="cpu").long()
+    return [places[i] for i in index.tolist()]

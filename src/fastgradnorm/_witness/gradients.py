@@ -1,8 +1,9 @@
 """Gradients and scores of a few samples, by plain autograd from the model's own call."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from fastgradnorm._errors import NOT_THE_MODELS, VerificationError
 from fastgradnorm._model import Batch
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.company import differ
-from fastgradnorm._witness.counted import counted
+from fastgradnorm._witness.counted import counted, spread
+from fastgradnorm._witness.errors import disagreement
 from fastgradnorm._witness.formulas import Asked, asked
 from fastgradnorm._witness.logits import check_rows, seen_logits
 from fastgradnorm._witness.own_call import OwnModel
@@ -107,7 +109,7 @@ class Comparison:
                     self._compare_scores(i, first + i, ask, scored, none)
             return
         places = self._places(len(asks[0]))
-        few = _spread(places, _NORMS)
+        few = spread(places, _NORMS)
         units, scales = zip(*(self._units(ask, few) for ask in asks), strict=True)
         whole = len(places) == len(asks[0]) and options.schemes[0] in scored.scores
         actual = None if whole and self._is_closed else self._norms(torch.stack(units))
@@ -170,7 +172,7 @@ class Comparison:
         """Cotangents that are pulled back: all that scores take, or some."""
         most = _HEAD if self._head else _WHOLE
         everything = self.record.mode == "all" or count <= most
-        return list(range(count)) if everything else _spread(range(count), _NORMS)
+        return list(range(count)) if everything else spread(range(count), _NORMS)
 
     def _norms(self, cotangents: Tensor) -> Tensor:
         engine = self.engine.making(Seen(self.names, cotangents.shape[1]))
@@ -201,12 +203,13 @@ class Comparison:
         k, p = divmod(int(worst.argmax()), exact.shape[1])
         relative = float(difference[k, p])
         if relative > self._limits.rounding:
-            moves = not bool(missing.any()) and self._is_rounding()
-            if moves and relative > self._limits.double:
-                room = self._movement(row, ask.cotangent(few[k]))[p]
-                moves = bool((actual[k, p] - exact[k, p]).abs() <= room)
-            if not moves:
-                raise _disagreement(
+            gap = (actual[k, p] - exact[k, p]).abs()
+
+            def moves() -> bool:
+                return bool(gap <= self._movement(row, ask.cotangent(few[k]))[p])
+
+            if bool(missing.any()) or not self._excuses(relative, moves):
+                raise disagreement(
                     sample,
                     f"the gradient of `{self.names[p]}` has norm {float(exact[k, p]):.6g}, the "
                     f"engine computed {float(actual[k, p]):.6g}",
@@ -243,14 +246,23 @@ class Comparison:
                     self.record.differ(relative)
                 elif not self._is_excused(row, ask, scheme, relative):
                     told = f"the {what} by `{scheme}` is {wanted:.6g}, the engine computed "
-                    raise _disagreement(sample, f"{told}{actual:.6g}", actual == 0)
+                    raise disagreement(sample, f"{told}{actual:.6g}", actual == 0)
         self.record.scores += 1
 
     def _is_excused(self, row: int, ask: Asked, scheme: str, relative: float) -> bool:
-        if not self._is_rounding():
-            return False
-        if relative <= self._limits.double:
-            return True
+        return self._excuses(relative, partial(self._moves_as_far, row, ask, scheme, relative))
+
+    def _excuses(self, relative: float, moves: Callable[[], bool]) -> bool:
+        """Whether rounding is at fault; `moves` tells whether trials move as far.
+
+        They alone decide of a loss that reads what cannot be made float64, as a teacher.
+        """
+        precise = self._is_rounding()
+        if precise is None:
+            return self.engine.options.by_output and moves()
+        return precise and (relative <= self._limits.double or moves())
+
+    def _moves_as_far(self, row: int, ask: Asked, scheme: str, relative: float) -> bool:
         last = not len(ask.weights) or scheme in ("entropy", "loss")
         heaviest = len(ask) - 1 if last else int(ask.weights.argmax())
         cotangent = ask.cotangent(heaviest)
@@ -265,11 +277,11 @@ class Comparison:
         given = self.engine.subject, sample, self.names, cotangent / unit, self._is_narrow
         return self._counted(row, movement(*given)) * unit
 
-    def _is_rounding(self) -> bool:
-        """Whether all agrees in float64; False also for models that do not run there."""
+    def _is_rounding(self) -> bool | None:
+        """Whether all agrees in float64; None for models that do not run there."""
         wide = doubled(self.engine.subject, self.batch, self.engine.options.changed(verify=False))
         if wide is None:
-            return False
+            return None
         self.record.in_float64 += 1
         try:
             engine, batch = wide
@@ -278,21 +290,8 @@ class Comparison:
             precise.check(engine.score(batch), 0)
         except NOT_THE_MODELS:
             raise
-        except Exception:  # of the caller's model too: the disagreement stands
+        except VerificationError:
             return False
+        except Exception:  # of the caller's model
+            return None
         return True
-
-
-def _spread(places: Sequence[int], most: int) -> list[int]:
-    """So many of them, the first and the last included."""
-    index = torch.linspace(0, len(places) - 1, min(most, len(places)), device="cpu").long()
-    return [places[i] for i in index.tolist()]
-
-
-def _disagreement(sample: int, told: str, missing: bool) -> VerificationError:
-    error = VerificationError(
-        f"The engine disagrees with plain autograd on sample {sample}: {told}. Please report this "
-        "with the layer's definition; `naive_score_pool` gives correct scores meanwhile."
-    )
-    error.missing = missing
-    return error
