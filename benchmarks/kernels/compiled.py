@@ -5,8 +5,8 @@
 
 The launchers run on meta tensors of realistic shapes, and their launches are recorded instead of
 made: what is compiled is what would be launched, with the same specialisation of arguments. Fails
-where a kernel spills registers, takes more shared memory than the chip has, or forms a product off
-the matrix units though its dtype allows them.
+where a kernel spills registers, takes more shared memory than the chip has, forms a product off
+the matrix units though its dtype allows them, or keeps them waiting (see `loops`).
 """
 
 import argparse
@@ -32,7 +32,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.kernels import loops
 from benchmarks.kernels.compiled_calls import calls
+from benchmarks.kernels.loops import Loop
 from benchmarks.provenance import provenance, store
 
 ARCHS = (80, 86, 89, 90, 100, 120)
@@ -80,7 +82,10 @@ class Row:
     stack: int
     shared: int
     instructions: dict[str, int]
+    loops: list[Loop]
+    excused: str | None
     problems: list[str]
+    slow: list[str]
 
 
 def record(launch: Callable[[], Any]) -> list[Launch]:
@@ -190,7 +195,11 @@ def compile_one(index: int, arch: int) -> Row:
         for param in launch.kernel.params
         if param.is_constexpr
     }
-    problems = []
+    problems, found = [], list[Loop]()
+    if "PRECISION" in blocks or "TAPS" in blocks:
+        found = loops.of_launch(compiled.asm["cubin"], launch.arguments, options["num_warps"])
+    bound = bool(found) and loops.is_bound(launch.arguments)
+    excused = loops.excuse(launch.arguments, arch) if bound else None
     if stack:
         problems.append(f"{stack} bytes of stack: registers spilled")
     if shared > SHARED_LIMIT[arch]:
@@ -213,7 +222,10 @@ def compile_one(index: int, arch: int) -> Row:
         stack,
         shared,
         {name: count for name, count in counts.items() if count},
+        found,
+        excused and excused.name,
         problems,
+        loops.problems(found, excused) if bound else [],
     )
 
 
@@ -242,13 +254,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--arch", type=int, choices=ARCHS, help="only this one")
+    parser.add_argument("--any-loops", action="store_true", help="of products, however slow")
     options = parser.parse_args(argv)
     rows = table(options.processes, (options.arch,) if options.arch else ARCHS)
-    bad = [row for row in rows if row.problems]
+    bad = [row for row in rows if row.problems or (row.slow and not options.any_loops)]
     for row in bad:
-        print(
-            f"{row.kernel} {row.dtype} {row.precision} sm_{row.arch} {row.blocks}: {row.problems}"
-        )
+        said = row.problems if options.any_loops else row.problems + row.slow
+        print(f"{row.kernel} {row.dtype} {row.precision} sm_{row.arch} {row.blocks}: {said}")
     print(f"{len(rows)} compilations, {len(bad)} with problems")
     if not options.check:
         document = {

@@ -65,7 +65,10 @@ def compile_one(index: int) -> Row:
         spilled,
         made.metadata.shared,
         {"v_mfma": matrix},
+        [],
+        None,
         problems,
+        [],
     )
 
 

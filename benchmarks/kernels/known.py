@@ -15,7 +15,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from benchmarks.kernels import compiled
+from benchmarks.kernels import compiled, loops
 from benchmarks.provenance import load, provenance, store
 
 STORED = "kernels_checked"
@@ -25,7 +25,7 @@ AGAIN = 16  # one in so many is compiled though it is known
 
 def key(launch: compiled.Launch, arch: int) -> str:
     """All that a compilation and its check depend on, in a few letters."""
-    check = Path(compiled.__file__).read_text()
+    check = "".join(Path(module.__file__).read_text() for module in (compiled, loops))
     parts = (compiled.triton.__version__, arch, sorted(launch.options.items(), key=str), check)
     text = f"{compiled.specialise(launch).hash()} {parts}"
     return hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -48,10 +48,8 @@ def check(arch: int, known: dict[str, str], processes: int) -> tuple[dict[str, s
     rows = dict(zip([i for i, _ in jobs], compiled.rows_of(jobs, processes), strict=True))
     wrong = []
     for i, row in rows.items():
-        if row.problems:
-            wrong.append(
-                f"{row.kernel} {row.dtype} {row.precision} sm_{arch} {row.blocks}: {row.problems}"
-            )
+        if said := row.problems + row.slow:
+            wrong.append(f"{row.kernel} {row.dtype} {row.precision} sm_{arch} {row.blocks}: {said}")
         elif known.get(keys[i], _outcome(row)) != _outcome(row):
             wrong.append(
                 f"{row.kernel} {row.blocks} sm_{arch}: {_outcome(row)}, was {known[keys[i]]}"

@@ -26,7 +26,7 @@ _WARPS = 1
 @triton.jit
 def _added(parts_ptr, row, K, groups, width, BLOCK: tl.constexpr):
     """The sum of norm `row` over groups and width of `[N, groups, K, width]`."""
-    n, k = row // K, row % K
+    n, k = tl.cast(row // K, tl.int64), row % K  # divided by 32 bits, which compiles to far less
     total = tl.zeros([BLOCK], tl.float32)
     for group in range(groups):
         first = ((n * groups + group) * K + k) * width
@@ -48,7 +48,7 @@ def _settled_kernel(
     CANCELLED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.cast(tl.program_id(0), tl.int64)
+    row = tl.program_id(0)
     sq_norm = _added(sq_norm_ptr, row, K, groups, width, BLOCK)
     uncancelled = _added(uncancelled_ptr, row, K, groups, width, BLOCK)
     tl.store(settled_ptr + row, sq_norm)
@@ -65,7 +65,7 @@ def _again_kernel(
     width,
     BLOCK: tl.constexpr,
 ):
-    row = tl.cast(tl.program_id(0), tl.int64)
+    row = tl.program_id(0)
     if tl.load(lost_ptr + row) != 0:
         tl.store(settled_ptr + row, _added(parts_ptr, row, K, groups, width, BLOCK))
 

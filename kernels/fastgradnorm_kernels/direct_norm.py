@@ -2,14 +2,16 @@ r"""`‖Σ_t g_t a_tᵀ‖²`: a weight gradient's squared norm by tiles of the 
 
 The outputs of all K cotangents are so many rows of one product `[K O, T] [T, I]` a sample. A
 program owns BLOCK_O of its rows and TILES column tiles [BLOCK_O, BLOCK_I], forms each by sweeping
-the positions, squares it and adds up its rows. No [O, I] matrix reaches memory.
+the positions, squares it and adds up its rows. No [O, I] matrix reaches memory. A tile is one
+product, or several of PART_O rows each, see `tiles.product_rows`.
 
 With `needed` [N, K] only the marked norms are formed and the others are zero, decided on the GPU:
 the few ghost norms whose terms cancelled are recomputed without waiting for the host. There a
 program owns several row tiles, and most have nothing to do.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# ruff: noqa: RUF005 - Triton knows no starred expressions
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,assignment"
 
 import torch
 import triton
@@ -32,10 +34,21 @@ _PROGRAMS_IF_NEEDED = 8
 
 
 @triton.jit
+def _add_product(g, a, gradient, PRECISION: tl.constexpr, PROMOTE: tl.constexpr):
+    """`gradient + g a`."""
+    if PROMOTE:
+        # The matrix units round sums toward zero: long ones are added up outside of them. A last
+        # argument that only other types heed keeps the two additions apart.
+        depth: tl.constexpr = g.shape[1]
+        return gradient + tl.dot(g, a, input_precision=PRECISION, max_num_imprecise_acc=depth)
+    return tl.dot(g, a, gradient, input_precision=PRECISION)
+
+
+@triton.jit
 def _gradient(
     x_ptr,  # the sample's and group's first input
     x_steps,  # [1, BLOCK_I], elements from a position's first input to its inputs
-    g_rows,  # [BLOCK_O, 1], pointers to the outputs at the first position
+    g_rows,  # pointers to the outputs at the first position, [PART_O, 1] for each part of the rows
     T,
     g_stride,
     OUT,
@@ -49,8 +62,10 @@ def _gradient(
     PRECISION: tl.constexpr,
     PROMOTE: tl.constexpr,
 ):
-    """A tile [BLOCK_O, BLOCK_I] of the weights' gradient."""
-    gradient = tl.zeros([g_rows.shape[0], x_steps.shape[1]], tl.float32)
+    """The parts [PART_O, BLOCK_I] of a tile of the weights' gradient."""
+    gradients = ()
+    for part in tl.static_range(len(g_rows)):
+        gradients = gradients + (tl.zeros([g_rows[part].shape[0], x_steps.shape[1]], tl.float32),)
     first = tl.arange(0, BLOCK_T)
     # The place of each position in space, and how far BLOCK_T positions are, in mixed radix.
     z, y, x = first // (OUT[0] * OUT[1]), first // OUT[1] % OUT[0], first % OUT[1]
@@ -61,26 +76,28 @@ def _gradient(
         t = start + first
         places = t * STEPS[2] if PLAIN else z * STEPS[0] + y * STEPS[1] + x * STEPS[2]
         g_steps = t if POSITIONS_LAST else t * g_stride
-        if EVEN_T:
-            g = tl.load(g_rows + g_steps[None, :])  # [BLOCK_O, BLOCK_T]
-        else:
+        if not EVEN_T:
             # Triton 3.9 forgets what divides a choice, and then loads number by number.
             places = tl.multiple_of(tl.where(t < T, places, 0), VECTOR_X)
-            g = tl.load(g_rows + g_steps[None, :], mask=(t < limit)[None, :], other=0.0)
+        loaded, added = (), ()
+        for part in tl.static_range(len(g_rows)):
+            if EVEN_T:
+                g = tl.load(g_rows[part] + g_steps[None, :])  # [PART_O, BLOCK_T]
+            else:
+                mask = (t < limit)[None, :]
+                g = tl.load(g_rows[part] + g_steps[None, :], mask=mask, other=0.0)
+            loaded = loaded + (g,)
         a = tl.load(x_ptr + (places[:, None] + x_steps))  # [BLOCK_T, BLOCK_I]
-        if PROMOTE:
-            # The matrix units round sums toward zero: long ones are added up outside of them. A
-            # last argument that only other types heed keeps the two additions apart.
-            gradient += tl.dot(g, a, input_precision=PRECISION, max_num_imprecise_acc=BLOCK_T)
-        else:
-            gradient = tl.dot(g, a, gradient, input_precision=PRECISION)
+        for part in tl.static_range(len(g_rows)):
+            added = added + (_add_product(loaded[part], a, gradients[part], PRECISION, PROMOTE),)
+        gradients = added
         if not PLAIN:
             x += more_x
             y += more_y + (x >= OUT[1]).to(tl.int32)
             x = tl.where(x >= OUT[1], x - OUT[1], x)
             z += more_z + (y >= OUT[0]).to(tl.int32)
             y = tl.where(y >= OUT[0], y - OUT[0], y)
-    return gradient
+    return gradients
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
@@ -120,6 +137,7 @@ def _direct_sq_norm_kernel(
     EVEN_T: tl.constexpr,
     HAS_NEEDED: tl.constexpr,
     BLOCK_O: tl.constexpr,
+    PART_O: tl.constexpr,  # rows of one product
     BLOCK_I: tl.constexpr,
     BLOCK_T: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -140,34 +158,43 @@ def _direct_sq_norm_kernel(
     first = split * column_tiles
     last = tl.minimum(first + column_tiles, tl.cdiv(I, BLOCK_I))
     for row_tile in range(row_program * row_tiles, row_program * row_tiles + row_tiles):
-        rows = row_tile * BLOCK_O + tl.arange(0, BLOCK_O)
-        present = rows < K * outputs
-        row = tl.where(present, rows, 0)  # loads then need no mask: what it adds is not stored
-        k, o = row // outputs, group * outputs + row % outputs
-        # Hints are given where a number is made: those on a function's argument are lost.
-        far = aligned(n * g_stride_n, VECTOR_G) + tl.cast(k, tl.int64) * g_stride_k
-        if POSITIONS_LAST:
-            g_rows = g_ptr + (far + o * g_stride)
-        else:
-            g_rows = g_ptr + tl.max_contiguous(tl.multiple_of(far + o, VECTOR_G), VECTOR_G)
-        needed, end = present, last
+        slots, g_rows, needed, totals, end = (), (), (), (), last
         if HAS_NEEDED:
-            needed = tl.load(needed_ptr + n * K + k, mask=present, other=0) != 0
-            end = tl.where(tl.max(needed.to(tl.int32), 0) != 0, last, first)
-        total = tl.zeros([BLOCK_O], tl.float32)
+            end = first
+        for part in tl.static_range(BLOCK_O // PART_O):
+            rows = row_tile * BLOCK_O + part * PART_O + tl.arange(0, PART_O)
+            present = rows < K * outputs
+            row = tl.where(present, rows, 0)  # loads then need no mask: what it adds is not stored
+            k, o = row // outputs, group * outputs + row % outputs
+            # Hints are given where a number is made: those on a function's argument are lost.
+            far = aligned(n * g_stride_n, VECTOR_G) + tl.cast(k, tl.int64) * g_stride_k
+            if POSITIONS_LAST:
+                g_row = g_ptr + (far + o * g_stride)
+            else:
+                g_row = g_ptr + tl.max_contiguous(tl.multiple_of(far + o, VECTOR_G), VECTOR_G)
+            if HAS_NEEDED:
+                present = tl.load(needed_ptr + n * K + k, mask=present, other=0) != 0
+                end = tl.where(tl.max(present.to(tl.int32), 0) != 0, last, end)
+            slots, g_rows, needed = slots + (rows,), g_rows + (g_row[:, None],), needed + (present,)
+            totals = totals + (tl.zeros([PART_O], tl.float32),)
         for tile in range(first, end):
             columns = tile * BLOCK_I + tl.arange(0, BLOCK_I)
             i = tl.where(columns < inputs, columns, 0)
             i = tl.max_contiguous(tl.multiple_of(i, VECTOR_X), VECTOR_X)
             x_steps = input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
-            gradient = _gradient(
-                *(x_group, x_steps[None, :], g_rows[:, None], T, g_stride, out, steps),
+            gradients = _gradient(
+                *(x_group, x_steps[None, :], g_rows, T, g_stride, out, steps),
                 *(PLAIN, POSITIONS_LAST, VECTOR_X, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
             )
-            gradient = tl.where((columns < I)[None, :], gradient, 0.0)
-            total += tl.sum(gradient * gradient, 1)
-        slots = partial_ptr + ((n * groups + group) * splits + split) * K * O + rows
-        tl.store(slots, tl.where(needed, total, 0.0), mask=rows < K * O)
+            added = ()
+            for part in tl.static_range(BLOCK_O // PART_O):
+                gradient = tl.where((columns < I)[None, :], gradients[part], 0.0)
+                added = added + (totals[part] + tl.sum(gradient * gradient, 1),)
+            totals = added
+        partials = partial_ptr + ((n * groups + group) * splits + split) * K * O
+        for part in tl.static_range(BLOCK_O // PART_O):
+            total = tl.where(needed[part], totals[part], 0.0)
+            tl.store(partials + slots[part], total, mask=slots[part] < K * O)
 
 
 def _program_tiles(row_tiles: int, column_tiles: int, needed: bool) -> tuple[int, int]:
@@ -226,6 +253,7 @@ def _part(
             EVEN_T=needed is None and t % tile.depth == 0,
             HAS_NEEDED=needed is not None,
             BLOCK_O=tile.rows,
+            PART_O=tiles.product_rows(tile, input_precision, g.device),
             BLOCK_I=tile.columns,
             BLOCK_T=tile.depth,
             PRECISION=input_precision,

@@ -58,6 +58,9 @@ _HOPPER_DIRECT = (
     (Tile(128, 128, 64, 8, 4), 0.8),
     (Tile(128, 64, 64, 4, 4), 0.76),
 )
+# Direct norms in TF32 on Hopper, whose products have few rows (see `product_rows`). Chosen from
+# machine code, not timed: each thread loads whole vectors, and no register is spilled.
+_HOPPER_TF32 = Tile(128, 64, 32, 4, 3)
 # What a sweep tries beside those in use; the depth is as many times that of the tile in use.
 _SWEEP: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
     "direct": (
@@ -76,11 +79,19 @@ def _hopper(operation: str, arithmetic: str, rows: int, columns: int) -> Tile | 
     """Measured on an NVIDIA H200, bfloat16: `benchmarks/results/gpu_tiles.txt`.
 
     Wide tiles are a third faster than narrow ones where nothing of them is past the product's end.
+    Of the few inputs of a model's first layer narrow ones take as long (0.34 and 0.35 ms, with
+    channels last in memory or not, against 0.32 and 0.42 ms of the widest), and other layers have
+    them compiled already.
     """
+    if (operation, arithmetic) == ("direct", "tf32"):
+        return _HOPPER_TF32 if rows > 16 else None
     if arithmetic != "half":
         return None
     if operation == "ghost":
         return Tile(128, 128, 64, 8, 4) if rows > 64 else Tile(64, 64, 64, 4, 2)
+
+    if columns <= _HOPPER_DIRECT[0][0].columns and rows > _HOPPER_DIRECT[0][0].rows:
+        return _HOPPER_DIRECT[-1][0]
 
     def cost(pair: tuple[Tile, float]) -> float:
         tile, rate = pair
@@ -200,6 +211,22 @@ def exact(rows: int, columns: int, device: torch.device) -> Tile:
         return narrow
     programs = -(-rows // wide.rows) * -(-columns // wide.columns)
     return wide if programs >= processors(device) else small
+
+
+# Rows of a product that are too few for the matrix instructions of four warps together.
+_FEW_ROWS = 32
+
+
+def product_rows(tile: Tile, input_precision: str, device: torch.device) -> int:
+    """Rows of the products that a tile of direct norms is made of, all of which one would be.
+
+    Hopper's matrix instructions take TF32 numbers only as they are summed over, neighbours in
+    memory, which positions of gradients are not: operands would be turned around, number by
+    number. Of few rows the compiler makes products by the instructions of single warps, which take
+    them as they lie.
+    """
+    turned = input_precision == "tf32" and gpu(device)[1][0] == 9
+    return min(_FEW_ROWS, tile.rows) if turned else tile.rows
 
 
 def _narrowed(tile: Tile, rows: int, columns: int) -> Tile:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fastgradnorm_kernels import direct_norm, reference
+from fastgradnorm_kernels import direct_norm, reference, tiles
 from fastgradnorm_kernels.tiles import Tile
 
 from tests.support.kernel_support import (
@@ -46,6 +46,36 @@ def test_only_what_is_needed(mode):
     assert (actual[~needed] == 0).all()
     exact, ref = linear_oracle(a, g)[needed.cpu()], reference.direct_sq_norm(a, g)[needed]
     assert_within_budget(actual[needed], ref, exact, mode.slack)
+
+
+@pytest.mark.parametrize("T", [32, 40])
+@pytest.mark.parametrize("outputs_last", [True, False])
+def test_a_tile_of_several_products(T, outputs_last, monkeypatch):
+    # As TF32 has it on Hopper; the last tile has a product without any rows, and a ragged one.
+    a, g = guarded(randn(2, T, 65)), randn(2, 3, T, 35)
+    g = guarded(g) if outputs_last else guarded(g.mT).mT
+    needed = torch.tensor([[True, False, True], [False, False, True]], device=DEVICE)
+    tile = Tile(64, 32, 16, 2, 2)
+    for some in (None, needed):
+        whole = direct_norm.direct_sq_norm(a, g, some, tile=tile)
+        with monkeypatch.context() as patches:
+            patches.setattr(tiles, "product_rows", lambda *_: 16)
+            parts = direct_norm.direct_sq_norm(a, g, some, tile=tile)
+        torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+        if some is not None:
+            assert (parts[~some] == 0).all()
+
+
+def test_only_hopper_makes_several_products_in_tf32(monkeypatch):
+    tile = Tile(128, 64, 32, 4, 3)
+    for capability, precision, rows in (
+        ((9, 0), "tf32", 32),
+        ((9, 0), "bf16x6", 128),
+        ((8, 0), "tf32", 128),
+        ((10, 0), "tf32", 128),
+    ):
+        monkeypatch.setattr(tiles, "gpu", lambda device, c=capability: ("", c))
+        assert tiles.product_rows(tile, precision, torch.device("cpu")) == rows
 
 
 @product_modes

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import triton
 
+from benchmarks.kernels import loops
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +41,8 @@ def _tuned_for():
 
 
 def test_every_block_configuration_compiles():
-    # shared memory within the chip's limit, no spills, matrix units, no atomics
+    # shared memory within the chip's limit, no spills, matrix units, no atomics; loops of products
+    # that load whole vectors and count little, but for what `loops.EXCUSED` names
     if triton.__version__.startswith(_tuned_for() + "."):
         # What `kernels_checked.json` holds came out right from the same text and compiler.
         output, _ = _run("-m", "benchmarks.kernels.known")
@@ -52,9 +55,8 @@ def test_every_block_configuration_compiles():
 def _compiled_elsewhere(arch):
     # Other versions bring an assembler that hands out registers in another way: some spill, which
     # takes time and changes no number.
-    output, code = _run(
-        "-m", "benchmarks.kernels.compiled", "--check", "--arch", arch, checked=False
-    )
+    options = ("--check", "--any-loops", "--arch", arch)
+    output, code = _run("-m", "benchmarks.kernels.compiled", *options, checked=False)
     *rows, summary = output.splitlines()
     count, bad = map(int, re.findall(r"\d+", summary))
     assert len(rows) == bad <= SPILLS * count, output
@@ -63,7 +65,8 @@ def _compiled_elsewhere(arch):
     assert all(spilled.search(row) for row in rows), output
 
 
-# A product on matrix units of each kernel and arithmetic: what is wrong with its loop.
+# A product on matrix units of each kernel and arithmetic: what is wrong with its loop, whichever
+# Triton compiles it.
 LOOPS = """
 from benchmarks.kernels import compiled, loops
 
@@ -74,16 +77,13 @@ for arch in (80, 90):
     wanted = {}
     for _, dtype, precision, launch in compiled.launches(arch):
         given = launch.arguments
-        vector = min(given.get(name, 16) for name in ("VECTOR_X", "VECTOR_G", "VECTOR"))
-        rows = given.get("BLOCK_O", 0) if "EVEN_T" in given else given.get("BLOCK_T", 64)
-        halves = precision == "halves"
-        if halves or ("PRECISION" in given and (dtype.itemsize == 2 or precision == "bf16x6")):
-            if rows >= 64 and vector * (2 if halves else dtype.itemsize) == 16:
-                wanted.setdefault((launch.kernel.__name__, precision), launch)
+        product = "PRECISION" in given or "BLOCK_M" in given
+        if product and loops.is_bound(given) and not loops.excuse(given, arch):
+            wanted.setdefault((launch.kernel.__name__, precision), launch)
     for key, launch in wanted.items():
         options = {k: v for k, v in launch.options.items() if k in compiled._OPTIONS}
         made = compile(compiled.specialise(launch), target=target, options=options)
-        found = loops.loops(made.asm["cubin"])
+        found = loops.of_launch(made.asm["cubin"], launch.arguments, options["num_warps"])
         print(arch, *key, found)
         print("wrong:", loops.problems(found))
 """
@@ -91,7 +91,22 @@ for arch in (80, 90):
 
 def test_loops_of_products_load_vectors_and_count_little():
     output, _ = _run("-c", LOOPS)
-    assert output.count("wrong: []") == output.count("wrong:") == 10, output
+    assert output.count("wrong: []") == output.count("wrong:") == 14, output
+
+
+@pytest.mark.parametrize(
+    "loop, wrong",
+    [
+        (loops.Loop(8, 32, {"128": 4}), []),
+        (loops.Loop(8, 33, {"128": 4}), ["33 integer instructions for 8 matrix instructions"]),
+        (loops.Loop(8, 3, {"128": 4, "32": 1}), ["loads in a loop of products are narrow"]),
+        (loops.Loop(8, 3, {}), ["loads in a loop of products are narrow"]),
+    ],
+)
+def test_what_is_wrong_with_a_loop(loop, wrong):
+    said = loops.problems([loop])
+    assert len(said) == len(wrong)
+    assert all(text in each for text, each in zip(wrong, said, strict=True))
 
 
 # In a process of its own, for kernels are interpreted here: prints the kinds of changes after which

@@ -58,13 +58,14 @@ def test_a_measured_tile_goes_before(monkeypatch):
     assert tiles.candidates("direct", torch.bfloat16, "ieee", CPU)[0] == measured
 
 
-# Rows and columns of layers of a ResNet-18, a ViT-B/16 and BERT, and what the sweep found best.
+# Rows and columns of layers of a ResNet-18, a ViT-B/16 and BERT, and what the sweep found best; of
+# the ResNet's first layer, what is as fast as that over both layouts and compiled for others too.
 HOPPER = [
     ("direct", (640, 576), Tile(128, 64, 64, 4, 4)),
     ("direct", (1280, 576), Tile(256, 128, 64, 8, 3)),
     ("direct", (1280, 1152), Tile(256, 128, 64, 8, 3)),
     ("direct", (7680, 768), Tile(256, 128, 64, 8, 3)),
-    ("direct", (640, 72), Tile(256, 128, 64, 8, 3)),
+    ("direct", (640, 72), Tile(128, 64, 64, 4, 4)),
     ("direct", (64, 4608), Tile(64, 128, 64, 8, 4)),
     ("direct", (10, 72), Tile(16, 128, 64, 4, 4)),
     ("ghost", (512, 512), Tile(128, 128, 64, 8, 4)),
