@@ -91,7 +91,7 @@ def of_modules_for_some(m, x):
 
 def of_some_and_written(m, x):
     hidden = m.body(x)
-    if x.sum() < 0:
+    if x.sum() > 0:
         hidden, made = torch.zeros(len(x), 5, dtype=x.dtype), hidden
         hidden[:] = made  # which vmap cannot write, but into what it has spread
         if hidden.requires_grad:

@@ -33,8 +33,8 @@ def as_they_end(m, x, lengths):
     """In the order that packing puts them, by hand."""
     lengths, order = lengths.sort(descending=True)
     steps = pack_padded_sequence(x[order].transpose(0, 1), lengths.cpu().tolist())
-    out, sizes = pad_packed_sequence(m.body(steps)[0], padding_value=-1.0)
-    last = out[sizes - 1, torch.arange(len(x))]
+    out, sizes = pad_packed_sequence(m.body(steps)[0], padding_value=-1.0, total_length=5)
+    last = out[sizes - 1, torch.arange(len(x))] + out.mean(0)
     return m.head(last[order.argsort()])
 
 

@@ -94,6 +94,8 @@ class _Layouts(Interpreter):
     def run_node(self, n: Node) -> Any:
         _check(n, self.env)
         draws = torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())
+        if n.kwargs.get("generator") is not None:  # which would not begin anew
+            raise NotTraceableError(f"`{n.target}` draws random numbers of the model's own")
         before = torch.get_rng_state() if draws else None
         made = super().run_node(n)
         if before is not None and not torch.equal(before, torch.get_rng_state()):

@@ -148,8 +148,11 @@ class Subject:
 
     @property
     def randomness(self) -> Literal["error", "same"]:
-        """What `vmap` shall do about random numbers."""
-        return "same" if self.draws_idly else "error"
+        """What `vmap` shall do about random numbers: each run was found to draw the same, if any.
+
+        On a GPU captured passes would go on drawing where a model begins anew each time.
+        """
+        return "same" if self.draws_idly or self.device.type == "cpu" else "error"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass and the pull-backs."""
