@@ -50,6 +50,7 @@ NAMES = {
         "_weight_norm": "weight normalisation is opened for its parameters' sake",
         "_pack_padded_sequence": "packed sequences, which `vmap` does not run, are cut instead",
         "_pad_packed_sequence": "likewise",
+        "_nn": "has what `pad_sequence` calls",
         "_make_dual": "derivatives of forward mode that a model has traced are noticed",
         "_orig_mod": "a compiled model is scored as what it was compiled from",
         "_backward_hooks": "those of the caller's parameters do not run in verification",

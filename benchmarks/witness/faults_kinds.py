@@ -99,4 +99,14 @@ FAULTS = [
         "not _is_large(tensor) and not is_untouched(tensor)", "not _is_large(tensor) and is_untouched(tensor)",
         "buffers that are not written to are spread, and others are not",
     ),
+    Fault(
+        "_operations/counting.py", "off by one",
+        "    index = (place[:, None] >= ends).sum(1)", "    index = (place[:, None] > ends).sum(1)",
+        "what is repeated by numbers of each sample begins one step too late",
+    ),
+    Fault(
+        "_engine/traced.py", "dropped guard",
+        '        if n.kwargs.get("generator") is not None:', "        if False:",
+        "models with a generator of their own are replayed with other numbers, in long pools",
+    ),
 ]  # fmt: skip

@@ -30,9 +30,10 @@ def _never(*args: Any) -> Any:
 weight_norm: Callable[..., Any] = getattr(torch, "_weight_norm", _never)
 # With which forward mode begins: can go when `torch.func.linearize` can be nested in transforms.
 make_dual: Callable[..., Any] = getattr(torch, "_make_dual", _never)
-# What `pack_padded_sequence` and its inverse call: can go when `vmap` runs them.
+# What packs, unpacks and pads sequences: can go when `vmap` runs them.
 pack_padded: Callable[..., Any] = getattr(torch, "_pack_padded_sequence", _never)
 pad_packed: Callable[..., Any] = getattr(torch, "_pad_packed_sequence", _never)
+pad_several: Callable[..., Any] = getattr(torch._C._nn, "pad_sequence", _never)
 
 
 def compiled_from(model: Any) -> nn.Module | None:

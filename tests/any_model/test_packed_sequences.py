@@ -3,7 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import (
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+)
 
 from fastgradnorm import SlowPathWarning, score_pool
 from tests.support import oracle
@@ -38,6 +43,14 @@ def as_they_end(m, x, lengths):
     return m.head(last[order.argsort()])
 
 
+def by_hand(m, x, lengths):
+    """Each cut, and packed or padded again."""
+    cut = [row[: int(length)] for row, length in zip(x, lengths, strict=True)]
+    _, state = m.body(pack_sequence(cut, enforce_sorted=False))
+    padded = pad_sequence([row.tanh() for row in cut], batch_first=True, padding_value=0.0)
+    return m.head(state[-1] + padded.sum((1, 2))[:, None])
+
+
 def from_the_padding(m, x, lengths):
     return last_state(m, x, (torch.arange(5) < lengths[:, None]).sum(1))
 
@@ -49,6 +62,7 @@ MODELS = {
     "RNN": (last_state, lambda: nn.RNN(4, 5, nonlinearity="relu", batch_first=True)),
     "both directions": (mean_of_steps, lambda: nn.LSTM(4, 5, bidirectional=True, batch_first=True)),
     "steps": (mean_of_steps, lambda: nn.GRU(4, 5, batch_first=True)),
+    "cut by hand": (by_hand, lambda: nn.GRU(4, 5, batch_first=True)),
     "sorted by hand": (as_they_end, lambda: nn.LSTM(4, 5, batch_first=True)),
     "no biases": (last_state, lambda: nn.GRU(4, 5, bias=False, batch_first=True)),
     "lengths from the padding": (from_the_padding, lambda: nn.GRU(4, 5, batch_first=True)),

@@ -96,6 +96,31 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     return zeros.scatter_add(0, input.long(), each.to(dtype))
 
 
+def repeat_interleave(
+    input: Tensor,
+    repeats: Any = None,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,
+) -> Tensor | None:
+    """`torch.repeat_interleave` by numbers that differ between samples, as of durations; else None.
+
+    How many there are in all is read as a branch is.
+    """
+    times = input if repeats is None else repeats
+    if not isinstance(times, Tensor) or times.dim() != 1 or not is_batched_anywhere(times):
+        return None
+    if repeats is not None and len(times) != (input.numel() if dim is None else input.shape[dim]):
+        return None  # one number for all
+    ends = times.cumsum(0)
+    size = int(times.sum()) if output_size is None else output_size
+    place = torch.arange(size, device=times.device)
+    index = (place[:, None] >= ends).sum(1)
+    if repeats is None:
+        return index
+    return (input.flatten() if dim is None else input).index_select(dim or 0, index)
+
+
 def histc(
     input: Tensor, bins: int = 100, min: float = 0, max: float = 0, *, out: Tensor | None = None
 ) -> Tensor | None:
@@ -125,6 +150,7 @@ def _forms() -> dict[Callable[..., Any], Operation]:
     opened: dict[Callable[..., Any], Callable[..., Any]] = {torch.segment_reduce: segment_reduce}
     for owner in (torch, Tensor):
         opened |= {owner.bincount: bincount, owner.histc: histc}
+        opened[owner.repeat_interleave] = repeat_interleave
     formed: dict[Callable[..., Any], Callable[..., Any]] = {
         torch.index_reduce: index_reduce,
         Tensor.index_reduce: index_reduce,

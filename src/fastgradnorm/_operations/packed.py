@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from fastgradnorm_kernels.functorch import is_batched_anywhere
-from fastgradnorm_kernels.switches import pack_padded, pad_packed
+from fastgradnorm_kernels.switches import pack_padded, pad_packed, pad_several
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastgradnorm._operations.operation import Operation
 
@@ -65,7 +66,26 @@ def unpacked(args: Sequence[Any]) -> list[Any] | None:
     return None if steps is None else [steps, *others, False]
 
 
+def pad_sequence(
+    sequences: Sequence[Tensor],
+    batch_first: bool = False,
+    padding_value: float = 0.0,
+    padding_side: str = "right",
+) -> Tensor | None:
+    """What `pad_sequence` calls."""
+    if not any(map(is_batched_anywhere, sequences)):
+        return None
+    longest = max(len(each) for each in sequences)
+    rows = []
+    for each in sequences:
+        more = longest - len(each)
+        gaps = (more, 0) if padding_side == "left" else (0, more)
+        rows.append(F.pad(each, (*[0, 0] * (each.dim() - 1), *gaps), value=padding_value))
+    return torch.stack(rows, 0 if batch_first else 1)
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     pack_padded: Operation(opened=pack),
     pad_packed: Operation(opened=pad),
+    pad_several: Operation(opened=pad_sequence),
 }
