@@ -81,6 +81,13 @@ FAULTS = [
         "a student near its teacher is refused as if it mixed samples",
     ),
     Fault(
+        _DOTS,
+        "dropped guard",
+        "if self._cosine and self.options.by_output:",
+        "if False:",
+        "cosines of a student near its teacher are told as a disagreement",
+    ),
+    Fault(
         _GROUPS,
         "swapped",
         "index = [place[self._of[name]] for name in names]",

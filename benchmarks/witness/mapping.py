@@ -22,8 +22,8 @@ TESTS = {
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
     "_directions/states": "directions/test_names",
-    "_directions/dots": "directions/test_names directions/test_options directions/test_cosines "
-    "directions/test_metric directions/test_dots directions",
+    "_directions/dots": "directions/test_names directions/test_teachers directions/test_options "
+    "directions/test_cosines directions/test_metric directions/test_dots directions",
     "_directions/metric": "directions/test_metric directions/test_dots",
     "_directions/means": "directions/test_means directions/test_options directions/test_dots "
     "directions/test_layers any_model/test_clipped_gradients",

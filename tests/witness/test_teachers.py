@@ -38,7 +38,6 @@ LOSSES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:`loss` gives a sample another gradient")
 @pytest.mark.parametrize("distance", [0.0, 1e-5, 1e-3, 1e-2, 0.1])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_student_near_its_teacher(name, distance):

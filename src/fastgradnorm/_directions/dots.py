@@ -11,7 +11,7 @@ from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor, nn
 
 from fastgradnorm._directions.metric import check_metric
-from fastgradnorm._directions.pulled import Pulled
+from fastgradnorm._directions.pulled import Pulled, as_long
 from fastgradnorm._engine import (
     ForwardMode,
     Outcome,
@@ -191,9 +191,17 @@ class Dots:
             exact = self._of(alone.gradients, alone.scale).double()
             known = [numbers(g.to_dense()).double() for g in alone.gradients if g is not None]
             size = sum(float(g.square().sum()) for g in known) ** 0.5
-            room = limit * size * scale * _sq_sizes(self._directions, found.device).sqrt()
+            lengths = scale * _sq_sizes(self._directions, found.device).sqrt()
+            room = limit * size * lengths
             room = torch.cat([room, 2 * limit * exact[self.count_all :]])
-            gap = (found[i].double() - exact).abs()
+            row = found[i].double()
+            if self._cosine and self.options.by_output:
+                row = as_long(row, exact)
+            gap = (row - exact).abs()
+            if not bool((gap <= room).all()):  # gradients that cancel move by rounding
+                moved = alone.movement(own, names)
+                square = torch.full_like(exact[self.count_all :], (2 * size + moved) * moved)
+                room = room.maximum(torch.cat([moved * lengths, square]))
             if not bool((gap <= room).all()):
                 q = int((gap - room).argmax())  # of what is no number the first
                 what = "squared norm" if q == self.count_all else f"product with direction {q}"

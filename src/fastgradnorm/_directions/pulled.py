@@ -18,7 +18,7 @@ from fastgradnorm._schemes import (
     posterior,
     settled,
 )
-from fastgradnorm._witness import OwnModel
+from fastgradnorm._witness import OwnModel, movement
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Alone:
     unit: Tensor
     scale: Tensor
     gradients: list[Tensor | None]
+
+    def movement(self, own: OwnModel, names: Sequence[str]) -> float:
+        """How far the gradient over `scale` moves by rounding, at most."""
+        given = own.subject, self.sample, names, self.unit, own.narrow
+        return float(torch.linalg.vector_norm(movement(*given)))
 
 
 class Pulled:
@@ -90,6 +95,18 @@ class Pulled:
                 is_finite(each.coalesce().values() if each.is_sparse else each) for each in numbers
             ):
                 yield Alone(i, sample, unit, scale, gradients)
+
+
+def as_long(found: Tensor, exact: Tensor) -> Tensor:
+    """Products and the squared norm after them, where the gradient is over another size of it.
+
+    A loss is divided by its own size first, which for one that cancels is another in each pass.
+    """
+    ratio = exact[-1] / found[-1]
+    usable = ratio.isfinite() & (ratio > 0)
+    powers = torch.full_like(found, 0.5)
+    powers[-1] = 1
+    return torch.where(usable, found * ratio**powers, found)
 
 
 def scheme_cotangent(

@@ -20,6 +20,7 @@ from fastgradnorm._witness.own_call import OwnModel
 # Of logits, relative to the largest; and cosines of directions, which are of second order.
 _ROUNDING, _HALF = 1e-3, 5e-2
 _TURNED, _TURNED_HALF = 1 - 1e-6, 0.99
+_DIGITS = 2e-6  # of the size of the logits, or of 1: what rounding leaves of a gradient at them
 
 
 def check_company(own: OwnModel, pair: Batch) -> None:
@@ -54,18 +55,32 @@ def check_company(own: OwnModel, pair: Batch) -> None:
                 "attention over the first dimension."
             )
     if slopes is not None:
-        for i, (_, slope) in enumerate(alone):
+        for i, (z, slope) in enumerate(alone):
             least = _TURNED_HALF if own.narrow else _TURNED
-            if _is_turned(slopes[i], None if slope is None else slope[0], least):
+            noise = _DIGITS * max(1.0, float(z.abs().max()) if z.numel() else 0.0)
+            if _is_turned(slopes[i], None if slope is None else slope[0], least, noise):
                 return  # told once
 
 
-def _is_turned(company: Tensor, alone: Tensor | None, least: float) -> bool:
-    """Whether company turns the gradient of the loss at one sample's logits, which is told."""
+def _is_turned(company: Tensor, alone: Tensor | None, least: float, noise: float) -> bool:
+    """Whether company turns the gradient of the loss at one sample's logits, which is told.
+
+    What is across the gradient alone, and no longer than `noise`, may be rounding: gradients of a
+    student near its teacher are differences of numbers of the size of the logits.
+    """
     a = company.double().flatten()
     b = torch.zeros_like(a) if alone is None else alone.double().flatten()
     sizes = float(a.norm()), float(b.norm())
-    if sizes[0] == 0 or not all(map(math.isfinite, sizes)):
+    if sizes[0] == 0 or not math.isfinite(sizes[0]):
+        return False
+    if not math.isfinite(sizes[1]):
+        raise UnsupportedModelError(
+            "`loss` must not mix samples. Got one whose gradient at a sample's logits is NaN for "
+            "that sample alone, and is not in a batch of two, as a standard deviation over the "
+            "batch makes it. Such a loss has no gradient a sample."
+        )
+    along = b / sizes[1] if sizes[1] > 0 else b
+    if float((a - (a @ along).clamp_min(0) * along).norm()) <= noise:
         return False
     if sizes[1] == 0:
         raise UnsupportedModelError(
