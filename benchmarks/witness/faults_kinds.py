@@ -109,4 +109,9 @@ FAULTS = [
         '        if n.kwargs.get("generator") is not None:', "        if False:",
         "models with a generator of their own are replayed with other numbers, in long pools",
     ),
+    Fault(
+        "_engine/plan.py", "dropped term",
+        "recorder.passage.hooked or has_own(logits)", "recorder.passage.hooked",
+        "means of models with functions of their own are made one by one, and clipped ones are not told",
+    ),
 ]  # fmt: skip

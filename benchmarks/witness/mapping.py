@@ -59,7 +59,8 @@ TESTS = {
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
     "_engine/plan": "engine/test_last_layer_made engine/test_combinations "
-    "process/test_side_effects test_errors any_model/test_weight_standardisation",
+    "process/test_side_effects test_errors any_model/test_weight_standardisation "
+    "any_model/test_custom_functions",
     "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
     "any_model/test_control_flow any_model/test_reached operations/test_frozen "
     "any_model/test_raw_parameters",

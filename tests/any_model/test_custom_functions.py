@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fastgradnorm import SlowPathWarning, score_pool
+from fastgradnorm import SlowPathWarning, mean_gradient, score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
@@ -170,6 +170,23 @@ def test_fast_and_exact(way, reduction):
             torch.set_default_dtype(torch.float32)
     for scheme in oracle.SCHEMES:
         assert_close_relative(scores[scheme], table.scores(scheme, reduction), 1e-9, scheme)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "after branches"])
+def test_their_means_are_fast_and_exact(way):
+    made, x, labels = model(way), torch.randn(4, 4).double(), torch.tensor([0, 2, 1, 0])
+    parameters = dict(made.named_parameters())
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for one, label in zip(x.split(1), labels.split(1), strict=True):
+        loss = nn.functional.cross_entropy(made(one), label)
+        found = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+        for name, g in zip(parameters, found, strict=True):
+            total[name] += 0 if g is None else g
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowPathWarning)
+        means = mean_gradient(made, [(x, labels)], loss="cross_entropy", progress=False)
+    size = sum(float(g.square().sum()) for g in total.values()) ** 0.5
+    assert all(float((4 * means[n] - g).norm()) <= 1e-9 * size for n, g in total.items())
 
 
 @pytest.mark.parametrize("options", [{"params": "last_layer"}, {"rtol": 0.5}], ids=str)

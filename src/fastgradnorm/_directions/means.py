@@ -149,7 +149,7 @@ class Sums:
         valid: Tensor | None,
         target: Tensor | None,
     ) -> list[Tensor | None]:
-        """For a model with hooks on gradients.
+        """For a model with hooks on gradients, or functions of its own.
 
         They take part where they are, within `vmap`, and not in a graph that is made outside of it.
         """

@@ -232,8 +232,8 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
                 f"`{name}`, changed in place. Change a copy of it."
             )
     subject.check_kept()
-    subject.hooks = hooks = subject.hooks or recorder.passage.hooked
-    subject.clips |= (hooks or has_own(logits)) and not in_proportion(logits, [*leaves.values()])
+    subject.hooks = subject.hooks or recorder.passage.hooked or has_own(logits)
+    subject.clips |= subject.hooks and not in_proportion(logits, [*leaves.values()])
     saved.tensors.clear()
     by_output = subject.options.by_output and subject.options.params == "last_layer"
     head = extract(output) if by_output else logits

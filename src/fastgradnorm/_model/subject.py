@@ -41,7 +41,8 @@ class Subject:
         drew: Whether the last run drew random numbers.
         draws_idly: Whether the model draws random numbers that do not matter.
         clips: Whether gradients were seen that do not grow with what is pulled back.
-        hooks: Whether hooks on gradients were seen, of modules or put on tensors by the model.
+        hooks: Whether hooks on gradients were seen, of modules or put on tensors by the model, or
+            functions of its own.
         in_loss: Whether what runs, or has failed, is the loss.
     """
 
