@@ -119,6 +119,8 @@ def test_a_label_that_the_model_is_certain_of(gap):
     for label in (one_hot, y):
         assert_close_relative(score(model, [(x, label)], loss=twice), 2 * expected, RTOL)
     assert_close_relative(score(Given(model), [(x, y)], loss="model"), expected, RTOL)
+    logarithms = nn.Sequential(model, nn.LogSoftmax(-1))
+    assert_close_relative(score(logarithms, [(x, y)], loss="cross_entropy"), expected, RTOL)
     assert_close_relative(naive_score_pool(model, [(x, y)], loss="cross_entropy"), expected, RTOL)
 
 
