@@ -82,7 +82,7 @@ def test_what_is_wrong_is_told(given, number):
 def test_an_optimizer_without_moments(given):
     model, batches, directions = given
     for optimizer in (
-        torch.optim.SGD(model.parameters(), 0.1),
+        torch.optim.ASGD(model.parameters(), 0.1),
         torch.optim.Adam(model.parameters()),
     ):
         with pytest.raises(
