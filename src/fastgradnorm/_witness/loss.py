@@ -71,14 +71,8 @@ def _is_turned(company: Tensor, alone: Tensor | None, least: float, noise: float
     a = company.double().flatten()
     b = torch.zeros_like(a) if alone is None else alone.double().flatten()
     sizes = float(a.norm()), float(b.norm())
-    if sizes[0] == 0 or not math.isfinite(sizes[0]):
+    if sizes[0] == 0 or not all(map(math.isfinite, sizes)):
         return False
-    if not math.isfinite(sizes[1]):
-        raise UnsupportedModelError(
-            "`loss` must not mix samples. Got one whose gradient at a sample's logits is NaN for "
-            "that sample alone, and is not in a batch of two, as a standard deviation over the "
-            "batch makes it. Such a loss has no gradient a sample."
-        )
     along = b / sizes[1] if sizes[1] > 0 else b
     if float((a - (a @ along).clamp_min(0) * along).norm()) <= noise:
         return False
