@@ -126,6 +126,21 @@ FAULTS = [
         "pictures in arrays are scored with height and width exchanged",
     ),
     Fault(
+        "cli/_pool.py", "forgotten in one branch",
+        "Arrays(arrays, known, transform, names if id_key else ())", "Arrays(arrays, known)",
+        "rows of arrays are scored without the transform of the model's function",
+    ),
+    Fault(
+        "cli/_table_pool.py", "forgotten in one branch",
+        "Arrays({\"table\": table}, labels, transform, names if id_key else ())", "Arrays({\"table\": table}, labels)",
+        "rows of tables are scored without the transform of the model's function",
+    ),
+    Fault(
+        "cli/_samples.py", "shared state",
+        "own = {name: value.clone() for name, value in row.items()}", "own = dict(row)",
+        "a transform that writes into its row changes the pool for the next pass",
+    ),
+    Fault(
         "cli/_files.py", "wrong sort",
         'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
         "select may choose samples whose score is NaN",

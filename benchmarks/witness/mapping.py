@@ -228,7 +228,9 @@ TESTS = {
     "cli/_campaign": "cli/test_cli_campaign cli/test_cli_resuming",
     "cli/_images": "cli/test_cli_images",
     "cli/_report": "cli/test_cli_pictures cli/test_cli_score",
-    "cli/_pool": "cli/test_cli_pictures cli/test_cli_score",
+    "cli/_pool": "cli/test_cli_pictures cli/test_cli_score cli/test_cli_transforms",
+    "cli/_table_pool": "cli/test_cli_transforms",
+    "cli/_samples": "cli/test_cli_transforms",
     "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures "
     "cli/test_cli_wording",
     "integrations/_by_sample": "integrations/test_skorch integrations/test_skactiveml",

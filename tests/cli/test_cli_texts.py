@@ -192,7 +192,7 @@ def test_rows_of_numbers(run, folder, texts):
 
 WRONG = {
     "no tokenizer": (
-        ("text_model:make_bag", "pool.csv", "--text", "body", "--tokenizer", "nowhere"),
+        ("text_model:make_ids", "pool.csv", "--text", "body", "--tokenizer", "nowhere"),
         "`--tokenizer` must be a folder with a tokenizer",
     ),
     "none": (("text_model:make_ids", "pool.txt"), "`--tokenizer` must be given for texts"),

@@ -36,7 +36,7 @@ def open_pool(
         keys: Arrays or columns that are the model's inputs; all but the ids if there are none.
         id_key: Array or column with a name for each sample.
         target: Array or column of labels.
-        transform: Picture to input; only for folders.
+        transform: A sample as the file has it to the model's input: a picture, or a row.
         image_size: Images are resized to squares of it; only for folders.
         skip_bad: Leave out images that cannot be read.
         every_frame: Of files that hold several images, take each.
@@ -57,7 +57,7 @@ def open_pool(
         raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
     suffix = path.suffix.lower()
     if suffix in TABLES or (suffix == ".parquet" and reading and reading.column):
-        return open_table(path, reading, keys, id_key, target, skip_bad)
+        return open_table(path, reading, keys, id_key, target, skip_bad, transform)
     readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
     if suffix not in readers:
         raise BadInputError(
@@ -77,7 +77,8 @@ def open_pool(
     missing = [key for key in keys if key not in columns]
     if missing:
         raise BadInputError(f"`--key` must be one of {', '.join(columns)}. Got {missing[0]!r}.")
-    arrays = {key: _input(key, columns[key]) for key in keys or columns}
+    as_it_is = transform is not None
+    arrays = {key: _input(key, columns[key], as_it_is) for key in keys or columns}
     lengths = {name: len(array) for name, array in arrays.items()}
     if not arrays or len(set(lengths.values())) > 1 or 0 in lengths.values():
         told_lengths = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -98,7 +99,7 @@ def open_pool(
         if in_a_row:  # as of the same table in a CSV
             arrays = {"columns": torch.stack([each.float() for each in arrays.values()], 1)}
     known = None if labels is None else labels_of(str(target), labels, count)
-    return Pool(Arrays(arrays, known), names)
+    return Pool(Arrays(arrays, known, transform, names if id_key else ()), names)
 
 
 def _are_numbers(arrays: dict[str, Tensor], reading: Reading | None) -> bool:
@@ -111,13 +112,16 @@ def _are_numbers(arrays: dict[str, Tensor], reading: Reading | None) -> bool:
     return not all(name in parameters for name in arrays)
 
 
-def _input(name: str, array: np.ndarray) -> Tensor:
-    """A tensor for the model; pictures in bytes become `[C, H, W]` in [0, 1]."""
+def _input(name: str, array: np.ndarray, as_it_is: bool) -> Tensor:
+    """A tensor for the model; pictures in bytes become `[C, H, W]` in [0, 1].
+
+    Where `as_it_is`, for a transform that was written for them, they stay bytes.
+    """
     if array.ndim == 0:
         raise BadInputError(f"{name!r} must have one row a sample. Got a single number.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and not as_it_is:
         if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
             array = array.transpose(0, 3, 1, 2)
         return torch.from_numpy(array.astype(np.float32) / 255)

@@ -67,10 +67,20 @@ class Pool:
         return link
 
 
-class OneShape:
-    """Lets through what a transform made of samples, as long as batches can be made of it."""
+_OF_PICTURES = (
+    "Let it end with `torch.from_numpy(np.array(image)).permute(2, 0, 1)`, scaled as in training."
+)
 
-    def __init__(self) -> None:
+
+class OneShape:
+    """Lets through what a transform made of samples, as long as batches can be made of it.
+
+    Args:
+        cure: What to do where it made no tensor.
+    """
+
+    def __init__(self, cure: str = _OF_PICTURES) -> None:
+        self._cure = cure
         self._first: tuple[Any, str] | None = None
 
     def __call__(self, made: Any, name: str) -> Any:
@@ -82,8 +92,7 @@ class OneShape:
         if made is None or not isinstance(made, (Tensor, np.ndarray, Mapping, tuple, list)):
             raise BadInputError(
                 f"The transform must return a tensor. It returned {type(made).__name__} for "
-                f"{name}. Let it end with `torch.from_numpy(np.array(image)).permute(2, 0, 1)`, "
-                "scaled as in training."
+                f"{name}. {self._cure}"
             )
         shape = [*made.shape] if isinstance(made, (Tensor, np.ndarray)) else None
         first, whose = self._first = self._first or (shape, name)
@@ -96,10 +105,25 @@ class OneShape:
 
 
 class Arrays(Dataset[Any]):
-    """Rows of arrays: of one as tensors, of several as mappings by name; with labels as pairs."""
+    """Rows of arrays: of one as tensors, of several as mappings by name; with labels as pairs.
 
-    def __init__(self, arrays: Mapping[str, Tensor], labels: Tensor | None = None) -> None:
+    Args:
+        arrays: By name, with a row a sample.
+        labels: `[N]`, or None.
+        transform: From a row to the model's input, or None: it is the row.
+        names: Of the samples, if they have any, by which errors tell of them.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Tensor],
+        labels: Tensor | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        names: Sequence[Any] = (),
+    ) -> None:
         self.arrays, self.labels = dict(arrays), labels
+        self._transform, self._names = transform, names
+        self._fits = OneShape("Let it return what the model takes of one sample.")
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -107,7 +131,24 @@ class Arrays(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         row = {name: array[index] for name, array in self.arrays.items()}
         inputs = next(iter(row.values())) if len(row) == 1 else row
+        if self._transform is not None:
+            inputs = self._made(self._transform, row, index)
         return inputs if self.labels is None else (inputs, self.labels[index])
+
+    def _made(self, transform: Callable[[Any], Any], row: Mapping[str, Tensor], index: int) -> Any:
+        """What the transform makes of a row, which is a copy: it may write into it."""
+        own = {name: value.clone() for name, value in row.items()}
+        given = next(iter(own.values())) if len(own) == 1 else own
+        name = f"row {index}" + (f", {self._names[index]!s:.60}," if self._names else "")
+        try:
+            made = transform(given)
+        except Exception as error:
+            shapes = ", ".join(f"{v.dtype} {[*v.shape]}" for v in row.values())
+            raise BadInputError(
+                f"The transform failed on {name}: {type(error).__name__}: {error}. It is given "
+                f"each sample by itself, here {shapes.replace('torch.', '')}."
+            ) from error
+        return self._fits(made, name)
 
 
 def labels_of(name: str, array: np.ndarray, count: int) -> Tensor:

@@ -42,11 +42,12 @@ def open_table(
     id_key: str | None,
     target: str | None,
     skip_bad: bool,
+    transform: Callable[[Any], Any] | None = None,
 ) -> Pool:
     """Opens a .csv, .jsonl, .txt or .parquet file.
 
     With a column of texts these are the samples; else all columns, or those of `keys`, are numbers
-    and one input, `[columns]` a sample.
+    and one input, `[columns]` a sample, or what `transform` makes of it.
 
     Raises:
         BadInputError: If it cannot be read as that.
@@ -86,7 +87,7 @@ def open_table(
                 f"Inputs: the columns {', '.join(chosen)}, in this order; choose with --key.",
                 err=True,
             )
-        return Pool(Arrays({"table": table}, labels), names)
+        return Pool(Arrays({"table": table}, labels, transform, names if id_key else ()), names)
     texts = column(columns, name, "--text")
     kept, left_out = usable(texts, names, path, skip_bad)
     texts, names = [texts[i] for i in kept], [names[i] for i in kept]
@@ -121,6 +122,12 @@ def _text_column(
 def _maker(reading: Reading | None, first: str) -> Callable[[list[str]], list[Any]]:
     if reading is not None and reading.transform is not None and reading.tokenizer is None:
         return by_transform(reading.transform)
+    if reading is not None and reading.transform is not None:
+        raise BadInputError(
+            "`--tokenizer` must be left out: MODEL returns a transform beside the model, which "
+            "makes an input of each text. Let it return the model alone to read texts by a "
+            "tokenizer."
+        )
     if reading is None or reading.tokenizer is None:
         raise BadInputError(
             "`--tokenizer` must be given for texts: a folder, or a name of Hugging Face's. Or let "

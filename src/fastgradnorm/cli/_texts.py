@@ -89,7 +89,15 @@ def by_transform(transform: Callable[[str], Any]) -> Callable[[list[str]], list[
     """The same by the function that came with the model."""
 
     def make(texts: list[str]) -> list[Any]:
-        found = [transform(text) for text in texts]
+        found = []
+        for text in texts:
+            try:
+                found.append(transform(text))
+            except Exception as error:
+                raise BadInputError(
+                    f"The transform failed on the text {text!r:.60}: {type(error).__name__}: "
+                    f"{error}. It is given each text by itself."
+                ) from error
         for inputs in found:
             if not isinstance(inputs, (Tensor, Mapping)):
                 raise BadInputError(
