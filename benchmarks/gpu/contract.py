@@ -141,7 +141,7 @@ def _captured(row: dict[str, Any], case: Case, report: Report) -> None:
     row["error"] = max(_off(found[s], expected[s]) for s in SCHEMES)
     row["replayed"] = sum(each.replayed for each in runs)
     row["reasons"] = [str(each.reason) for each in runs if each.reason is not None]
-    replayed = row["replayed"] >= 1 and not row["reasons"]
+    replayed = row["replayed"] >= case.repeats and not row["reasons"]
     row["ok"] = row["error"] <= case.tolerance and (replayed or report.dry)
 
 
