@@ -141,6 +141,11 @@ FAULTS = [
         "a transform that writes into its row changes the pool for the next pass",
     ),
     Fault(
+        "cli/_tokenizing.py", "dropped guard",
+        "for token in tokenizer.get_vocab()) < 2", "for token in tokenizer.get_vocab()) < 0",
+        "a folder without a tokenizer is scored by an empty one",
+    ),
+    Fault(
         "cli/_files.py", "wrong sort",
         'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
         "select may choose samples whose score is NaN",

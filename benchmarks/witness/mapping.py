@@ -231,6 +231,7 @@ TESTS = {
     "cli/_pool": "cli/test_cli_pictures cli/test_cli_score cli/test_cli_transforms",
     "cli/_table_pool": "cli/test_cli_transforms",
     "cli/_samples": "cli/test_cli_transforms",
+    "cli/_tokenizing": "cli/test_cli_tokenizers",
     "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures "
     "cli/test_cli_wording",
     "integrations/_by_sample": "integrations/test_skorch integrations/test_skactiveml",

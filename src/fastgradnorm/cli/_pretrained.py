@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastgradnorm.cli._failures import BadInputError
+from fastgradnorm.cli._hub import from_here, why_not
 
 
 def is_pretrained(factory: str) -> bool:
@@ -25,8 +26,9 @@ def load_pretrained(factory: str) -> nn.Module:
     import transformers
 
     name = factory.removeprefix("hf:")
+    here = from_here(name)
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(name)
+        config: Any = transformers.AutoConfig.from_pretrained(name, local_files_only=here)
         kind = (config.architectures or ["none"])[0]
         if "Classification" not in kind or not hasattr(transformers, kind):
             raise BadInputError(
@@ -35,14 +37,15 @@ def load_pretrained(factory: str) -> nn.Module:
             )
         made: Any = getattr(transformers, kind)
         with _quiet():
-            model, told = made.from_pretrained(name, config=config, output_loading_info=True)
+            model, told = made.from_pretrained(
+                name, config=config, output_loading_info=True, local_files_only=here
+            )
     except BadInputError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise BadInputError(
             f"`MODEL` must be a folder that `save_pretrained` wrote, or a name of Hugging Face's "
-            f"that can be loaded. Got {factory!r}. {reason}"
+            f"that can be loaded. Got {factory!r}. {why_not(name, error)}"
         ) from error
     missing = [*told.get("missing_keys", ())]
     if missing:
@@ -79,7 +82,10 @@ def picture_transform(factory: str) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(factory.removeprefix("hf:"), use_fast=False)
+        name = factory.removeprefix("hf:")
+        processor = AutoImageProcessor.from_pretrained(
+            name, use_fast=False, local_files_only=from_here(name)
+        )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BadInputError(

@@ -13,7 +13,8 @@ from torch import nn
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
 from fastgradnorm.cli._tables import column, is_text, numbers, read_table, without_names
-from fastgradnorm.cli._texts import Texts, by_transform, check_ids, load_tokenizer, usable
+from fastgradnorm.cli._texts import Texts, by_transform, usable
+from fastgradnorm.cli._tokenizing import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def open_table(
     kept, left_out = usable(texts, names, path, skip_bad)
     texts, names = [texts[i] for i in kept], [names[i] for i in kept]
     labels = None if labels is None else labels[kept]
-    make = _maker(reading, texts[0])
+    make = _maker(reading, texts)
     return Pool(Texts(texts, make, labels), names, None, left_out, texts=texts)
 
 
@@ -119,7 +120,7 @@ def _text_column(
     return None
 
 
-def _maker(reading: Reading | None, first: str) -> Callable[[list[str]], list[Any]]:
+def _maker(reading: Reading | None, texts: Sequence[str]) -> Callable[[list[str]], list[Any]]:
     if reading is not None and reading.transform is not None and reading.tokenizer is None:
         return by_transform(reading.transform)
     if reading is not None and reading.transform is not None:
@@ -133,9 +134,7 @@ def _maker(reading: Reading | None, first: str) -> Callable[[list[str]], list[An
             "`--tokenizer` must be given for texts: a folder, or a name of Hugging Face's. Or let "
             "the model's function return (model, transform), from a text to its input."
         )
-    make = load_tokenizer(reading.tokenizer, reading.model, reading.max_length)
-    check_ids(reading.model, make, first)
-    return make
+    return load_tokenizer(reading.tokenizer, reading.model, reading.max_length, texts)
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:

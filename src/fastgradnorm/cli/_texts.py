@@ -1,17 +1,13 @@
 """A pool of texts: tokenised when they are read, padded batch by batch."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastgradnorm.cli._failures import BadInputError
-
-_LONGEST = 512  # tokens, where neither the user nor the tokenizer says
 
 
 class Texts(Dataset[Any]):
@@ -40,49 +36,6 @@ class Texts(Dataset[Any]):
         if self._labels is None:
             return made
         return [(inputs, self._labels[i]) for inputs, i in zip(made, indices, strict=True)]
-
-
-def load_tokenizer(name: str, model: nn.Module, max_length: int | None) -> Callable[..., Any]:
-    """From some texts to what `model` takes of each.
-
-    Args:
-        name: A folder with a tokenizer, or the name of one of Hugging Face's.
-        model: Whose `forward` tells which of the tokenizer's outputs it takes; the ids alone, if it
-            names none of them.
-        max_length: Tokens of a text that are read; by default as many as the model takes, at most
-            512.
-
-    Raises:
-        BadInputError: If there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name.removeprefix("hf:"))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise BadInputError(
-            "`--tokenizer` must be a folder with a tokenizer, or a name of Hugging Face's that can "
-            f"be loaded. Got {name!r}. {reason}"
-        ) from error
-    if tokenizer.pad_token is None:  # of GPTs
-        tokenizer.pad_token = tokenizer.eos_token
-    config = getattr(model, "config", None)
-    if config is not None and getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.padding_side = "right"  # what is left out of a batch again, where it changes nothing
-    most = max_length or min(_most(tokenizer, config), _LONGEST)
-    names = _taken(model, tokenizer.model_input_names)
-
-    def make(texts: list[str]) -> list[Any]:
-        found = tokenizer(
-            texts, padding=True, truncation=True, max_length=most, return_tensors="pt"
-        )
-        if not names:
-            return list(found["input_ids"])
-        return [{name: found[name][i] for name in names} for i in range(len(texts))]
-
-    return make
 
 
 def by_transform(transform: Callable[[str], Any]) -> Callable[[list[str]], list[Any]]:
@@ -132,33 +85,3 @@ def usable(
     if not good:
         raise BadInputError(f"`POOL` must hold at least one text. Got none in {path}.")
     return good, [f"{name}." for name in bad.values()]
-
-
-def _most(tokenizer: Any, config: Any) -> int:
-    told = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    return int(min(value for value in told if value))
-
-
-def _taken(model: nn.Module, names: Sequence[str]) -> list[str]:
-    parameters = inspect.signature(model.forward).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return list(names)
-    known = {p.name for p in parameters}
-    return [name for name in names if name in known]
-
-
-def check_ids(model: nn.Module, make: Callable[[list[str]], list[Any]], text: str) -> None:
-    """Raises where a tokenizer has tokens that the model has no vector for."""
-    config = getattr(model, "config", None)
-    size = getattr(config, "vocab_size", None)
-    inputs = make([text])[0]
-    ids = (
-        inputs
-        if isinstance(inputs, Tensor)
-        else inputs.get("input_ids", torch.zeros(1, device="cpu"))
-    )
-    if size is not None and int(ids.max()) >= size:
-        raise BadInputError(
-            f"`--tokenizer` must be the model's own. It makes the token {int(ids.max())} of "
-            f"{text!r:.40}; the model knows {size}."
-        )
