@@ -6,6 +6,7 @@ from benchmarks.witness.fault import Fault
 _ACQUIRE, _READING, _GATHER = "_acquire.py", "_reading.py", "_gather.py"
 _CANDIDATES, _FREE, _DESCRIBED = "_candidates.py", "_selection/free.py", "_results/described.py"
 _CAMPAIGN, _KEYS = "active/campaign/_campaign.py", "active/campaign/_samples.py"
+_ASKED, _NEW = "active/campaign/_asked.py", "active/campaign/_choosing.py"
 _STATUS = "active/campaign/_status.py"
 _AL = "integrations/skactiveml.py"
 
@@ -91,13 +92,13 @@ FAULTS = [
         "what is covered after the choice lacks what was covered before",
     ),
     Fault(
-        _CAMPAIGN, "stale seed",
+        _NEW, "stale seed",
         "seed=seed + len(state.batches),", "seed=seed,",
         "each batch of a campaign is drawn by the same random numbers",
     ),
     Fault(
-        _CAMPAIGN, "stale index",
-        'tuple({**row, "index": self._places[key]} for key, row in here)', "tuple(row for _, row in here)",
+        _ASKED, "stale index",
+        'tuple({**row, "index": places[key]} for key, row in here)', "tuple(row for _, row in here)",
         "records of a batch name places in the pool as it was when it was asked",
     ),
     Fault(
@@ -106,9 +107,24 @@ FAULTS = [
         "what was answered while a batch was chosen is asked again",
     ),
     Fault(
-        _CAMPAIGN, "forgotten in one branch",
-        "kept = [i for i, key in enumerate(self.keys) if key not in skipped]", "kept = [*range(len(self.keys))]",
+        _NEW, "forgotten in one branch",
+        "kept = [i for i, key in enumerate(keys) if key not in skipped]", "kept = [*range(len(keys))]",
         "what people would not label is asked again",
+    ),
+    Fault(
+        "active/campaign/_naming.py", "dropped guard",
+        "    if os.path.lexists(os.path.join(root, name)):\n", "    if False:\n",
+        "a name that is the key of a sample of another batch is taken for a path to one of this",
+    ),
+    Fault(
+        _CAMPAIGN, "dropped guard",
+        "        if empty is not None:\n", "        if False:\n",
+        "samples without a label in what is given to add_labels are never asked for",
+    ),
+    Fault(
+        "cli/_campaign.py", "option that does nothing",
+        "        if known:\n            with in_options", "        if False:\n            with in_options",
+        "ask --labelled has no effect",
     ),
     Fault(
         _KEYS, "stale index",

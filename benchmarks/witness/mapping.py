@@ -212,7 +212,7 @@ TESTS = {
     "test_sketch_store_norms",
     "_pool/rows": "test_sketch_store",
     "active/campaign": "active/test_campaign_rounds active/test_campaign active/test_campaign_keys "
-    "active/test_campaign_trouble active/test_campaign_processes",
+    "active/test_campaign_trouble active/test_campaign_processes active/test_campaign_labels",
     "active/_learner": "active/test_seeds_and_settings active/test_options_of_tasks "
     "active/test_learner active/test_resume",
     "active/_records": "active/test_seeds_and_settings active/test_records",

@@ -23,7 +23,8 @@ class TestRounds:
     def test_the_open_batch_is_asked_again_until_it_is_told(self, tmp_path):
         first = ask(campaign(tmp_path))
         for _ in range(2):  # another process, another model, another k
-            again = ask(campaign(tmp_path), 9, seed=4, strategy="random")
+            with pytest.warns(UserWarning, match="Batch 1 is open"):
+                again = ask(campaign(tmp_path), 9, seed=4, strategy="random")
             assert (again.id, again.keys, again.waiting) == (1, first.keys, first.keys)
         made = campaign(tmp_path)
         made.tell(first, dict.fromkeys(first.keys[:3], "cat"))
@@ -73,7 +74,7 @@ class TestAnswers:
         assert {d, e} <= {*second.keys}  # may be asked again, the others not
         assert not {a, b, c} & {*second.keys}
         assert made.tell(batch, {d: "late"}) == 1  # of a batch that was released
-        assert d not in ask(made).waiting
+        assert d not in ask(made, 25).waiting
         assert made.tell(second, {e: "bird"}) == 1
         assert campaign(tmp_path).labelled == {a: "dog", c: "cat", d: "late", e: "bird"}
         assert made.tell(batch, {b: "after all"}) == 1

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import fastgradnorm
-from fastgradnorm.active.campaign import _campaign, _samples
+from fastgradnorm.active.campaign import _choosing, _samples
 from fastgradnorm.active.campaign._state import Batch, State
 from fastgradnorm.active.campaign._status import status_of
 from tests.support.campaigns import KEYS, N, X, ask, campaign, network
@@ -89,7 +89,7 @@ def test_what_is_answered_while_a_batch_is_chosen_is_not_in_it(tmp_path, monkeyp
         other.tell(first, dict.fromkeys(told, label))
         return found
 
-    monkeypatch.setattr(_campaign, "acquire", meanwhile)
+    monkeypatch.setattr(_choosing, "acquire", meanwhile)
     batch = ask(made)
     assert len(batch.keys) == len(batch.records) == 3
     assert not {*batch.keys} & {*told}
@@ -127,7 +127,7 @@ def test_the_hint_to_stop_takes_samples_and_rounds(count, rounds, same):
     state = State()
     for number in range(1, rounds + 1):
         classes = {str(i): (i + (0 if same else number)) % 3 for i in range(count)}
-        state.batches[number] = Batch(number, (), (), classes, count)
+        state.batches[number] = Batch(number, (), (), classes, count, 5)
     told = status_of(state, count)
     enough = same and count >= 30 and rounds >= 4
     assert ("hardly changed" in told.hint) == enough

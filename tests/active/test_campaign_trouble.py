@@ -66,7 +66,7 @@ class TestDisk:
         (tmp_path / "file").write_text("a")
         for place in (tmp_path / "file", tmp_path / "file" / "inside", Path("/proc/nothing")):
             with pytest.raises(OSError, match="`folder` must be a folder, or a place for one"):
-                campaign(place)
+                ask(campaign(place))
         (tmp_path / "a" / "campaign.jsonl").mkdir(parents=True)
         with pytest.raises(OSError, match="`folder` must be one whose files can be read"):
             campaign(tmp_path / "a")
@@ -119,7 +119,7 @@ def test_a_clock_that_jumps(tmp_path, monkeypatch):
     """The order of lines counts, and not what the clock said."""
     made, seen = campaign(tmp_path), []
     for at in ("2050-01-01T00:00:00", "1970-01-01T00:00:00", "", "2026-11-26T00:00:00"):
-        monkeypatch.setattr("fastgradnorm.active.campaign._campaign._now", lambda at=at: at)
+        monkeypatch.setattr("fastgradnorm.active.campaign._campaign.now", lambda at=at: at)
         batch = ask(made)
         seen += batch.keys
         made.tell(batch, dict.fromkeys(batch.keys, "first"))

@@ -1,6 +1,7 @@
 """`fastgradnorm ask`, `tell` and `status`: rounds of labels from people."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def answer(folder, rows):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default:Batch 1 is open")
 def test_rounds(run, folder):
     first = names(run(*ASK, 4))
     assert len({*first}) == 4
@@ -186,3 +188,73 @@ def test_a_row_that_was_cut_off_is_not_a_skipped_sample(run, folder):
     assert ran.code == 2
     assert "line 3 has no 'label'" in ran.err
     assert "0 of 10" in run("status").out
+
+
+def test_labels_that_are_there_are_not_asked_for(run, folder, model, images):
+    pool = dict(sorted(images.items()))
+    known = [*pool][:4]
+    truth = [f"{name},cat" for name in known[:3]] + [f"pool/{known[3]},dog", f"{[*pool][4]},"]
+    (folder / "truth.csv").write_text("\n".join(["id,label", *truth]))
+    for _ in range(2):  # the same command again
+        ran = run(*ASK, 3, "--labelled", "truth.csv")
+        chosen = acquire(
+            model, [torch.stack([*pool.values()])], 3, labelled=range(4), progress=False
+        )
+        assert names(ran) == [[*pool][i] for i in chosen]
+    assert "truth.csv: 1 without a label, which may be asked for" in ran.err
+    assert "0 new or other labels" in ran.err
+    assert "4 of 10 samples labelled, 0 skipped, in 1 round\n" in run("status").out
+    wanted = ["id,label", *(f"{name},cat" for name in known[:3]), f"{known[3]},dog"]
+    assert names(run("labels")) == wanted
+    assert "4 labels" in run("labels", "--out", "made/labels.csv").err
+    assert (folder / "made" / "labels.csv").read_text().splitlines() == wanted
+    assert "0 new or other labels" in run(*ASK, 3, "--labelled", "made/labels.csv").err
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("id,label\n4.png,cat\n3.png,x", r"`--labelled` must be of the pool\. Got '3.png'.* 'deep"),
+        ("name,label\n3.png,cat", "`--labelled` must be a CSV.*no column 'id'"),
+        (None, "`--labelled` cannot be read"),
+    ],
+)
+def test_errors_of_labels_that_are_there(run, folder, text, match):
+    if text is not None:
+        (folder / "truth.csv").write_text(text)
+    ran = run(*ASK, 3, "--labelled", "truth.csv")
+    assert ran.code == 2
+    assert re.search(match, ran.err), ran.err
+    ran = run("labels", "--out", "labels.txt")
+    assert ran.code == 2
+
+
+def test_answers_by_path(run, folder):
+    paths = names(run(*ASK, 4, "--paths"))
+    answer(folder, dict.fromkeys(paths, "cat"))
+    assert "4 new or corrected" in run("tell", 1, "--answers", "answers.csv").out
+    answer(folder, {paths[0].replace("pool/", "photos/"): "dog"})
+    ran = run("tell", 1, "--answers", "answers.csv")
+    assert ran.code == 2
+    assert f"Did you mean {paths[0].removeprefix('pool/')!r}?" in ran.err
+
+
+@pytest.mark.filterwarnings("default:Batch 1 is open")
+def test_an_open_batch_is_told(run, folder):
+    first = run(*ASK, 4)
+    assert "is open" not in first.err
+    assert "is open" not in run(*ASK, 4).err
+    ran = run(*ASK, 6, "--strategy", "margin")
+    assert ran.out == first.out
+    assert "Batch 1 is open: its 4 samples are given again." in ran.err
+    assert "for `K=6` and `--strategy=margin` to take effect" in ran.err
+
+
+def test_a_mistyped_folder_is_told(run, folder):
+    run(*ASK, 3, "--campaign", "labels")
+    for arguments in (("status",), ("tell", 1, "--release"), ("labels",)):
+        ran = run(*arguments, "--campaign", "labls")
+        assert ran.code == 2
+        assert "`--campaign` must be a folder in which" in ran.err
+        assert "Did you mean 'labels'?" in ran.err
+        assert not (folder / "labls").exists()

@@ -67,10 +67,11 @@ SHOWN = {
          "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
     ) | {"checkpoint": "test_cli_resuming", "resume": "test_cli_resuming",
          "space": "test_cli_wording"},
-    "ask": dict.fromkeys(["campaign", "strategy", "seed", "paths"], "test_cli_campaign")
+    "ask": dict.fromkeys(["campaign", "labelled", "strategy", "seed", "paths"], "test_cli_campaign")
     | {"resume": "test_cli_resuming", "space": "test_cli_wording"},
     "tell": dict.fromkeys(["campaign", "answers", "release"], "test_cli_campaign"),
     "status": dict.fromkeys(["campaign"], "test_cli_campaign"),
+    "labels": dict.fromkeys(["campaign", "out"], "test_cli_campaign"),
     "select": {
         "strategy": "test_chosen_by_chance", "seed": "test_chosen_by_chance",
         "out": "test_a_list_of_names",

@@ -1,5 +1,7 @@
-"""``fastgradnorm ask``, ``tell`` and ``status``: rounds of labels from people."""
+"""``fastgradnorm ask``, ``tell``, ``status`` and ``labels``: rounds of labels from people."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fastgradnorm.active import Campaign, argilla_answers, label_studio_answers
+from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given
 from fastgradnorm.cli._acquire import DEFAULTS, K, Paths, Seed, Space, Strategy
 from fastgradnorm.cli._failures import BadInputError, in_options, told
@@ -27,12 +30,17 @@ def add(app: typer.Typer) -> None:
     app.command()(made)
     app.command()(tell)
     app.command()(status)
+    app.command()(labels)
 
 
 def ask(
     given: _given.Given,
     k: K,
     campaign: Folder = _PLACE,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(help="Labels that are there already: a CSV of `id` and `label`, as of tell."),
+    ] = None,
     strategy: Strategy = "auto",
     space: Space = "last_layer",
     seed: Seed = 0,
@@ -50,9 +58,13 @@ def ask(
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
     checkpoint = campaign / "ask.checkpoint"
     place = checkpoint_at(checkpoint, "--campaign", resume)
+    known = {} if labelled is None else _labels_there(labelled)
     try:
+        made = _opened(campaign, given.pool.dataset, ids, root=given.pool.root)
+        if known:
+            with in_options({"answers": "--labelled"}):
+                typer.echo(f"{made.add_labels(known)} new or other labels", err=True)
         with going_on(checkpoint, "--campaign"), in_options(_OPTIONS):
-            made = Campaign(campaign, given.pool.dataset, ids)
             batch = made.ask(
                 k,
                 given.model,
@@ -90,8 +102,8 @@ def tell(
     """Take answers of a batch: some or all of them, late, again, or corrected."""
     if answers is None and not release:
         raise BadInputError("`--answers` must be a file, or `--release` given.")
-    made = _there(campaign)
-    given = None if answers is None else _answers(answers)
+    made = _opened(campaign)
+    given = None if answers is None else _answers(answers, "--answers")
     try:
         with in_options(_OPTIONS):
             if given is not None:
@@ -104,22 +116,56 @@ def tell(
 
 def status(campaign: Folder = _PLACE) -> None:
     """Tell how far a campaign is, and whether labels still change what the model says."""
-    typer.echo(str(_there(campaign).status()))
+    made = _opened(campaign)
+    with in_options(_OPTIONS):
+        typer.echo(str(made.status()))
 
 
-def _there(folder: Path) -> Campaign:
-    if not (folder / "campaign.jsonl").is_file():
-        raise BadInputError(
-            f"`--campaign` must be a folder in which `fastgradnorm ask` was run. Got {folder}."
-        )
+def labels(
+    campaign: Folder = _PLACE,
+    out: Annotated[Path | None, typer.Option(help="A CSV; by default the screen.")] = None,
+) -> None:
+    """Write the labels so far, of all samples that have one: a CSV of `id` and `label`."""
+    made = _opened(campaign)
+    with in_options(_OPTIONS):
+        known = made.labelled
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow(["id", "label"])
+    for name, label in known.items():  # boxes, several labels: as JSON
+        writer.writerow([name, label if isinstance(label, str) else json.dumps(label)])
+    if out is None:
+        typer.echo(sheet.getvalue(), nl=False)
+        return
+    if out.suffix != ".csv":
+        raise BadInputError(f"`--out` must end in .csv. Got {out}.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, sheet.getvalue())
+    except OSError as error:
+        raise BadInputError(f"`--out` cannot be written. {told(error)}.") from error
+    typer.echo(f"{len(known)} labels: {out}", err=True)
+
+
+def _opened(folder: Path, *pool: Any, **options: Any) -> Campaign:
     try:
         with in_options(_OPTIONS):
-            return Campaign(folder)
+            return Campaign(folder, *pool, **options)
     except OSError as error:
         raise BadInputError(f"`--campaign` cannot be used. {told(error)}.") from error
 
 
-def _answers(path: Path) -> dict[str, Any]:
+def _labels_there(path: Path) -> dict[str, Any]:
+    """Labels by name; samples without one may be asked for."""
+    found = _answers(path, "--labelled")
+    known = {name: label for name, label in found.items() if label is not None}
+    if len(known) < len(found):
+        without = len(found) - len(known)
+        typer.echo(f"{path}: {without} without a label, which may be asked for", err=True)
+    return known
+
+
+def _answers(path: Path, option: str) -> dict[str, Any]:
     try:
         if path.suffix == ".json":
             items = json.loads(path.read_text(encoding=ENCODING))
@@ -128,9 +174,9 @@ def _answers(path: Path) -> dict[str, Any]:
             return argilla_answers(items) if records else label_studio_answers(items)
         return {row["id"]: row["label"].strip() or None for row in read_rows(path, "id", "label")}
     except OSError as error:
-        raise BadInputError(f"`--answers` cannot be read. {told(error)}") from error
+        raise BadInputError(f"`{option}` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInputError(
-            f"`--answers` must be a CSV with the columns `id` and `label`, or the JSON export of "
+            f"`{option}` must be a CSV with the columns `id` and `label`, or the JSON export of "
             f"Label Studio or Argilla. Got {path}: {error}"
         ) from error

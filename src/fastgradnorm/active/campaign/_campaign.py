@@ -1,45 +1,21 @@
 """Ask and tell."""
 
-import datetime
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fastgradnorm import ArgumentError, ArgumentTypeError, acquire
+from fastgradnorm import ArgumentError, ArgumentTypeError
+from fastgradnorm.active.campaign._asked import Asked, asked_of, open_batch, tell_of_open
+from fastgradnorm.active.campaign._choosing import new_batch, now
 from fastgradnorm.active.campaign._journal import Event, Journal
-from fastgradnorm.active.campaign._samples import (
-    batch_number,
-    groups_of,
-    is_table,
-    keyed,
-    keys_of,
-    part_of,
-    watched,
-)
-from fastgradnorm.active.campaign._state import Batch, State, batch_of, state_of
+from fastgradnorm.active.campaign._naming import answers_of, like
+from fastgradnorm.active.campaign._samples import batch_number, is_table, keyed, keys_of
+from fastgradnorm.active.campaign._state import BEFORE, State, batch_of, state_of
 from fastgradnorm.active.campaign._status import Status, status_of
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A batch to label.
-
-    Attributes:
-        id: To be told with the answers.
-        keys: Of the samples that are in the pool, best first.
-        indices: In the pool as it is now.
-        records: Of each, why it was chosen; see `fastgradnorm.Selection`.
-        waiting: Those of them that have no answer yet.
-    """
-
-    id: int
-    keys: tuple[str, ...]
-    indices: tuple[int, ...]
-    records: tuple[Mapping[str, Any], ...]
-    waiting: tuple[str, ...]
 
 
 class Campaign:
@@ -49,16 +25,19 @@ class Campaign:
     line that was cut off is left out and told), and several processes may use it at once.
 
     Args:
-        folder: Of the campaign; made if it is not there.
+        folder: Of the campaign; `ask` and `add_labels` make it if it is not there.
         pool: A map-style dataset. It may have grown since the last time, in any order: samples go
             by their keys. None: for all but asking.
         key: The key of each sample: a sequence, or a function of its index. Keys are kept as text,
             and must differ.
+        root: The folder that keys are paths within, if they are: answers may then name samples by
+            any path that leads there. It is kept with each batch.
 
     Raises:
-        ValueError: If keys are equal, not as many as samples, or the file is damaged.
+        ValueError: If keys are equal, not as many as samples, or the file is damaged; and by
+            whatever reads a campaign, if there is none in the folder.
         TypeError: If `pool` is no map-style dataset.
-        OSError: If the folder cannot be made or its file not be read.
+        OSError: If the folder's file cannot be read.
 
     Guarantees:
         - `ask` gives the same batch until each of its samples is answered or gone from the pool, or
@@ -72,7 +51,11 @@ class Campaign:
         folder: str | Path,
         pool: Any = None,
         key: Sequence[Any] | Callable[[int], Any] | None = None,
+        *,
+        root: str | Path | None = None,
     ) -> None:
+        self._folder, self._with_pool = Path(folder), pool is not None
+        self._root = None if root is None else os.path.abspath(root)
         if pool is None:
             pool, key = (), ()
         if is_table(pool) or not (hasattr(pool, "__getitem__") and hasattr(pool, "__len__")):
@@ -83,7 +66,7 @@ class Campaign:
             )
         self.pool, self.keys = pool, keys_of(key, len(pool))
         self._places = {name: i for i, name in enumerate(self.keys)}
-        self._journal = Journal(Path(folder))
+        self._journal = Journal(self._folder)
         self._journal.events()  # a damaged file is told now
 
     def ask(
@@ -108,25 +91,67 @@ class Campaign:
 
         Raises:
             ValueError: If fewer than `k` are left, there is no pool, and as told at `acquire`.
+            OSError: If the folder cannot be made or its file not be written.
+
+        Warns:
+            UserWarning: If the batch that is open was asked for by another `k`, `strategy` or
+                `seed`.
         """
         if "labelled" in options:
             raise ArgumentTypeError(
-                "`labelled` must be left out for `ask`: a campaign knows what is labelled. Leave "
-                "what had labels before it out of its `pool`.",
+                "`labelled` must be left out for `ask`: a campaign knows what is labelled. Labels "
+                "that were there before are given to `add_labels`, by key.",
                 "labelled",
             )
         if not self.keys:
             raise ArgumentError(
                 "`pool` must be given to the campaign to ask. Got no samples.", "pool"
             )
+        self._journal.begin()
         with self._journal.alone():
             state = self._state()
-            batch = self._open(state)
-            if batch is None:
-                chosen = self._choose(state, k, model, strategy, seed, groups, options)
-                state = state_of(self._journal.append(lambda events: self._new(events, chosen)))
-                batch = next(reversed(state.batches.values()))
-            return self._asked(state, batch)
+            batch = open_batch(state, self._places)
+            if batch is not None:
+                asked = asked_of(state, batch, self._places)
+                tell_of_open(batch, asked, k, strategy, seed)
+                return asked
+            chosen = new_batch(
+                self.pool, self.keys, state, k, model, strategy, seed, groups, options
+            )
+            chosen |= {"k": int(k), "root": self._root}
+            state = state_of(self._journal.append(lambda events: self._new(events, chosen)))
+            return asked_of(state, next(reversed(state.batches.values())), self._places)
+
+    def add_labels(self, answers: Mapping[Any, Any]) -> int:
+        """Takes labels that are there already, such as those that the model was trained on.
+
+        Their samples are not asked for, and the choice of others starts from them. They count as
+        told ones do: once, however often they are given, and of several the last. They may be given
+        before the first `ask`, and later.
+
+        Args:
+            answers: Labels by key, of samples of the pool.
+
+        Returns:
+            How many were new or other than before.
+
+        Raises:
+            ValueError: If a key is not in the pool, a label is None, or there is no pool; nothing
+                is taken then.
+            TypeError: If JSON cannot hold a label.
+            OSError: If the file cannot be written; nothing is taken then.
+        """
+        self._check_pool("to tell its samples from others")
+        given = keyed(answers)
+        empty = next((key for key, label in given.items() if label is None), None)
+        if empty is not None:
+            raise ArgumentError(
+                f"`answers` must have labels. Got None for {empty!r}. Leave out what has no label: "
+                "it may be asked for.",
+                "answers",
+            )
+        self._journal.begin()
+        return self._take(BEFORE, given, asked=False)
 
     def tell(self, batch: Asked | int, answers: Mapping[Any, Any]) -> int:
         """Takes answers: labels by key, None for what people would not label.
@@ -146,33 +171,8 @@ class Campaign:
             TypeError: If JSON cannot hold a label.
             OSError: If the file cannot be written; nothing is taken then.
         """
-        number = batch_number(batch)
-        if not isinstance(answers, Mapping):
-            how = " Pass `answers.to_dict()`." if hasattr(answers, "to_dict") else ""
-            raise ArgumentTypeError(
-                f"`answers` must be labels by key. Got {type(answers).__name__}. "
-                f"Skipped ones are None.{how}",
-                "answers",
-            )
-        given = keyed(answers)
-        taken: dict[str, Any] = {}
-
-        def make(events: list[Event]) -> Event | None:
-            state = state_of(events)
-            known = batch_of(state, number)
-            strange = [key for key in given if key not in known.keys]
-            if strange:
-                raise ArgumentError(
-                    f"`answers` must be of batch {number}. Got {strange[0]!r}, which is not in it.",
-                    "answers",
-                )
-            taken.update({k: v for k, v in given.items() if state.is_news(number, k, v)})
-            if not taken:
-                return None
-            return {"event": "tell", "batch": number, "answers": taken, "time": _now()}
-
-        self._journal.append(make)
-        return len(taken)
+        self._check_there()
+        return self._take(batch_number(batch), keyed(answers))
 
     def release(self, batch: Asked | int) -> int:
         """Gives up on what has no answer in a batch: it may be asked again. Answers stay.
@@ -180,6 +180,7 @@ class Campaign:
         Returns:
             How many have none.
         """
+        self._check_there()
         number = batch_number(batch)
         left = 0
 
@@ -188,7 +189,7 @@ class Campaign:
             state = state_of(events)
             known = batch_of(state, number)
             left = len(state.waiting(known))
-            return None if known.released else {"event": "release", "batch": number, "time": _now()}
+            return None if known.released else {"event": "release", "batch": number, "time": now()}
 
         self._journal.append(make)
         return left
@@ -201,70 +202,82 @@ class Campaign:
     @property
     def unlabelled(self) -> list[str]:
         """Keys of the pool without an answer, in its order."""
+        self._check_pool("to tell what is left of it")
         known = self._state().latest
         return [key for key in self.keys if key not in known]
 
     @property
     def progress(self) -> tuple[int, int]:
         """How many samples of the pool have a label, and how many it has."""
+        self._check_pool("to count its samples; `status` needs none")
         known = self._state().labelled
         return sum(key in known for key in self.keys), len(self.keys)
 
     def status(self) -> Status:
         """How far it is, how predictions changed from round to round, and a hint when to stop."""
         state = self._state()
-        last = next(reversed(state.batches.values()), None)
-        known = 0 if last is None else last.samples
         nothing_left = bool(self.keys) and not any(key not in state.latest for key in self.keys)
-        return status_of(state, len(self.keys) or known, nothing_left)
+        return status_of(state, len(self.keys) or state.samples, nothing_left)
 
     def training_set(self) -> list[tuple[int, Any]]:
-        """(Index in the pool, label) of what is labelled, in the pool's order."""
+        """(Index in the pool, label) of what is labelled, in the pool's order.
+
+        Raises:
+            ValueError: If there is no pool: `labelled` has labels by key.
+
+        Warns:
+            UserWarning: If labels are there, and none is of a sample of the pool.
+        """
+        self._check_pool("for indices; `labelled` has labels by key, and needs none")
         known = self._state().labelled
-        return [(i, known[key]) for i, key in enumerate(self.keys) if key in known]
+        found = [(i, known[key]) for i, key in enumerate(self.keys) if key in known]
+        if known and self.keys and not found:
+            warnings.warn(
+                f"None of {len(known)} labels is of a sample of the pool: they have keys such as "
+                f"{next(iter(known))!r}, and the pool such as {self.keys[0]!r}.",
+                stacklevel=2,
+            )
+        return found
 
     def _state(self) -> State:
+        self._check_there()
         return state_of(self._journal.events())
 
-    def _choose(
-        self,
-        state: State,
-        k: int,
-        model: nn.Module,
-        strategy: str,
-        seed: int,
-        groups: Any,
-        options: dict[str, Any],
-    ) -> Event:
-        """The event of a new batch."""
-        skipped = {*state.skipped}
-        kept = [i for i, key in enumerate(self.keys) if key not in skipped]
-        if not kept:
-            told = f"`pool` must have samples without an answer. All {len(self.keys)} were skipped."
+    def _check_pool(self, why: str) -> None:
+        if not self._with_pool:
+            told = f"`pool` must be given to the campaign, with its keys, {why}. Got None."
             raise ArgumentError(told, "pool")
-        places = {self.keys[i]: place for place, i in enumerate(kept)}
-        if groups is not None:
-            groups = groups_of(groups, kept, len(self.keys))
-        made = acquire(
-            model,
-            part_of(self.pool, kept),
-            k,
-            labelled=[places[key] for key in state.labelled if key in places],
-            strategy=strategy,
-            seed=seed + len(state.batches),
-            groups=groups,
-            **options,
-        )
-        return {
-            "event": "ask",
-            "keys": [self.keys[kept[i]] for i in made],
-            "records": [{**row, "index": kept[row["index"]]} for row in made.records],
-            "samples": len(self.keys),
-            "predicted": watched([self.keys[i] for i in kept], made),
-            "strategy": strategy,
-            "seed": int(seed),
-            "time": _now(),
-        }
+
+    def _check_there(self) -> None:
+        """Raises where a name that was mistyped would be an empty campaign."""
+        there = self._folder.is_dir() if self._with_pool else self._journal.path.exists()
+        if not there:
+            raise ArgumentError(
+                "`folder` must be a folder in which `ask` began a campaign. Got "
+                f"{str(self._folder)!r}.{like(self._folder)}",
+                "folder",
+            )
+
+    def _take(self, number: Any, given: Mapping[str, Any], asked: bool = True) -> int:
+        """Keeps what is news of these answers to a batch, or of labels that were there before."""
+        taken: dict[str, Any] = {}
+
+        def make(events: list[Event]) -> Event | None:
+            state = state_of(events)
+            if asked:
+                batch = batch_of(state, number)
+                named = answers_of(given, batch.keys, batch.root or self._root, f"batch {number}")
+            else:  # those that have left the pool may be told again
+                keys = {*self._places, *(key for batch, key in state.answers if batch == BEFORE)}
+                named = answers_of(given, keys, self._root, "the pool")
+            taken.update({k: v for k, v in named.items() if state.is_news(number, k, v)})
+            if not taken:
+                return None
+            event = {"event": "tell", "batch": number, "answers": taken, "time": now()}
+            return event if asked else event | {"samples": len(self.keys)}
+
+        self._journal.append(make)
+        return len(taken)
 
     def _new(self, events: list[Event], chosen: Event) -> Event:
         """The same without what was answered meanwhile, with an id."""
@@ -273,25 +286,3 @@ class Campaign:
         left = [(key, row) for key, row in rows if key not in state.latest]
         keys, records = [key for key, _ in left], [row for _, row in left]
         return {**chosen, "batch": state.next_id, "keys": keys, "records": records}
-
-    def _open(self, state: State) -> Batch | None:
-        """The latest batch that waits for a sample which is still in the pool."""
-        for batch in reversed(state.batches.values()):
-            if not batch.released and any(key in self._places for key in state.waiting(batch)):
-                return batch
-        return None
-
-    def _asked(self, state: State, batch: Batch) -> Asked:
-        pairs = zip(batch.keys, batch.records, strict=True)
-        here = [(key, row) for key, row in pairs if key in self._places]
-        return Asked(
-            batch.id,
-            tuple(key for key, _ in here),
-            tuple(self._places[key] for key, _ in here),
-            tuple({**row, "index": self._places[key]} for key, row in here),
-            tuple(key for key in state.waiting(batch) if key in self._places),
-        )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -27,16 +27,12 @@ class Journal:
     Processes may share it: each appends under a lock, and waits until its line is on disk.
 
     Args:
-        folder: Made if it is not there.
+        folder: Where it is; made by `begin`, and by nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "campaign.jsonl"
         self._told = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._refused("a folder, or a place for one", error) from error
 
     def events(self) -> list[Event]:
         """All that happened. A last line that a kill cut off is left out, and told once.
@@ -77,6 +73,13 @@ class Journal:
                 wanted = "where there is room for a line; nothing was taken"
                 raise self._refused(wanted, error) from error
             return [*events, event]
+
+    def begin(self) -> None:
+        """Makes the folder if it is not there."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused("a folder, or a place for one", error) from error
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -65,8 +65,15 @@ def key_text(key: Any) -> str:
     return str(key)
 
 
-def keyed(answers: Mapping[Any, Any]) -> dict[str, Any]:
+def keyed(answers: Any) -> dict[str, Any]:
     """Labels as JSON holds them, by keys as text; raises where two keys are one as text."""
+    if not isinstance(answers, Mapping):
+        how = " Pass `answers.to_dict()`." if hasattr(answers, "to_dict") else ""
+        raise ArgumentTypeError(
+            f"`answers` must be labels by key. Got {type(answers).__name__}. "
+            f"Skipped ones are None.{how}",
+            "answers",
+        )
     found: dict[str, Any] = {}
     for key, label in answers.items():
         name = key_text(key)

@@ -7,6 +7,9 @@ from typing import Any
 
 from fastgradnorm import ArgumentError
 
+# In place of a batch's id, which is 1 or more, at labels that nobody was asked for.
+BEFORE = 0
+
 
 @dataclass
 class Batch:
@@ -18,6 +21,10 @@ class Batch:
         records: Of each key, why it was chosen.
         predicted: Of some keys of the pool, the class that the model predicted when it asked.
         samples: Of the pool when it was asked.
+        k: How many were asked for.
+        strategy: Of the choice; None: its line does not say.
+        seed: As the strategy.
+        root: The folder that keys are paths within, if they are.
         released: Whether what has no answer may be asked again.
     """
 
@@ -26,6 +33,10 @@ class Batch:
     records: tuple[Mapping[str, Any], ...]
     predicted: Mapping[str, int]
     samples: int
+    k: int
+    strategy: str | None = None
+    seed: int | None = None
+    root: str | None = None
     released: bool = False
 
 
@@ -35,13 +46,16 @@ class State:
 
     Attributes:
         batches: By id, in the order they were asked.
-        answers: The latest by batch and key; None where it was skipped.
+        answers: The latest by batch and key; None where it was skipped. Labels that were there
+            before they were asked for are of batch `BEFORE`.
         latest: The latest by key, whichever batch it was told for.
+        samples: Of the pool when it was last seen.
     """
 
     batches: dict[int, Batch] = field(default_factory=dict)
     answers: dict[tuple[int, str], Any] = field(default_factory=dict)
     latest: dict[str, Any] = field(default_factory=dict)
+    samples: int = 0
 
     @property
     def labelled(self) -> dict[str, Any]:
@@ -84,6 +98,8 @@ def state_of(events: Iterable[Mapping[str, Any]]) -> State:
     """The state after these events; unknown ones, of a later version, are left out."""
     state = State()
     for event in events:
+        if event["event"] in ("ask", "tell"):
+            state.samples = event.get("samples", state.samples)
         if event["event"] == "ask":
             batch = Batch(
                 event["batch"],
@@ -91,6 +107,10 @@ def state_of(events: Iterable[Mapping[str, Any]]) -> State:
                 tuple(event["records"]),
                 event["predicted"],
                 event["samples"],
+                event.get("k", len(event["keys"])),
+                event.get("strategy"),
+                event.get("seed"),
+                event.get("root"),
             )
             state.batches[batch.id] = batch
         elif event["event"] == "tell":
