@@ -224,7 +224,7 @@ def written(kind: str) -> Callable[[], nn.Module]:
         if kind == "counts":
             counts = F.one_hot(numbers, 5).sum(0).cpu()
             ends = torch.cat((torch.zeros(1, dtype=torch.long, device="cpu"), counts.cumsum(0)))
-            bounds = [*zip(ends[:-1], ends[1:], strict=True)]
+            bounds = [*zip(ends[:-1], ends[1:], strict=True)]  # noqa: RUF007
         else:
             found = torch.zeros(5, dtype=torch.bool, device="cpu")
             found[numbers.cpu()] = True
