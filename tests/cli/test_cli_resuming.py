@@ -1,5 +1,7 @@
 """`acquire` and `ask`, stopped or killed: the same command goes on and chooses the same."""
 
+import base64
+import json
 import os
 import signal
 import sys
@@ -64,6 +66,35 @@ def names(ran):
     return ran.out.splitlines()
 
 
+def told(folder, name):
+    """How many samples the checkpoint has scores of, by their bytes, and of what is labelled."""
+    found = []
+    for suffix, what in (("", "samples of the pool"), (".labelled", "labelled ones")):
+        path = folder / f"{name}{suffix}"
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        items = [json.loads(line.partition(" ")[2]) for line in lines]
+        scores = [next(iter(item["columns"].values())) for item in items if "columns" in item]
+        count = sum(len(base64.b64decode(data)) // np.dtype(kind).itemsize for kind, data in scores)
+        found += [f"{count} {what}"] if count else []
+    return " and ".join(found)
+
+
+@pytest.mark.parametrize("command, place", [("acquire", "a.csv"), ("score", "a.csv"), ("ask", "")])
+@pytest.mark.parametrize("at, kept", [(5, 0), (18, 16), (30, 24)])
+def test_how_many_are_kept_is_told(run, folder, stopped, command, place, at, kept):
+    stopped(at)
+    given = GIVEN if command != "score" else (*GIVEN[:2], *GIVEN[3:])
+    ran = run(command, *given, *(("--out", place) if place else ()))
+    assert ran.code == 130
+    if not kept:
+        assert "interrupted. Nothing is kept yet: the same command begins anew." in ran.err
+        return
+    assert f"checkpoint keeps {kept} samples of the pool: the same command goes on" in ran.err
+    stopped(None)
+    assert run(command, *given, *(("--out", place) if place else ())).code == 0
+    assert read(folder) < 40 - kept / 2
+
+
 def files(folder, start):
     return {path.name for path in folder.glob(f"{start}*")}
 
@@ -87,7 +118,7 @@ def test_what_is_chosen_is_the_same(run, folder, stopped, options):
         stopped(n)
         ran = run("acquire", *GIVEN, *options, "--out", "a.csv")
         assert ran.code == 130
-        assert "a.csv.checkpoint keeps what is done: the same command goes on" in ran.err
+        assert f"a.csv.checkpoint keeps {told(folder, 'a.csv.checkpoint')}: the same" in ran.err
         assert ran.out == ""
     stopped(None)
     assert names(run("acquire", *GIVEN, *options, "--out", "a.csv")) == expected
@@ -150,7 +181,8 @@ def test_people_are_asked_the_same(run, folder, stopped):
     stopped(20)
     ran = run("ask", *GIVEN)
     assert ran.code == 130
-    assert "ask.checkpoint keeps what is done" in ran.err
+    kept = told(folder, "campaign/ask.checkpoint")
+    assert f"ask.checkpoint keeps {kept}: the same command goes on from there" in ran.err
     stopped(None)
     assert names(run("ask", *GIVEN)) == expected
     assert read(folder) < 36

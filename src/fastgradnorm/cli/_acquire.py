@@ -25,7 +25,7 @@ DEFAULTS |= {"likelihood": "auto"}
 _OPTIONS = {"k": "K", "strategy": "--strategy", "max_per_group": "--max-per-folder"}
 _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "scheme": "--scheme"}
 _OPTIONS |= {"params": "--params", "space": "--space", "likelihood": "--likelihood"}
-_ADVICE = " With --out or --checkpoint it would keep what is done."
+_ADVICE = " With --out or --checkpoint it would keep whole chunks of samples."
 
 K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
 Labelled = Annotated[
@@ -89,7 +89,7 @@ def acquire(
     """Choose the K samples of a pool to label next, from one pass over it.
 
     Their names go to the screen, best first, one a line; what is told goes beside them. With --out
-    or --checkpoint it keeps what is done, and the same command goes on after a stop.
+    or --checkpoint it keeps whole chunks of samples, and the same command goes on after a stop.
     """
     if out is not None and out.suffix not in (".csv", ".jsonl", ".txt"):
         raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")

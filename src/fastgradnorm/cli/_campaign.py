@@ -49,8 +49,8 @@ def ask(
 ) -> None:
     """Name the samples to label: the batch that waits for answers, or K new ones.
 
-    Names that have no answer yet go to the screen, best first, one a line. Interrupted, it keeps
-    what is done; the same command goes on from there.
+    Names that have no answer yet go to the screen, best first, one a line. Interrupted, it tells
+    how many samples it keeps; the same command goes on from there.
     """
     if paths and given.pool.root is None:
         raise BadInputError("`--paths` must be left out where the pool is no folder of files.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -69,15 +70,40 @@ def going_on(place: Path | None, option: str, advice: str = "") -> Iterator[None
     try:
         yield
     except KeyboardInterrupt:
-        if place is None or not place.exists():
-            fail(f"interrupted.{advice if place is None else ''}", 130)
-        fail(f"interrupted. {place} keeps what is done: the same command goes on.", 130)
+        fail(f"interrupted.{advice if place is None else f' {_kept(place)}'}", 130)
     except ArgumentError as error:
         if error.argument != "checkpoint":
             raise
         raise BadInputError(
             f"{error} On the command line: another {option}, or --no-resume."
         ) from error
+
+
+def _kept(place: Path) -> str:
+    """What the same command will not read again, in a sentence."""
+    found, labelled = _count(place), _count(place.with_name(f"{place.name}.labelled"))
+    told = [f"{found:,} samples of the pool"] if found else []
+    told += [f"{labelled:,} labelled ones"] if labelled else []
+    if not told:
+        return "Nothing is kept yet: the same command begins anew."
+    return (
+        f"{place} keeps {' and '.join(told)}: the same command goes on from there, and reads the "
+        "rest again."
+    )
+
+
+def _count(place: Path) -> int:
+    """Samples of which a checkpoint holds what was found: its lines say how many each adds."""
+    found = 0
+    try:
+        with place.open("rb") as file:
+            for line in file:
+                content = line.partition(b" ")[2]
+                if content.startswith(b'{"read"') and line.endswith(b"\n"):
+                    found += int(json.loads(content)["read"])
+    except (OSError, ValueError):  # it is told as damaged by the run that opens it
+        return found
+    return found
 
 
 def forget(place: Path | None) -> None:

@@ -39,7 +39,7 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Score each sample of a pool by the norm of its gradient.
 
-        Interrupted, it keeps what is done; the same command goes on from there.
+        Interrupted, it tells how many samples it keeps; the same command goes on from there.
         """
         if out.suffix not in WRITERS:
             raise BadInputError(f"`--out` must end in one of {', '.join(WRITERS)}. Got {out}.")
