@@ -150,6 +150,33 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"whose first 12 samples were scored; here it has 4"):
             scorer(model, path).score([inputs[:4]])
 
+    @pytest.mark.parametrize("finished", [True, False])
+    @pytest.mark.parametrize("kind", [list, tuple])
+    @pytest.mark.parametrize("change", [-1, 1])
+    def test_a_list_that_begins_alike(self, pool, path, finished, kind, change):
+        model, inputs = pool
+        batches = kind(inputs.split(4))
+        longer = kind([*batches, inputs[:2]])
+        first, second = (longer, batches) if change < 0 else (batches, longer)
+        if finished:
+            scorer(model, path).score(first)
+        else:
+            stream = scorer(model, path, latency=0).stream(first)
+            next(stream)
+            stream.close()
+        with pytest.raises(
+            ValueError, match=r"differs in samples in the list \(\d+ there, \d+ here"
+        ):
+            scorer(model, path).score(second)
+
+    def test_a_list_in_other_batches(self, pool, path):
+        model, inputs = pool
+        expected = scorer(model, path).score(list(inputs.split(4)))
+        assert_same(scorer(model, path).score(list(inputs.split(3))), expected)
+        arrays = [x.numpy() for x in inputs.split(5)]
+        assert_same(scorer(model, path).score(arrays), expected)
+        assert_same(scorer(model, path).score(iter(inputs.split(4))), expected)  # unknown there
+
     def test_a_file_of_something_else(self, pool, path):
         model, inputs = pool
         for content in (b"", b"hello", b"hello\nworld\n", b'{"kind": 1}\n'):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.identity import LISTED
 from fastgradnorm._pool.rows import RowsFile
 from fastgradnorm.atomic import replacing
 
@@ -255,6 +256,8 @@ def _refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
 
 def _agree(name: str, there: Any, here: Any) -> bool:
     """Whether two facts are one; of the first samples, as many as both tell."""
+    if name == LISTED:
+        return there == here or None in (there, here)
     if there == here or not name.startswith("first "):
         return bool(there == here)
     # None: in sequence.

@@ -21,6 +21,7 @@ from fastgradnorm._options import Options
 from fastgradnorm._pool.order import as_indices
 from fastgradnorm._version import __version__
 
+LISTED = "samples in the list"  # which another process may have read from elsewhere: unknown
 _FEW = 64  # of the first samples are told
 _ROWS = 1024  # of the numbers that a dataset holds are looked at
 
@@ -51,6 +52,7 @@ def facts(
     first: Batch | None,
     drawn: Tensor | None = None,
     dataset: Any = None,
+    batches: Any = None,
 ) -> dict[str, Any]:
     """Everything that has to be the same for a run to be continued.
 
@@ -60,6 +62,7 @@ def facts(
         first: Its first batch, if there is one.
         drawn: Which samples of the dataset are in that; None: unknown, or the first ones.
         dataset: The caller's, if there is one.
+        batches: What it is read from.
     """
     options = subject.options
     # One by one, so that batches of any size begin alike as far as both go.
@@ -72,10 +75,22 @@ def facts(
         "parameters": _of_lines(subject.chosen),
         **plain_options(options),
         "pool's size": total,
+        LISTED: listed(batches),
         "pool's samples": _samples(dataset),
         "first indices": None if drawn is None else drawn[:_FEW].tolist(),
         "first samples": [_sample(one) for one in few],
     }
+
+
+def listed(batches: Any) -> int | None:
+    """Samples of a list of batches: as many as the first thing in each that has a length says."""
+    if not isinstance(batches, (list, tuple)):
+        return None
+    parts = [
+        next((x for x in pytree.tree_leaves(batch) if isinstance(x, (Tensor, np.ndarray))), None)
+        for batch in batches
+    ]
+    return sum(len(part) for part in parts if part is not None and part.ndim)
 
 
 def _samples(dataset: Any) -> str | None:

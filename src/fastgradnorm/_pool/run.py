@@ -241,10 +241,10 @@ class Run:
 
     @contextlib.contextmanager
     def _opened(self, taken: _Taken | None) -> Iterator[None]:
-        first = None if taken is None else taken.batch
-        drawn = None if taken is None else taken.drawn
+        first, drawn = (None, None) if taken is None else (taken.batch, taken.drawn)
         with interrupts_wait(), autograd_ready():
-            known = facts(self.subject, self.pool.total, first, drawn, self.pool.dataset)
+            sizes = self.pool.total, first, drawn
+            known = facts(self.subject, *sizes, self.pool.dataset, self.pool.loader)
             known |= getattr(self.engine.outcome, "facts", {})
         with self._store.opened(known, first):
             if self._store.done.state and first is not None:
