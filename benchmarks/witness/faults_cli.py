@@ -127,12 +127,12 @@ FAULTS = [
     ),
     Fault(
         "cli/_pool.py", "forgotten in one branch",
-        "Arrays(arrays, known, transform, names if id_key else ())", "Arrays(arrays, known)",
+        "Arrays(arrays, known, transform, told_of, kept)", "Arrays(arrays, known)",
         "rows of arrays are scored without the transform of the model's function",
     ),
     Fault(
         "cli/_table_pool.py", "forgotten in one branch",
-        "Arrays({\"table\": table}, labels, transform, names if id_key else ())", "Arrays({\"table\": table}, labels)",
+        "Arrays({\"table\": table}, labels, transform, names if id_key else (), whole)", "Arrays({\"table\": table}, labels)",
         "rows of tables are scored without the transform of the model's function",
     ),
     Fault(
@@ -144,6 +144,11 @@ FAULTS = [
         "cli/_tokenizing.py", "dropped guard",
         "for token in tokenizer.get_vocab()) < 2", "for token in tokenizer.get_vocab()) < 0",
         "a folder without a tokenizer is scored by an empty one",
+    ),
+    Fault(
+        "cli/_table_pool.py", "lost order",
+        "names = [names[row] for row in whole]", "names = names[: len(whole)]",
+        "where rows were left out samples have the names of others",
     ),
     Fault(
         "cli/_files.py", "wrong sort",

@@ -229,7 +229,7 @@ TESTS = {
     "cli/_images": "cli/test_cli_images",
     "cli/_report": "cli/test_cli_pictures cli/test_cli_score",
     "cli/_pool": "cli/test_cli_pictures cli/test_cli_score cli/test_cli_transforms",
-    "cli/_table_pool": "cli/test_cli_transforms",
+    "cli/_table_pool": "cli/test_cli_transforms cli/test_cli_missing",
     "cli/_samples": "cli/test_cli_transforms",
     "cli/_tokenizing": "cli/test_cli_tokenizers",
     "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures "

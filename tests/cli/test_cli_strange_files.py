@@ -164,7 +164,10 @@ def test_tables_as_they_come(run, tables, name):
 def test_a_cell_that_is_empty(run, tables):
     Path("t.csv").write_text("a,b\n1,2\n,3\n")
     ran = run("acquire", "their_model:of_columns", "t.csv", 1)
-    assert "Row 1 has ''. Fill it in, or leave that row out." in ran.err
+    assert (
+        "row 1 has no number in column 'a'. Fill them in, or leave them out with --skip-bad."
+        in ran.err
+    )
 
 
 def test_texts_hold_other_breaks_than_lines(tmp_path):

@@ -63,7 +63,9 @@ ImageSize = Annotated[
 ]
 SkipBad = Annotated[
     bool,
-    typer.Option("--skip-bad", help="Leave out images that cannot be read."),
+    typer.Option(
+        "--skip-bad", help="Leave out images that cannot be read, rows without a text or number."
+    ),
 ]
 EveryFrame = Annotated[
     bool,

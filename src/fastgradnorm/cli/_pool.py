@@ -12,6 +12,7 @@ import typer
 from torch import Tensor
 
 from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._missing import complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
 from fastgradnorm.cli._table_pool import Reading, open_table
 from fastgradnorm.cli._tables import TABLES
@@ -68,6 +69,10 @@ def open_pool(
         columns = readers[suffix](path)
     except OSError as error:
         raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
+    kept: Sequence[int] = ()
+    without: list[str] = []
+    if suffix == ".parquet":
+        columns, kept, without = _complete(columns, keys, id_key, path, skip_bad)
     ids = columns.pop(id_key, None) if id_key else None
     if id_key and ids is None:
         raise BadInputError(f"`--ids` must be one of {', '.join(columns)}. Got {id_key!r}.")
@@ -87,7 +92,7 @@ def open_pool(
             "Choose them with --key."
         )
     count = next(iter(lengths.values()))
-    names = range(count) if ids is None else list(ids.tolist())
+    names: Sequence[Any] = (kept or range(count)) if ids is None else list(ids.tolist())
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
     if len(arrays) > 1:
@@ -99,7 +104,28 @@ def open_pool(
         if in_a_row:  # as of the same table in a CSV
             arrays = {"columns": torch.stack([each.float() for each in arrays.values()], 1)}
     known = None if labels is None else labels_of(str(target), labels, count)
-    return Pool(Arrays(arrays, known, transform, names if id_key else ()), names)
+    told_of = names if id_key else ()
+    return Pool(Arrays(arrays, known, transform, told_of, kept), names, None, without)
+
+
+def _complete(
+    columns: dict[str, np.ndarray], keys: Sequence[str], id_key: str | None, path: Path, skip: bool
+) -> tuple[dict[str, np.ndarray], list[int], list[str]]:
+    """Columns without the rows that lack a number, which rows stay, and what the others lack."""
+    lists = {name: values.tolist() for name, values in columns.items() if values.dtype == object}
+    read = {name: v for name, v in lists.items() if name in (keys or columns) and name != id_key}
+    if not read:
+        return columns, [], []
+    count = len(next(iter(columns.values())))
+    names = columns[id_key].tolist() if id_key in columns else range(count)
+    whole, left_out = complete(read, names, path, skip)
+    if not left_out:
+        return columns, [], []
+    found = {
+        name: np.array([lists[name][row] for row in whole]) if name in lists else values[whole]
+        for name, values in columns.items()
+    }
+    return found, whole, left_out
 
 
 def _are_numbers(arrays: dict[str, Tensor], reading: Reading | None) -> bool:

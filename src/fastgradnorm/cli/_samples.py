@@ -112,6 +112,7 @@ class Arrays(Dataset[Any]):
         labels: `[N]`, or None.
         transform: From a row to the model's input, or None: it is the row.
         names: Of the samples, if they have any, by which errors tell of them.
+        rows: Of the samples in their file, where some were left out.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class Arrays(Dataset[Any]):
         labels: Tensor | None = None,
         transform: Callable[[Any], Any] | None = None,
         names: Sequence[Any] = (),
+        rows: Sequence[int] = (),
     ) -> None:
         self.arrays, self.labels = dict(arrays), labels
-        self._transform, self._names = transform, names
+        self._transform, self._names, self._rows = transform, names, rows
         self._fits = OneShape("Let it return what the model takes of one sample.")
 
     def __len__(self) -> int:
@@ -139,7 +141,9 @@ class Arrays(Dataset[Any]):
         """What the transform makes of a row, which is a copy: it may write into it."""
         own = {name: value.clone() for name, value in row.items()}
         given = next(iter(own.values())) if len(own) == 1 else own
-        name = f"row {index}" + (f", {self._names[index]!s:.60}," if self._names else "")
+        name = f"row {self._rows[index] if self._rows else index}" + (
+            f", {self._names[index]!s:.60}," if self._names else ""
+        )
         try:
             made = transform(given)
         except Exception as error:

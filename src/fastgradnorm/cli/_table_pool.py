@@ -1,6 +1,6 @@
 """A pool in a table: texts, or rows of numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import typer
 from torch import nn
 
 from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._missing import complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
 from fastgradnorm.cli._tables import column, is_text, numbers, read_table, without_names
 from fastgradnorm.cli._texts import Texts, by_transform, usable
@@ -61,22 +62,20 @@ def open_table(
     if not count:
         raise BadInputError(f"`POOL` must hold at least one sample. Got none in {path}.")
     names = [*range(count)] if id_key is None else column(columns, id_key, "--ids")
-    labels = None
-    if target is not None:
-        values = numbers(target, column(columns, target, "--target"), path)
-        whole = bool((values == values.astype(np.int64)).all())
-        labels = labels_of(target, values.astype(np.int64) if whole else values, count)
     rest = {name: v for name, v in columns.items() if name not in (id_key, target)}
     name = _text_column(path, rest, reading, keys)
+    chosen: dict[str, list[Any]] = {}
     if name is None:
         chosen = {key: column(columns, key, "--key") for key in keys} if keys else rest
-        arrays = [numbers(key, values, path) for key, values in chosen.items()]
-        flat = [array[:, None] if array.ndim == 1 else array for array in arrays]
-        if not flat or len({array.shape[2:] for array in flat}) > 1:
-            raise BadInputError(
-                f"`POOL` must have columns of numbers. Choose them with --key: {path}."
-            )
-        table = torch.from_numpy(np.concatenate(flat, 1)).float()
+    known = {} if target is None else {target: column(columns, target, "--target")}
+    whole, left_out = complete(chosen | known, names, path, skip_bad)
+    if left_out:
+        columns = {key: [values[row] for row in whole] for key, values in columns.items()}
+        chosen = {key: columns[key] for key in chosen}
+        names = [names[row] for row in whole]
+    labels = None if target is None else _labels(target, columns[target], path)
+    if name is None:
+        table = _numbers(chosen, path)
         if without_names([*chosen]) and path.suffix.lower() in (".csv", ".tsv"):
             typer.echo(
                 f"warning: the first line of {path} is read as names of columns, and has numbers: "
@@ -88,13 +87,29 @@ def open_table(
                 f"Inputs: the columns {', '.join(chosen)}, in this order; choose with --key.",
                 err=True,
             )
-        return Pool(Arrays({"table": table}, labels, transform, names if id_key else ()), names)
+        arrays = Arrays({"table": table}, labels, transform, names if id_key else (), whole)
+        return Pool(arrays, names, None, left_out)
     texts = column(columns, name, "--text")
-    kept, left_out = usable(texts, names, path, skip_bad)
+    kept, without = usable(texts, names, path, skip_bad)
     texts, names = [texts[i] for i in kept], [names[i] for i in kept]
     labels = None if labels is None else labels[kept]
     make = _maker(reading, texts)
-    return Pool(Texts(texts, make, labels), names, None, left_out, texts=texts)
+    return Pool(Texts(texts, make, labels), names, None, [*left_out, *without], texts=texts)
+
+
+def _labels(name: str, values: list[Any], path: Path) -> torch.Tensor:
+    found = numbers(name, values, path)
+    whole = bool((found == found.astype(np.int64)).all())
+    return labels_of(name, found.astype(np.int64) if whole else found, len(values))
+
+
+def _numbers(chosen: Mapping[str, list[Any]], path: Path) -> torch.Tensor:
+    """The columns side by side, `[N, columns]`."""
+    arrays = [numbers(key, values, path) for key, values in chosen.items()]
+    flat = [array[:, None] if array.ndim == 1 else array for array in arrays]
+    if not flat or len({array.shape[2:] for array in flat}) > 1:
+        raise BadInputError(f"`POOL` must have columns of numbers. Choose them with --key: {path}.")
+    return torch.from_numpy(np.concatenate(flat, 1)).float()
 
 
 def _text_column(

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastgradnorm.cli._failures import BadInputError, near
 from fastgradnorm.cli._files import ENCODING
+from fastgradnorm.cli._missing import are_numbers, is_missing
 
 TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 _LONGEST = 2**31 - 1  # characters of a cell: Python's own limit, 131,072, is less than an article
@@ -112,9 +113,9 @@ def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
         try:
             np.array(value, dtype=np.float64)
         except (TypeError, ValueError):
+            if is_missing(value) and not all(map(is_missing, values)):
+                continue  # another cell is told, which is no number either
             told = f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}."
-            if value is None or not str(value).strip():
-                raise BadInputError(f"{told} Fill it in, or leave that row out.") from None
             if _is_number(str(value).replace(",", ".")):
                 raise BadInputError(f"{told} Write it with a decimal point.") from None
             raise BadInputError(
@@ -138,12 +139,6 @@ def without_names(names: Sequence[str]) -> bool:
 
 
 def is_text(values: list[Any]) -> bool:
-    """Whether a column holds texts that are no numbers."""
-    told = [value for value in values if value is not None]
-    if not told or not all(isinstance(value, str) for value in told):
-        return False
-    try:
-        np.array(told[:100], dtype=np.float64)
-    except ValueError:
-        return True
-    return False
+    """Whether a column holds texts that are no numbers; of few blank cells it is none."""
+    told = [value for value in values if not is_missing(value)]
+    return all(isinstance(value, str) for value in told) and not are_numbers(told[:100])
