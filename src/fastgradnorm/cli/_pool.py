@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,7 @@ def open_pool(
         raise BadInputError(f"`--key` must be one of {', '.join(columns)}. Got {missing[0]!r}.")
     as_it_is = transform is not None
     arrays = {key: _input(key, columns[key], as_it_is) for key in keys or columns}
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if not arrays or len(set(lengths.values())) > 1 or 0 in lengths.values():
-        told_lengths = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise BadInputError(
-            f"`POOL` must hold arrays with one row a sample. Got {told_lengths or 'none'}. "
-            "Choose them with --key."
-        )
-    count = next(iter(lengths.values()))
+    count = _one_length(arrays)
     names: Sequence[Any] = (kept or range(count)) if ids is None else list(ids.tolist())
     if len(names) != count:
         raise BadInputError(f"`--ids` must have one name for each of {count} rows.")
@@ -106,6 +99,18 @@ def open_pool(
     known = None if labels is None else labels_of(str(target), labels, count)
     told_of = names if id_key else ()
     return Pool(Arrays(arrays, known, transform, told_of, kept), names, None, without)
+
+
+def _one_length(arrays: Mapping[str, Tensor]) -> int:
+    """How many samples there are."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if not arrays or len(set(lengths.values())) > 1 or 0 in lengths.values():
+        told_lengths = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise BadInputError(
+            f"`POOL` must hold arrays with one row a sample. Got {told_lengths or 'none'}. "
+            "Choose them with --key."
+        )
+    return next(iter(lengths.values()))
 
 
 def _complete(
