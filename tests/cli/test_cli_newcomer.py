@@ -112,7 +112,12 @@ def test_names_that_stand_twice_are_told(run, wrong):
     table("t.csv", [(i % 8, i / 7, i % 3, 0) for i in range(9)])
     given = ("their_model:of_columns", "t.csv", "2", "--key", "a", "--key", "b")
     ran = run("acquire", *given, "--ids", "id")
-    assert "warning: 1 names stand more than once, such as '0' 2 times" in ran.err
+    assert ran.code == 2
+    assert "`--ids` must have a name of its own for each sample: 1 name stands more" in ran.err
+    assert "such as '0' 2 times" in ran.err
+    assert run("ask", *given, "--ids", "id").code == 2
+    ran = run("score", given[0], given[1], *given[3:], "--ids", "id")
+    assert (ran.code, "warning: 1 name stands more than once" in ran.err) == (0, True)
     assert "more than once" not in run("acquire", *given).err
 
 
@@ -150,3 +155,29 @@ def test_what_is_explained_has_a_legend(run, wrong):
     ran = run("explain", "their_model:make", "pool")
     assert "T positions, I inputs, O outputs" in ran.err
     assert "T positions" not in run("explain", "their_model:make", "pool", "--json").err
+
+
+def test_a_line_that_python_does_not_understand_is_told_once(run, folder):
+    (folder / "bad_syntax.py").write_text("from torch import nn\ndef make()\n    return 3\n")
+    ran = run("acquire", "bad_syntax:make", "pool", "2")
+    assert ran.code == 2
+    assert ran.err.count("line 2") == ran.err.count("bad_syntax.py") == 1
+    assert "SyntaxError: expected ':' (bad_syntax.py, line 2)" in ran.err
+
+
+def test_near_duplicates_of_which_none_is_left(run, wrong):
+    random = np.random.default_rng(0)
+    np.save("same.npy", (1 + random.standard_normal((9, 2)) * 1e-4).astype(np.float32))
+    given = ("acquire", "their_model:of_columns", "same.npy", 3, "--max-similarity", 0.99)
+    ran = run(*given)
+    assert ran.code == 2
+    assert (
+        "`K` must be at most 1, the number of samples that may be chosen without near-" in ran.err
+    )
+    assert "Raise `--max-similarity`, or ask for fewer" in ran.err
+    (wrong / "done.txt").write_text("0\n")
+    ran = run(*given, "--labelled", "done.txt")
+    assert ran.code == 2
+    assert "there is none left among 8 candidates: all are near-duplicates of" in ran.err
+    assert "Raise `--max-similarity`." in ran.err
+    assert "fewer" not in ran.err

@@ -11,7 +11,7 @@ import torch
 
 import fastgradnorm
 from fastgradnorm import score_pool
-from fastgradnorm.cli._wording import _CALLED, spoken
+from fastgradnorm.cli._wording import _CALLED, spoken, summary
 
 MODULE = """
 import torch
@@ -101,8 +101,34 @@ def test_a_model_without_a_last_layer(run, given):
 
 def test_a_model_of_several_outputs(run, given):
     ran = run("score", "speaking:several", "x.npy")
-    assert ran.code == 1
-    assert "let MODEL make a module that does it in its own" in ran.err
+    assert ran.code == 2
+    assert "Let MODEL make a module around the network that returns them." in ran.err
+    assert "forward=" not in ran.err
+
+
+def test_no_message_of_the_package_tells_to_pass_a_function():
+    """Every text in the source that does, spoken: it names what there is here."""
+    texts = []
+    for path in Path(fastgradnorm.__file__).parent.rglob("*.py"):
+        if path.parent.name not in ("cli", "demo", "integrations"):
+            tree = ast.walk(ast.parse(path.read_text()))
+            texts += [n.value for n in tree if isinstance(n, ast.Constant) and type(n.value) is str]
+    told = [text for text in texts if re.search(r"^[^\n`]*(`[^\n`]*`[^\n`]*)*$", text)]
+    told = [text for text in told if re.search(r"`forward=lambda [^`]*`", text)]
+    assert len(told) > 5
+    for text in told:
+        assert "forward=" not in spoken(text), text
+        assert "make a module around the network" in spoken(text) or "in a module" in spoken(text)
+
+
+def test_what_is_in_doubt_is_not_said_to_be_in_a_variable():
+    """Wherever the package says so in the lines of a result; here it is told below them."""
+    found = 0
+    for path in Path(fastgradnorm.__file__).parent.joinpath("_results").rglob("*.py"):
+        for line in re.findall(r"in doubt: [^\"]+", path.read_text()):
+            assert summary(f"one\n  {line}\ntwo").endswith(")}\ntwo"), line
+            found += 1
+    assert found > 1
 
 
 def test_labels_of_their_own(run, given):

@@ -99,8 +99,8 @@ def _facts(selection: Any) -> list[tuple[str, str]]:
         found.append((percent(after), text))
     alike = [row for row in selection.records if row["alike_chosen"] is not None]
     if alike:
-        text = "of the chosen are near-duplicates of others chosen; <code>max_similarity</code> "
-        text += "leaves them out."
+        text = "of the chosen are near-duplicates of others chosen; <code>max_similarity</code>, "
+        text += "on the command line <code>--max-similarity</code>, leaves them out."
         found.append((f"{len(alike):,}", text))
     return found
 

@@ -31,7 +31,7 @@ class Free:
         self.mask = torch.ones(count, dtype=torch.bool, device="cpu")
         self._groups, self._most = groups, most
         self._points, self._similarity = points, similarity
-        self._taken = 0
+        self._taken = self._near = 0
         size = 0 if groups is None or not len(groups) else int(groups.max()) + 1
         self._by_group = [0] * size
 
@@ -46,6 +46,7 @@ class Free:
         for start in range(0, len(self._points), chunk):
             rows = slice(start, start + chunk)
             near = (self._points[rows] @ labelled.T).amax(1) > self._similarity
+            self._near += int((self.mask[rows] & near).sum())
             self.mask[rows] &= ~near
 
     def take(self, i: int) -> None:
@@ -76,9 +77,20 @@ class Free:
                 *(["`max_per_group`"] if self._groups is not None else []),
                 *(["`max_similarity`"] if self._points is not None else []),
             ]
+            count = len(self.mask)
+            if not self._taken:  # no smaller `k` would do
+                near = f"{self._near:,} of them" if self._near < count else "all"
+                like = f": {near} are near-duplicates of labelled samples" if self._near else ""
+                raise ArgumentError(
+                    f"`k` must be at most the number of samples that may be chosen, of which there "
+                    f"is none left among {count:,} candidates{like}."
+                    f"{f' Raise {limits[-1]}.' if self._near else ''}",
+                    "k",
+                )
             why = f" Raise {' or '.join(limits)}, or ask for fewer." if limits else ""
+            like = " without near-duplicates" if self._points is not None else ""
             raise ArgumentError(
-                f"`k` must be at most {self._taken}, the number of samples that may be chosen."
-                f"{why}",
+                f"`k` must be at most {self._taken}, the number of samples that may be chosen"
+                f"{like}.{why}",
                 "k",
             )

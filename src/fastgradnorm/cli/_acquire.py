@@ -16,7 +16,7 @@ from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import check_folder
 from fastgradnorm.cli._labelled import labelled_samples
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
-from fastgradnorm.cli._wording import noticed
+from fastgradnorm.cli._wording import noticed, summary
 
 # What a strategy's name may say otherwise, as long as nobody asked for anything.
 DEFAULTS = {"scheme": "expected", "params": "last_layer", "rtol": 0.0, "class_dim": 1}
@@ -91,6 +91,12 @@ def acquire(
     Their names go to the screen, best first, one a line; what is told goes beside them. With --out
     or --checkpoint it keeps whole chunks of samples, and the same command goes on after a stop.
     """
+    again = _given.repeated(given.pool)
+    if again:
+        raise BadInputError(
+            f"`--ids` must have a name of its own for each sample: {again}, and nobody could tell "
+            "which are chosen. Choose another column, or leave it out: rows are counted."
+        )
     if out is not None and out.suffix not in (".csv", ".jsonl", ".txt"):
         raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")
     if out is not None and os.path.isdir(out):
@@ -148,7 +154,7 @@ def _folders(given: _given.Given) -> list[str]:
 
 
 def _tell(chosen: Selection) -> None:
-    typer.echo(str(chosen), err=True)
+    typer.echo(summary(chosen), err=True)
     for line in noticed(chosen.pool["findings"]):
         typer.echo(line, err=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
-from fastgradnorm import ArgumentError, ArgumentTypeError
+from fastgradnorm import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from fastgradnorm.cli._wording import spoken
 
 # Import name -> (the distribution that brings it, the extra that asks for it).
@@ -24,6 +24,10 @@ _EXTRAS = {
     "sklearn": ("scikit-learn", "demo"),
     "rich": ("rich", "demo"),
 }
+
+
+# What was given has to be another: of the functions' arguments, or of the model.
+_GIVEN_WRONG = (ArgumentError, ArgumentTypeError, UnsupportedModelError)
 
 
 class BadInputError(ValueError):
@@ -77,7 +81,7 @@ def plain_failures(*, debug: bool = False) -> Iterator[None]:
         message = first_cause(str(error))
         if isinstance(error, BadInputError):
             fail(message, 2)
-        fail(spoken(message), 2 if isinstance(error, (ArgumentError, ArgumentTypeError)) else 1)
+        fail(spoken(message), 2 if isinstance(error, _GIVEN_WRONG) else 1)
     except OSError as error:
         if debug:
             raise

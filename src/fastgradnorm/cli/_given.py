@@ -221,7 +221,6 @@ def open_all(
     found = open_pool(pool, **opening)
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)
-    _tell_repeated(found)
     options = {
         "scheme": scheme,
         "params": _parameters(params, loaded.model),
@@ -235,17 +234,15 @@ def open_all(
     return Given(loaded.model, origin, found, options, batch_size, opening)
 
 
-def _tell_repeated(pool: Pool) -> None:
-    """Names that several samples have, by which nobody can tell which is meant."""
+def repeated(pool: Pool) -> str:
+    """Names that several samples have, by which nobody can tell which is meant; or nothing."""
     counts = Counter(map(str, pool.ids))
     name, most = next(iter(counts.most_common(1)), ("", 0))
-    if most > 1:
-        several = sum(count > 1 for count in counts.values())
-        typer.echo(
-            f"warning: {several} names stand more than once, such as {name!r} {most} times: it "
-            "cannot be told which sample is meant. Choose others by --ids.",
-            err=True,
-        )
+    if most < 2:
+        return ""
+    several = sum(count > 1 for count in counts.values())
+    stand = "name stands" if several == 1 else "names stand"
+    return f"{several} {stand} more than once, such as {name!r} {most} times"
 
 
 def _labelled(scheme: str, loss: str | None, target: str | None) -> str:

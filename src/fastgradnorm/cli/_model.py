@@ -112,6 +112,7 @@ def _failing(what: str) -> Iterator[None]:
         file, line = place.filename, place.lineno
         if isinstance(error, SyntaxError) and error.filename:
             file, line = error.filename, error.lineno
+            error = type(error)(error.msg)  # its text has the place, too
         where = f" ({Path(file).name}, line {line})" if file != __file__ else ""
         raise BadInputError(
             f"`MODEL` {what} failed: {type(error).__name__}: {error}{where}. --debug shows all of "

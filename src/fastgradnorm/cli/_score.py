@@ -13,7 +13,7 @@ from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._samples import Pool
-from fastgradnorm.cli._wording import noticed
+from fastgradnorm.cli._wording import noticed, summary
 
 # Arguments of the scorer that stand on the command line.
 _OPTIONS = {"params": "--params", "rtol": "--rtol", "class_dim": "--class-dim"}
@@ -41,6 +41,13 @@ def add(app: typer.Typer) -> None:
 
         Interrupted, it tells how many samples it keeps; the same command goes on from there.
         """
+        again = _given.repeated(given.pool)
+        if again:
+            typer.echo(
+                f"warning: {again}: it cannot be told which sample is meant. Choose others by "
+                "--ids, or leave it out: rows are counted.",
+                err=True,
+            )
         if out.suffix not in WRITERS:
             raise BadInputError(f"`--out` must end in one of {', '.join(WRITERS)}. Got {out}.")
         if os.path.isdir(out):
@@ -56,7 +63,7 @@ def add(app: typer.Typer) -> None:
         typer.echo(f"Model: {given.origin}")
         with going_on(checkpoint, "--out"), in_options(_OPTIONS):
             scores, seen = _score(scorer, given, asked, workers)
-        typer.echo(str(scores))
+        typer.echo(summary(scores))
         for line in noticed(scores.provenance["findings"]):
             typer.echo(line)
         wrong = (~scores.values.isfinite()).nonzero()[:, 0].tolist()

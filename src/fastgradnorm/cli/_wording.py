@@ -23,6 +23,8 @@ _IN_PYTHON = {each.name for each in fields(Options)} - {*_CALLED, "checkpoint", 
 # What was told as a warning, by this run of the command line.
 _TOLD: set[str] = set()
 
+_FINDINGS = re.compile(r"; see \w+\['findings'\]")
+_WRAPPED = re.compile(r"(?:\b([Pp])ass )?`forward=lambda model, batch: ([^`]+)`")
 _QUOTED = re.compile(r"`([^`]+)`")
 _ONE = r"(\w+)=('[^']*'|-?[\w.]+)"
 _ASSIGNED = re.compile(rf"{_ONE}(, {_ONE})*")
@@ -47,6 +49,11 @@ def noticed(findings: Iterable[Mapping[str, Any]]) -> list[str]:
         for each in findings
         if each["message"] not in _TOLD
     ]
+
+
+def summary(result: object) -> str:
+    """A result in lines, without where Python finds what is told here below it."""
+    return _FINDINGS.sub("", str(result))
 
 
 def spoken(message: str) -> str:
@@ -75,8 +82,19 @@ def spoken(message: str) -> str:
             alone[inside] = None
         return found[0]
 
+    message = _WRAPPED.sub(_around, message)
     message = message.replace("one sample of the loader", "one sample of `loader`")
     return _QUOTED.sub(said, message) + "".join(map(_of_python, alone))
+
+
+def _around(found: re.Match[str]) -> str:
+    """What stands for `forward=lambda ...` here: a module that does the same, made by MODEL."""
+    start, body = found[1], found[2].strip()
+    returns = "" if body == "..." else f" that returns `{body}`"
+    told = f"a module around the network{returns}"
+    if start is None:
+        return told
+    return f"{'Let' if start == 'P' else 'let'} MODEL make {told}"
 
 
 def _of_python(name: str) -> str:
