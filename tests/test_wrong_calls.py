@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import fastgradnorm
 from fastgradnorm import GradNormScorer, acquire, score_pool, select
+from fastgradnorm.active import ActiveLearner, Campaign
 
 MODEL = nn.Sequential(nn.Linear(4, 3)).eval()
 X = torch.ones(6, 4)
@@ -34,6 +35,63 @@ QUIET = {"progress": False}
 def test_what_is_no_model(wrong, told):
     with pytest.raises(TypeError, match=f"`model` must be a torch.nn.Module. Got .*{told}"):
         acquire(wrong, [X], 1)
+
+
+WRONG = {"weights": MODEL.state_dict(), "none": None, "class": nn.Linear, "path": "model.pt"}
+
+
+class Unread(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        raise AssertionError("the pool was looked at")
+
+
+def calls_of_a_model(wrong, pool, folder):
+    """All that take a model and a pool, of what is no model."""
+    entropy, sketch = {"scheme": "entropy", **QUIET}, {"dim": 4, "scheme": "predicted", **QUIET}
+    yield lambda: acquire(wrong, pool, 2, **QUIET)
+    yield lambda: score_pool(wrong, pool)
+    yield lambda: fastgradnorm.score_and_predict(wrong, pool, **QUIET)
+    yield lambda: fastgradnorm.gradient_sketch(wrong, pool, **sketch)
+    yield lambda: fastgradnorm.store_sketches(wrong, pool, folder / "sketches", **sketch)
+    yield lambda: fastgradnorm.gradient_dots(wrong, pool, [{"weight": X[:3]}], **entropy)
+    yield lambda: fastgradnorm.mean_gradient(wrong, pool, **entropy)
+    yield lambda: fastgradnorm.explain_gradients(wrong, pool, dim=4, scheme="predicted")
+    yield lambda: fastgradnorm.explain_gradients(wrong, pool, directions=1, scheme="entropy")
+    if not isinstance(pool, DataLoader):
+        yield lambda: Campaign(folder, pool, range(6)).ask(2, wrong, **QUIET)
+
+
+@pytest.mark.parametrize("pool", [Unread(), DataLoader(Unread(), 3)], ids=["dataset", "loader"])
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_what_is_no_model_is_told_before_the_pool_is_looked_at(tmp_path, wrong, pool):
+    for call in calls_of_a_model(wrong, pool, tmp_path):
+        with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module\. Got"):
+            call()
+
+
+@pytest.mark.parametrize("strategy", ["random", "badge"])
+def test_what_a_task_makes_that_is_no_model(strategy):
+    class Task:
+        name = "weights"
+
+        def pool(self):
+            return TensorDataset(X, torch.zeros(6, dtype=torch.int64))
+
+        def make_model(self, seed):
+            return MODEL.state_dict()
+
+        def train(self, model, labelled, seed):
+            raise AssertionError("it was trained")
+
+        def evaluate(self, model):
+            return {}
+
+    learner = ActiveLearner(Task(), strategy, start=2, budget=2, cycles=1, progress=False)
+    with pytest.raises(TypeError, match=r"`task\.make_model` must return .*`load_state_dict`"):
+        learner.run()
 
 
 def test_a_model_that_has_lost_its_parameters():

@@ -258,6 +258,16 @@ FAULTS = [
         "a subset's workers are not set up as the loader says",
     ),
     Fault(
+        "_pool/failing.py", "stale index",
+        "index = inner = key if places is None else int(places[key])", "index = inner = key",
+        "of a drawn part, a sample that cannot be loaded is told by its place in that part",
+    ),
+    Fault(
+        "_pool/failing.py", "off by one",
+        "        keys.came()\n", "",
+        "of workers, a sample that cannot be loaded is said to be in the first batch",
+    ),
+    Fault(
         "_pool/collation.py", "option that does nothing",
         "(few, few[::-1])", "(few, few[:])",
         "loaders that keep their samples in order are said to sort them",

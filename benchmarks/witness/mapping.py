@@ -174,6 +174,7 @@ TESTS = {
     "pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",
     "_pool/stacked": "pool/test_stacked",
+    "_pool/failing": "pool/test_failing_samples",
     "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset",
     "_witness/several": "pool/test_stacked",
     "_pool/ledger": "pool/test_any_batch_size",

@@ -30,7 +30,7 @@ from fastgradnorm._reading import POINTS, Reading, read_pool
 from fastgradnorm._results import Selection, pool_facts, records
 from fastgradnorm._schemes import LABELLED_SCHEMES, SCHEMES
 from fastgradnorm._selection import ALIKE, Free, Given, Named, alike, covering, in_space, named
-from fastgradnorm._validate import check_choice, check_integer, check_number, fail
+from fastgradnorm._validate import check_choice, check_integer, check_model, check_number, fail
 
 _OWN = ("labelled", "strategy", "groups", "max_per_group", "max_similarity", "space", "batch_size")
 
@@ -116,6 +116,7 @@ def acquire(
         >>> acquire(model, [pool], 2, labelled=[0], strategy="coreset").indices
         tensor([2, 1])
     """
+    check_model(model)  # before the pool is looked at by what it takes
     k, seed = check_integer("k", k, at_least=1), check_integer("seed", seed, at_least=0)
     batch_size = check_integer("batch_size", batch_size, at_least=1)
     check_choice("space", space, ("last_layer", "sketch"))

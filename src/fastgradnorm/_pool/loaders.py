@@ -124,11 +124,14 @@ def draws_of(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def with_draws(loader: DataLoader[Any], draws: Any, **others: Any) -> DataLoader[Any]:
-    """The same loader of other batches, but for other arguments."""
+def with_draws(
+    loader: DataLoader[Any], draws: Any, dataset: Dataset[Any] | None = None, **others: Any
+) -> DataLoader[Any]:
+    """The same loader of other batches, but for other arguments, and what it reads if given."""
+    dataset = loader.dataset if dataset is None else dataset
     if loader.batch_sampler is None:
-        return made_anew(loader, loader.dataset, batch_size=None, sampler=draws, **others)
-    return made_anew(loader, loader.dataset, batch_sampler=draws, **others)
+        return made_anew(loader, dataset, batch_size=None, sampler=draws, **others)
+    return made_anew(loader, dataset, batch_sampler=draws, **others)
 
 
 def sampler_of(draws: Any) -> Any:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from fastgradnorm._options import Options
 from fastgradnorm._pool.collation import collated, watched
+from fastgradnorm._pool.failing import Asked, Keys, telling
 from fastgradnorm._pool.loaders import draws_of, with_draws
 from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.stacked import fetched, several, taken_at_once
@@ -34,18 +35,28 @@ def may_come_together(options: Options) -> bool:
     return all(option is None for option in own)
 
 
-def traced(loader: DataLoader[Any], places: Tensor | None, together: bool = False) -> Reading:
+def traced(
+    loader: DataLoader[Any], dataset: Any, places: Tensor | None, together: bool = False
+) -> Reading:
     """Reads a loader's batches, and writes down what is drawn for them.
 
     Args:
         loader: Over a dataset with indices.
+        dataset: The caller's, of which that may be a part.
         places: Where in the caller's dataset its samples are; None: it is that dataset.
         together: As in `Pool.open`.
     """
-    keys, rows = draws_of(loader), taken_at_once(loader)
-    if rows is None:
-        draws = Draws(keys, places)
-        return Reading(collated(iter(with_draws(loader, draws, **watched(loader)))), draws)
-    keys, each = several(keys, rows.most) if together else (keys, None)
-    draws = Draws(keys, places, each)
-    return Reading(collated(iter(fetched(loader, rows, draws))), draws)
+    keys, rows, each = draws_of(loader), taken_at_once(loader), None
+    if rows is not None and together:
+        keys, each = several(keys, rows.most)
+    drawn = Keys(keys)
+    draws = Draws(drawn, places, each)
+    asked = None
+    if rows is not None:
+        batches = iter(fetched(loader, rows, draws))
+    elif loader.num_workers:  # whose own functions look at the dataset that they have
+        batches = iter(with_draws(loader, draws, **watched(loader)))
+    else:
+        asked = Asked(loader.dataset)
+        batches = iter(with_draws(loader, draws, asked, **watched(loader)))
+    return Reading(telling(collated(batches), dataset, drawn, places, asked), draws)

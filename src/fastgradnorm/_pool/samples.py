@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.collation import collated
+from fastgradnorm._pool.failing import telling_when
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
     CALLED,
@@ -97,8 +98,9 @@ class Pool:
         if self.draws is not None:
             return Reading(collated(iter(self.loader)), self.draws)
         if not can_be_indexed(self.loader):
-            return Reading(watched_order(self.loader, collated(iter(self.loader))), None)
-        return traced(self.loader, self.indices, together)
+            batches = telling_when(collated(iter(self.loader)))
+            return Reading(watched_order(self.loader, batches), None)
+        return traced(self.loader, self.dataset, self.indices, together)
 
     def after(self, read: int) -> tuple[Reading, int] | None:
         """What is left after so many samples, from the beginning of a batch, and where that is.
@@ -113,7 +115,7 @@ class Pool:
         start = read if read == self.total else read // whole * whole
         left = self.order[start:]
         indices = left if self.indices is None else self.indices[left]
-        return traced(_over(self.loader, left), indices), start
+        return traced(_over(self.loader, left), self.dataset, indices), start
 
     def sieved(self, size: int, places: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Of the next batch, the samples to score (None: all) and where in the pool they are.

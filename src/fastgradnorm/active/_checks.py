@@ -1,6 +1,8 @@
 """Checks of a learner's arguments, and their messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import nn
 
 from fastgradnorm import ArgumentError, ArgumentTypeError
 
@@ -45,3 +47,15 @@ def checked_indices(name: str, value: Sequence[int], size: int) -> list[int]:
             name,
         )
     return found
+
+
+def check_made(model: object) -> None:
+    """Raises unless what a task made is a model."""
+    if isinstance(model, nn.Module):
+        return
+    weights = " If these are its weights, make the model and call its `load_state_dict`."
+    raise ArgumentTypeError(
+        f"`task.make_model` must return a torch.nn.Module. Got {type(model).__name__}."
+        f"{weights if isinstance(model, Mapping) else ''}",
+        "task",
+    )

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 import fastgradnorm
 from fastgradnorm import ArgumentError, ArgumentTypeError
-from fastgradnorm.active._checks import check_count, checked_indices, checked_subset
+from fastgradnorm.active._checks import check_count, check_made, checked_indices, checked_subset
 from fastgradnorm.active._context import Context
 from fastgradnorm.active._randomness import (
     Purpose,
@@ -265,6 +265,7 @@ class ActiveLearner:
         seed = draw_seed(self.seed, Purpose.MODEL, cycle)
         seed_all(seed)
         new = self.task.make_model(seed)
+        check_made(new)
         if self._weights is not None and cycle:
             self._weights.load(cycle - 1, new)
         return new
