@@ -151,6 +151,11 @@ FAULTS = [
         "where rows were left out samples have the names of others",
     ),
     Fault(
+        "cli/_placing.py", "wrong set",
+        "if path not in own)", "if path in own)",
+        "what was just copied is told as of an earlier round",
+    ),
+    Fault(
         "cli/_files.py", "wrong sort",
         'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
         "select may choose samples whose score is NaN",

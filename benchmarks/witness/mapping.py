@@ -232,6 +232,7 @@ TESTS = {
     "cli/_pool": "cli/test_cli_pictures cli/test_cli_score cli/test_cli_transforms",
     "cli/_table_pool": "cli/test_cli_transforms cli/test_cli_missing",
     "cli/_samples": "cli/test_cli_transforms",
+    "cli/_placing": "cli/test_cli_places",
     "cli/_tokenizing": "cli/test_cli_tokenizers",
     "cli": "cli/test_cli_options cli/test_cli_pictures cli/test_cli_score cli/test_cli_failures "
     "cli/test_cli_wording",

@@ -14,6 +14,7 @@ from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import check_folder
+from fastgradnorm.cli._fitting import how_many
 from fastgradnorm.cli._labelled import labelled_samples
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
 from fastgradnorm.cli._wording import noticed, summary
@@ -27,7 +28,9 @@ _OPTIONS |= {"max_similarity": "--max-similarity", "labelled": "--labelled", "sc
 _OPTIONS |= {"params": "--params", "space": "--space", "likelihood": "--likelihood"}
 _ADVICE = " With --out or --checkpoint it would keep whole chunks of samples."
 
-K = Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")]
+K = Annotated[
+    int, typer.Argument(metavar="K", parser=how_many("MODEL POOL K"), help="How many to label.")
+]
 Labelled = Annotated[
     Path | None,
     typer.Option(
@@ -173,6 +176,14 @@ def _place(
         except OSError as error:
             fail(f"`{option}` could not be filled. {told(error)}.", 1)
         typer.echo(f"{len(chosen)} files: {place}", err=True)
+        others = _placing.others(given.pool, [*chosen], place)
+        if others:
+            some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            typer.echo(
+                f"warning: {place} holds {len(others):,} other files, not of this choice: {some}. "
+                f"`{option}` with a new folder has the chosen alone.",
+                err=True,
+            )
 
 
 def _write(

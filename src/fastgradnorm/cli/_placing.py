@@ -45,6 +45,14 @@ def link_to(pool: Pool, indices: Sequence[int], place: Path) -> None:
     _put(pool, indices, place, "--link-to", lambda source, to: os.symlink(source.resolve(), to))
 
 
+def others(pool: Pool, indices: Sequence[int], place: Path) -> list[str]:
+    """Files in a folder that are not those of the samples, as of an earlier choice; not hidden."""
+    own = {Path(pool.files[i]) for i in indices}
+    found = (Path(root, name) for root, _, names in os.walk(place) for name in names)
+    inside = (path.relative_to(place) for path in found if not path.name.startswith("."))
+    return sorted(str(path) for path in inside if path not in own)
+
+
 def _put(
     pool: Pool,
     indices: Sequence[int],

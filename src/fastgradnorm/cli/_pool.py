@@ -12,6 +12,7 @@ import typer
 from torch import Tensor
 
 from fastgradnorm.cli._failures import BadInputError, told
+from fastgradnorm.cli._fitting import check_there
 from fastgradnorm.cli._missing import complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
 from fastgradnorm.cli._table_pool import Reading, open_table
@@ -54,17 +55,11 @@ def open_pool(
         images, left_out = open_folder(path, transform, image_size, skip_bad, every_frame)
         files = [name for name, _ in images.places]
         return Pool(images, images.names, images.picture, left_out, path, files)
-    if not path.exists():
-        raise BadInputError(f"`POOL` must be a folder or file that is there. Got {path}.")
+    check_there(path)
     suffix = path.suffix.lower()
     if suffix in TABLES or (suffix == ".parquet" and reading and reading.column):
         return open_table(path, reading, keys, id_key, target, skip_bad, transform)
     readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
-    if suffix not in readers:
-        raise BadInputError(
-            f"`POOL` must be a folder of images or one of {', '.join([*readers, *TABLES])}. Got "
-            f"{path}."
-        )
     try:
         columns = readers[suffix](path)
     except OSError as error:

@@ -9,6 +9,7 @@ from fastgradnorm import select as select_indices
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli._failures import BadInputError, in_options, told
 from fastgradnorm.cli._files import read_scores
+from fastgradnorm.cli._fitting import how_many
 
 
 def add(app: typer.Typer) -> None:
@@ -19,7 +20,10 @@ def add(app: typer.Typer) -> None:
         scores: Annotated[
             Path, typer.Argument(metavar="SCORES", help="What `fastgradnorm score` wrote.")
         ],
-        k: Annotated[int, typer.Argument(metavar="K", min=1, help="How many to label.")],
+        k: Annotated[
+            int,
+            typer.Argument(metavar="K", parser=how_many("SCORES K"), help="How many to label."),
+        ],
         strategy: Annotated[
             str, typer.Option(help="top; or, by chance and for variety, gumbel or proportional.")
         ] = "top",

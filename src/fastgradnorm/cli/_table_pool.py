@@ -1,5 +1,6 @@
 """A pool in a table: texts, or rows of numbers."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from torch import nn
 
 from fastgradnorm.cli._failures import BadInputError, told
-from fastgradnorm.cli._missing import complete
+from fastgradnorm.cli._missing import are_numbers, complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
 from fastgradnorm.cli._tables import column, is_text, numbers, read_table, without_names
 from fastgradnorm.cli._texts import Texts, by_transform, usable
@@ -75,7 +76,7 @@ def open_table(
         names = [names[row] for row in whole]
     labels = None if target is None else _labels(target, columns[target], path)
     if name is None:
-        table = _numbers(chosen, path)
+        table = _numbers(chosen, path, id_key is not None)
         if without_names([*chosen]) and path.suffix.lower() in (".csv", ".tsv"):
             typer.echo(
                 f"warning: the first line of {path} is read as names of columns, and has numbers: "
@@ -103,9 +104,22 @@ def _labels(name: str, values: list[Any], path: Path) -> torch.Tensor:
     return labels_of(name, found.astype(np.int64) if whole else found, len(values))
 
 
-def _numbers(chosen: Mapping[str, list[Any]], path: Path) -> torch.Tensor:
-    """The columns side by side, `[N, columns]`."""
-    arrays = [numbers(key, values, path) for key, values in chosen.items()]
+def _advice(name: str, chosen: Mapping[str, list[Any]], named: bool) -> str:
+    """What to do about a column that holds no numbers; ready to be written behind the command."""
+    inputs = [key for key, values in chosen.items() if are_numbers(values)]
+    told = "" if named else f"If it names the samples: --ids {shlex.quote(name)}. "
+    if inputs:
+        keys = " ".join(f"--key {shlex.quote(key)}" for key in inputs)
+        told += f"Inputs are chosen by {keys}, without what is none, such as a label. "
+    return f"{told}For texts as inputs: --text {shlex.quote(name)}."
+
+
+def _numbers(chosen: Mapping[str, list[Any]], path: Path, named: bool) -> torch.Tensor:
+    """The columns side by side, `[N, columns]`; `named`: samples have names."""
+    arrays = [
+        numbers(key, values, path, "" if are_numbers(values) else _advice(key, chosen, named))
+        for key, values in chosen.items()
+    ]
     flat = [array[:, None] if array.ndim == 1 else array for array in arrays]
     if not flat or len({array.shape[2:] for array in flat}) > 1:
         raise BadInputError(f"`POOL` must have columns of numbers. Choose them with --key: {path}.")

@@ -99,8 +99,14 @@ def column(columns: Mapping[str, list[Any]], name: str, option: str) -> list[Any
     return columns[name]
 
 
-def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
+def numbers(name: str, values: list[Any], path: Path, advice: str = "") -> np.ndarray:
     """A column of numbers `[N]`; of JSON lists of one length `[N, ...]`.
+
+    Args:
+        name: Of the column.
+        values: A cell a row.
+        path: Of the table.
+        advice: What to do where it holds something else.
 
     Raises:
         BadInputError: If it holds something else; the message names the row.
@@ -118,10 +124,7 @@ def numbers(name: str, values: list[Any], path: Path) -> np.ndarray:
             told = f"Column {name!r} of {path} must hold numbers. Row {row} has {value!r:.60}."
             if _is_number(str(value).replace(",", ".")):
                 raise BadInputError(f"{told} Write it with a decimal point.") from None
-            raise BadInputError(
-                f"{told} If it names the samples: --ids {name}. Choose the inputs with --key, or "
-                "read texts with --text COLUMN."
-            ) from None
+            raise BadInputError(f"{told} {advice}".rstrip()) from None
     raise BadInputError(f"Column {name!r} of {path} must hold lists of one length.")
 
 
