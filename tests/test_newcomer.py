@@ -1,5 +1,6 @@
 """What a newcomer passes by mistake, in Python: the message says what to do."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,16 @@ def test_whole_numbers_that_a_model_wants_are_not_to_be_converted():
         with pytest.raises(ValueError, match="must run on one sample") as found:
             score_pool(Embeds(), [ids])
         assert "whole numbers" not in str(found.value)
+
+
+def test_the_help_of_acquire_names_what_is_asked_for_most():
+    text = inspect.getdoc(acquire)
+    for name in ("params=", "scheme", "forward", "device", "progress=", "verify=", "checkpoint"):
+        assert f"    - `{name}" in text, name
+    assert text.index("the chosen cover the pool") < text.index("Args:") < text.index(".. math")
+
+
+def test_a_dataset_where_batches_are_wanted_is_told_which_it_is():
+    told = r"`loader` must be .*Got TensorDataset\. A dataset .*only `acquire`.*DataLoader\(dataset"
+    with pytest.raises(TypeError, match=told):
+        score_pool(nn.Linear(4, 3), TensorDataset(torch.ones(3, 4)))

@@ -52,16 +52,10 @@ def acquire(
 ) -> Selection:
     r"""Choose the `k` samples of an unlabelled pool to label next.
 
-    One pass over the pool gives scores, features and predictions; what is labelled already, if
-    anything is, is where the choice starts from. By default by *herding by gradient norm*: each
-    time the sample that most raises
-
-    .. math:: \sum_x w(x) \max_{s \in \text{labelled} \cup \text{chosen}} k(x, s)
-
-    with k a Gaussian kernel on unit-length features of the last layer and w the expected gradient
-    norm, after MaxHerding (Bae et al., 2024, https://arxiv.org/abs/2407.12212) and uncertainty
-    herding (Bae et al., 2025, https://arxiv.org/abs/2412.20644). Coverage is exact up to 20,000
-    candidates; of more, 20,000 drawn by the seed are what is to be covered.
+    One pass over the pool gives scores, features and predictions. What is labelled already, if
+    anything is, is where the choice starts from. By default the chosen cover the pool, each of its
+    samples weighing its gradient norm; other strategies go by name. That takes a forward pass alone
+    unless `params`, `space` or `strategy` ask for more.
 
     Args:
         model: As in `score_pool`; trained on what is labelled, or before there are labels any.
@@ -88,11 +82,27 @@ def acquire(
             `params`, of the loss of the predicted class, with 512 numbers.
         seed: Of everything random.
         batch_size: Of the batches of a dataset.
-        options: Keyword arguments of `Options`. By default `params="last_layer"`, which takes a
-            forward pass alone; `scheme` is what scores are. `seed` is that of the call. With a
-            `checkpoint` a call that was stopped goes on where it was and chooses the same: the
-            file holds scores, and beside it (`.bin`) lie features; what has to be read of samples
-            that are labelled is in files of the same names with `.labelled`.
+        options: Keyword arguments of `Options`, of which most often are needed
+
+            - `params="all"`: the gradient is over all parameters; by default over the last layer.
+            - `scheme`: what scores are, `"expected"` by default.
+            - `forward`: `(model, batch) -> logits`, for batches that the model does not take as
+              they are.
+            - `device`: where to compute; by default where the model is.
+            - `progress=False`: no progress bar.
+            - `verify=False`: without the comparison of a few samples with plain autograd.
+            - `checkpoint`: a file, by which a call that was stopped goes on where it was and
+              chooses the same. It holds scores, and beside it (`.bin`) lie features; what has to be
+              read of samples that are labelled is in files of the same names with `.labelled`.
+
+    The default is *herding by gradient norm*: each time the sample that most raises
+
+    .. math:: \sum_x w(x) \max_{s \in \text{labelled} \cup \text{chosen}} k(x, s)
+
+    with k a Gaussian kernel on unit-length features of the last layer and w the expected gradient
+    norm, after MaxHerding (Bae et al., 2024, https://arxiv.org/abs/2407.12212) and uncertainty
+    herding (Bae et al., 2025, https://arxiv.org/abs/2412.20644). Coverage is exact up to 20,000
+    candidates; of more, 20,000 drawn by the seed are what is to be covered.
 
     Returns:
         The chosen, best first, with a record of each; the scores of the pool, and what the model

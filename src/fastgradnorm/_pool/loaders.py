@@ -35,6 +35,7 @@ _KEPT = (
 )
 # A sampler is looked for in wrappers of wrappers, such as `tqdm(map(function, loader))`.
 _DEPTH = 6
+_ALONE = ", one by one, as only `acquire` takes them"
 _NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, nn.Module, np.ndarray)
 
 
@@ -53,14 +54,15 @@ def check_loader(loader: Any, name: str = "loader") -> None:
         )  # fmt: skip
     if root == "datasets" and hasattr(loader, "column_names"):
         raise fail_type(
-            name, wanted, loader, "A dataset yields samples. Wrap it: `"
+            name, wanted, loader, f"A dataset yields samples{_ALONE}. Wrap it: `"
             + wrapped.format('dataset.with_format("torch")')
             + ", with `collate_fn=DataCollatorWithPadding(tokenizer)` for texts.",
         )  # fmt: skip
     if isinstance(loader, Dataset):
         whole = ", batch_size=None if it yields whole batches"
         raise fail_type(
-            name, wanted, loader, "A dataset yields samples. Wrap it: `"
+            name, wanted, loader, "A dataset yields samples"
+            + ("" if isinstance(loader, IterableDataset) else _ALONE) + ". Wrap it: `"
             + wrapped.format("dataset") + (whole if isinstance(loader, IterableDataset) else "")
             + ".",
         )  # fmt: skip
