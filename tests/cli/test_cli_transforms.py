@@ -206,3 +206,10 @@ def test_texts_of_which_the_transform_makes_nothing(run, folder, monkeypatch):
     ran = run("acquire", "text_counts:counts", "pool.txt", 1, "--tokenizer", "any")
     assert ran.code == 2
     assert "`--tokenizer` must be left out: MODEL returns a transform" in ran.err
+
+
+def test_a_size_of_images_that_a_transform_makes(run, folder):
+    ran = run("acquire", "their_model:make_with_transform", "pool", 2, "--image-size", 8)
+    assert ran.code == 2
+    assert "`--image-size` must be left out: MODEL comes with a transform" in ran.err
+    assert run("acquire", "their_model:make_with_transform", "pool", 2).code == 0

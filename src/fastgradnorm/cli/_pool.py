@@ -50,6 +50,11 @@ def open_pool(
     if path.is_dir():
         if target is not None:
             raise BadInputError(f"`--target` must be of a file of arrays. Got the folder {path}.")
+        if image_size is not None and transform is not None:
+            raise BadInputError(
+                "`--image-size` must be left out: MODEL comes with a transform, which alone makes "
+                "the model's input of an image. Resize in it."
+            )
         from fastgradnorm.cli._images import open_folder
 
         images, left_out = open_folder(path, transform, image_size, skip_bad, every_frame)
