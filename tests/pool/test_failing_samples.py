@@ -13,7 +13,7 @@ from torch.utils.data import (
 )
 
 from fastgradnorm import GradNormScorer, acquire, score_pool
-from fastgradnorm.active import Campaign
+from fastgradnorm.active import ActiveLearner, Campaign
 
 MODEL = nn.Linear(4, 3).eval()
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
@@ -170,3 +170,26 @@ def test_of_a_campaign_after_some_were_skipped(tmp_path):
     found = notes(lambda: Campaign(tmp_path, Files(), keys).ask(3, MODEL, **QUIET))
     told = "at sample 20 of the dataset, sample 23 of what it is a subset of"
     assert found == loading(told, "pool")
+
+
+@pytest.mark.parametrize("strategy", ["margin", "expected/last_layer/top", "herding"])
+def test_of_a_learners_pool(strategy):
+    class Task:
+        name = "files"
+
+        def pool(self):
+            return Files()
+
+        def make_model(self, seed):
+            return nn.Linear(4, 3)
+
+        def train(self, model, labelled, seed):
+            pass
+
+        def evaluate(self, model):
+            return {}
+
+    settings = {"start": [0, 1, 2], "budget": 2, "cycles": 1}
+    learner = ActiveLearner(Task(), strategy, **settings, progress=False)
+    told = "Loading `task.pool()` failed at its sample 23."
+    assert notes(learner.run)[0] == told

@@ -53,7 +53,12 @@ class Inputs(Dataset[Any]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Any:
-        sample = self.pool[self.indices[position]]
+        index = self.indices[position]
+        try:
+            sample = self.pool[index]
+        except Exception as error:  # whoever reads candidates knows their places among these alone
+            error.add_note(f"Loading `task.pool()` failed at its sample {index}.")
+            raise
         paired = isinstance(sample, list) and not isinstance(sample[0], (int, float, list))
         return sample[0] if paired or isinstance(sample, tuple) else sample
 
