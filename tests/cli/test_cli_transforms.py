@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastgradnorm import acquire, score_pool
+from fastgradnorm.cli._samples import Arrays
 
 MODULE = """
 import torch
@@ -125,6 +126,12 @@ def test_rows_are_chosen_by_what_the_transform_makes_of_them(run, model, kind):
         assert [*map(int, ran.out.split())] == made.indices.tolist()
     other = run("acquire", "standard_model:plain", path, 6, "--strategy", "expected/all/top")
     assert other.out.split() != [str(i) for i in made]
+
+
+def test_a_transform_that_writes_into_its_row_leaves_the_pool_as_it_is():
+    rows = Arrays({"x": torch.from_numpy(X.copy())}, None, lambda row: row.mul_(2))
+    for _ in range(2):  # as of a second pass, or of the first samples once more
+        torch.testing.assert_close(rows[3], torch.from_numpy(X[3]) * 2)
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "parquet of columns"])
