@@ -124,13 +124,20 @@ class TestAFolderThatIsNotThere:
         batch = ask(campaign(tmp_path / "labels"))
         typo = tmp_path / "labls"
         made = Campaign(typo, *pool)
-        calls = [made.status, lambda: made.labelled, lambda: made.release(1)]
-        calls += [lambda: made.tell(1, {batch.keys[0]: 1})]
-        calls += [made.training_set, lambda: made.unlabelled, lambda: made.progress] * bool(pool)
+        calls = [lambda: made.release(1), lambda: made.tell(1, {batch.keys[0]: 1})]
+        calls += [] if pool else [made.status, lambda: made.labelled]
         for call in calls:
             with pytest.raises(ValueError, match=r"`folder` must be .*labls'\. Did you mean.*ls'?"):
                 call()
             assert not typo.exists()
+
+    def test_with_a_pool_a_campaign_may_begin_there(self, tmp_path):
+        """As in a loop that trains before it asks for the first time."""
+        made = campaign(tmp_path / "labels")
+        assert made.training_set() == []
+        assert (made.labelled, made.progress, made.status().samples) == ({}, (0, N), N)
+        assert not [*tmp_path.iterdir()]
+        assert ask(made).id == 1
 
     def test_nor_is_one_that_is_empty_a_campaign(self, tmp_path):
         empty = tmp_path / "inside" / "empty"

@@ -34,8 +34,8 @@ class Campaign:
             any path that leads there. It is kept with each batch.
 
     Raises:
-        ValueError: If keys are equal, not as many as samples, or the file is damaged; and by
-            whatever reads a campaign, if there is none in the folder.
+        ValueError: If keys are equal, not as many as samples, or the file is damaged. By what reads
+            or answers a campaign: if none is in the folder and there is no pool to begin one of.
         TypeError: If `pool` is no map-style dataset.
         OSError: If the folder's file cannot be read.
 
@@ -240,7 +240,8 @@ class Campaign:
         return found
 
     def _state(self) -> State:
-        self._check_there()
+        if not self._with_pool:  # with one, a campaign may be about to begin
+            self._check_there()
         return state_of(self._journal.events())
 
     def _check_pool(self, why: str) -> None:
