@@ -93,7 +93,8 @@ for arch in (80, 90):
 
 def test_loops_of_products_load_vectors_and_count_little():
     output, _ = _run("-c", LOOPS)
-    assert output.count("wrong: []") == output.count("wrong:") == 14, output
+    # Seven on sm_80; on sm_90 direct norms in TF32 have tiles that are excused.
+    assert output.count("wrong: []") == output.count("wrong:") == 13, output
 
 
 def test_loops_that_are_slow_are_named():
