@@ -185,6 +185,11 @@ FAULTS = [
         "schemes that are copied from a device together swap places",
     ),
     Fault(
+        "_model/changes.py", "dropped guard",
+        "        with models_in_use:  # while", "        if True:  # while",
+        "a model is looked at while another thread calls it",
+    ),
+    Fault(
         "_pool/identity.py", "forgotten fact",
         "LISTED: listed(batches)", "LISTED: None",
         "a checkpoint of a list is gone on with for a longer one that begins alike",

@@ -1,5 +1,8 @@
 """A model that is changed while a pool is scored: followed, told, or refused; never in silence."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ import torch.nn.utils.prune
 from torch import nn
 
 from fastgradnorm import DoubtfulScoresWarning, GradNormScorer, gradient_sketch, score_pool
+from fastgradnorm._model.changes import Unchanged
+from fastgradnorm._process import models_in_use
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 
@@ -220,3 +225,19 @@ def test_weights_that_each_call_makes_are_not_told(name):
     make(model.body)
     loader = changing(model.eval(), lambda model: model(X))
     assert len(score_pool(model, loader, verify=False, progress=False)) == 12
+
+
+def test_a_model_that_another_thread_calls_is_looked_at_when_that_is_over():
+    model, seen = nn.Linear(4, 3), []
+    model.calls = 0
+    with models_in_use:
+        model.calls += 1  # until the call is over
+        looks = threading.Thread(target=lambda: seen.append(Unchanged(model, {})))
+        looks.start()
+        looks.join(0.2)
+        assert not seen
+        model.calls -= 1
+    looks.join(30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen[0].check()

@@ -34,6 +34,10 @@ class Unchanged:
     """
 
     def __init__(self, model: nn.Module, functions: Mapping[str, Any]) -> None:
+        with models_in_use:  # while another thread calls it, it is not as its owner has it
+            self._look(model, functions)
+
+    def _look(self, model: nn.Module, functions: Mapping[str, Any]) -> None:
         classes: dict[type, dict[str, Any]] = {}
         self._parts = [_Part(path, module, classes) for path, module in model.named_modules()]
         self._beside = Beside()
