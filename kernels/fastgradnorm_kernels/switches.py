@@ -33,7 +33,7 @@ make_dual: Callable[..., Any] = getattr(torch, "_make_dual", _never)
 # What packs, unpacks and pads sequences: can go when `vmap` runs them.
 pack_padded: Callable[..., Any] = getattr(torch, "_pack_padded_sequence", _never)
 pad_packed: Callable[..., Any] = getattr(torch, "_pad_packed_sequence", _never)
-pad_several: Callable[..., Any] = getattr(torch._C._nn, "pad_sequence", _never)
+pad_several: Callable[..., Any] = getattr(getattr(torch._C, "_nn", None), "pad_sequence", _never)
 
 
 def compiled_from(model: Any) -> nn.Module | None:
