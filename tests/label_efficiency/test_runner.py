@@ -56,7 +56,7 @@ def test_resumes_and_adds(settings):
 def test_one_failure_leaves_the_others(settings):
     found = run_task("digits", with_(settings, strategies=("random", "no_such"), seeds=1))
     assert len(found.failures) == 1
-    assert "no_such, seed 0: ValueError" in found.failures[0]
+    assert "no_such, seed 0: ArgumentError" in found.failures[0]
     assert found.results.strategies == ["random"]
 
 
