@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.gpu import call_cases, calls, contract, gradients, pool, slices
-from benchmarks.gpu.report import Report
+from benchmarks.gpu.processes import ROOT
+from benchmarks.gpu.report import Report, shortened
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,12 @@ def test_what_is_shared_out_is_joined(tmp_path):
     gone = _dry(tmp_path, "gone")
     slices.share_out(gone, "contract", ["nonsense"])
     assert "nonsense" in str(gone.document["errors"])
+
+
+def test_files_are_told_by_where_they_are_in_their_packages():
+    told = f'File "{ROOT}/src/a.py", line 3\nFile "/a/lib/python3/site-packages/torch/b.py", line 4'
+    lines = shortened(told).splitlines()
+    assert lines == ['File "src/a.py", line 3', 'File "site-packages/torch/b.py", line 4']
 
 
 @pytest.mark.parametrize("part", [gradients, pool])

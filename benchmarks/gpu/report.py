@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.processes import LOST
+from benchmarks.gpu.processes import LOST, ROOT
 
 
 class Report:
@@ -118,8 +119,9 @@ def is_lost() -> bool:
 
 
 def shortened(text: str, lines: int = 40) -> str:
-    """The first and the last lines of a long text."""
-    found = text.splitlines()
+    """The first and the last lines of a long text, files by where they are in their packages."""
+    text = text.replace(f"{ROOT}/", "")
+    found = re.sub(r"/\S*/site-packages/", "site-packages/", text).splitlines()
     if len(found) > lines:
         half = lines // 2
         found = [*found[:half], f"... {len(found) - 2 * half} lines ...", *found[-half:]]
