@@ -7,12 +7,9 @@ import pytest
 import torch
 from torch.func import vmap
 
-from fastgradnorm import score_pool
 from fastgradnorm._model import Passage, Pieces, Settings, StandIns, Watch
 from fastgradnorm._model.holdings import Holdings
-from tests.support import oracle
-from tests.support.asserts import assert_close_relative
-from tests.support.cases import Custom, linear
+from tests.support.activations import assert_exact_and_at_once
 
 SOURCES, TARGETS = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])
 LENGTHS = torch.tensor([1, 0, 3])
@@ -100,17 +97,7 @@ WAYS = {
 @pytest.mark.filterwarnings("ignore:index_reduce.. is in beta")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_it_is_exact_and_runs_at_once(way):
-    torch.manual_seed(0)
-    body, x = linear(5, 24).double(), torch.randn(5, 5).double()
-    size = way(torch.tanh(body(x))).shape[1]
-    head = linear(size, 3).double()
-    model = Custom(lambda m, x: m.head(way(torch.tanh(m.body(x)))), body=body, head=head)
-    expected = oracle.scores(model, oracle.ones(x))
-    for options in ({}, {"verify": False}, {"verify": False, "params": "last_layer"}):
-        last = "params" in options
-        kept = oracle.scores(model, oracle.ones(x), keep=lambda n: n[:4] == "head")
-        scores = score_pool(model, x.split(3), progress=False, **options)
-        assert_close_relative(scores, kept if last else expected, 1e-9, str(options))
+    assert_exact_and_at_once(way)
 
 
 def at_once(function, *args):

@@ -6,10 +6,7 @@ Warnings are errors in these tests, so that an operation which is left to PyTorc
 import pytest
 import torch
 
-from fastgradnorm import score_pool
-from tests.support import oracle
-from tests.support.asserts import assert_close_relative
-from tests.support.cases import Custom, linear
+from tests.support.activations import assert_exact_and_at_once
 
 HANN, SHORT = torch.hann_window(16).double(), torch.hamming_window(10).double()
 OPTIONS = {
@@ -61,13 +58,4 @@ WAYS |= {
 @pytest.mark.filterwarnings("ignore:The length of signal is shorter")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_it_is_exact_and_runs_at_once(way):
-    torch.manual_seed(0)
-    body, x = linear(5, 24).double(), torch.randn(5, 5).double()
-    size = way(torch.tanh(body(x))).shape[1]
-    head = linear(size, 3).double()
-    model = Custom(lambda m, x: m.head(way(torch.tanh(m.body(x)))), body=body, head=head)
-    table = oracle.norms(model, oracle.ones(x))
-    for options in ({}, {"verify": False}, {"verify": False, "params": "last_layer"}):
-        keep = (lambda n: n[:4] == "head") if "params" in options else (lambda n: True)
-        scores = score_pool(model, x.split(3), progress=False, **options)
-        assert_close_relative(scores, table.scores("expected", keep=keep), 1e-9, str(options))
+    assert_exact_and_at_once(way)
