@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import naive_score_pool, score_pool
+from fastgradnorm import acquire, naive_score_pool, score_pool
 from fastgradnorm._operations import norms, table
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -79,3 +79,15 @@ def test_the_formula_is_for_gpus(monkeypatch, on_device):
     x = torch.randn(3, 4)
     found = norms.rms_norm(x.as_subclass(OnDevice) if on_device else x, (4,))
     assert isinstance(found, str) == on_device
+
+
+def test_features_of_a_last_layer_called_either_way():
+    chosen = []
+    for function in (F.rms_norm, torch.rms_norm):
+        torch.manual_seed(0)
+        model, x = (
+            nn.Sequential(nn.Linear(5, 6), nn.Tanh(), Functional(function)),
+            torch.randn(9, 5),
+        )
+        chosen.append(acquire(model.eval(), [x], 3, progress=False).indices)
+    assert torch.equal(*chosen)

@@ -24,6 +24,7 @@ _LAYERS: dict[Callable[..., Any], int] = {
     F.linear: 0,
     F.layer_norm: 0,
     F.rms_norm: 0,
+    torch.rms_norm: 0,
     **dict.fromkeys((F.conv1d, F.conv_transpose1d), 1),
     **dict.fromkeys((F.conv2d, F.conv_transpose2d), 2),
     **dict.fromkeys((F.conv3d, F.conv_transpose3d), 3),
