@@ -7,6 +7,7 @@ from benchmarks.witness import (
     faults_choosing,
     faults_cli,
     faults_engine,
+    faults_forms,
     faults_influence,
     faults_integrations,
     faults_kept,
@@ -47,4 +48,5 @@ FAULTS: tuple[Fault, ...] = (
     *faults_ways.FAULTS,
     *faults_lately.FAULTS,
     *faults_kinds.FAULTS,
+    *faults_forms.FAULTS,
 )

@@ -92,8 +92,10 @@ TESTS = {
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
+    "any_model/test_modules_beside "
     "any_model/test_execution any_model/test_retied",
-    "_model/handed": "any_model/test_casts any_model/test_reached any_model/test_control_flow",
+    "_model/handed": "any_model/test_casts any_model/test_modules_beside any_model/test_reached "
+    "any_model/test_control_flow",
     "_model/layout": "model/test_memory_layout",
     "_model/lineage": "engine/test_last_layers_in_a_row",
     "_model/substitution": "any_model/test_structured_control_flow any_model/test_norm_layers "
@@ -153,6 +155,7 @@ TESTS = {
     "_witness/gradients": "engine/test_last_layers_in_a_row engine/test_small_numbers "
     "witness/test_rounding witness/test_choice witness/test_company witness/test_left_as_it_was "
     "witness/test_formulas witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/meaning": "witness/test_dimensions witness/test_silence",
     "_witness/scores": "witness/test_scores witness/test_silence",
     "_witness/disagreements": "witness/test_disagreements",
     "_witness/inputs": "witness/test_inputs",

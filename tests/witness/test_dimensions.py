@@ -1,8 +1,11 @@
 """Logits `[N, *positions, C]` scored as `[N, C, *positions]`."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tests.support.cases import Custom, linear, perturb
 from tests.support.doubts import findings, warned
@@ -115,3 +118,37 @@ FIRST = {
 def test_classes_first_are_silent(name):
     model, batch = FIRST[name]()
     assert not warned(perturb(model), [batch])
+
+
+LOSSES = {
+    "module": nn.CrossEntropyLoss(),
+    "function": F.cross_entropy,
+    "partial": functools.partial(F.cross_entropy, label_smoothing=0.1),
+    "log-likelihood": nn.NLLLoss(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+def test_a_loss_of_pytorchs_reads_dimension_1(loss):
+    """With as many positions as classes it takes either order without an error."""
+    model, x = perturb(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(-1))), torch.randn(5, 3, 4)
+    batch = (x, torch.randint(0, 3, (5, 3)))
+    level, message = findings(model, [batch], scheme="loss", loss=loss)["class dimension"]
+    assert level == "warn" and "class_dim=-1" in message
+    assert not warned(model, [batch], scheme="loss", loss=loss, class_dim=-1)
+    assert not warned(perturb(nn.Conv1d(4, 3, 1)), [(x.mT, batch[1])], scheme="loss", loss=loss)
+
+
+def test_a_loss_of_ones_own_says_itself_where_its_classes_are():
+    model, x = perturb(linear(4, 3)), torch.randn(5, 3, 4)
+
+    def loss(output, batch):
+        return F.cross_entropy(output.mT, batch[1])
+
+    assert not warned(model, [(x, torch.randint(0, 3, (5, 3)))], scheme="loss", loss=loss)
+
+
+def test_what_goes_into_a_loss_of_pytorchs_is_the_callers_own_word():
+    model = perturb(nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)))
+    batch = (torch.randn(5, 4), torch.randint(0, 3, (5,)))
+    assert not warned(model, [batch], scheme="loss", loss=nn.CrossEntropyLoss())

@@ -1,7 +1,9 @@
 """What a call makes of a parameter, told by making it on plain tensors.
 
 Under transforms PyTorch wraps anew what it would else hand back as it is, so that a cast to the
-dtype that a parameter has gives a tensor which is not known to be that parameter.
+dtype that a parameter has gives a tensor which is not known to be that parameter. And a module
+beside the model, as a teacher that a loss casts or moves, would be left with wrappers of a
+transform that ends.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,20 +26,69 @@ _CASTS = frozenset({
 # fmt: on
 
 
-def same_object(
-    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The argument that a cast or move hands back as it is; None if it does not, or is neither."""
-    name = getattr(func, "__name__", "")
-    if name == "__get__":
-        name = getattr(getattr(func, "__self__", None), "__name__", "")
-    if name not in _CASTS:
+def handed(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    of_model: Callable[[Tensor], bool],
+    tracked: bool,
+) -> Any:
+    """What a cast or move gives, where it must be told by the tensors as they lie; else None.
+
+    Args:
+        func: What is called.
+        args: Its arguments.
+        kwargs: Likewise.
+        of_model: Whether a tensor is one that the model was given.
+        tracked: Whether a tracked parameter is among them.
+    """
+    if not _casts(func):
         return None
-    given = {id(t): t for t in tensors_in(args, kwargs)}
+    tensors = tensors_in(args, kwargs)
+    if tracked:
+        return _same_object(func, args, kwargs, tensors)
+    return _cast_beside(func, args, kwargs, tensors, of_model)
+
+
+def _same_object(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+) -> Tensor | None:
+    """The argument that is handed back as it is; None if none is."""
+    given = {id(t): t for t in tensors}
     plain = {key: in_memory(t) for key, t in given.items()}
     output = _made(func, args, kwargs, plain)
     found = [given[key] for key, inside in plain.items() if output is inside]
     return found[0] if found else None
+
+
+def _cast_beside(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    of_model: Callable[[Tensor], bool],
+) -> Any:
+    """Of tensors that no transform has wrapped, one that none has, too.
+
+    None of what is the model's own, and where a gradient goes back.
+    """
+    followed = torch.is_grad_enabled()
+    if not tensors or any(in_memory(t) is not t or (followed and t.requires_grad) for t in tensors):
+        return None
+    if any(of_model(t) for t in tensors):
+        return None
+    with outside():
+        return func(*args, **kwargs)
+
+
+def _casts(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return name in _CASTS
 
 
 def constant(

@@ -22,7 +22,7 @@ from fastgradnorm_kernels.functorch import (
     is_transforming,
 )
 from fastgradnorm_kernels.levels import outside
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fastgradnorm._errors import UnsupportedModelError
@@ -162,8 +162,8 @@ class StandIns:
         now, value = self._for.get(id(target), target), self._for.get(id(value), value)
         if name is None and id(target) not in self._ours and now is not in_memory(now):
             return None  # PyTorch refuses what a transform has wrapped
-        if name is None and now.requires_grad:
-            return None
+        if name is None and now.requires_grad and not isinstance(target, nn.Parameter):
+            return None  # but of a module beside the model, which is the caller's, too
         if name is None or name not in self._holdings.trainable:
             self._replace(target, value.detach())
         elif is_batched_anywhere(value) or not _same_but_cast(in_memory(now), in_memory(value)):

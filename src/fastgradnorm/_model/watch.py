@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._model.handed import same_object
+from fastgradnorm._model.handed import handed
 from fastgradnorm._model.layout import check_copies, check_memory
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
@@ -139,10 +139,9 @@ class Watch(TorchFunctionMode):
             if output is not None:
                 return output
         tracked = bool(self.pieces.among(tensors))
-        if tracked:
-            same = same_object(func, args, kwargs)
-            if same is not None:
-                return same
+        cast = handed(func, args, kwargs, self.stand_ins.stands_in, tracked)
+        if cast is not None:
+            return cast
         call = None if operation.rule is None else operation.bind(args, kwargs)
         if call is not None:
             if call.get("sparse"):  # a sparse gradient has no vmap rule, and the same values

@@ -9,7 +9,7 @@ from fastgradnorm_kernels.switches import has_backward_hooks
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model import Batch, Subject
-from fastgradnorm._schemes import Scored, make_objective
+from fastgradnorm._schemes import Scored, make_objective, reads_classes
 from fastgradnorm._witness.declaration import declaration
 from fastgradnorm._witness.dimensions import class_dimension
 from fastgradnorm._witness.findings import Finding, Findings
@@ -42,7 +42,9 @@ class Meaning:
 
     def wants(self, batch: Batch) -> bool:
         """Whether it is this batch's turn."""
-        return len(batch) > 0 and not (self.looked or self._are_values)
+        if self.looked or len(batch) == 0:
+            return False
+        return self._reads_classes or not self._are_values
 
     def look(self, batch: Batch) -> None:
         """Looks at the first batch that has samples.
@@ -72,6 +74,12 @@ class Meaning:
         options = self.engine.options
         return options.by_output or options.loss == "mse" or options.likelihood == "gaussian"
 
+    @property
+    def _reads_classes(self) -> bool:
+        """Whether it is a loss of PyTorch's alone, which says where its classes are."""
+        options = self.engine.options
+        return options.by_output and reads_classes(options.loss)
+
     def conclude(self) -> None:
         """Looks at the predictions of a whole pool."""
         self.findings.add(self._predictions.judge())
@@ -88,6 +96,9 @@ class Meaning:
         z = seen.logits if seen.logits.dim() > 1 else seen.logits[:, None]
         if not -z.dim() < options.class_dim < z.dim():
             return []
+        dense = class_dimension(seen.logits, seen.samples, plan, options.class_dim)
+        if self._reads_classes:
+            return dense
         logits = z.movedim(options.class_dim, -1)
         likelihood = make_objective(options, logits.shape[1:]).likelihood
         other = which_output(seen)
@@ -96,7 +107,7 @@ class Meaning:
             *_hooked(subject),
             *other,
             *declaration(subject, logits.shape[-1]),
-            *class_dimension(seen.logits, seen.samples, plan, options.class_dim),
+            *dense,
             *probabilities(logits, last_operations(seen.scored), likelihood),
             *(labels_found(batch, options.class_dim) if likelihood == "categorical" else []),
             *parameters_left_out(seen, subject, bool(other)),
