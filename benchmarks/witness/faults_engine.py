@@ -52,8 +52,8 @@ FAULTS = [
     ),
     Fault(
         _ENGINE, "stale plan",
-        "key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)",
-        "key = tuple(leaf.dtype for leaf in batch.leaves)",
+        "key = tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in batch.leaves)",
+        "key = tuple(((), leaf.dtype) for leaf in batch.leaves)",
         "a text's default attention_mask is not applied from the second length on, and memory is planned for the first",
     ),
     Fault(
@@ -221,6 +221,11 @@ FAULTS = [
         "_engine/chunks.py", "dropped guard",
         "        if shrunk and not self._warned:\n", "        if False:\n",
         "nobody is told that memory ran out and scoring goes on in smaller chunks",
+    ),
+    Fault(
+        "_engine/lengths.py", "stale plan",
+        "place.mixed(a.activation_bytes, b.activation_bytes)", "a.activation_bytes",
+        "long texts are cut into chunks as if each took no more memory than a short one",
     ),
     Fault(
         "_engine/plan.py", "dropped parameter",

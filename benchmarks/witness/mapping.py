@@ -47,6 +47,7 @@ TESTS = {
     "_engine/traced": "engine/test_traced engine/test_traced_random",
     "_engine/traces": "engine/test_traced engine/test_traced_layouts "
     "engine/test_traced_kinds engine/test_traced_contract",
+    "_engine/lengths": "pool/test_lengths",
     "_engine/lighter": "engine/test_lighter",
     "_engine/rtol": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol",
     "_engine/outcome": "engine/test_combinations engine/test_last_layer_output "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fastgradnorm._engine.chunks import Chunks
+from fastgradnorm._engine.lengths import Key, between
 from fastgradnorm._engine.outcome import Norms, Outcome
 from fastgradnorm._engine.passes import Passes
 from fastgradnorm._engine.plan import Plan, make_plan
@@ -79,17 +80,26 @@ class Engine:
         self.singles = False
         self.noticed: Callable[[Plan, Batch], None] | None = None
         self._spread_tried = False
-        self._plans: dict[Any, list[Plan]] = {}
+        self._plans: dict[Key, list[Plan]] = {}
+        self._made: dict[Key, Plan] = {}  # the first of each shape that was planned for itself
 
-    def plan(self, batch: Batch) -> Plan:
-        """The plan for samples of this shape; made on the first of them."""
-        return self.plans(batch)[0]
+    def plan(self, batch: Batch, *, one_length: bool = True) -> Plan:
+        """The plan for samples of this shape; made on the first of them.
 
-    def plans(self, batch: Batch) -> list[Plan]:
+        Args:
+            batch: The samples.
+            one_length: False where plans for shorter and longer samples may tell what it is.
+        """
+        return self.plans(batch, one_length=one_length)[0]
+
+    def plans(self, batch: Batch, *, one_length: bool = True) -> list[Plan]:
         """Plans for samples of this shape: one for each way of using the parameters seen so far."""
-        key = tuple((leaf.shape[1:], leaf.dtype) for leaf in batch.leaves)
+        key = tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in batch.leaves)
         if key not in self._plans:
-            self._plans[key] = [self._planned(batch)]
+            plan = None if one_length else between(self._made, key)
+            if plan is None:
+                plan = self._made[key] = self._planned(batch)
+            self._plans[key] = [plan]
         return self._plans[key]
 
     def _planned(self, batch: Batch) -> Plan:

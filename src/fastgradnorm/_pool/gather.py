@@ -6,6 +6,7 @@ any size give the same chunks, and the same bits. Samples wait in copies, becaus
 their next batch where this one was.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._engine import Engine
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Given
 from fastgradnorm._pool.scored import score_one
-from fastgradnorm._pool.trimming import by_length, is_harmless, stretches
+from fastgradnorm._pool.trimming import by_length, is_harmless, shortest, stretches
 from fastgradnorm._process import autograd_ready, tensors_ready
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Witness
@@ -107,6 +109,7 @@ class Gathering:
         self.apart: str | None = None
         self._groups: dict[str, _Group] = {}
         self._waiting = 0  # bytes
+        self._bounded = False  # whether there is a plan for the least length
         self._shapes: dict[Any, str] = {}
         self._found: list[tuple[list[tuple[int, int]], Scored]] = []
 
@@ -131,8 +134,24 @@ class Gathering:
         if lengths is None or not self.sizes.trims:
             yield from self._add(batch)
             return
+        self._plan_lengths(batch)
         for part in stretches(batch, lengths):
             yield from self._add(part)
+
+    def _plan_lengths(self, batch: Batch) -> None:
+        """Plans for a batch's width and, once, the least length: others lie between.
+
+        Its own shortest may be longer: which lengths a batch has must make no difference.
+        """
+        with autograd_ready(), self.witness.scoring():
+            for engine in (self.engine, self.engine.also):
+                if engine is not None:
+                    engine.plan(batch, one_length=False)
+                    if self._bounded:
+                        continue
+                    with contextlib.suppress(ArgumentError):  # a model of long texts alone
+                        engine.plan(shortest(batch))
+        self._bounded = True
 
     def _add(self, batch: Batch) -> Iterator[Scored]:
         """Samples of one shape."""
@@ -212,9 +231,11 @@ class Gathering:
     def _size(self, shape: str, batch: Batch) -> int:
         sizes, engine = self.sizes, self.engine
         with autograd_ready(), self.witness.scoring():
-            plan = engine.plan(batch)  # by the first sample of this shape
+            # By the first sample of this shape. What an earlier process cut it into was planned
+            # between the lengths that it had seen until then: cut no smaller.
+            plan = engine.plan(batch, one_length=shape in sizes.chunks)
             if engine.also is not None:
-                engine.also.plan(batch)
+                engine.also.plan(batch, one_length=shape in sizes.chunks)
         if shape not in sizes.chunks:
             planned, count = engine.outcome.planned(plan), engine.outcome.count(plan)
             each = _bytes(batch)

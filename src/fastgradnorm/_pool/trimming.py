@@ -63,6 +63,11 @@ def is_harmless(engine: Engine, batch: Batch, lengths: list[int]) -> bool:
         return same_without(engine, [(one, trimmed(one, length)) for one, length in ones])
 
 
+def shortest(batch: Batch) -> Batch:
+    """A sample of the least length that samples are trimmed to, cut if it is longer."""
+    return trimmed(batch.take(slice(0, 1)), _STEP)
+
+
 def stretches(batch: Batch, lengths: list[int]) -> Iterator[Batch]:
     """Samples of one length in a row, without what is padding for all of them."""
     start = 0

@@ -1,0 +1,117 @@
+"""Texts of many lengths share the plans of a few."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastgradnorm import score_pool
+from fastgradnorm._engine import engine as engines
+from fastgradnorm._engine import make_plan
+from fastgradnorm._model import as_batch
+from fastgradnorm._options import Options
+from fastgradnorm._pool import make_engine, trimming
+from tests.support import oracle
+
+WIDTH, STEP = 40, 4
+
+
+class Text(nn.Module):
+    """Attention and a mean over tokens that count, after two layers that are one, or two alike."""
+
+    def __init__(self, apart=lambda length: False, least=0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.ids, self.one, self.two = nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.two.load_state_dict(self.one.state_dict())
+        self.head, self.apart, self.least = nn.Linear(8, 3), apart, least
+
+    def forward(self, input_ids, attention_mask):
+        length = input_ids.shape[1]
+        if length < self.least:
+            raise ValueError("too short")
+        x = self.one((self.two if self.apart(length) else self.one)(self.ids(input_ids)).tanh())
+        a = (x @ x.mT).masked_fill(attention_mask[:, None] == 0, -torch.inf).softmax(-1)
+        weights = attention_mask[..., None].to(x.dtype)
+        return self.head((a @ x * weights).sum(1) / weights.sum(1))
+
+
+def batches(size, count=40):
+    draw = torch.Generator().manual_seed(3)
+    lengths = torch.randint(9, WIDTH - 3, (count,), generator=draw)
+    mask = (torch.arange(WIDTH) < lengths[:, None]).long()
+    ids = torch.randint(1, 30, (count, WIDTH), generator=draw) * mask
+    parts = zip(ids.split(size), mask.split(size), strict=True)
+    return [{"input_ids": i, "attention_mask": m} for i, m in parts]
+
+
+def cut(pool):
+    """Each sample alone, as long as it is to the next step."""
+    for batch in pool:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            length = -(-int(mask.sum()) // STEP) * STEP
+            yield {"input_ids": ids[None, :length], "attention_mask": mask[None, :length]}
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The width of each sample that a plan was made of."""
+    seen = []
+
+    def made(subject, batch):
+        seen.append(batch.leaves[0].shape[1])
+        return make_plan(subject, batch)
+
+    monkeypatch.setattr(trimming, "_STEP", STEP)
+    monkeypatch.setattr(engines, "make_plan", made)
+    return seen
+
+
+# Models, and the widths that are planned for whichever comes first.
+KINDS = {
+    "one way of all lengths": (Text, {STEP, WIDTH}),
+    "another in the middle": (lambda: Text(lambda n: n in (20, 24)), {STEP, 20, 24, WIDTH}),
+    "another of short ones": (lambda: Text(lambda n: n < 20), {STEP, WIDTH}),
+    "none of the shortest": (lambda: Text(least=STEP + 1), {STEP, WIDTH}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [3, 8])
+def test_lengths_between_two_follow_from_their_plans(kind, size, planned):
+    make, widths = KINDS[kind]
+    model, pool = make().double(), batches(size)
+    wanted = oracle.scores(model, [*cut(pool)], call=lambda model, batch: model(**batch))
+    found = score_pool(model, pool, progress=False)
+    torch.testing.assert_close(found, wanted.to(found), rtol=1e-9, atol=0)
+    assert widths <= set(planned)
+    assert len(planned) == len(set(planned)) <= 7  # of the twelve lengths that there are
+
+
+def plan_of(engine, length, **how):
+    one = {name: value[:, :length] for name, value in batches(1)[0].items()}
+    return engine.plan(as_batch(one, engine.subject.device), **how)
+
+
+FIGURES = "activation_bytes", "transient_bytes", "scratch_bytes", "gradient_bytes"
+
+
+@pytest.mark.parametrize("length", [8, 16, 24, 36])
+def test_a_plan_between_two_needs_no_less_memory_than_one_of_its_own(length):
+    engine, other = (make_engine(Text(), Options()) for _ in range(2))
+    for known in (STEP, WIDTH):
+        plan_of(engine, known)
+    found, own = plan_of(engine, length, one_length=False), plan_of(other, length)
+    assert found.coverage == own.coverage
+    assert found.names == own.names
+    for name in FIGURES:
+        assert getattr(own, name) <= getattr(found, name) <= 2 * getattr(own, name) + 10_000
+    shapes = [[use.rule.shape for use in plan.uses] for plan in (found, own)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_beyond_the_known_lengths_plans_are_made(length, planned):
+    engine = make_engine(Text(), Options())
+    for known in (STEP, 36, length):
+        plan_of(engine, known, one_length=False)
+    assert planned == [STEP, 36, length]
