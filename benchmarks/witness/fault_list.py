@@ -3,6 +3,7 @@
 from benchmarks.witness import (
     faults_active,
     faults_attention,
+    faults_bundles,
     faults_calls,
     faults_choosing,
     faults_cli,
@@ -36,6 +37,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_operations.FAULTS,
     *faults_attention.FAULTS,
     *faults_pool.FAULTS,
+    *faults_bundles.FAULTS,
     *faults_results.FAULTS,
     *faults_active.FAULTS,
     *faults_selection.FAULTS,

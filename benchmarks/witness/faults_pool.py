@@ -108,7 +108,7 @@ FAULTS = [
     ),
     Fault(
         _RUN, "off by one",
-        "else chain([first], batches)", "else batches",
+        "else itertools.chain([first], batches)", "else batches",
         "the first batch after a resumed run's is left out",
     ),
     Fault(
@@ -192,17 +192,17 @@ FAULTS = [
         "indices of a stream's subset are places in each batch",
     ),
     Fault(
-        "_pool/order.py", "off by one",
+        "_pool/draws.py", "off by one",
         "            return None\n        key, number = self._waiting.popleft(), self._batches", "            return None\n        key, number = self._waiting[0], self._batches",
         "every batch has the indices of the first",
     ),
     Fault(
-        "_pool/order.py", "dropped guard",
+        "_pool/draws.py", "dropped guard",
         "        if len(indices) != size:\n", "        if False:\n",
         "a collation that leaves samples out shifts all indices after them",
     ),
     Fault(
-        "_pool/order.py", "stale index",
+        "_pool/draws.py", "stale index",
         "return indices if self._places is None else self._places[indices]", "return indices",
         "indices of a subset that is loaded by itself are places in the subset",
     ),

@@ -125,7 +125,7 @@ TESTS = {
     "_operations/counting": "operations/test_counting",
     "_operations/spectra": "operations/test_spectra",
     "_operations/sparse": "any_model/test_sparse_buffers",
-    "_operations/placing": "operations/test_unbatched",
+    "_operations/placing": "operations/test_unbatched any_model/test_picking",
     "_operations/unbatched": "operations/test_unbatched",
     "_operations/unbatched_losses": "operations/test_unbatched operations/test_unbatched_losses",
     "_operations/others": "operations/test_arguments operations/test_layers "
@@ -178,9 +178,13 @@ TESTS = {
     "pool/test_held_back",
     "_pool/trimming": "pool/test_trimming",
     "_pool/stacked": "pool/test_stacked",
+    "_pool/bundles": "pool/test_bundles",
+    "_pool/draws": "pool/test_collation pool/test_order pool/test_order_told pool/test_subset "
+    "pool/test_bundles",
+    "_pool/taking": "pool/test_bundles pool/test_stacked",
     "_pool/failing": "pool/test_failing_samples",
     "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset",
-    "_witness/several": "pool/test_stacked",
+    "_witness/several": "pool/test_stacked pool/test_bundles",
     "_pool/ledger": "pool/test_any_batch_size",
     "_pool/earlier": "pool/test_checkpoint pool/test_held_back",
     "_model/raw": "test_batch_errors test_errors",

@@ -18,7 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
-from fastgradnorm._pool.order import as_indices
+from fastgradnorm._pool.draws import as_indices
 from fastgradnorm._version import __version__
 
 LISTED = "samples in the list"  # which another process may have read from elsewhere: unknown

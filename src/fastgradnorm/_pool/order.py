@@ -1,9 +1,7 @@
 """Which sample of its dataset each score is of: told by what the loader's sampler draws."""
 
-import operator
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -22,101 +20,6 @@ from fastgradnorm._pool.loaders import (
 )
 
 _CHOICES = (SubsetRandomSampler, list, tuple, range, np.ndarray, Tensor)
-
-
-class Draws:
-    """A sampler, of which is written down what a loader takes.
-
-    Workers are handed keys by the process that iterates, ahead of their batches and in order.
-
-    Args:
-        keys: The sampler: keys of a batch, or of samples that are a batch each.
-        places: Where in the caller's dataset is what a key tells; None: there.
-        each: How many samples a batch of the caller's has, several of which are drawn as one, but
-            for the last; None: each comes by itself.
-
-    Attributes:
-        lost: Why scores cannot be traced to samples any more, if so.
-    """
-
-    def __init__(
-        self, keys: Iterable[Any], places: Tensor | None = None, each: int | None = None
-    ) -> None:
-        self._keys, self._places, self.each = keys, places, each
-        self._waiting: deque[Any] = deque()
-        self._batches = 0
-        self.lost: str | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        for key in self._keys:
-            # A sampler may yield one list again and again, with other numbers in it.
-            kept = list(key) if isinstance(key, list) else key
-            self._waiting.append(kept)
-            yield kept
-
-    def skip(self) -> None:
-        """Leaves a batch out."""
-        if self._waiting:
-            self._waiting.popleft()
-
-    def size(self) -> int | None:
-        """How many samples were drawn for the next batch, if it is known."""
-        key = self._waiting[0] if self._waiting and self.lost is None else None
-        return len(key) if isinstance(key, Sized) and not isinstance(key, (str, bytes)) else None
-
-    def next(self, size: int) -> Tensor | None:
-        """Where in the caller's dataset the samples of the next batch are, int64 `[size]`.
-
-        None where the dataset makes whole batches, or it is lost.
-        """
-        if self.lost is not None:
-            return None
-        if not self._waiting:
-            self.lose("it yields more batches than its sampler draws")
-            return None
-        key, number = self._waiting.popleft(), self._batches
-        self._batches += 1
-        if _is_index(key):  # a whole batch, of samples that have no index
-            if operator.index(key) != number:
-                self.lose("its dataset holds whole batches, which it draws in an order of its own")
-            return None
-        indices = as_indices(key)
-        if indices is None:
-            self.lose(f"its sampler draws {_shown(key)}, which are no indices")
-            return None
-        if len(indices) != size:
-            self.lose(f"its collation made a batch of {size} samples from {len(indices)} indices")
-            return None
-        return indices if self._places is None else self._places[indices]
-
-    def lose(self, why: str) -> None:
-        """Scores cannot be traced from here on."""
-        self.lost = self.lost or why
-
-
-def _is_index(key: Any) -> bool:
-    if isinstance(key, (Tensor, np.ndarray)) and key.ndim:
-        return False
-    return hasattr(type(key), "__index__") and not isinstance(key, bool)
-
-
-def as_indices(keys: Any) -> Tensor | None:
-    """A batch's keys as int64, or None if they are no indices."""
-    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
-        return None
-    if isinstance(keys, (Tensor, np.ndarray)):
-        keys = keys.tolist()
-    found = list(keys)
-    if set(map(type, found)) <= {int}:
-        return torch.tensor(found, dtype=torch.int64, device="cpu")
-    if not all(map(_is_index, found)):
-        return None
-    return torch.tensor([operator.index(key) for key in found], dtype=torch.int64, device="cpu")
-
-
-def _shown(key: Any, most: int = 40) -> str:
-    text = repr(key)
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class Placement:

@@ -14,8 +14,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from fastgradnorm._pool.draws import as_indices
 from fastgradnorm._pool.loaders import can_be_indexed, draws_of, sampler_of, without_adapter
-from fastgradnorm._pool.order import as_indices
 
 # Of these each sample of the dataset is drawn, sooner or later, or on another rank.
 _OF_ALL = (SequentialSampler, RandomSampler, WeightedRandomSampler)

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 
 from fastgradnorm._options import Options
 from fastgradnorm._pool.collation import collated, watched
+from fastgradnorm._pool.draws import Draws
 from fastgradnorm._pool.failing import Asked, Keys, telling
 from fastgradnorm._pool.loaders import draws_of, with_draws
-from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.stacked import fetched, several, taken_at_once
 
 

@@ -1,35 +1,30 @@
 """A pool scored batch by batch: read, cut down to the samples that count, scored, remembered."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgradnorm._engine import Engine
 from fastgradnorm._model import Batch, Reader, Unchanged
+from fastgradnorm._pool.bundles import bundled, one_by_one
+from fastgradnorm._pool.draws import Draws
 from fastgradnorm._pool.gather import Gathering
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
-from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.reading import may_come_together
 from fastgradnorm._pool.samples import Pool
 from fastgradnorm._pool.scored import score_one
 from fastgradnorm._pool.store import Store
-from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait, tensors_ready
+from fastgradnorm._pool.taking import Taken, Taking
+from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Finding, Findings, Witness, look_at_each
-
-
-class _Taken(NamedTuple):
-    """A batch, and which samples of the dataset are in it; None: unknown."""
-
-    batch: Batch
-    drawn: Tensor | None
 
 
 def score_verified(engine: Engine, witness: Witness, batch: Batch) -> Scored:
@@ -66,9 +61,9 @@ class Run:
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options, subject = self.options, engine.subject
         given = options.forward, options.mask, subject.model, options.labels
-        self._reader = Reader(subject.device, *given)
         functions = {"forward": options.forward, "loss": options.loss}
         self._unchanged = Unchanged(subject.model, functions)
+        self._take = Taking(Reader(subject.device, *given), self._unchanged)
         self._draws: Draws | None = None
         self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
         self._ledger = Ledger(engine.outcome.nothing(torch.float32))
@@ -121,14 +116,16 @@ class Run:
         Args:
             apart: Each batch's by themselves; else several may be one part, which takes less time.
         """
-        self._apart = apart
-        raws, self._draws = self.pool.open(not apart and may_come_together(self.options))
+        self._apart, together = apart, not apart and may_come_together(self.options)
+        raws, self._draws = self.pool.open(together)
+        gathers = together and (self._draws is None or self._draws.each is None)
+        items = bundled(raws) if gathers else one_by_one(raws)
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress_bar(self.pool.total, self.options.progress))
             stack.enter_context(heap.kept(self.options.max_memory is None))
-            batches = self._all(raws)
+            batches = self._all(items)
             if self.options.checkpoint is not None:
-                first = self._next(raws)
+                first = self._take.next(items, self._draws)
                 stack.enter_context(self._opened(first))
                 for part in self._again(first):
                     yield part
@@ -158,7 +155,7 @@ class Run:
             )
             self.findings.add([Finding("not gathered", message, "note")])
 
-    def _added(self, taken: _Taken) -> Iterator[Scored | None]:
+    def _added(self, taken: Taken) -> Iterator[Scored | None]:
         """Adds a batch, and yields the scores of as many of the next samples as are there."""
         batch, drawn, read = taken.batch, taken.drawn, self._read
         if self.pool.sieve is None:
@@ -179,7 +176,7 @@ class Run:
             return
         seen = batch.take(slice(given, None)) if given else batch
         indices = indices if indices is None else indices[given:]
-        each, waits = None if self._draws is None else self._draws.each, self.options.latency != 0
+        each, waits = taken.each, self.options.latency != 0
         looks = look_at_each(self.witness, seen, each, keep=waits) if len(seen) else ()
         self._ledger.opened(Open(start + given, end, indices, read + given, keep, looks))
         del seen, taken
@@ -224,23 +221,13 @@ class Run:
             size, torch.arange(start, start + size, device="cpu") if streamed else drawn
         )
 
-    def _next(self, raws: Iterator[Any]) -> _Taken | None:
-        self._reader.settle()
-        for raw in raws:
-            draws = self._draws
-            self._unchanged.check()
-            with tensors_ready():
-                batch = self._reader.read(raw, None if draws is None else draws.size())
-            return _Taken(batch, None if draws is None else draws.next(len(batch)))
-        return None
-
-    def _all(self, raws: Iterator[Any]) -> Iterator[_Taken]:
-        while (taken := self._next(raws)) is not None:
+    def _all(self, items: Iterator[tuple[Any, int]]) -> Iterator[Taken]:
+        while (taken := self._take.next(items, self._draws)) is not None:
             yield taken
             del taken  # before the next one is there
 
     @contextlib.contextmanager
-    def _opened(self, taken: _Taken | None) -> Iterator[None]:
+    def _opened(self, taken: Taken | None) -> Iterator[None]:
         first, drawn = (None, None) if taken is None else (taken.batch, taken.drawn)
         with interrupts_wait(), autograd_ready():
             sizes = self.pool.total, first, drawn
@@ -254,7 +241,7 @@ class Run:
                     self.witness.record.add(state["verified"])
             yield
 
-    def _again(self, first: _Taken | None) -> Iterator[Part]:
+    def _again(self, first: Taken | None) -> Iterator[Part]:
         """What an earlier process scored, in batches of the size of the first one."""
         done, ledger, draws = self._store.done, self._ledger, self._draws
         self.counted = union(self.counted, done.counted)
@@ -275,15 +262,15 @@ class Run:
                 where = None if done.indices is None else done.indices[start:end]
                 yield Part(ledger.take(end), where)
 
-    def _rest(self, batches: Iterator[_Taken], first: _Taken | None) -> Iterator[_Taken]:
+    def _rest(self, batches: Iterator[Taken], first: Taken | None) -> Iterator[Taken]:
         """What is left after what is done, read again only where it must be."""
         done = self._store.done.read
         jumped = self.pool.after(done) if done else None
         if jumped is not None:
             reading, self._read = jumped
             self._draws = reading.draws
-            return self._all(reading.batches)
-        return batches if first is None else chain([first], batches)
+            return self._all(one_by_one(reading.batches))
+        return batches if first is None else itertools.chain([first], batches)
 
 
 def union(first: tuple[str, ...], second: Any) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool.collation import collated
+from fastgradnorm._pool.draws import Draws, as_indices
 from fastgradnorm._pool.failing import telling_when
 from fastgradnorm._pool.identity import likeness
 from fastgradnorm._pool.loaders import (
@@ -36,7 +37,7 @@ from fastgradnorm._pool.loaders import (
     sampler_of,
     without_adapter,
 )
-from fastgradnorm._pool.order import Draws, EqualWorkers, as_indices
+from fastgradnorm._pool.order import EqualWorkers
 from fastgradnorm._pool.places import watched_order
 from fastgradnorm._pool.reading import Reading, traced
 

@@ -15,8 +15,8 @@ from typing import Any
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._pool.draws import Draws
 from fastgradnorm._pool.loaders import can_be_indexed, draws_of, made_anew, with_draws
-from fastgradnorm._pool.order import Draws
 from fastgradnorm._pool.places import watched_order
 
 

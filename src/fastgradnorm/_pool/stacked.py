@@ -23,10 +23,9 @@ from torch.utils.data import (
 )
 
 from fastgradnorm._model import same
+from fastgradnorm._pool.bundles import BYTES, ROWS
 from fastgradnorm._pool.loaders import made_anew
 
-# Of this many rows, or bytes of them, what a batch costs is little beside what they do.
-_ROWS, _BYTES = 512, 1 << 20
 # Samplers that draw all when they are begun, whatever is read meanwhile.
 _WITHOUT_FEEDBACK = (SequentialSampler, RandomSampler, SubsetRandomSampler)
 
@@ -51,7 +50,7 @@ class Rows(Dataset[Any]):
     def most(self) -> int:
         """How many may be one batch, where that need not end where the caller's does."""
         each = sum(tensor[:1].nbytes for tensor in self._tensors)
-        return min(_ROWS, _BYTES // max(1, each))
+        return min(ROWS, BYTES // max(1, each))
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]

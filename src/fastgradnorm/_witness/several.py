@@ -23,5 +23,6 @@ def look_at_each(
     looks: list[Look] = []
     for start in range(0, len(batch), each):
         part = slice(start, start + each)
-        looks += [replace(look, part=part) for look in witness.look(batch.take(part), keep=keep)]
+        found = witness.look(batch, keep=keep, part=part)
+        looks += [replace(look, part=part) for look in found] if found else ()
     return looks

@@ -103,12 +103,14 @@ class Witness:
         if self.also is not None and learnt.also is not None:
             self.also.go_on(learnt.also)
 
-    def look(self, batch: Batch, *, keep: bool = False) -> list[Look]:
+    def look(self, batch: Batch, *, keep: bool = False, part: slice | None = None) -> list[Look]:
         """Looks at one of the caller's batches, if it is its turn, before it is scored.
 
         Args:
             batch: As it was read.
             keep: Whether its scores come so late that the samples must be copied.
+            part: Which of its samples are the caller's batch; None: all. They are taken out only
+                if they are looked at, for most of many small batches are not.
 
         Raises:
             UnsupportedModelError: If what is scored has no meaning, by name.
@@ -118,6 +120,7 @@ class Witness:
             return looks
         turn, wanted = self._turn(batch), self.meaning.wants(batch)
         if turn or wanted:
+            batch, part = batch if part is None else batch.take(part), None
             with autograd_ready():
                 self.engine.plan(batch)  # as scoring would: that is none of what is timed
             with self._timed():
@@ -128,7 +131,9 @@ class Witness:
                     looks = [self._compared(look) for look in looks]
                 looks = [replace(look, batch=look.batch.kept()) for look in looks if keep] or looks
         if self.also is not None:
-            looks += [replace(look, also=True) for look in self.also.look(batch, keep=keep)]
+            looks += [
+                replace(look, also=True) for look in self.also.look(batch, keep=keep, part=part)
+            ]
         self.awaited += len(looks)
         return looks
 

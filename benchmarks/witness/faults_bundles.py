@@ -1,0 +1,49 @@
+"""Faults in small batches that come as one."""
+# ruff: noqa: E501 - texts as they stand in the files
+
+from benchmarks.witness.fault import Fault
+
+_BUNDLES, _DRAWS = "_pool/bundles.py", "_pool/draws.py"
+
+FAULTS = [
+    Fault(
+        _BUNDLES, "dropped guard",
+        "return [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]", "return [*tensors]",
+        "of a loader that writes each batch where the one before was, all samples have the last one's score",
+    ),
+    Fault(
+        _BUNDLES, "dropped guard",
+        "        found += tensor.shape, tensor.dtype, tensor.device\n", "        found += tensor.shape[1:], tensor.dtype, tensor.device\n",
+        "batches of other sizes come as one, and are verified as if they had one size",
+    ),
+    Fault(
+        _BUNDLES, "lost sample",
+        "            if _kind(left[0]) != alike:\n                break\n", "            if _kind(left.pop()) != alike:\n                break\n",
+        "small batches that come as one lose all samples but the first",
+    ),
+    Fault(
+        _BUNDLES, "dropped bound",
+        "while len(parts) < most and time", "while time",
+        "small batches come as one without a bound on memory",
+    ),
+    Fault(
+        _BUNDLES, "dropped bound",
+        "and time.perf_counter() < end and", "and",
+        "samples that are read slowly wait for hundreds of others",
+    ),
+    Fault(
+        _DRAWS, "off by one",
+        "        for _ in keys:\n            self._waiting.popleft()\n", "        for _ in keys[1:]:\n            self._waiting.popleft()\n",
+        "batches after several that came as one have the indices of those before",
+    ),
+    Fault(
+        _DRAWS, "dropped guard",
+        "            return places if self._places is None else self._places[places]", "            return places",
+        "of a subset, small batches have indices of the subset",
+    ),
+    Fault(
+        "_pool/taking.py", "dropped option",
+        "            each = len(batch) // count if count > 1 else draws.each\n", "            each = draws.each\n",
+        "small batches that come as one are verified as one that the model was never given",
+    ),
+]  # fmt: skip
