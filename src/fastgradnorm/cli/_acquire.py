@@ -12,6 +12,7 @@ from fastgradnorm import Selection
 from fastgradnorm import acquire as acquire_samples
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
+from fastgradnorm.cli._classes import Classes, check_number, class_names
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import check_folder
 from fastgradnorm.cli._fitting import how_many
@@ -82,6 +83,7 @@ def acquire(
     max_similarity: MaxSimilarity = None,
     out: Out = None,
     report: Report = None,
+    classes: Classes = None,
     copy_to: CopyTo = None,
     link_to: LinkTo = None,
     paths: Paths = False,
@@ -104,16 +106,8 @@ def acquire(
         raise BadInputError(f"`--out` must end in .csv, .jsonl or .txt. Got {out}.")
     if out is not None and os.path.isdir(out):
         raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
-    if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
-        raise BadInputError(f"`--link-to` must be another folder than `--copy-to`. Got {link_to}.")
-    for option, place in (("--copy-to", copy_to), ("--link-to", link_to)):
-        if place is not None:
-            _placing.check_place(given.pool, place, option)
-            check_folder(place, option)
-    if report is not None:
-        check_folder(report, "--report")
-    if paths and given.pool.root is None:
-        raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
+    _check_places(given, report, copy_to, link_to, paths)
+    called = class_names(classes, given.model)
     known = labelled_samples(given, labelled, workers)
     groups = None if max_per_folder is None else _folders(given)
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
@@ -146,8 +140,29 @@ def acquire(
     lines = "".join(f"{name}\n" for name in names)
     typer.echo(lines, nl=False)
     _place(given, chosen, copy_to, link_to)
-    _write(given, chosen, lines, out, report)
+    called = check_number(called, chosen.predicted.tolist(), classes)
+    _write(given, chosen, lines, out, report, called)
     forget(checkpoint)  # not before: what failed to be written costs no second run
+
+
+def _check_places(
+    given: _given.Given,
+    report: Path | None,
+    copy_to: Path | None,
+    link_to: Path | None,
+    paths: bool,
+) -> None:
+    """Raises `BadInputError` unless what was asked for can be put where it should go."""
+    if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
+        raise BadInputError(f"`--link-to` must be another folder than `--copy-to`. Got {link_to}.")
+    for option, place in (("--copy-to", copy_to), ("--link-to", link_to)):
+        if place is not None:
+            _placing.check_place(given.pool, place, option)
+            check_folder(place, option)
+    if report is not None:
+        check_folder(report, "--report")
+    if paths and given.pool.root is None:
+        raise BadInputError("`--paths` must be left out where the pool is no folder of files.")
 
 
 def _folders(given: _given.Given) -> list[str]:
@@ -187,7 +202,12 @@ def _place(
 
 
 def _write(
-    given: _given.Given, chosen: Selection, lines: str, out: Path | None, report: Path | None
+    given: _given.Given,
+    chosen: Selection,
+    lines: str,
+    out: Path | None,
+    report: Path | None,
+    names: list[str] | None,
 ) -> None:
     texts = given.pool.texts
     columns = None if texts is None else {"text": texts}
@@ -210,6 +230,7 @@ def _write(
                 ids=given.pool.ids,
                 picture=given.pool.picture,
                 text=texts,
+                names=names,
                 told=facts,
                 link=given.pool.links(report),
             )

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,7 +31,12 @@ _SHOWN = 20  # samples at either end
 
 
 def write_report(
-    out: Path, scores: PoolScores, seen: Mapping[str, list[Any]], pool: Pool, origin: str
+    out: Path,
+    scores: PoolScores,
+    seen: Mapping[str, list[Any]],
+    pool: Pool,
+    origin: str,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """Writes ``index.html`` into the folder `out`, made if it is not there; returns its path.
 
@@ -41,7 +46,11 @@ def write_report(
         seen: `predicted` and `confidence` of each sample, or neither.
         pool: What they are of.
         origin: Of the model, in words.
+        names: Of the classes.
     """
+    best = seen.get("predicted", ())
+    called = [None if b is None else f"class {b}" if names is None else names[b] for b in best]
+    seen = {**seen, "called": called} if best else seen
     out.mkdir(parents=True, exist_ok=True)
     values = scores.values
     ranked = int((~values.isnan()).sum())
@@ -130,8 +139,10 @@ def _samples(
 
 
 def _prediction(seen: Mapping[str, list[Any]], index: int) -> str:
-    best = seen["predicted"][index]
-    return "none" if best is None else f"class {best}, {percent(seen['confidence'][index])}"
+    called = seen["called"][index]
+    if called is None:
+        return "none"
+    return f"{escape(called)}, {percent(seen['confidence'][index])}"
 
 
 def _name(path: str) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from fastgradnorm import LABELLED_SCHEMES, GradNormScorer, PoolScores, score_and_predict
 from fastgradnorm.cli import _given
+from fastgradnorm.cli._classes import Classes, check_number, class_names
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
@@ -34,6 +35,7 @@ def add(app: typer.Typer) -> None:
         report: Annotated[
             Path | None, typer.Option(help="Folder for a page with pictures of both ends.")
         ] = None,
+        classes: Classes = None,
         resume: Resume = True,
         workers: Annotated[int, typer.Option(min=0, help="Processes that load samples.")] = 0,
     ) -> None:
@@ -54,6 +56,7 @@ def add(app: typer.Typer) -> None:
             raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
         if report is not None:
             check_folder(report, "--report")
+        called = class_names(classes, given.model)
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
         place = checkpoint_at(checkpoint, "--out", resume)
@@ -72,7 +75,8 @@ def add(app: typer.Typer) -> None:
         _keep(scores, given.pool, seen, out)
         ranked = int((~scores.values.isnan()).sum())
         if ranked and report is not None:
-            _show(report, scores, seen, given, out)
+            called = check_number(called, seen.get("predicted", ()), classes)
+            _show(report, scores, seen, given, out, called)
         forget(checkpoint)  # not before: a page that failed costs no second run
         if not ranked:
             fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
@@ -125,11 +129,12 @@ def _show(
     seen: dict[str, list[Any]],
     given: _given.Given,
     out: Path,
+    names: list[str] | None,
 ) -> None:
     from fastgradnorm.cli._report import write_report
 
     try:
-        page = write_report(report, scores, seen, given.pool, given.origin)
+        page = write_report(report, scores, seen, given.pool, given.origin, names)
     except OSError as error:
         fail(f"`--report` could not be written. {told(error)}. The scores are in {out}.", 1)
     typer.echo(f"Report: {page}")
