@@ -18,7 +18,7 @@ from fastgradnorm_kernels._dispatch import (
 from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
 from fastgradnorm_kernels._hashing import hash_codes, hash_table, hashed_sums
-from fastgradnorm_kernels._matmul import add_linear, linear, linear_pulled
+from fastgradnorm_kernels._matmul import add_linear, adding, linear, linear_pulled
 from fastgradnorm_kernels.patches import conv_patches
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 
@@ -27,6 +27,7 @@ __all__ = [
     "KernelError",
     "accumulation_dtype",
     "add_linear",
+    "adding",
     "affine_sq_norm",
     "batch_norm_sq_norm",
     "bias_sq_norm",

@@ -7,7 +7,7 @@ operator is private, so that it proves itself before it is relied on.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from fastgradnorm_kernels import exact_products, operators
 
 # Multiplications below which the call itself costs more than is gained.
 _WORTH = 1 << 21
-# Multiplications up to which one call, that adds too, is worth more than the faster library.
-_ONE_CALL = 1 << 22
 # And below which to split numbers on a GPU costs more: it takes two launches.
 _WORTH_SPLITTING = 1 << 26
 
@@ -44,11 +42,27 @@ def add_linear(added: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         weight: `[O, I]`.
         out: `[R, O]`.
     """
-    work = len(x) * weight.numel()
-    at_once = x.dtype == weight.dtype == added.dtype == out.dtype and work < _WORTH_SPLITTING
-    if at_once and (work <= _ONE_CALL or not (x.device.type == "cpu" and prefers_onednn())):
-        return torch.addmm(added, x, weight.mT, out=out)
-    return torch.add(added, linear(x.to(weight.dtype), weight), out=out)
+    return adding(added, x, weight, out)(added, x, out)
+
+
+Adding = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def adding(added: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> Adding:
+    """`add_linear` by this weight, `(added, x, out)`, for tensors like these.
+
+    How is chosen here, once: for a loop of many small products that takes as long as they do.
+    """
+    work, on_cpu = x.shape[0] * weight.numel(), x.device.type == "cpu"
+    alike = x.dtype == weight.dtype == added.dtype == out.dtype
+    by_onednn = on_cpu and prefers_onednn()
+    if alike and work < _WORTH_SPLITTING and (work < _WORTH or not by_onednn):
+        back = weight.mT
+        return lambda added, x, out: torch.addmm(added, x, back, out=out)
+    if alike and by_onednn and x.dtype == torch.float32 and operators.has_onednn_linear():
+        product = operators.onednn_linear
+        return lambda added, x, out: torch.add(added, product(x, weight, None), out=out)
+    return lambda added, x, out: torch.add(added, linear(x.to(weight.dtype), weight), out=out)
 
 
 def linear_pulled(g: Tensor, weight: Tensor, parts: exact_products.Kept | None) -> Tensor:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgradnorm_kernels import reference
+from fastgradnorm_kernels import operators, reference
 from fastgradnorm_kernels._forms import choose_form
-from fastgradnorm_kernels._matmul import linear, prefers_onednn
+from fastgradnorm_kernels._matmul import prefers_onednn
 from fastgradnorm_kernels._torch_norms import CANCELLED, weight_sq_norm
 from fastgradnorm_kernels.deferred import is_any
 from fastgradnorm_kernels.shapes import Float
@@ -21,7 +21,7 @@ from fastgradnorm_kernels.shapes import Float
 # Elements of Grams that are in memory at a time.
 _BLOCK = 1 << 20
 # Multiplications from which on a Gram is a product of its own where that is by a faster library.
-_OWN_CALL = 1 << 19
+_OWN_CALL = 1 << 20
 
 
 class Columns(NamedTuple):
@@ -101,10 +101,11 @@ def _grams(g: Float[Tensor, "N K T O"], columns: Columns) -> tuple[Tensor, Tenso
 def _gram(g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K T T"]:
     n, k, t, o = g.shape
     rows = g.flatten(0, 1)
-    if t * t * o < _OWN_CALL or not prefers_onednn():
-        grams = torch.bmm(rows, rows.mT)
+    plain = g.device.type == "cpu" and g.dtype == torch.float32
+    if t * t * o >= _OWN_CALL and plain and prefers_onednn() and operators.has_onednn_linear():
+        grams = torch.stack([operators.onednn_linear(each, each, None) for each in rows])
     else:
-        grams = torch.stack([linear(each, each) for each in rows])
+        grams = torch.bmm(rows, rows.mT)
     return grams.view(n, k, t, t)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgradnorm._operations.recurrence_operators import pulled, scanned
-from fastgradnorm._operations.recurrences import Weights
+from fastgradnorm._operations.recurrences import SCANS, Weights
 from fastgradnorm._operations.recurrent_gates import recurrent_gates, recurrent_projection
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -114,7 +114,8 @@ class _Steps:
             rows = x.detach().reshape(-1, *x.shape[-3:]).transpose(0, 1).flatten(1, 2)
             own = [None if weight is None else weight.detach() for weight in weights]
             product = F.linear if torch.is_autocast_enabled(x.device.type) else kernels.linear
-            gates = product(rows, cast(Tensor, own[0]), own[2])
+            bias = SCANS[kind].shared_bias(Weights(*cast(Any, own)))
+            gates = product(rows, cast(Tensor, own[0]), bias)
         with outside(), _as_given(x):
             own = [None if weight is None else weight.to(gates.dtype) for weight in own]
             self._scan = made = scanned(kind, gates, begin, Weights(*cast(Any, own)), backwards)

@@ -52,6 +52,7 @@ class _Pull:
         self._gates = self._room(steps, (scan.gates + scan.own) * self._units)
         # Views of all steps, made at once: making each costs as much as an operation on it.
         self._rows = self._gates.flatten(1, 3).unbind(0)
+        self._add = kernels.adding(self.hidden, self._rows[0], self._back, self.hidden)
         self._factors = [f.unflatten(1, (samples, batch)).unsqueeze(2) for f in scan.factors]
 
     def _room(self, steps: int, width: int) -> Tensor:
@@ -103,7 +104,7 @@ class _PullLSTM(_Pull):
         torch.mul(self._cell_of_gates, self._by[0][t], out=self._at[0][t])
         torch.mul(hidden, self._by[1][t], out=self._at[1][t])
         self._cell.mul_(self._kept[t])
-        kernels.add_linear(before, self._rows[t], self._back, self.hidden)
+        self._add(before, self._rows[t], self.hidden)
 
     def pulled(self) -> list[Tensor | None]:
         gates, _, hidden = super().pulled()
@@ -122,8 +123,12 @@ class _PullGRU(_Pull):
         factors = by_both.unflatten(-1, (2, -1)), by_n, by_last, kept
         self._by = [factor.unbind(0) for factor in factors]
         # In two parts: the input's share stands between them.
-        self._backs = self._back.split([2 * size, size], 1)
+        backs = self._back.split([2 * size, size], 1)
         self._parts = [part.flatten(1, 3).unbind(0) for part in (both, shares[1])]
+        self._adds = [
+            kernels.adding(self.hidden, rows[0], weight, self.hidden)
+            for rows, weight in zip(self._parts, backs, strict=True)
+        ]
 
     def step(self, t: int, before: Tensor) -> None:
         hidden = self._by_unit
@@ -132,14 +137,14 @@ class _PullGRU(_Pull):
         torch.mul(hidden, self._by[2][t], out=self._at[2][t])
         hidden.mul_(self._by[3][t])
         self.hidden.add_(before)
-        for rows, weight in zip(self._parts, self._backs, strict=True):
-            kernels.add_linear(self.hidden, rows[t], weight, self.hidden)
+        for rows, add in zip(self._parts, self._adds, strict=True):
+            add(self.hidden, rows[t], self.hidden)
 
 
 class _PullRNN(_Pull):
     def step(self, t: int, before: Tensor) -> None:
         torch.mul(self._by_unit, self._factors[0][t], out=self._gates[t])
-        kernels.add_linear(before, self._rows[t], self._back, self.hidden)
+        self._add(before, self._rows[t], self.hidden)
 
 
 _PULLS: dict[type[Scan], type[_Pull]] = {

@@ -66,16 +66,23 @@ class Scan:
         return range(steps - 1, -1, -1) if self.backwards else range(steps)
 
     def run(self, x: Tensor) -> None:
-        """Takes all steps, from the input's share of the gates `[T, R, gates * H]` for R rows."""
-        self.outputs = self.states[0].new_empty(len(x), *self.states[0].shape)
-        self._run(self._with_bias(x))
+        """Takes all steps, from the input's share of the gates `[T, R, gates * H]` for R rows.
 
-    def _with_bias(self, x: Tensor) -> Tensor:
-        """The input's share with the bias of the other, but for gates that are made otherwise."""
-        bias, own = self.weights.hidden_bias, self.own * x.shape[-1] // self.gates
-        if bias is None:
-            return x
-        return x + (torch.cat([bias[:-own], torch.zeros_like(bias[-own:])]) if own else bias)
+        Args:
+            x: That share, with `shared_bias`.
+        """
+        self.outputs = self.states[0].new_empty(len(x), *self.states[0].shape)
+        self._run(x)
+
+    @classmethod
+    def shared_bias(cls, weights: Weights) -> Tensor | None:
+        """Both biases of the gates that are sums of both shares, the input's alone of others."""
+        bias, other = weights.input_bias, weights.hidden_bias
+        if other is None:
+            return bias
+        own = cls.own * len(other) // cls.gates
+        other = torch.cat([other[:-own], torch.zeros_like(other[-own:])]) if own else other
+        return other if bias is None else bias + other
 
     def _in_order(self, *tensors: Tensor) -> "zip[tuple[Tensor, ...]]":
         """Each step's part of tensors `[T, ...]`."""
@@ -115,9 +122,10 @@ class LSTM(Scan):
         parts = self._activated.split([2 * size, size, size], -1)
         views = x, self._activated, *parts, *self._activated.chunk(4, -1)
         kept = self._cells, self._tanh, made, self.outputs
+        add = kernels.adding(x[0], hidden, self.weights.hidden, self._activated[0])
         for step in self._in_order(*views, *kept):
             share, gates, i_f, middle, last, i, f, g, o, cells, tanh, h, output = step
-            kernels.add_linear(share, hidden, self.weights.hidden, gates)
+            add(share, hidden, gates)
             i_f.sigmoid_()
             middle.tanh_()
             last.sigmoid_()
@@ -160,9 +168,11 @@ class GRU(Scan):
         both, n = self._activated.split([2 * size, size], -1)
         views = *shares, both, n, *self._activated.chunk(3, -1)[:2], self._reset, self.outputs
         hidden = self.states[0]
+        add = kernels.adding(shares[0][0], hidden, by_both, both[0])
+        add_last = kernels.adding(bias, hidden, by_last, self._reset[0])
         for x_both, x_last, gates, new, r, z, reset, output in self._in_order(*views):
-            kernels.add_linear(x_both, hidden, by_both, gates).sigmoid_()
-            kernels.add_linear(bias, hidden, by_last, reset)
+            add(x_both, hidden, gates).sigmoid_()
+            add_last(bias, hidden, reset)
             torch.addcmul(x_last, r, reset, out=new).tanh_()
             hidden = torch.lerp(new, hidden, z, out=output)
 
@@ -186,9 +196,9 @@ class RNN(Scan):
 
     def _run(self, x: Tensor) -> None:
         hidden = self.states[0]
+        add = kernels.adding(x[0], hidden, self.weights.hidden, self.outputs[0])
         for share, output in self._in_order(x, self.outputs):
-            kernels.add_linear(share, hidden, self.weights.hidden, output)
-            hidden = self._activate(output)
+            hidden = self._activate(add(share, hidden, output))
 
     def _activate(self, gates: Tensor) -> Tensor:
         return gates.tanh_()
