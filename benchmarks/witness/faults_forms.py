@@ -2,6 +2,8 @@
 
 from benchmarks.witness.fault import Fault
 
+_SNAPSHOT = "_model/snapshot.py"
+
 FAULTS = [
     Fault(
         "_model/handed.py", "dropped branch",
@@ -22,5 +24,45 @@ FAULTS = [
         "_witness/meaning.py", "dropped branch",
         "        if self._reads_classes:\n            return dense\n", "",
         "probabilities that go into nn.CrossEntropyLoss, as in training, are warned of",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped branch",
+        "        yield type(kind)\n", "",
+        "score_batch replays traces of what a class of classes said before",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped guard",
+        "        if read & _ELSEWHERE or any(", "        if any(",
+        "score_batch replays traces of what the environment or a file said before",
+    ),
+    Fault(
+        _SNAPSHOT, "lost in one branch",
+        "    return name in found or any(", "    return False and any(",
+        "score_batch replays traces of what an opened file said before",
+    ),
+    Fault(
+        _SNAPSHOT, "over-eager guard",
+        "    return name in found or any(", "    return True or any(",
+        "score_batch replays no traces of a model that calls eval() of a module while it runs",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped branch",
+        "                if each in sys.modules:", "                if False:",
+        "score_batch replays traces of what a module said that forward imports",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped step",
+        "            self._list(lambda: [*vars(value).values()])\n", "            pass\n",
+        "score_batch replays traces of what a module said that is handed to a function",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped step",
+        "        self._list(lambda: [*vars(F).values()])", "        pass",
+        "score_batch replays traces of a function of torch.nn.functional that was replaced",
+    ),
+    Fault(
+        _SNAPSHOT, "forgotten in one branch",
+        "    return default, cast, switches, ", "    return default, cast, ",
+        "score_batch replays traces of before deterministic mode was set",
     ),
 ]  # fmt: skip

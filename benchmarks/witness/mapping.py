@@ -83,7 +83,7 @@ TESTS = {
     "_model/beside": "model/test_changes_beside",
     "_model/plain_values": "model/test_changes_beside model/test_changes",
     "_model/sameness": "pool/test_single_calls",
-    "_model/snapshot": "pool/test_kept_calls",
+    "_model/snapshot": "pool/test_kept_calls pool/test_kept_calls_elsewhere",
     "_model/modes": "model/test_modes",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",

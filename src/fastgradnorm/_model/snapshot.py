@@ -2,11 +2,12 @@
 
 `Appearance` says whether a model is worth verifying anew. Here more depends on the answer: what was
 planned and traced is to stand for a run that is not made. So attributes of attributes are followed,
-what functions close over, and what they name of the modules they were written in. What installed
-packages say of themselves is taken to stay. Where something cannot be looked into, there is no
-snapshot. It keeps alive what it has seen.
+what functions close over, and what they name of the modules they were written in, import, or find
+in an installed one, of which all else is taken to stay. Where something cannot be looked into, or
+is read of the process, there is no snapshot. It keeps alive what it has seen.
 """
 
+import dis
 import enum
 import functools
 import logging
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from fastgradnorm_kernels.switches import global_hooks, has_version, writes
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # What is not changed itself, whatever holds it.
 _ATOMS: tuple[type, ...] = (
@@ -34,6 +36,12 @@ _ATOMS: tuple[type, ...] = (
     *(types.CodeType, types.GetSetDescriptorType, types.MemberDescriptorType),
     *(types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType),
 )
+# By which a function reads what nobody can foresee: the process, files, names that it makes.
+_ELSEWHERE = frozenset(
+    {"current_thread", "currentframe", "get_ident", "getcwd", "getenv", "import_module"}
+    | {"read_bytes", "read_text", "_getframe"}
+)
+_BUILTINS = frozenset({"__import__", "eval", "exec", "globals", "open"})
 _MOST = 1 << 14  # things that are looked at: more take longer than they spare
 _NOTHING = object()
 
@@ -59,6 +67,7 @@ class Snapshot:
         self._empty: list[Any] = []
         self._named: list[tuple[Mapping[str, Any], str, Any]] = []
         self._seen: dict[int, Any] = {}
+        self._list(lambda: [*vars(F).values()])  # which are replaced for all layers at once
         waiting = deque(roots)
         while waiting:
             value = waiting.popleft()
@@ -136,6 +145,7 @@ class Snapshot:
         return held
 
     def _class(self, kind: type) -> Iterator[Any]:
+        yield type(kind)
         module = sys.modules.get(kind.__module__)
         ours = not _is_installed(getattr(module, "__file__", None), kind.__module__)
         if ours or issubclass(kind, nn.Module):  # those are patched, whosever they are
@@ -160,20 +170,32 @@ class Snapshot:
         yield from self._list(lambda: [_content(cell) for cell in cells])
         yield from self._list(lambda: [*vars(function).values()])
         read = set(_names(code))
+        if read & _ELSEWHERE or any(_loads(code, name) for name in read & _BUILTINS - names.keys()):
+            raise NoSnapshotError("what a function reads elsewhere is not known")
+        package = str(names.get("__package__") or "").split(".")
+        places = [".".join(package[:i]) + "." for i in range(1, len(package) + 1)]
         for name in read:
             yield from self._name(names, name, read)
+            for each in () if name in names else (name, *(place + name for place in places)):
+                if each in sys.modules:  # as it is imported by the function itself
+                    yield from self._name(sys.modules, each, read)
 
     def _name(self, names: Mapping[str, Any], name: str, read: set[str]) -> Iterator[Any]:
         value = names.get(name, _NOTHING)
         self._named.append((names, name, value))
         if not isinstance(value, types.ModuleType):
             yield value
-        elif id(value) not in self._seen and not _is_installed(
-            getattr(value, "__file__", None), value.__name__
-        ):
-            for each in read - {name}:  # as far as one function reads it
-                found = vars(value).get(each, _NOTHING)
+            return
+        stays = _is_installed(getattr(value, "__file__", None), value.__name__)
+        if not stays and id(value) in self._seen:
+            return
+        if not stays:  # whose values are also read by other names than the function's own
+            self._list(lambda: [*vars(value).values()])
+        for each in read - {name}:  # as far as one function reads it
+            found = vars(value).get(each, _NOTHING)
+            if found is not _NOTHING or not stays:
                 self._named.append((vars(value), each, found))
+            if not stays or not (callable(found) or isinstance(found, types.ModuleType)):
                 yield found
 
 
@@ -190,6 +212,18 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def _loads(code: types.CodeType, name: str) -> bool:
+    """Whether it, or a function in it, reads a name of its module, or a builtin."""
+    found = (
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    )
+    return name in found or any(
+        _loads(constant, name)
+        for constant in code.co_consts
+        if isinstance(constant, types.CodeType)
+    )
 
 
 def _are(now: list[Any], before: list[Any]) -> bool:
@@ -218,7 +252,9 @@ def _state(tensor: Tensor) -> Any:
 def _around() -> Any:
     """What PyTorch is told beside models."""
     cast = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
-    return torch.get_default_dtype(), torch.get_default_device(), cast, global_hooks()
+    switches = torch.get_deterministic_debug_mode(), torch.get_float32_matmul_precision()
+    default = torch.get_default_dtype(), torch.get_default_device()
+    return default, cast, switches, torch.get_num_threads(), global_hooks()
 
 
 @functools.cache
