@@ -51,9 +51,11 @@ FAULTS = [
         "score_batch replays traces of what a module said that forward imports",
     ),
     Fault(
-        _SNAPSHOT, "dropped step",
-        "            self._list(lambda: [*vars(value).values()])\n", "            pass\n",
-        "score_batch replays traces of what a module said that is handed to a function",
+        _SNAPSHOT,
+        "dropped branch",
+        "            if stays:\n                self._named",
+        "            if not stays:\n                self._named",
+        "score_batch replays traces of a function of torch that was replaced",
     ),
     Fault(
         _SNAPSHOT, "dropped step",

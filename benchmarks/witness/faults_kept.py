@@ -97,7 +97,7 @@ FAULTS = [
     ),
     Fault(
         _SNAPSHOT, "dropped branch",
-        "                self._named.append((vars(value), each, found))\n", "",
+        "            self._list(lambda: [*vars(value).values()])\n", "            pass\n",
         "a name of another of the caller's files that the model reads goes unseen by score_batch",
     ),
     Fault(

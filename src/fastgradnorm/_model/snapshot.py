@@ -39,7 +39,7 @@ _ATOMS: tuple[type, ...] = (
 # By which a function reads what nobody can foresee: the process, files, names that it makes.
 _ELSEWHERE = frozenset(
     {"current_thread", "currentframe", "get_ident", "getcwd", "getenv", "import_module"}
-    | {"read_bytes", "read_text", "_getframe"}
+    | {"read_bytes", "read_text"}
 )
 _BUILTINS = frozenset({"__import__", "eval", "exec", "globals", "open"})
 _MOST = 1 << 14  # things that are looked at: more take longer than they spare
@@ -187,13 +187,11 @@ class Snapshot:
             yield value
             return
         stays = _is_installed(getattr(value, "__file__", None), value.__name__)
-        if not stays and id(value) in self._seen:
-            return
-        if not stays:  # whose values are also read by other names than the function's own
+        if not stays and id(value) not in self._seen:  # others may read it by other names
             self._list(lambda: [*vars(value).values()])
-        for each in read - {name}:  # as far as one function reads it
-            found = vars(value).get(each, _NOTHING)
-            if found is not _NOTHING or not stays:
+        for each in (read - {name}) & vars(value).keys():  # as far as one function reads it
+            found = vars(value)[each]
+            if stays:
                 self._named.append((vars(value), each, found))
             if not stays or not (callable(found) or isinstance(found, types.ModuleType)):
                 yield found
