@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,16 @@ OURS: dict[str, dict[str, Any]] = {
 }
 
 
+class _Pool:
+    """One batch again and again, said to be a pool of so many samples."""
+
+    def __init__(self, batch: Any, samples: int) -> None:
+        self.dataset, self._batch = range(samples), batch
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self._batch)
+
+
 @dataclass
 class Setting:
     """One case on one device.
@@ -30,12 +40,14 @@ class Setting:
     Attributes:
         model: With `classes` outputs, random weights, in eval mode.
         batch: Of `samples` samples.
+        pool: Samples that `stream` is told to be there: of many, passes are traced. None: unknown.
     """
 
     case: Case
     classes: int
     samples: int
     device: str = "cpu"
+    pool: int | None = None
     model: nn.Module = field(init=False)
     batch: Any = field(init=False)
     _exact: dict[str, Any] = field(init=False, default_factory=dict)
@@ -53,10 +65,15 @@ class Setting:
         return self._exact[key]
 
     def stream(self, samples: int | None = None, **options: Any) -> Callable[[], Tensor]:
-        """Scores of the batch, as a pool that goes on and on gets them."""
+        """Scores of the batch, as a pool that goes on and on gets them.
+
+        A last layer is verified at first, as only then it is found by a plain forward pass.
+        """
         batch = self.batch if samples is None else first(self.batch, samples)
-        scorer = GradNormScorer(self.model, **options, latency=0, verify=False, progress=False)
-        scores = scorer.stream(itertools.repeat(batch))
+        verify: Any = "first" if options.get("params") == "last_layer" else False
+        scorer = GradNormScorer(self.model, **options, latency=0, verify=verify, progress=False)
+        pool = itertools.repeat(batch) if self.pool is None else _Pool(batch, self.pool)
+        scores = scorer.stream(pool)
         return lambda: next(scores)
 
     def naive(self, samples: int, **options: Any) -> Callable[[], Tensor]:

@@ -72,4 +72,9 @@ FAULTS = [
         "self._kinds[key, shapes, cast] = kind", "self._kinds[key, (), cast] = kind",
         "no pass is ever replayed",
     ),
+    Fault(
+        _TRACES, "dropped guard",
+        "return min(_LONGEST, _LONGEST_BOUNDED) if self.bounded else _LONGEST", "return _LONGEST",
+        "long passes are traced, which takes memory, where the caller bounds it",
+    ),
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Passes traced once and replayed on the CPU: the same bits, or the pass as it is."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -217,6 +219,37 @@ def test_short_pools_are_not_traced(monkeypatch):
     assert replayed() == 0
     scores(model, DataLoader(TensorDataset(x), 4))
     assert replayed() == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches", "traced"),
+    [(0.0, 6, True), (1.0, 9, False), (1.0, 11, True), (2.0, 99, False)],
+)
+def test_longer_passes_want_longer_pools(monkeypatch, seconds, batches, traced):
+    """Of a second twice as many passes are to come, and of two none repay it."""
+    monkeypatch.setattr(traces, "_COMING", 4)
+    monkeypatch.setattr(traces, "_LONG", 1.0)
+    monkeypatch.setattr(traces, "_LONGEST", 1.5)
+    clock = iter(i * seconds for i in range(10**6))
+    monkeypatch.setattr(traces, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    model, x = nn.Linear(4, 3).eval(), torch.randn(4 * batches, 4)
+    scores(model, DataLoader(TensorDataset(x), 4))
+    assert bool(replayed()) is traced
+
+
+def test_where_memory_is_bounded_long_passes_are_not_traced(monkeypatch):
+    monkeypatch.setattr(traces, "_LONGEST", 1.5)
+    clock = iter(i * 0.2 for i in range(10**6))
+    monkeypatch.setattr(traces, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    model, batches = nn.Linear(4, 3).eval(), [torch.randn(4, 4)] * 9
+    told = [
+        GradNormScorer(model, latency=0, max_memory=most, progress=False, verify=False)
+        .score(batches)
+        .provenance["replays"]
+        for most in (None, 1 << 30)
+    ]
+    assert told[0]["replayed"] and not told[1]["replayed"]
+    assert "`max_memory` bounds" in told[1]["reason"]
 
 
 class TestOneTrace:

@@ -22,6 +22,7 @@ def eager(monkeypatch):
     monkeypatch.setattr(traces, "_BEEN", 2)
     monkeypatch.setattr(traces, "_COMING", 0)
     monkeypatch.setattr(traces, "_LONGEST", float("inf"))
+    monkeypatch.setattr(traces, "_LONG", float("inf"))
     monkeypatch.setattr(traces, "_SHORT", float("inf"))
     monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
     monkeypatch.setattr("fastgradnorm._engine.passes.Traces", Kept)

@@ -58,6 +58,7 @@ class Passes:
     ) -> None:
         self.subject, self.settings, self.chunks, self.clock = subject, settings, chunks, clock
         self.replays, self.traces = Replays(subject.device), Traces(lambda: subject.blamed)
+        self.traces.bounded = subject.options.max_memory is not None
         self._latest = Passage(settings)
         self._kept = Kept(subject.values([*subject.parameters]).values())
         self.branched = False

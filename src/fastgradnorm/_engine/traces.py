@@ -23,13 +23,16 @@ from fastgradnorm._process import is_out_of_memory
 
 # Given how branches are settled and tensors, a tree of tensors.
 _Pass = Callable[..., Any]
-# Seconds of a pass above which what Python takes is a small part of it.
-_LONGEST = 0.1
-# Tracing takes as long as some 100 passes (MLPs, small CNNs, small transformers, recurrent layers),
-# a replay of short ones half a pass or less: so many passes that are to come repay it, or where
-# their number is not known so many that there have been. Of longer passes a replay saves less:
-# more of them, by how many times they are as long as this.
-_COMING, _BEEN, _SHORT = 250, 24, 0.006
+# Seconds of a pass above which what Python takes is a small part of it: of those of 0.1 to 0.6 s
+# (EfficientNet, ResNet-50, ConvNeXt-T, a few images each) 12 to 32 %, of 1.2 s (BERT-base) 5 %. To
+# trace one takes as much memory again: where that is bounded, passes of so many seconds only.
+_LONGEST, _LONGEST_BOUNDED = 1.5, 0.1
+# Tracing takes as long as some 100 passes of little work (MLPs, small CNNs, small transformers,
+# recurrent layers), or 20 longer ones; a replay saves half of short ones and a tenth of others. So
+# many passes that are to come repay it, or where their number is not known so many that there have
+# been; and as many more as often as a pass takes so many seconds.
+_COMING, _LONG = 250, 1.0
+_BEEN, _SHORT = 24, 0.05
 # Kinds of passes that are known at most; each has as many as there are batch sizes.
 _MOST = 256
 # Replays that were run again as they are, of which a kind is given up, and their share of all.
@@ -80,6 +83,7 @@ class Traces:
 
     Attributes:
         coming: Samples that are still to come, as far as that is known.
+        bounded: Whether the caller bounds the memory.
         passes: How many passes there were.
         replayed: How many of them were replayed.
         traced: How many kinds of passes were traced.
@@ -90,6 +94,7 @@ class Traces:
     def __init__(self, blamed: Callable[[], bool]) -> None:
         self.blamed = blamed
         self.coming: int | None = None
+        self.bounded = False
         self.passes = self.replayed = self.traced = 0
         self.seconds = 0.0
         self.reason: str | None = None
@@ -135,9 +140,11 @@ class Traces:
         if self.reason is not None or self.traced or not self._kinds:
             return self.reason
         least = min(kind.seconds for kind in self._kinds.values())
-        if least > _LONGEST:
-            part = f"beyond {_LONGEST} s replays save a small part of it"
-            return f"a pass takes {least:.2g} s, and {part}"
+        if least > self._longest:
+            why = "replays save a small part of it"
+            if least <= _LONGEST:
+                why = "tracing takes memory, which `max_memory` bounds"
+            return f"a pass takes {least:.2g} s, and beyond {self._longest} s {why}"
         if self.coming is None:
             return f"too few passes of one kind ran to repay it: {_BEEN} or more do"
         return f"too few passes are to come to repay it: {_COMING} or more do"
@@ -146,13 +153,16 @@ class Traces:
         """Lets go of all traced passes."""
         self._kinds.clear()
 
+    @property
+    def _longest(self) -> float:
+        return min(_LONGEST, _LONGEST_BOUNDED) if self.bounded else _LONGEST
+
     def _repays(self, kind: _Kind, args: Sequence[Tensor | None]) -> bool:
-        if kind.runs < 2 or kind.seconds > _LONGEST:
+        if kind.runs < 2 or kind.seconds > self._longest:
             return False
-        times = max(1.0, kind.seconds / _SHORT)
         if self.coming is None:
-            return kind.runs >= _BEEN * times
-        return self.coming >= _COMING * times * _count(args)
+            return kind.runs >= _BEEN * (1 + kind.seconds / _SHORT)
+        return self.coming >= _COMING * (1 + kind.seconds / _LONG) * _count(args)
 
     def _trace(
         self,
