@@ -67,4 +67,24 @@ FAULTS = [
         "    return default, cast, switches, ", "    return default, cast, ",
         "score_batch replays traces of before deterministic mode was set",
     ),
+    Fault(
+        "_model/marks.py", "dropped step",
+        "        vars(tensor).update(vars(original))\n", "        pass\n",
+        "models that read attributes of parameters or buffers fail with an AttributeError",
+    ),
+    Fault(
+        "_model/marks.py", "dropped branch",
+        "kind if plain and issubclass(kind, nn.Parameter) else nn.Parameter", "nn.Parameter",
+        "models that call methods of a class of parameters fail with an AttributeError of theirs",
+    ),
+    Fault(
+        "_model/subject.py", "dropped step",
+        "            as_parameter(tensors[id(p)], p)\n", "            pass\n",
+        "models that assign a parameter, or read its attributes, fail",
+    ),
+    Fault(
+        "_witness/own_call.py", "dropped step",
+        "(value, marked(value.detach().clone(), value))", "(value, value.detach().clone())",
+        "verification fails on models that read attributes of buffers",
+    ),
 ]  # fmt: skip

@@ -160,7 +160,7 @@ FAULTS = [
         "a setting that was nothing, or becomes a number, is ignored in silence",
     ),
     Fault(
-        "_model/subject.py", "dropped branch",
+        "_model/marks.py", "dropped branch",
         "if type(tensor) is Tensor:", "if False:",
         "a weight that is tied in `forward` is refused in PyTorch's words",
     ),

@@ -67,8 +67,8 @@ FAULTS = [
         "torch.map of a function that returns several gives the first one",
     ),
     Fault(
-        "_model/subject.py", "dropped branch",
-        "                tensor.__class__ = nn.Parameter\n", "                pass\n",
+        "_model/marks.py", "dropped step",
+        "        tensor.__class__ = kind if", "        kind = kind if",
         "a model that ties its weights in forward is scored one by one, with a warning",
     ),
     Fault(

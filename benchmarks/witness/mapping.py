@@ -76,7 +76,8 @@ TESTS = {
     "_model/origin": "engine/test_last_layer_made",
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers any_model/test_written_buffers process/test_side_effects",
-    "_model/subject": "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
+    "_model/subject": "any_model/test_marked_tensors "
+    "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring any_model/test_retied",
     "_model/glance": "model/test_changes",
     "_model/changes": "model/test_changes model/test_changes_beside",
@@ -97,6 +98,7 @@ TESTS = {
     "any_model/test_execution any_model/test_retied",
     "_model/handed": "any_model/test_casts any_model/test_modules_beside any_model/test_reached "
     "any_model/test_control_flow",
+    "_model/marks": "any_model/test_marked_tensors any_model/test_retied",
     "_model/layout": "model/test_memory_layout",
     "_model/lineage": "engine/test_last_layers_in_a_row",
     "_model/substitution": "any_model/test_structured_control_flow any_model/test_norm_layers "
@@ -163,7 +165,8 @@ TESTS = {
     "_witness/numbers": "witness/test_probabilities witness/test_silence",
     "_model/declared": "witness/test_declared",
     "_model/sizes": "model/test_what_is_a_batch model/test_containers",
-    "_witness/own_call": "witness/test_carried witness/test_left_as_it_was witness/test_company "
+    "_witness/own_call": "any_model/test_marked_tensors "
+    "witness/test_carried witness/test_left_as_it_was witness/test_company "
     "witness/test_kept witness/test_choice witness/test_seen_logits any_model/test_reached",
     "_witness/held": "witness/test_carried model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",

@@ -8,6 +8,7 @@ from fastgradnorm._model.changes import Unchanged
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
+from fastgradnorm._model.marks import marked
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.numbers_of import parts, same
 from fastgradnorm._model.origin import Origins, behind
@@ -58,6 +59,7 @@ __all__ = [
     "constant",
     "extract",
     "loss_failed",
+    "marked",
     "meaning_of_loss",
     "parts",
     "same",

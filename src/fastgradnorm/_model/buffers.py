@@ -14,6 +14,7 @@ from fastgradnorm_kernels.switches import is_untouched
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError
+from fastgradnorm._model.marks import marked
 from fastgradnorm._model.numbers_of import parts, same
 
 # Larger ones are copied once, and again where the model has changed the copy: to compare costs no
@@ -84,7 +85,7 @@ class Buffers:
             self._kept = {key: tensor.clone() for key, tensor in small.items()}
         made = {} if self._first else self._together()
         return {
-            key: made[key] if key in made else self._copy(key, tensor)
+            key: marked(made[key] if key in made else self._copy(key, tensor), self._originals[key])
             for key, tensor in self._usable.items()
         }
 

@@ -15,6 +15,7 @@ from fastgradnorm._model.buffers import Buffers, check_plain
 from fastgradnorm._model.declared import Declared, declared
 from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
+from fastgradnorm._model.marks import as_parameter
 from fastgradnorm._model.own_loss import output_of, sample_loss
 from fastgradnorm._model.returned import extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
@@ -94,9 +95,8 @@ class Subject:
             for name in self._holdings.trainable - replaced.keys():
                 key = id(self.parameters[name])
                 tensors[key] = self._moved[key].detach().requires_grad_()
-        for tensor in tensors.values():
-            if type(tensor) is Tensor:  # so that a module lets it be assigned, as a tied weight is
-                tensor.__class__ = nn.Parameter
+        for p in self.parameters.values():
+            as_parameter(tensors[id(p)], p)
         tensors.update(self._buffers.copies())
         return self._mold.cast(tensors), StandIns(tensors, self._holdings)
 

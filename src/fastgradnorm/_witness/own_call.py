@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._model import Batch, Subject, Swapping, extract, same, tensor_attributes
+from fastgradnorm._model import Batch, Subject, Swapping, extract, marked, same, tensor_attributes
 from fastgradnorm._process import models_in_use, put_back_random_states
 from fastgradnorm._validate import fail
 from fastgradnorm._witness.held import Held
@@ -239,7 +239,7 @@ def _lent(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor, bool]]:
         for held in (module.__dict__, module._buffers):
             for name, value in held.items():
                 if isinstance(value, Tensor) and not _stays(value):
-                    copies.setdefault(id(value), (value, value.detach().clone()))
+                    copies.setdefault(id(value), (value, marked(value.detach().clone(), value)))
                     held[name] = copies[id(value)][1]
     nested = {
         key: tensor
