@@ -46,4 +46,9 @@ FAULTS = [
         "            each = len(batch) // count if count > 1 else draws.each\n", "            each = draws.each\n",
         "small batches that come as one are verified as one that the model was never given",
     ),
+    Fault(
+        "_pool/reading.py", "dropped guard",
+        "return labels is None or not (labels.whole or labels.given or callable(labels.target))", "return True",
+        "a loss of one's own, or one that a model takes itself, is given several batches as one",
+    ),
 ]  # fmt: skip

@@ -186,7 +186,8 @@ TESTS = {
     "pool/test_bundles",
     "_pool/taking": "pool/test_bundles pool/test_stacked",
     "_pool/failing": "pool/test_failing_samples",
-    "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset",
+    "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset "
+    "pool/test_bundles_labelled",
     "_witness/several": "pool/test_stacked pool/test_bundles",
     "_pool/ledger": "pool/test_any_batch_size",
     "_pool/earlier": "pool/test_checkpoint pool/test_held_back",

@@ -8,7 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from fastgradnorm import ArgumentError, GradNormScorer, UnsupportedModelError
+from fastgradnorm import (
+    ArgumentError,
+    GradNormScorer,
+    UnsupportedModelError,
+)
 from fastgradnorm._model import Reader
 from fastgradnorm._pool import bundles
 from fastgradnorm._pool.bundles import bundled

@@ -213,7 +213,7 @@ def _dots(
     placement = Placement(loader, "gradient_dots")
     with OwnRandomState():
         run = start(model, loader, options, make)
-        for part in run.parts():
+        for part in run.parts(apart=False):
             placement.add(part.indices, len(part))
             if len(part):
                 parts.append(torch.stack([*part.scored.scores.values()], 1))

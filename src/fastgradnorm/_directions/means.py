@@ -37,7 +37,7 @@ def mean(model: nn.Module, loader: Any, options: Options, scheme: str) -> dict[s
         sums = engine.outcome
         assert isinstance(sums, Sums)
         count = 0
-        for part in Run(engine, make_pool(loader, None, options.seed)).parts():
+        for part in Run(engine, make_pool(loader, None, options.seed)).parts(apart=False):
             count += len(part)
     if count == 0:
         raise ArgumentError("`loader` must yield at least one sample. Got none.", "loader")

@@ -29,10 +29,14 @@ class Reading(NamedTuple):
 def may_come_together(options: Options) -> bool:
     """Whether several of the caller's batches may be read as one.
 
-    What the caller's functions are given is a batch of the caller's.
+    What the caller's functions are given is a batch of the caller's: a loss of its own is, and a
+    `target` that is one.
     """
-    own = options.forward, options.mask, options.labels, options.latency, options.checkpoint
-    return all(option is None for option in own)
+    own = options.forward, options.mask, options.latency, options.checkpoint
+    if any(option is not None for option in own):
+        return False
+    labels = options.labels
+    return labels is None or not (labels.whole or labels.given or callable(labels.target))
 
 
 def traced(

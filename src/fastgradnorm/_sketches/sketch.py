@@ -155,7 +155,7 @@ def gradient_sketch(
     parts, placement = list[Scored](), Placement(loader, "gradient_sketch")
     with OwnRandomState():
         run = start(model, loader, chosen, sketching(dim, scheme, norms, metric=metric))
-        for part in run.parts():
+        for part in run.parts(apart=False):
             placement.add(part.indices, len(part))
             parts += [part.scored] if len(part) else []
     placement.judge(run.pool.size, run.lost)
