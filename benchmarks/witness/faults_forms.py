@@ -1,4 +1,5 @@
 """Faults in modules beside the model, losses that read classes, and other forms of known kinds."""
+# ruff: noqa: E501 - texts as they stand in the files
 
 from benchmarks.witness.fault import Fault
 
@@ -86,5 +87,25 @@ FAULTS = [
         "_witness/own_call.py", "dropped step",
         "(value, marked(value.detach().clone(), value))", "(value, value.detach().clone())",
         "verification fails on models that read attributes of buffers",
+    ),
+    Fault(
+        "_operations/conjugates.py", "lost sign",
+        "    return torch.complex(input.real, -input.imag)\n", "    return torch.complex(input.real, input.imag)\n",
+        "complex conjugates are the numbers themselves",
+    ),
+    Fault(
+        "_operations/conjugates.py", "dropped step",
+        "found.transpose(-2, -1)", "found",
+        "adjoints of complex matrices are not transposed",
+    ),
+    Fault(
+        "_operations/conjugates.py", "lost argument",
+        "(left * y).sum(dim)", "(left * y).sum(-1)",
+        "torch.linalg.vecdot sums over the last dimension, whatever is asked for",
+    ),
+    Fault(
+        "_model/watch.py", "dropped guard",
+        'name == "__get__" and operation.opened is None and self', 'name == "__get__" and self',
+        "models that take the adjoint of a complex matrix are scored one by one, with a warning",
     ),
 ]  # fmt: skip

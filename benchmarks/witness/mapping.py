@@ -89,7 +89,8 @@ TESTS = {
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",
-    "_model/watch": "test_errors any_model/test_weight_standardisation any_model/test_embeddings "
+    "_model/watch": "operations/test_conjugates "
+    "test_errors any_model/test_weight_standardisation any_model/test_embeddings "
     "cuda/test_emulated_device any_model/test_inference_mode any_model/test_written_buffers",
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
@@ -125,6 +126,7 @@ TESTS = {
     "any_model/test_written_indices operations/test_counting",
     "_operations/packed": "any_model/test_packed_sequences",
     "_operations/counting": "operations/test_counting",
+    "_operations/conjugates": "operations/test_conjugates",
     "_operations/spectra": "operations/test_spectra",
     "_operations/sparse": "any_model/test_sparse_buffers",
     "_operations/placing": "operations/test_unbatched any_model/test_picking",

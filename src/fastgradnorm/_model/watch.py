@@ -130,9 +130,9 @@ class Watch(TorchFunctionMode):
         if swapped is not None:
             args, kwargs = swapped
             tensors = tensors_in(args, kwargs)
-        if name == "__get__" and self.pieces.of(args[0]) is None:
-            return func(*args, **kwargs)
         operation = table.known(func)
+        if name == "__get__" and operation.opened is None and self.pieces.of(args[0]) is None:
+            return func(*args, **kwargs)
         if operation.opened is not None:
             with self:
                 output = operation.opened(*args, **kwargs)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastgradnorm._errors import ArgumentTypeError
 from fastgradnorm._operations import (
     attention,
+    conjugates,
     control_flow,
     convolutions,
     counting,
@@ -41,6 +42,7 @@ from fastgradnorm._operations.rules import Call, Rule
 
 TABLE: dict[Callable[..., Any], Operation] = {
     **attention.OPERATIONS,
+    **conjugates.OPERATIONS,
     **control_flow.OPERATIONS,
     **convolutions.OPERATIONS,
     **counting.OPERATIONS,
