@@ -51,4 +51,29 @@ FAULTS = [
         "return labels is None or not (labels.whole or labels.given or callable(labels.target))", "return True",
         "a loss of one's own, or one that a model takes itself, is given several batches as one",
     ),
+    Fault(
+        _BUNDLES, "dropped guard",
+        "        if tensor.is_nested:  # it has no shape\n            return None\n", "",
+        "of jagged tensors an internal error of PyTorch's is told",
+    ),
+    Fault(
+        "_pool/failing.py", "dropped guard",
+        "        if first and isinstance(error, (ArgumentError, ArgumentTypeError)):\n            raise\n", "",
+        "what is wrong with a model is told of its first samples",
+    ),
+    Fault(
+        "_pool/run.py", "stale index",
+        "        return self._told(runs, [self._ledger.of(*run)[0] for run in runs])\n", "        return self._told(runs, [None for _ in runs])\n",
+        "samples that a model fails on are told by their place in the loader's order",
+    ),
+    Fault(
+        "_pool/gather.py", "stale index",
+        "        self.at = numbers\n", "",
+        "of samples that a model fails on, those are told that were added last",
+    ),
+    Fault(
+        "_witness/samples.py", "dropped option",
+        "leaf.view(_SIGNED.get(leaf.dtype, leaf.dtype))", "leaf",
+        "inputs of 16 bits without a sign fail where batches have one sample",
+    ),
 ]  # fmt: skip

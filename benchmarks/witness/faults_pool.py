@@ -113,7 +113,7 @@ FAULTS = [
     ),
     Fault(
         _RUN, "off by one",
-        "slice(known, None)) if known else batch, each)", "slice(known + 1, None)) if known else batch, each)",
+        "rest = batch.take(slice(known, None))", "rest = batch.take(slice(known + 1, None))",
         "a sample is left out where a resumed run's batches end elsewhere",
     ),
     Fault(

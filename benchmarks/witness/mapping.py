@@ -13,6 +13,7 @@ TESTS = {
     "_model/beyond": "schemes/test_targets",
     "_schemes/targets": "schemes/test_targets schemes/test_labels",
     "_witness/labels": "schemes/test_targets",
+    "_witness/samples": "pool/test_special_inputs witness",
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
     "_engine/directed": "directions/test_cosines directions/test_dots directions/test_layers",
     "_engine/vectors": "directions/test_cosines directions/test_dots directions/test_layers",
@@ -176,18 +177,19 @@ TESTS = {
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
     "_pool/places": "pool/test_places pool/test_places_of_any_kind pool/test_collation",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
-    "pool/test_held_back",
+    "pool/test_held_back pool/test_failing_scores",
     "_pool/single": "pool/test_single_calls pool/test_kept_calls",
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
     "_pool/gather": "pool/test_stacked pool/test_trimming pool/test_any_batch_size "
-    "pool/test_held_back",
+    "pool/test_held_back pool/test_failing_scores",
     "_pool/trimming": "pool/test_trimming",
     "_pool/stacked": "pool/test_stacked",
-    "_pool/bundles": "pool/test_bundles",
+    "_pool/bundles": "pool/test_bundles pool/test_special_inputs",
     "_pool/draws": "pool/test_collation pool/test_order pool/test_order_told pool/test_subset "
     "pool/test_bundles",
     "_pool/taking": "pool/test_bundles pool/test_stacked",
-    "_pool/failing": "pool/test_failing_samples",
+    "_pool/failing": "pool/test_failing_scores pool/test_failing_samples",
+    "_pool/alike": "pool/test_any_batch_size pool/test_bundles",
     "_pool/reading": "pool/test_stacked pool/test_order pool/test_subset "
     "pool/test_bundles_labelled",
     "_witness/several": "pool/test_stacked pool/test_bundles",

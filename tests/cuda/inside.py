@@ -33,7 +33,7 @@ from fastgradnorm import (
 from fastgradnorm._engine.replay import as_they_are
 from fastgradnorm._model.batches import as_batch
 from fastgradnorm._pool import make_engine
-from fastgradnorm._pool.run import score_verified
+from fastgradnorm._pool.scored import score_verified
 from fastgradnorm._process.states import autograd_ready
 from fastgradnorm._witness.witness import Witness
 from tests.support.interpreter import search_once_a_launch

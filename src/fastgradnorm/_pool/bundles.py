@@ -69,6 +69,8 @@ def _kind(raw: Any) -> tuple[Any, ...] | None:
     for tensor in tensors:
         if type(tensor) is not Tensor or tensor.layout != torch.strided or not tensor.dim():
             return None
+        if tensor.is_nested:  # it has no shape
+            return None
         if tensor.is_quantized or tensor.requires_grad or tensor.is_pinned():
             return None
         found += tensor.shape, tensor.dtype, tensor.device

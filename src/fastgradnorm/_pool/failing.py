@@ -1,15 +1,28 @@
 """Which sample of the caller's could not be loaded, told with the error that it raised."""
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from fastgradnorm._errors import (
+    NOT_THE_MODELS,
+    ArgumentError,
+    ArgumentTypeError,
+    CoverageError,
+    NoSingleHeadError,
+    UnsupportedModelError,
+)
 from fastgradnorm._pool.loaders import CALLED
 
 _SHOWN = 8  # samples of a batch
+# No sample's fault, or told late by a device.
+_OF_THE_MODEL = (*NOT_THE_MODELS, CoverageError, NoSingleHeadError, UnsupportedModelError)
+# Numbers, and whether they are those of the dataset, not of the order in which samples came.
+Samples = tuple[Sequence[int], bool]
 
 
 class Keys:
@@ -123,6 +136,32 @@ def telling_when(batches: Iterator[Any]) -> Iterator[Any]:
         del batch
 
 
+@contextlib.contextmanager
+def told_when_scored(samples: Callable[[], Samples | None], first: bool = False) -> Iterator[None]:
+    """Of what samples raise while they are scored, the error has a note of which they were.
+
+    Args:
+        samples: Which; None: that is not known.
+        first: Whether the first one is among them, which tells what is wrong with arguments.
+    """
+    try:
+        yield
+    except _OF_THE_MODEL:
+        raise
+    except Exception as error:
+        if first and isinstance(error, (ArgumentError, ArgumentTypeError)):
+            raise
+        numbers, in_dataset = samples() or ((), False)
+        if len(numbers):
+            where = "of the dataset" if in_dataset else "in its order"
+            least, last = numbers[0], numbers[-1]
+            in_a_row = len(numbers) > 2 and [*numbers] == [*range(least, last + 1)]
+            shown = f"{least} to {last}" if in_a_row else _few(numbers)
+            what = f"sample {shown}" if len(numbers) == 1 else f"one of samples {shown}"
+            error.add_note(f"Scoring `{CALLED.get()}` failed at {what} {where}.")
+        raise
+
+
 def _one(key: Any, dataset: Any, places: Tensor | None) -> str:
     if not isinstance(key, int):
         return _batch(key, places)
@@ -142,5 +181,8 @@ def _batch(key: Any, places: Tensor | None) -> str:
     if not isinstance(found, Sequence) or not {*map(type, found)} <= {int}:
         return f"{key!r} of the dataset"
     found = found if places is None else [int(places[i]) for i in found]
-    shown = ", ".join(map(str, found[:_SHOWN])) + ", …" * (len(found) > _SHOWN)
-    return f"one of samples {shown} of the dataset"
+    return f"one of samples {_few(found)} of the dataset"
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:_SHOWN])) + ", …" * (len(numbers) > _SHOWN)

@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Given
+from fastgradnorm._pool.alike import bytes_of, is_plain, shape_of
 from fastgradnorm._pool.scored import score_one
 from fastgradnorm._pool.trimming import by_length, is_harmless, shortest, stretches
 from fastgradnorm._process import autograd_ready, tensors_ready
@@ -100,6 +100,7 @@ class Gathering:
         number: Of samples added so far.
         sizes: Planned so far.
         apart: Why batches were scored each by itself, if some were.
+        at: Numbers of the samples that are looked at or scored, from one to before another.
     """
 
     def __init__(self, engine: Engine, witness: Witness, gathers: bool = True) -> None:
@@ -107,6 +108,7 @@ class Gathering:
         self.number = 0
         self.sizes = Sizes()
         self.apart: str | None = None
+        self.at: list[tuple[int, int]] = []
         self._groups: dict[str, _Group] = {}
         self._waiting = 0  # bytes
         self._bounded = False  # whether there is a plan for the least length
@@ -157,6 +159,8 @@ class Gathering:
         """Samples of one shape."""
         if len(batch) == 0:
             return
+        # The first sample tells of the model, not of itself.
+        self.at = [(self.number, self.number + len(batch))] if self.number else []
         group = self._group(batch) if self._gathers else None
         if group is None:
             self._score_waiting()
@@ -164,7 +168,7 @@ class Gathering:
             self.number += len(batch)
             yield from self._in_order()
             return
-        start, size, each = 0, len(batch), _bytes(batch)
+        start, size, each = 0, len(batch), bytes_of(batch)
         while start < size:
             room = self._room(each)
             if room <= 0:
@@ -205,13 +209,13 @@ class Gathering:
         if batch.labelled is not None:
             self.apart = self.apart or "the loss is given all of them"
             return None
-        if not isinstance(run, Given) or not all(map(_is_plain, tensors)):
+        if not isinstance(run, Given) or not all(map(is_plain, tensors)):
             self.apart = self.apart or "they hold tensors of special kinds"
             return None
         key = tuple(None if t is None else (t.dtype, t.shape[1:]) for t in tensors)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = _shape(batch)
+            shape = self._shapes[key] = shape_of(batch)
         if shape not in self._groups:
             with tensors_ready():
                 kept = run.kept()
@@ -238,7 +242,7 @@ class Gathering:
                 engine.also.plan(batch, one_length=shape in sizes.chunks)
         if shape not in sizes.chunks:
             planned, count = engine.outcome.planned(plan), engine.outcome.count(plan)
-            each = _bytes(batch)
+            each = bytes_of(batch)
             held = None if sizes.window is None else sizes.held
             size, held = engine.chunks.gathered(planned, count, each, held)
             sizes.chunks[shape] = size
@@ -261,6 +265,7 @@ class Gathering:
         self._score(batch, numbers)
 
     def _score(self, batch: Batch, numbers: list[tuple[int, int]]) -> None:
+        self.at = numbers
         with autograd_ready(), self.witness.scoring():
             scored = score_one(self.engine, batch)
         self.witness.count(scored)
@@ -278,22 +283,3 @@ class Gathering:
             numbers = torch.cat([torch.arange(a, b, device="cpu") for a, b in runs])
             scored = scored.take(numbers.argsort())
         yield scored
-
-
-def _bytes(batch: Batch) -> int:
-    """Of one sample."""
-    held = [*batch.leaves, batch.mask, batch.attention_mask, batch.target]
-    return max(1, sum(tensor.nbytes for tensor in held if tensor is not None) // len(batch))
-
-
-def _is_plain(tensor: Tensor | None) -> bool:
-    return tensor is None or (type(tensor) is Tensor and tensor.layout == torch.strided)
-
-
-def _shape(batch: Batch) -> str:
-    """Equal for samples that may be put together, in any process."""
-    shapes = [f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in batch.leaves]
-    beside = {"mask": batch.mask, "attention": batch.attention_mask, "label": batch.target}
-    for name, each in beside.items():
-        shapes += [] if each is None else [f"{name} {each.dtype} {list(each.shape[1:])}"]
-    return ", ".join(shapes).replace("torch.", "")

@@ -4,39 +4,28 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgradnorm._engine import Engine
-from fastgradnorm._model import Batch, Reader, Unchanged
+from fastgradnorm._model import Reader, Unchanged
 from fastgradnorm._pool.bundles import bundled, one_by_one
 from fastgradnorm._pool.draws import Draws
+from fastgradnorm._pool.failing import Samples, told_when_scored
 from fastgradnorm._pool.gather import Gathering
 from fastgradnorm._pool.identity import facts
 from fastgradnorm._pool.ledger import Ledger, Open, Part, count_of
 from fastgradnorm._pool.progress import progress_bar
 from fastgradnorm._pool.reading import may_come_together
 from fastgradnorm._pool.samples import Pool
-from fastgradnorm._pool.scored import score_one
 from fastgradnorm._pool.store import Store
 from fastgradnorm._pool.taking import Taken, Taking
 from fastgradnorm._process import autograd_ready, heap, in_steps, interrupts_wait
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Finding, Findings, Witness, look_at_each
-
-
-def score_verified(engine: Engine, witness: Witness, batch: Batch) -> Scored:
-    """Scores of one batch, on the CPU, verified if the options say so."""
-    if len(batch) == 0:
-        return score_one(engine, batch)
-    looks = witness.look(batch)
-    with witness.scoring():
-        scored = score_one(engine, batch)
-    witness.count(scored)
-    witness.examine(looks, scored)
-    return scored
 
 
 class Run:
@@ -140,7 +129,7 @@ class Run:
                 for found in in_steps(given):
                     yield from found
                 bar.update(size)
-            for found in in_steps(map(self._given, self._gathering.flush())):
+            for found in in_steps(map(self._given, self._flushed())):
                 yield from found
             self._conclude()
             self._store.finish(self._read)
@@ -177,17 +166,40 @@ class Run:
         seen = batch.take(slice(given, None)) if given else batch
         indices = indices if indices is None else indices[given:]
         each, waits = taken.each, self.options.latency != 0
-        looks = look_at_each(self.witness, seen, each, keep=waits) if len(seen) else ()
-        self._ledger.opened(Open(start + given, end, indices, read + given, keep, looks))
+        seen_of = Open(start + given, end, indices, read + given, keep)
+        first, own = start + given == 0, [(start + given, end)]
+        with told_when_scored(lambda: self._told(own, [indices]), first):
+            looks = look_at_each(self.witness, seen, each, keep=waits) if len(seen) else ()
+        self._ledger.opened(replace(seen_of, looks=looks))
         del seen, taken
-        for scored in self._gathering.add(batch.take(slice(known, None)) if known else batch, each):
+        with told_when_scored(self._scoring):
+            rest = batch.take(slice(known, None)) if known else batch
+            for scored in self._gathering.add(rest, each):
+                self._unchanged.settle()
+                yield scored
             self._unchanged.settle()
-            yield scored
-        self._unchanged.settle()
-        latency = self.options.latency
-        if latency is not None and self._ledger.waiting > latency:
-            yield from self._gathering.flush()
+            latency = self.options.latency
+            if latency is not None and self._ledger.waiting > latency:
+                yield from self._gathering.flush()
         yield None
+
+    def _scoring(self) -> Samples | None:
+        """The samples that are scored, as `told_when_scored` takes them."""
+        runs = self._gathering.at
+        return self._told(runs, [self._ledger.of(*run)[0] for run in runs])
+
+    def _told(
+        self, runs: list[tuple[int, int]], indices: Sequence[Tensor | None]
+    ) -> Samples | None:
+        known = _joined(indices) if runs else None
+        if known is not None:
+            return known.tolist(), self._draws is not None
+        ranks = self.pool.draws is not None  # the order of what one is dealt is nobody's
+        return None if ranks else ([number for run in runs for number in range(*run)], False)
+
+    def _flushed(self) -> Iterator[Scored]:
+        with told_when_scored(self._scoring):
+            yield from self._gathering.flush()
 
     def _given(self, scored: Scored | None) -> list[Part]:
         """The batches that are whole with some more scores."""

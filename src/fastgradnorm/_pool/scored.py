@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgradnorm._engine import Engine
 from fastgradnorm._model import Batch
 from fastgradnorm._schemes import Scored
+from fastgradnorm._witness import Witness
 
 
 def score_one(engine: Engine, batch: Batch) -> Scored:
@@ -22,6 +23,18 @@ def score_one(engine: Engine, batch: Batch) -> Scored:
         scored = Scored(scored.scores | more.scores, errors, scored.logits)
     scores, errors = _on_the_host([scored.scores, scored.errors], dtype)
     return Scored(scores, errors, scored.logits)
+
+
+def score_verified(engine: Engine, witness: Witness, batch: Batch) -> Scored:
+    """Scores of one batch, on the CPU, verified if the options say so."""
+    if len(batch) == 0:
+        return score_one(engine, batch)
+    looks = witness.look(batch)
+    with witness.scoring():
+        scored = score_one(engine, batch)
+    witness.count(scored)
+    witness.examine(looks, scored)
+    return scored
 
 
 def _on_the_host(found: Sequence[dict[str, Tensor]], dtype: torch.dtype) -> list[dict[str, Tensor]]:

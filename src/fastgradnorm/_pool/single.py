@@ -13,7 +13,7 @@ from torch import nn
 from fastgradnorm._engine import Engine
 from fastgradnorm._model import Appearance, NoSnapshotError, Snapshot, as_batch
 from fastgradnorm._options import Options
-from fastgradnorm._pool.run import score_verified
+from fastgradnorm._pool.scored import score_verified
 from fastgradnorm._pool.start import make_engine
 from fastgradnorm._process import autograd_ready, interrupts_wait, models_in_use
 from fastgradnorm._schemes import Scored

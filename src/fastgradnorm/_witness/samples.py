@@ -11,6 +11,8 @@ from fastgradnorm._model import Batch
 
 _MOST = 8  # batches or plans after the first, with `verify="sampled"`
 _FIRST = 8  # no batch before this one is drawn: the first one has just been looked at
+# Of the others PyTorch turns no rows round.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 _STEP = 4  # one batch is drawn of each stretch so many times as long as the one before
 
 
@@ -95,8 +97,12 @@ def moved(batch: Batch) -> Batch:
 
     def other(leaf: Tensor) -> Tensor:
         if leaf.is_floating_point() or leaf.is_complex():
-            return leaf * 0.75 + 0.125 * leaf.abs().mean()
-        return leaf.flip(-1) if leaf.dim() > 1 else leaf
+            # Of floating point of 8 bits PyTorch has no products.
+            wide = leaf.float() if leaf.dtype.itemsize == 1 else leaf
+            return (wide * 0.75 + 0.125 * wide.abs().mean()).to(leaf.dtype)
+        if leaf.dim() <= 1:
+            return leaf
+        return leaf.view(_SIGNED.get(leaf.dtype, leaf.dtype)).flip(-1).view(leaf.dtype)
 
     leaves = tuple(torch.cat([leaf, other(leaf)]) for leaf in batch.leaves)
 
