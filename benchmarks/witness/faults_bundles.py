@@ -58,7 +58,7 @@ FAULTS = [
     ),
     Fault(
         "_pool/failing.py", "dropped guard",
-        "        if first and isinstance(error, (ArgumentError, ArgumentTypeError)):\n            raise\n", "",
+        "not (found.first and of_all)", "True",
         "what is wrong with a model is told of its first samples",
     ),
     Fault(
@@ -75,5 +75,10 @@ FAULTS = [
         "_witness/samples.py", "dropped option",
         "leaf.view(_SIGNED.get(leaf.dtype, leaf.dtype))", "leaf",
         "inputs of 16 bits without a sign fail where batches have one sample",
+    ),
+    Fault(
+        "_pool/gather.py", "off by one",
+        "(self.number + error.row, self.number + error.row + 1)", "(self.number + error.row + 1, self.number + error.row + 2)",
+        "a label that is out of range is told of the next sample",
     ),
 ]  # fmt: skip

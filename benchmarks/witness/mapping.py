@@ -13,7 +13,8 @@ TESTS = {
     "_model/beyond": "schemes/test_targets",
     "_schemes/targets": "schemes/test_targets schemes/test_labels",
     "_witness/labels": "schemes/test_targets",
-    "_witness/samples": "pool/test_special_inputs witness",
+    "_witness/samples": "pool/test_special_inputs witness/test_choice witness/test_company "
+    "engine/test_small_numbers witness/test_rounding witness/test_seen_logits",
     "_model/own_loss": "schemes/test_labels schemes/test_losses",
     "_engine/directed": "directions/test_cosines directions/test_dots directions/test_layers",
     "_engine/vectors": "directions/test_cosines directions/test_dots directions/test_layers",

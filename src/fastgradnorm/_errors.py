@@ -53,6 +53,21 @@ class LossError(ArgumentError):
         super().__init__(message, argument)
 
 
+class LabelError(ArgumentError):
+    """A label is none that its loss can have.
+
+    Attributes:
+        row: Whose, of the samples that were given together.
+    """
+
+    def __init__(self, message: str, argument: str, row: int) -> None:
+        super().__init__(message, argument)
+        self.row = row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.argument, self.row), self.__dict__
+
+
 class NoSingleHeadError(ValueError):
     """No single layer made the logits, so that there is no last layer."""
 

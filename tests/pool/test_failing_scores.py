@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from fastgradnorm import GradNormScorer, UnsupportedModelError, score_pool
+from fastgradnorm import ArgumentError, GradNormScorer, UnsupportedModelError, score_pool
 
 TOKENS = torch.randint(0, 10, (41, 5), generator=torch.Generator().manual_seed(0))
 TOKENS[23, 1] = 77
@@ -81,3 +81,19 @@ def test_what_is_wrong_with_a_model_is_not_told_of_samples():
 
 def test_scores_are_those_of_a_model_that_fails_on_none():
     assert len(score_pool(Words().eval(), [TOKENS[:23]], progress=False)) == 23
+
+
+@pytest.mark.parametrize("size", [1, 2, 41])
+@pytest.mark.parametrize("loss", ["cross_entropy", "by chance"])
+def test_a_label_that_there_is_none_of_is_told_by_its_sample(size, loss):
+    x, y = torch.randn(41, 5), torch.zeros(41, dtype=torch.long)
+    y[20] = 7
+    model = nn.Linear(5, 3)
+    options = {"scheme": "loss", "loss": "cross_entropy"}
+    if loss == "by chance":
+        options["likelihood"], y = "bernoulli", y[:, None].expand(41, 3).float()
+    order = [*range(40, -1, -1)]
+    loader = DataLoader(TensorDataset(x, y), size, sampler=order)
+    assert notes(loader, model, ArgumentError, **options)[-1] == (
+        "Scoring `loader` failed at sample 20 of the dataset."
+    )

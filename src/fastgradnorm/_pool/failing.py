@@ -3,7 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -13,6 +13,7 @@ from fastgradnorm._errors import (
     ArgumentError,
     ArgumentTypeError,
     CoverageError,
+    LabelError,
     NoSingleHeadError,
     UnsupportedModelError,
 )
@@ -21,8 +22,20 @@ from fastgradnorm._pool.loaders import CALLED
 _SHOWN = 8  # samples of a batch
 # No sample's fault, or told late by a device.
 _OF_THE_MODEL = (*NOT_THE_MODELS, CoverageError, NoSingleHeadError, UnsupportedModelError)
-# Numbers, and whether they are those of the dataset, not of the order in which samples came.
-Samples = tuple[Sequence[int], bool]
+
+
+class Samples(NamedTuple):
+    """Those that are scored.
+
+    Attributes:
+        numbers: Theirs.
+        in_dataset: Whether these are indices of the dataset, not of the order in which they came.
+        first: Whether the first of all is one, which tells what is wrong with arguments.
+    """
+
+    numbers: Sequence[int]
+    in_dataset: bool
+    first: bool
 
 
 class Keys:
@@ -137,27 +150,27 @@ def telling_when(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def told_when_scored(samples: Callable[[], Samples | None], first: bool = False) -> Iterator[None]:
+def told_when_scored(samples: Callable[[], Samples | None]) -> Iterator[None]:
     """Of what samples raise while they are scored, the error has a note of which they were.
 
     Args:
         samples: Which; None: that is not known.
-        first: Whether the first one is among them, which tells what is wrong with arguments.
     """
     try:
         yield
     except _OF_THE_MODEL:
         raise
     except Exception as error:
-        if first and isinstance(error, (ArgumentError, ArgumentTypeError)):
-            raise
-        numbers, in_dataset = samples() or ((), False)
-        if len(numbers):
-            where = "of the dataset" if in_dataset else "in its order"
-            least, last = numbers[0], numbers[-1]
-            in_a_row = len(numbers) > 2 and [*numbers] == [*range(least, last + 1)]
-            shown = f"{least} to {last}" if in_a_row else _few(numbers)
-            what = f"sample {shown}" if len(numbers) == 1 else f"one of samples {shown}"
+        found = samples()
+        of_all = isinstance(error, (ArgumentError, ArgumentTypeError))
+        of_all = of_all and not isinstance(error, LabelError)
+        if found is not None and found.numbers and not (found.first and of_all):
+            numbers = found.numbers
+            where = "of the dataset" if found.in_dataset else "in its order"
+            in_a_row = [*numbers] == [*range(numbers[0], numbers[-1] + 1)]
+            shown = f"{numbers[0]} to {numbers[-1]}" if in_a_row else _few(numbers)
+            what = f"one of samples {shown if len(numbers) > 2 else _few(numbers)}"
+            what = what if len(numbers) > 1 else f"sample {numbers[0]}"
             error.add_note(f"Scoring `{CALLED.get()}` failed at {what} {where}.")
         raise
 

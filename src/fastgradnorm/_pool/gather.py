@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastgradnorm._engine import Engine
-from fastgradnorm._errors import ArgumentError
+from fastgradnorm._errors import ArgumentError, LabelError
 from fastgradnorm._model import Batch, Given
 from fastgradnorm._pool.alike import bytes_of, is_plain, shape_of
 from fastgradnorm._pool.scored import score_one
@@ -159,8 +159,7 @@ class Gathering:
         """Samples of one shape."""
         if len(batch) == 0:
             return
-        # The first sample tells of the model, not of itself.
-        self.at = [(self.number, self.number + len(batch))] if self.number else []
+        self.at = [(self.number, self.number + len(batch))]
         group = self._group(batch) if self._gathers else None
         if group is None:
             self._score_waiting()
@@ -228,8 +227,12 @@ class Gathering:
                 return None
             group.latest = run
         if batch.target is not None:
-            with autograd_ready():
-                self.engine.outcome.check(self.engine.plan(batch), batch)
+            try:
+                with autograd_ready():
+                    self.engine.outcome.check(self.engine.plan(batch), batch)
+            except LabelError as error:
+                self.at = [(self.number + error.row, self.number + error.row + 1)]
+                raise
         return group
 
     def _size(self, shape: str, batch: Batch) -> int:

@@ -167,8 +167,7 @@ class Run:
         indices = indices if indices is None else indices[given:]
         each, waits = taken.each, self.options.latency != 0
         seen_of = Open(start + given, end, indices, read + given, keep)
-        first, own = start + given == 0, [(start + given, end)]
-        with told_when_scored(lambda: self._told(own, [indices]), first):
+        with told_when_scored(lambda: self._told([(start + given, end)], [indices])):
             looks = look_at_each(self.witness, seen, each, keep=waits) if len(seen) else ()
         self._ledger.opened(replace(seen_of, looks=looks))
         del seen, taken
@@ -191,11 +190,12 @@ class Run:
     def _told(
         self, runs: list[tuple[int, int]], indices: Sequence[Tensor | None]
     ) -> Samples | None:
-        known = _joined(indices) if runs else None
+        known, first = _joined(indices) if runs else None, any(run[0] == 0 for run in runs)
         if known is not None:
-            return known.tolist(), self._draws is not None
-        ranks = self.pool.draws is not None  # the order of what one is dealt is nobody's
-        return None if ranks else ([number for run in runs for number in range(*run)], False)
+            return Samples(known.tolist(), self._draws is not None, first)
+        if self.pool.draws is not None:  # the order of what one rank is dealt is nobody's
+            return None
+        return Samples([number for run in runs for number in range(*run)], False, first)
 
     def _flushed(self) -> Iterator[Scored]:
         with told_when_scored(self._scoring):

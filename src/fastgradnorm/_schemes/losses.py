@@ -13,7 +13,7 @@ import torch
 from fastgradnorm_kernels.squares import sum_of_squares
 from torch import Tensor
 
-from fastgradnorm._errors import ArgumentError
+from fastgradnorm._errors import LabelError
 from fastgradnorm._schemes.posterior import label_cotangents, posterior
 from fastgradnorm._validate import fail
 
@@ -82,10 +82,11 @@ def _indices(target: Tensor, positions: Sequence[int], classes: int) -> Tensor:
     if bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()
         place = f" at {at[1:]}" if at[1:] else ""
-        raise ArgumentError(
+        raise LabelError(
             f"`target` must be class indices from 0 to {classes - 1}, or {_IGNORED} for what is "
             f"left out. Got {int(found[tuple(at)])} for sample {at[0]} of a batch{place}.",
             "target",
+            at[0],
         )
     return found
 
@@ -95,12 +96,13 @@ def _check_chances(target: Tensor) -> None:
     wrong = ((target < 0) | (target > 1)) & (target != _IGNORED)
     if bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()
-        raise ArgumentError(
+        raise LabelError(
             f"`target` must be labels from 0 to 1, or {_IGNORED} for what is left out, where each "
             f"logit is a label of its own. Got {target[tuple(at)].item():g} for sample {at[0]} of "
             "a batch. Write labels of -1 and 1 as 0 and 1; of class indices the model has one "
             "logit each.",
             "target",
+            at[0],
         )
 
 
