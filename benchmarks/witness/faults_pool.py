@@ -123,8 +123,13 @@ FAULTS = [
     ),
     Fault(
         "_pool/trimming.py", "dropped guard",
-        "    if not bool((at_the_end == mask).all()):\n        return None\n", "",
+        "        if not bool((counted == mask).all()):\n            return None\n", "",
         "texts padded at their beginning lose their ends",
+    ),
+    Fault(
+        "_pool/trimming.py", "dropped guard",
+        "wanted = max(width, min(max(steps), self._widest or 0))", "wanted = max(steps)",
+        "texts are padded beyond the longest that a model takes",
     ),
     Fault(
         _STACKED, "dropped guard",
@@ -158,7 +163,7 @@ FAULTS = [
     ),
     Fault(
         _GATHER, "dropped guard",
-        "asked and is_harmless(self.engine, batch, lengths)", "asked",
+        "is_harmless(self.engine, *fitted) if asked else False", "asked",
         "padding is left out of models whose logits depend on it",
     ),
     Fault(

@@ -183,7 +183,7 @@ TESTS = {
     "_pool/store": "pool/test_what_is_remembered pool/test_checkpoint pool/test_held_back",
     "_pool/gather": "pool/test_stacked pool/test_trimming pool/test_any_batch_size "
     "pool/test_held_back pool/test_failing_scores",
-    "_pool/trimming": "pool/test_trimming",
+    "_pool/trimming": "pool/test_trimming pool/test_lengths",
     "_pool/stacked": "pool/test_stacked",
     "_pool/bundles": "pool/test_bundles pool/test_special_inputs",
     "_pool/draws": "pool/test_collation pool/test_order pool/test_order_told pool/test_subset "

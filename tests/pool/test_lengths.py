@@ -9,8 +9,9 @@ from fastgradnorm._engine import engine as engines
 from fastgradnorm._engine import make_plan
 from fastgradnorm._model import as_batch
 from fastgradnorm._options import Options
-from fastgradnorm._pool import make_engine, trimming
+from fastgradnorm._pool import gather, make_engine, trimming
 from tests.support import oracle
+from tests.support.stopping import Stop, assert_same, scorer, stopped_after
 
 WIDTH, STEP = 40, 4
 
@@ -18,18 +19,21 @@ WIDTH, STEP = 40, 4
 class Text(nn.Module):
     """Attention and a mean over tokens that count, after two layers that are one, or two alike."""
 
-    def __init__(self, apart=lambda length: False, least=0):
+    def __init__(self, apart=lambda length: False, least=0, most=0):
         super().__init__()
         torch.manual_seed(0)
         self.ids, self.one, self.two = nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 8)
         self.two.load_state_dict(self.one.state_dict())
         self.head, self.apart, self.least = nn.Linear(8, 3), apart, least
+        self.places = nn.Embedding(most, 8) if most else None
 
     def forward(self, input_ids, attention_mask):
         length = input_ids.shape[1]
         if length < self.least:
             raise ValueError("too short")
-        x = self.one((self.two if self.apart(length) else self.one)(self.ids(input_ids)).tanh())
+        x = self.ids(input_ids)
+        x = x if self.places is None else x + self.places(torch.arange(length))
+        x = self.one((self.two if self.apart(length) else self.one)(x).tanh())
         a = (x @ x.mT).masked_fill(attention_mask[:, None] == 0, -torch.inf).softmax(-1)
         weights = attention_mask[..., None].to(x.dtype)
         return self.head((a @ x * weights).sum(1) / weights.sum(1))
@@ -115,3 +119,81 @@ def test_beyond_the_known_lengths_plans_are_made(length, planned):
     for known in (STEP, 36, length):
         plan_of(engine, known, one_length=False)
     assert planned == [STEP, 36, length]
+
+
+MOST = 38  # no multiple of the step
+
+
+def longest(size, first):
+    """Batches as wide as their longest text, the first one as wide as that."""
+    pool = batches(size)
+    for i, batch in enumerate(pool):
+        batch["attention_mask"][0, first:] = 0
+        if i == 0:
+            batch["attention_mask"][0, :first] = 1
+            batch["input_ids"][0, :first] = 7
+        width = int(batch["attention_mask"].sum(1).max())
+        for name, value in batch.items():
+            batch[name] = (value * batch["attention_mask"])[:, :width]
+    return pool
+
+
+@pytest.fixture
+def widths(monkeypatch):
+    """Of the samples that were scored."""
+    seen, real = [], gather.score_one
+
+    def score_one(engine, batch):
+        seen.append(batch.leaves[0].shape[1])
+        return real(engine, batch)
+
+    monkeypatch.setattr(gather, "score_one", score_one)
+    monkeypatch.setattr(trimming, "_STEP", STEP)
+    return seen
+
+
+@pytest.mark.parametrize("size", [3, 8])
+@pytest.mark.parametrize("first", [MOST, 21])
+def test_longest_texts_are_padded_to_lengths_that_many_have(size, first, widths):
+    """Never beyond the width of the first batch: a model may take no longer ones."""
+    model, pool = Text(most=MOST).double(), longest(size, first)
+    wanted = oracle.scores(model, [*cut(pool)], call=lambda model, batch: model(**batch))
+    found = score_pool(model, pool, progress=False)
+    torch.testing.assert_close(found, wanted.to(found), rtol=1e-9, atol=0)
+    usual = {*range(STEP, first, STEP), first}
+    # What is as wide as its batch, and wider than the first one or in a batch without padding.
+    own = {b["input_ids"].shape[1] for b in pool}
+    full = {b["input_ids"].shape[1] for b in pool if b["attention_mask"].all()}
+    assert {n for n in widths if n <= first} <= usual | full
+    assert {n for n in widths if n > first} <= own | {*range(STEP, MOST, STEP)}
+
+
+def test_padding_that_cannot_be_told_is_not_made(widths):
+    """Samples say where they are, also where they are not."""
+
+    class Places(Text):
+        def forward(self, input_ids, attention_mask, position_ids):
+            ids = (input_ids + position_ids % 2) % 30
+            return super().forward(ids, attention_mask)
+
+    model, pool = Places().double(), longest(8, MOST)
+    for batch in pool:
+        batch["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand(8, -1).clone()
+    ones = [{k: v[i : i + 1] for k, v in batch.items()} for batch in pool for i in range(8)]
+    wanted = oracle.scores(model, ones, call=lambda model, batch: model(**batch))
+    found = score_pool(model, pool, progress=False)
+    torch.testing.assert_close(found, wanted.to(found), rtol=1e-9, atol=0)
+    assert {batch["input_ids"].shape[1] for batch in pool} <= {*widths}
+
+
+def test_a_resumed_run_pads_as_the_first_one(widths, tmp_path, monkeypatch):
+    monkeypatch.setattr(gather, "_CHUNKS", 1)
+    monkeypatch.setattr(gather, "_LEAST", 1)
+    monkeypatch.setattr("fastgradnorm._engine.chunks._GATHERED", 8)
+    model, pool, path = Text(most=MOST), longest(4, MOST), tmp_path / "scores.jsonl"
+    wanted = scorer(model, None).score(pool)
+    whole = {*widths}
+    with pytest.raises(Stop):
+        scorer(model, path).score(stopped_after(pool, 7))
+    assert_same(scorer(model, path).score(pool), wanted)
+    assert {*widths} == whole

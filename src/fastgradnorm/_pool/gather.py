@@ -6,7 +6,6 @@ any size give the same chunks, and the same bits. Samples wait in copies, becaus
 their next batch where this one was.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 
 from fastgradnorm._engine import Engine
-from fastgradnorm._errors import ArgumentError, LabelError
+from fastgradnorm._errors import LabelError
 from fastgradnorm._model import Batch, Given
 from fastgradnorm._pool.alike import bytes_of, is_plain, shape_of
 from fastgradnorm._pool.scored import score_one
-from fastgradnorm._pool.trimming import by_length, is_harmless, shortest, stretches
+from fastgradnorm._pool.trimming import Trimming, is_harmless, stretches
 from fastgradnorm._process import autograd_ready, tensors_ready
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness import Witness
@@ -99,6 +98,7 @@ class Gathering:
     Attributes:
         number: Of samples added so far.
         sizes: Planned so far.
+        trimming: How long texts are scored.
         apart: Why batches were scored each by itself, if some were.
         at: Numbers of the samples that are looked at or scored, from one to before another.
     """
@@ -106,12 +106,11 @@ class Gathering:
     def __init__(self, engine: Engine, witness: Witness, gathers: bool = True) -> None:
         self.engine, self.witness, self._gathers = engine, witness, gathers
         self.number = 0
-        self.sizes = Sizes()
+        self.sizes, self.trimming = Sizes(), Trimming(engine, witness)
         self.apart: str | None = None
         self.at: list[tuple[int, int]] = []
         self._groups: dict[str, _Group] = {}
         self._waiting = 0  # bytes
-        self._bounded = False  # whether there is a plan for the least length
         self._shapes: dict[Any, str] = {}
         self._found: list[tuple[list[tuple[int, int]], Scored]] = []
 
@@ -129,31 +128,16 @@ class Gathering:
         if self.number == 0:
             self.engine.singles = True
         self.engine.singles &= (each or len(batch)) <= 1
-        lengths = by_length(batch) if self._gathers and len(batch) else None
-        if lengths is not None and self.sizes.trims is None:
+        fitted = self.trimming.fitted(batch) if self._gathers and len(batch) else None
+        if fitted is not None and self.sizes.trims is None:
             asked = self.witness.record is not None
-            self.sizes.trims = asked and is_harmless(self.engine, batch, lengths)
-        if lengths is None or not self.sizes.trims:
+            self.sizes.trims = is_harmless(self.engine, *fitted) if asked else False
+        if fitted is None or not self.sizes.trims:
             yield from self._add(batch)
             return
-        self._plan_lengths(batch)
-        for part in stretches(batch, lengths):
+        self.trimming.plan(fitted[0])
+        for part in stretches(*fitted):
             yield from self._add(part)
-
-    def _plan_lengths(self, batch: Batch) -> None:
-        """Plans for a batch's width and, once, the least length: others lie between.
-
-        Its own shortest may be longer: which lengths a batch has must make no difference.
-        """
-        with autograd_ready(), self.witness.scoring():
-            for engine in (self.engine, self.engine.also):
-                if engine is not None:
-                    engine.plan(batch, one_length=False)
-                    if self._bounded:
-                        continue
-                    with contextlib.suppress(ArgumentError):  # a model of long texts alone
-                        engine.plan(shortest(batch))
-        self._bounded = True
 
     def _add(self, batch: Batch) -> Iterator[Scored]:
         """Samples of one shape."""

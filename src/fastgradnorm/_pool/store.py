@@ -59,6 +59,8 @@ class Store:
             self._read, self._shapes = done.read, len(done.sizes.chunks)
             self._findings, self._counted = len(done.findings), done.counted
             self._gathering.resume(done.sizes, done.count)
+            if first is not None:
+                self._gathering.trimming.begin(first)
             if done.state and first is not None:
                 self._engine.chunks.resume(Limits(*done.state["limits"]))
                 self._engine.passes.settings = Settings(**done.state["settings"])
