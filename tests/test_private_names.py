@@ -45,6 +45,11 @@ NAMES = {
         "aten.max_pool*d_with_indices_backward": "its pull-back",
         "aten.convolution_backward": "the pull-back of a convolution, without a copied input",
     },
+    f"{KERNELS}/checkpoints.py": {
+        "CheckpointFunction": "checkpointed blocks run once",
+        "_checkpoint_without_reentrant_generator": "likewise",
+        "_checkpoint_without_reentrant_generator_impl": "likewise, from 2.14",
+    },
     f"{KERNELS}/switches.py": {
         "_C": "the module that has `DisableTorchFunction`, with which no mode looks on",
         "_weight_norm": "weight normalisation is opened for its parameters' sake",
@@ -60,9 +65,6 @@ NAMES = {
         "_global_forward_hooks": "hooks of all modules that come between calls are noticed",
         "_global_forward_pre_hooks": "likewise",
         "_version": "parameters that a model changes in place are noticed",
-        "CheckpointFunction": "checkpointed blocks run once",
-        "_checkpoint_without_reentrant_generator": "likewise",
-        "_checkpoint_without_reentrant_generator_impl": "likewise, from 2.14",
         "_cache_enabled": "parametrized tensors are made anew",
     },
     # No public module flattens nested inputs as `torch.func` does, with the node types that other

@@ -15,6 +15,7 @@ from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
 
 SECONDS = 30
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.utils.checkpoint. runs .Linear.")
 
 
 def process():

@@ -108,4 +108,24 @@ FAULTS = [
         'name == "__get__" and operation.opened is None and self', 'name == "__get__" and self',
         "models that take the adjoint of a complex matrix are scored one by one, with a warning",
     ),
+    Fault(
+        "_witness/witness.py", "dropped call",
+        "        self.meaning.findings.add(cut_off(own.cut_off))\n", "",
+        "a checkpointed block that training leaves out is not told",
+    ),
+    Fault(
+        "_witness/noting.py", "dropped guard",
+        "        if self._memory:  # copies", "        if True:  # copies",
+        "a checkpointed block is told to be left out by training, where a copy is called",
+    ),
+    Fault(
+        "kernels/fastgradnorm_kernels/checkpoints.py", "dropped guard",
+        "    if not _has_gradient(args) and _has_gradient(made):", "    if not _has_gradient(args):",
+        "a frozen block is told to be left out by training",
+    ),
+    Fault(
+        "kernels/fastgradnorm_kernels/checkpoints.py", "swapped",
+        "    if not _has_gradient(args) and _has_gradient(made):", "    if _has_gradient(made):",
+        "every checkpointed block is told to be left out by training",
+    ),
 ]  # fmt: skip

@@ -86,7 +86,7 @@ FAULTS = [
         "PyTorch's fast path of attention stays off after the first score",
     ),
     Fault(
-        "kernels/fastgradnorm_kernels/switches.py", "state not put back",
+        "kernels/fastgradnorm_kernels/assigning.py", "state not put back",
         "            if getattr(module, name) is values[name]:  # else another has changed it since\n                setattr(module, name, value)\n",
         "            pass\n",
         "after the first score torch.utils.checkpoint no longer checkpoints: memory of training grows",

@@ -162,6 +162,10 @@ TESTS = {
     "_witness/gradients": "engine/test_last_layers_in_a_row engine/test_small_numbers "
     "witness/test_rounding witness/test_choice witness/test_company witness/test_left_as_it_was "
     "witness/test_formulas witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/noting": "witness/test_cut_off witness/test_left_as_it_was",
+    "_witness/witness": "witness/test_cut_off engine/test_small_numbers witness/test_rounding "
+    "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
+    "witness/test_seen_logits any_model/test_reached test_linalg",
     "_witness/meaning": "witness/test_dimensions witness/test_silence",
     "_witness/scores": "witness/test_scores witness/test_silence",
     "_witness/disagreements": "witness/test_disagreements",
@@ -266,6 +270,8 @@ TESTS = {
     "kernels/fastgradnorm_kernels/_torch_norms": "kernels/test_narrow_products "
     "kernels/test_large_products",
     "kernels/fastgradnorm_kernels/bucket_sums": "kernels/test_bucket_sums",
+    "kernels/fastgradnorm_kernels/assigning": "process/test_process_state",
+    "kernels/fastgradnorm_kernels/checkpoints": "witness/test_cut_off",
     "kernels/fastgradnorm_kernels/squares": "kernels/test_squares",
     "kernels/fastgradnorm_kernels/switches": "process/test_process_state "
     "any_model/test_private_paths",

@@ -6,18 +6,16 @@ has a public form that takes its place where it does not.
 
 import contextlib
 import gc
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import vjp
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils import checkpoint
 
+from fastgradnorm_kernels.assigning import assigned
 from fastgradnorm_kernels.proof import proves
 
 
@@ -111,94 +109,6 @@ def has_version() -> bool:
     return before == read == 0 < tensor._version
 
 
-@contextlib.contextmanager
-def _assigned(module: Any, values: dict[str, Any]) -> Iterator[None]:
-    """Names of a module, those that it has, with other values inside."""
-    before = {name: getattr(module, name) for name in values if hasattr(module, name)}
-    try:
-        for name in before:
-            setattr(module, name, values[name])
-        yield
-    finally:
-        for name, value in before.items():
-            if getattr(module, name) is values[name]:  # else another has changed it since
-                setattr(module, name, value)
-
-
-class _PlainCheckpoint:
-    """Stands for reentrant checkpoints."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-
-def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """Stands for the others: what `checkpoint` enters before a block and leaves after it."""
-    yield
-
-
-# What `checkpoint` calls, by version. Can go when `torch.func` runs through checkpoints.
-_CHECKPOINTS: dict[str, Any] = {
-    "CheckpointFunction": _PlainCheckpoint,
-    "_checkpoint_without_reentrant_generator": _no_checkpoint,
-    "_checkpoint_without_reentrant_generator_impl": _no_checkpoint,  # from 2.14
-}
-
-
-def plain_checkpoints() -> AbstractContextManager[None]:
-    """A context in which checkpointed blocks run as they are, and once."""
-    if has_plain_checkpoints():
-        return _assigned(checkpoint, _CHECKPOINTS)
-    return _other_code()
-
-
-@proves("torch.utils.checkpoint", "`checkpoint` has other code meanwhile")
-def has_plain_checkpoints() -> bool:
-    """Whether a block of either kind runs once in `vjp`, and its gradient is right."""
-    proved = True
-    for reentrant in (True, False):
-        runs: list[int] = []
-
-        def block(x: Tensor, runs: list[int] = runs) -> Tensor:
-            runs.append(1)
-            return x.square()
-
-        def both(x: Tensor, block: Any = block, reentrant: bool = reentrant) -> Any:
-            return checkpoint.checkpoint(block, x, use_reentrant=reentrant)
-
-        x = torch.arange(3, dtype=torch.float32, device="cpu")
-        with _assigned(checkpoint, _CHECKPOINTS):
-            made: Any = vjp(both, x)
-            (pulled,) = made[1](torch.ones_like(x))
-        proved = proved and len(runs) == 1 and torch.equal(pulled, 2 * x)
-    return proved
-
-
-@contextlib.contextmanager
-def _other_code() -> Iterator[None]:
-    """`checkpoint` calls its block and does nothing else, wherever it has been imported to."""
-    function: Any = inspect.unwrap(checkpoint.checkpoint)
-    before = function.__code__
-    function.__code__ = _called.__code__
-    try:
-        yield
-    finally:
-        function.__code__ = before
-
-
-def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
-    # Run with the globals and defaults of the function that it stands for: it may use no names.
-    if function is None:
-        return lambda block: block
-    for option in (
-        "use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug",
-        "early_stop", "respect_saved_tensors_hooks",
-    ):  # fmt: skip
-        kwargs.pop(option, None)
-    return function(*args, **kwargs)
-
-
 _PROBE = "fastgradnorm_probe"  # a name that no module has, for the caches are by name and `id`
 
 
@@ -222,7 +132,7 @@ _CACHE = {"_cache_enabled": 0}
 def no_parametrize_cache() -> AbstractContextManager[None]:
     """A context in which parametrized tensors are made anew, also within `parametrize.cached`."""
     if has_no_parametrize_cache():
-        return _assigned(parametrize, _CACHE)
+        return assigned(parametrize, _CACHE)
     return _other_properties() if _is_caching() else contextlib.nullcontext()
 
 
@@ -230,7 +140,7 @@ def no_parametrize_cache() -> AbstractContextManager[None]:
 def has_no_parametrize_cache() -> bool:
     """Whether that stops a cache that is on, and lets it go on afterwards."""
     with parametrize.cached():
-        with _assigned(parametrize, _CACHE):
+        with assigned(parametrize, _CACHE):
             stopped = not _is_caching()
         return stopped and _is_caching()
 

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from fastgradnorm_kernels import _matmul, functorch, operators, proof, switches
+from fastgradnorm_kernels import _matmul, checkpoints, functorch, operators, proof, switches
 from fastgradnorm_kernels.proof import SlowPathWarning
 from torch import nn
 from torch.func import vjp, vmap
@@ -134,8 +134,8 @@ class TestSwitches:
     def test_checkpoints(self, how, reentrant, blocks, monkeypatch):
         names = {}
         if how == "another use":
-            names = dict.fromkeys(switches._CHECKPOINTS, missing)
-        monkeypatch.setattr(switches, "_CHECKPOINTS", names)
+            names = dict.fromkeys(checkpoints._CHECKPOINTS, missing)
+        monkeypatch.setattr(checkpoints, "_CHECKPOINTS", names)
         model, x = checkpointed(reentrant, blocks == 2), torch.randn(4, 4)
         if reentrant:  # plain autograd takes no gradients through these
             expected = oracle.scores(unchecked(model, blocks == 2), oracle.ones(x))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastgradnorm_kernels import switches
+from fastgradnorm_kernels import checkpoints, switches
 from fastgradnorm_kernels.custom_functions import opened_functions
 from torch.func import vjp
 
@@ -75,7 +75,7 @@ def _shared() -> Iterator[None]:
     global _running
     with _lock:
         if _running == 0:
-            _changes.enter_context(switches.plain_checkpoints())
+            _changes.enter_context(checkpoints.plain_checkpoints())
             _changes.enter_context(switches.no_parametrize_cache())
             _changes.enter_context(_no_fast_path())
             _changes.enter_context(_uncompiled())

@@ -1,8 +1,10 @@
 """What the caller's model does while it is called: seen, and stopped before it changes itself."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from fastgradnorm_kernels.checkpoints import cut_off
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -15,19 +17,46 @@ class ChangesItself(BaseException):
     """The model is about to change a parameter; no error of its own, which it might catch."""
 
 
+class Noted(Protocol):
+    """What is noted of calls.
+
+    Attributes:
+        narrow: Whether one has made numbers of 16 bits or fewer.
+        cut_off: A reentrant checkpoint whose parameters have no gradient in training.
+    """
+
+    narrow: bool
+    cut_off: str | None
+
+
 class Noting(Unharmed):
     """Watches the calls of a model.
 
     Args:
-        parameters: What it must not change, nor their gradients.
-        narrow: Called where it makes numbers of 16 bits or fewer.
+        parameters: What it must not change, nor their gradients; none of a copy.
+        noted: What is seen is noted there.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], narrow: Callable[[], None]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], noted: Noted) -> None:
         super().__init__()
-        self._narrow = narrow
+        self._noted, self._blocks = noted, contextlib.ExitStack()
         kept = [t for p in parameters for t in (p, p.grad) if t is not None and _has_memory(t)]
         self._memory = {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+    def __enter__(self) -> "Noting":
+        if self._memory:  # copies have a gradient by what is looked at alone
+            names = self._blocks.enter_context(cut_off())
+            self._blocks.callback(self._note, names)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._blocks.close()
+
+    def _note(self, names: Sequence[str]) -> None:
+        if names:
+            self._noted.cut_off = names[0]
 
     def __torch_function__(
         self,
@@ -44,7 +73,7 @@ class Noting(Unharmed):
                 raise ChangesItself
         out = super().__torch_function__(func, types, args, kwargs)
         if type(out) is Tensor and out.is_floating_point() and out.element_size() <= 2:
-            self._narrow()
+            self._noted.narrow = True
         return out
 
     def _is_kept(self, value: Any) -> bool:

@@ -101,6 +101,21 @@ def parameters_left_out(seen: Seen, subject: Subject, told: bool) -> list[Findin
     ]
 
 
+def cut_off(block: str | None) -> list[Finding]:
+    """Tells of a checkpointed block that training leaves out, by its name."""
+    if block is None:
+        return []
+    return [
+        Finding(
+            "cut off by a checkpoint",
+            f"`torch.utils.checkpoint` runs `{block}` with use_reentrant=True, and none of the "
+            "tensors that it is given needs a gradient: in training, its parameters have none. In "
+            "scores they count, as they do with use_reentrant=False. Use that in training, too, or "
+            "leave them out by `params`.",
+        )
+    ]
+
+
 def _takes(weight: Tensor, scored: Tensor) -> bool:
     """Whether a layer's weight fits what was scored, `[n, C, ...]`, flattened, or last in it."""
     sizes = {*scored.shape[1:2], *scored.shape[-1:], scored[0].numel()}

@@ -31,6 +31,7 @@ class OwnModel:
 
     Attributes:
         narrow: Whether a call has made numbers of 16 bits or fewer.
+        cut_off: A reentrant checkpoint whose parameters have no gradient in training; None if none.
         carried: What the model keeps from one call to the next that gives the same samples other
             logits; None if there is nothing of that sort, or nothing was called yet.
     """
@@ -40,6 +41,7 @@ class OwnModel:
         tensors = list(subject.parameters.values())
         self._state: _State | None = None
         self.narrow = False
+        self.cut_off: str | None = None
         self.carried: str | None = None
         self._asked = False
         self._borrowed = all(t.device == subject.device and not t.is_inference() for t in tensors)
@@ -100,11 +102,7 @@ class OwnModel:
             return call()
 
     def _noting(self) -> Noting:
-        def narrow() -> None:
-            self.narrow = True
-
-        parameters = self.subject.parameters.values() if self._borrowed else ()
-        return Noting(parameters, narrow)
+        return Noting(self.subject.parameters.values() if self._borrowed else (), self)
 
     def _called(self, model: nn.Module, batch: Batch) -> Tensor:
         subject = self.subject

@@ -24,6 +24,7 @@ from fastgradnorm._witness.disagreements import compare
 from fastgradnorm._witness.logits import agree, check_rows, seen_logits, tell_carried
 from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
+from fastgradnorm._witness.outputs import cut_off
 from fastgradnorm._witness.own_call import OwnModel
 from fastgradnorm._witness.record import Record
 from fastgradnorm._witness.samples import Choice, joined, moved
@@ -288,6 +289,7 @@ class Witness:
                 made = scored.take(torch.tensor(group, device=_device(scored)))
             given = look.start + group[0], record, self._apart, quiet
             self._apart = compare(self.engine, own, pair, made, *given)
+        self.meaning.findings.add(cut_off(own.cut_off))
 
 
 def _device(scored: Scored) -> torch.device:
