@@ -128,4 +128,9 @@ FAULTS = [
         "    if not _has_gradient(args) and _has_gradient(made):", "    if _has_gradient(made):",
         "every checkpointed block is told to be left out by training",
     ),
+    Fault(
+        "_engine/plan.py", "dropped branch",
+        "output = None if output.is_nested else torch", "output = torch",
+        "models that make nested tensors fail with an AttributeError of PyTorch's",
+    ),
 ]  # fmt: skip

@@ -61,7 +61,8 @@ TESTS = {
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
-    "_engine/plan": "engine/test_last_layer_made engine/test_combinations "
+    "_engine/plan": "any_model/test_meta_and_nested engine/test_last_layer_made "
+    "engine/test_combinations "
     "process/test_side_effects test_errors any_model/test_weight_standardisation "
     "any_model/test_custom_functions",
     "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "

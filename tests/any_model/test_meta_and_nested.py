@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgradnorm import GradNormScorer, naive_score_pool
+from fastgradnorm import GradNormScorer, SlowPathWarning, naive_score_pool, score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
@@ -72,3 +72,40 @@ def test_a_nested_tensor_is_named(place, way, layout):
     made = model(place, torch.nested.nested_tensor(ROWS, layout=layout))
     with pytest.raises(ValueError, match=r"no nested tensors. Got the .* `body.kept`.*values and"):
         WAYS[way](made)
+
+
+def nested(x, layout=torch.jagged):
+    return torch.nested.as_nested_tensor(list(x) if layout is torch.strided else x, layout=layout)
+
+
+# Of inputs [N, T, 4].
+MAKES_NESTED = {
+    "jagged": lambda m, x: m.body(nested(x)).to_padded_tensor(0.0),
+    "strided": lambda m, x: m.body(nested(x, torch.strided)).to_padded_tensor(0.0),
+    "in-between": lambda m, x: nested(m.body(x)).relu().to_padded_tensor(0.0),
+    "lengths": lambda m, x: m.body(shortened(x)).to_padded_tensor(0.0, (len(x), 3, 4)),
+}
+
+
+def shortened(x):
+    lengths = (x[..., 0] != 0).sum(1).tolist()
+    rows = [row[:length] for row, length in zip(x, lengths, strict=True)]
+    return torch.nested.nested_tensor(rows, layout=torch.jagged)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Nn]ested tensors is in prototype")
+@pytest.mark.parametrize("params", ["all", "last_layer"])
+@pytest.mark.parametrize("name", MAKES_NESTED)
+def test_a_model_that_makes_nested_tensors_is_exact(name, params):
+    torch.manual_seed(0)
+    made = Custom(
+        lambda m, x: m.head(MAKES_NESTED[name](m, x).mean(1)), body=linear(4, 4), head=linear(4, 3)
+    )
+    x = torch.randn(4, 3, 4)
+    x[1, 2:] = x[3, 1:] = 0
+    keep = (lambda n: n[:4] == "head") if params == "last_layer" else (lambda n: True)
+    expected = oracle.norms(made, oracle.ones(x)).scores("expected", keep=keep)
+    for verify in (True, False):
+        with pytest.warns(SlowPathWarning, match="one by one"):
+            scores = score_pool(made, [x], params=params, verify=verify, progress=False)
+        assert_close_relative(scores, expected, 1e-5)

@@ -284,7 +284,9 @@ def _last_layer(run: _Run) -> tuple[Use, bool]:
 
 def _lean(use: Use) -> Use:
     """The use without its tensors: a plan is kept as long as the engine, and a graph is large."""
-    output = None if use.output is None else torch.empty(use.output.shape, device="meta")
+    output = use.output
+    if output is not None:  # of a nested one the shape is no other tensor's
+        output = None if output.is_nested else torch.empty(output.shape, device="meta")
     rule = None if use.rule is None else replace(use.rule, saved=(), sq_norms=_forgotten)
     return replace(use, output=output, rule=rule, made=())
 
