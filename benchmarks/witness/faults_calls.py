@@ -77,4 +77,9 @@ FAULTS = [
         "return min(_LONGEST, _LONGEST_BOUNDED) if self.bounded else _LONGEST", "return _LONGEST",
         "long passes are traced, which takes memory, where the caller bounds it",
     ),
+    Fault(
+        "kernels/fastgradnorm_kernels/_products.py", "wrong axis",
+        "some.mT.reshape(-1, t)", "some.reshape(-1, t)",
+        "gradients of narrow layers are made of positions that are taken for outputs",
+    ),
 ]  # fmt: skip

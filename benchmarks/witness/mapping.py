@@ -268,6 +268,7 @@ TESTS = {
     "integrations/ray_data": "distributed/test_ray_data",
     "integrations/recipes": "integrations/test_recipes",
     "kernels/fastgradnorm_kernels/_narrow": "kernels/test_narrow_products",
+    "kernels/fastgradnorm_kernels/_products": "kernels/test_large_products",
     "kernels/fastgradnorm_kernels/_torch_norms": "kernels/test_narrow_products "
     "kernels/test_large_products",
     "kernels/fastgradnorm_kernels/bucket_sums": "kernels/test_bucket_sums",

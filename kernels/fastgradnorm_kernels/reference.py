@@ -6,7 +6,7 @@ the activations alone is computed once for all K.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
-from fastgradnorm_kernels._matmul import matmul
+from fastgradnorm_kernels._products import copied, gradients, is_narrow
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
@@ -122,8 +122,10 @@ def direct_sq_norm(
     a, g = widen(activations, grad_outputs)
     n, k, t, o = g.shape
     if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
-        flips = _copied(g) < _copied(a)
-        found = [dot(w, w) for a_i, g_i in zip(a, g, strict=True) for w in _each(a_i, g_i, flips)]
+        flips = copied(g) < copied(a) and not is_narrow(a.shape[-1], o)
+        flips = flips or is_narrow(o, a.shape[-1])
+        pairs = zip(a, g, strict=True)
+        found = [torch.dot(w, w) for a_i, g_i in pairs for w in gradients(a_i, g_i, flips)]
         return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
@@ -134,19 +136,6 @@ def direct_sq_norm(
         for i in range(0, n, block)
     ]
     return torch.cat(parts) if parts else g.new_zeros(n, k)
-
-
-def _each(a: Tensor, g: Float[Tensor, "K T O"], flips: bool) -> Iterator[Tensor]:
-    """One sample's gradients. Of both factors one has the positions last in memory."""
-    rows = a if flips else a.mT.contiguous()
-    for each in g:
-        yield matmul(each.mT.contiguous(), rows) if flips else matmul(rows, each)
-
-
-def _copied(rows: Float[Tensor, "N ... T D"]) -> int:
-    """Numbers of one sample that must be copied to have the positions last."""
-    is_there = rows[(0,) * (rows.dim() - 2)].mT.is_contiguous()
-    return 0 if is_there else rows[0].numel()
 
 
 def affine_sq_norm(
@@ -248,11 +237,13 @@ def _direct_each(
     views: Float[Tensor, "N C *kernel_out"], rows: Float[Tensor, "N K T O"]
 ) -> Float[Tensor, "N K"]:
     """Sample by sample, whose patches follow each other in the same, cached, memory."""
-    n, k, t, _ = rows.shape
+    n, k, t, o = rows.shape
+    inputs = views[0].numel() // t
+    flips = is_narrow(o, inputs) or (k > 1 and copied(rows) == 0)
     patches, found = views.new_empty(views.shape[1:]), list[Tensor]()
     for view, some in zip(views, rows, strict=True):
         patches.copy_(view)
-        found += [dot(w, w) for w in _each(patches.view(-1, t).mT, some, False)]
+        found += [torch.dot(w, w) for w in gradients(patches.view(-1, t).mT, some, flips)]
     return torch.stack(found).view(n, k) if found else rows.new_zeros(n, k)
 
 

@@ -3,7 +3,7 @@
 import fastgradnorm_kernels as kernels
 import pytest
 import torch
-from fastgradnorm_kernels import _matmul, _torch_norms, operators, patches, reference
+from fastgradnorm_kernels import _matmul, _products, _torch_norms, operators, patches, reference
 from fastgradnorm_kernels.geometry import Geometry
 
 from tests.support.asserts import assert_close_relative
@@ -57,6 +57,29 @@ def test_either_factor_may_have_its_positions_last(I, O, last):
     a, g = torch.randn(2, 130, I), torch.randn(2, 3, 130, O)
     a = a.mT.contiguous().mT if last else a
     assert_close_relative(reference.direct_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("I, O", [(1000, 12), (12, 1000), (300, 40)])
+@layouts
+def test_narrow_factors(layout, I, O, at_once, monkeypatch):
+    """They give the rows of products, some cotangents at a time."""
+    monkeypatch.setattr(_products, "_STACKED", at_once * I * O)
+    a, g = torch.randn(2, 130, I), _laid_out(torch.randn(2, 3, 130, O), layout)
+    assert 130 * I * O >= reference._OWN_CALL
+    for given in (a, a.mT.contiguous().mT):
+        assert_close_relative(reference.direct_sq_norm(given, g), linear_oracle(a, g), 1e-5)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("outputs", [8, 40])
+def test_convolutions_of_narrow_outputs(outputs, format, monkeypatch):
+    monkeypatch.setattr(reference, "_OWN_PATCHES", 1)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x = torch.randn(2, 20, 9, 8).contiguous(memory_format=format)
+    g = torch.randn(6, outputs, 9, 8).contiguous(memory_format=format).unflatten(0, (2, 3))
+    found = reference.direct_conv_sq_norm(x, g, *geometry, 1)
+    assert_close_relative(found, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
 @pytest.mark.parametrize("O", [65, 300], ids=["few outputs", "many"])
