@@ -1,5 +1,6 @@
 """Models that draw random numbers in eval mode: told by what they do, from whatever generator."""
 
+import functools
 import random
 import warnings
 
@@ -42,10 +43,16 @@ NOISE = {
 }  # fmt: skip
 OWN = {
     "torch": (torch.Generator, lambda g, y: y + torch.rand(4, generator=g).to(y)),
-    # Seeded: of a hundred pairs of draws one is so near that logits agree but for rounding.
-    "python": (lambda: random.Random(0), lambda g, y: y * (0.5 + g.random())),
-    "numpy": (lambda: np.random.default_rng(0), lambda g, y: y * (0.5 + float(g.random()))),
+    "python": (random.Random, lambda g, y: y * (0.5 + g.random())),
+    "python, a little": (random.Random, lambda g, y: y + 1e-4 * g.random()),
+    "python, a coin": (random.Random, lambda g, y: y if g.random() < 0.5 else torch.sin(y)),
+    "the system": (random.SystemRandom, lambda g, y: y * (0.5 + g.random())),
+    "numpy": (np.random.default_rng, lambda g, y: y * (0.5 + float(g.random()))),
+    "numpy, a coin": (np.random.default_rng, lambda g, y: y * g.choice([1.0, 2.0])),
+    "legacy": (np.random.RandomState, lambda g, y: y * (0.5 + float(g.rand()))),
+    "bits": (np.random.PCG64, lambda g, y: y * (1 + g.random_raw() % 2)),
 }
+HELD = ("closure", "attribute", "private", "list", "object", "private object", "partial", "default")
 
 
 def noisy(noise, layer=None):
@@ -73,13 +80,84 @@ def test_noise_is_refused_with_the_layers_name(noise, score):
     assert_unchanged(before, model)
 
 
+class Holder:
+    def __init__(self, generator):
+        self.generator = generator
+
+
+def held(place, generator, noise):
+    """A model that draws from a generator which it holds in some place."""
+    if place == "partial":
+        return noisy(functools.partial(noise, generator))
+    if place == "closure":
+        return noisy(lambda y: noise(generator, y))
+    if place == "default":
+        return noisy(lambda y, g=generator: noise(g, y))
+    holder = Holder(generator)
+    name = "_held" if "private" in place else "held"
+    value = holder if "object" in place else [0, generator] if place == "list" else generator
+    model = noisy(lambda y: noise(generator, y))
+    model.noise = Custom(lambda m, y: noise(_inside(getattr(m, name)), y))
+    setattr(model.noise, name, value)
+    return model
+
+
+def _inside(value):
+    value = value[1] if isinstance(value, list) else value
+    return value.generator if isinstance(value, Holder) else value
+
+
 @pytest.mark.parametrize("make, noise", OWN.values(), ids=OWN.keys())
-def test_generators_of_a_models_own(make, noise):
-    generator = make()
-    model, x = noisy(lambda y: noise(generator, y)), torch.randn(4, 4)
+@pytest.mark.parametrize("place", HELD)
+def test_generators_of_a_models_own(make, noise, place):
+    """Each time: of a hundred pairs of draws one is so near that logits agree but for rounding."""
+    model, x = held(place, make(), noise), torch.randn(4, 4)
     for score in (score_pool, naive_score_pool):
-        with pytest.raises(UnsupportedModelError, match="the same logits each time"):
+        with pytest.raises(UnsupportedModelError, match=r"draws random numbers from `.+` in eval"):
             score(model, [x], progress=False) if score is score_pool else score(model, [x])
+
+
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng, np.random.RandomState])
+def test_a_generator_is_left_as_it_was_where_a_model_is_refused(make):
+    generator, twin = make(3), make(3)
+    model = noisy(lambda y: y + float(generator.random()))
+    with pytest.raises(UnsupportedModelError, match="`generator`"):
+        score_pool(model, [torch.randn(4, 4)], progress=False)
+    assert generator.random() == twin.random()
+
+
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng])
+@pytest.mark.parametrize("late, size", [(1, 2), (3, 1), (3, 2)])
+def test_own_generators_that_later_samples_meet(make, late, size):
+    generator = make(0)
+
+    def forward(m, x):
+        y = m.body(x)
+        noise = generator.random() if (x[:, 0] > 0).all() else 0.0
+        return m.head(torch.tanh(y + noise))
+
+    model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(6, 4)
+    x[:, 0] = -1.0
+    x[late:, 0] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UnsupportedModelError, match="draws random numbers"):
+            score_pool(model, x.split(size), progress=False, verify=False)
+
+
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng])
+def test_own_generators_whose_numbers_are_used_in_training_only(make):
+    generator = make(0)
+
+    def forward(m, x):
+        skipped = generator.random() < 0.5 and m.training
+        return m.head(x if skipped else torch.tanh(m.body(x)))
+
+    model, x = Custom(forward, body=linear(4, 4), head=linear(4, 3)).eval(), torch.randn(6, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = score_pool(model, x.split(2), progress=False)
+    assert_close_relative(scores, oracle.scores(model, oracle.ones(x)), 1e-5)
 
 
 @pytest.mark.parametrize("noise", [NOISE[name] for name in (

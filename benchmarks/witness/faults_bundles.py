@@ -1,4 +1,4 @@
-"""Faults in small batches that come as one."""
+"""Faults in small batches that come as one, and in what is seen of random numbers."""
 # ruff: noqa: E501 - texts as they stand in the files
 
 from benchmarks.witness.fault import Fault
@@ -80,5 +80,20 @@ FAULTS = [
         "_pool/gather.py", "off by one",
         "(self.number + error.row, self.number + error.row + 1)", "(self.number + error.row + 1, self.number + error.row + 2)",
         "a label that is out of range is told of the next sample",
+    ),
+    Fault(
+        "_model/beside.py", "dropped guard",
+        "            self._add_generators(f\"an argument of {reader}\", function.args)\n", "",
+        "noise of a generator that a function is given beforehand passes where two draws are near",
+    ),
+    Fault(
+        "_model/generators.py", "dropped part",
+        "        return self._own is not None and bool(self._own.moved())", "        return False",
+        "a coin of a generator that a model holds passes where two draws agree",
+    ),
+    Fault(
+        "_model/chance.py", "a state not restored",
+        "        if before is not None:\n            before.put_back()\n", "        pass\n",
+        "a model's own generator is elsewhere after the model was refused",
     ),
 ]  # fmt: skip

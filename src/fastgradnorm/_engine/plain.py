@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable, loss_failed
+from fastgradnorm._model import Batch, Subject, Swapping, check_repeatable, loss_failed, own_states
 from fastgradnorm._operations import numbers
 from fastgradnorm._options import Options
 from fastgradnorm._schemes import (
@@ -34,6 +34,7 @@ class PlainPass:
         values = subject.values(names)
         self.leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
         view, stand_ins = subject.view(self.leaves)
+        before = own_states(subject)
         try:
             with Swapping(stand_ins):
                 given = [leaf.clone() for leaf in sample.leaves]
@@ -42,7 +43,7 @@ class PlainPass:
             if not subject.in_loss or isinstance(error, NOT_THE_MODELS):
                 raise
             raise loss_failed(subject.options, error) from error
-        check_repeatable(subject, sample)
+        check_repeatable(subject, sample, before=before)
 
     def gradients(self, cotangent: Tensor) -> list[Tensor | None]:
         """The pulled-back gradient of each parameter; None of those that take no part."""

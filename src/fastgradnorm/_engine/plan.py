@@ -39,6 +39,7 @@ from fastgradnorm._model import (
     check_unmixed,
     extract,
     loss_failed,
+    own_states,
 )
 from fastgradnorm._process import is_out_of_memory
 from fastgradnorm._validate import type_name
@@ -128,9 +129,10 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         UnsupportedModelError: If a layer has no exact per-sample gradient.
         CoverageError: If a chosen parameter's use cannot be accounted for.
     """
+    before = own_states(subject)
     run = _record(subject, batch)
     sample = batch.take(slice(0, 1))
-    check_repeatable(subject, sample, run.logits)
+    check_repeatable(subject, sample, run.logits, before)
     if run.recorder.statistics:
         check_unmixed(subject, sample, run.recorder.statistics)
     edges = Edges(run.logits, subject.parameters)

@@ -3,7 +3,7 @@
 from fastgradnorm._model.batches import Batch, Reader, as_batch
 from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Foreseen
 from fastgradnorm._model.buffers import without_values
-from fastgradnorm._model.chance import check_repeatable
+from fastgradnorm._model.chance import check_repeatable, own_states
 from fastgradnorm._model.changes import Unchanged
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
@@ -61,6 +61,7 @@ __all__ = [
     "loss_failed",
     "marked",
     "meaning_of_loss",
+    "own_states",
     "parts",
     "same",
     "tensor_attributes",

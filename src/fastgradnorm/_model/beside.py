@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from fastgradnorm._model.generators import is_generator
 from fastgradnorm._model.plain_values import GONE, differ, is_memory, is_setting
 
 _DEPTH = 3  # of settings in settings
@@ -46,9 +47,14 @@ class _Place:
 
 
 class Beside:
-    """What stands there at this moment, of one model."""
+    """What stands there at this moment, of one model.
+
+    Attributes:
+        generators: Of random numbers, by `id`, each with what the caller calls it.
+    """
 
     def __init__(self) -> None:
+        self.generators: dict[int, tuple[str, Any]] = {}
         self._places: dict[tuple[int, Any], _Place] = {}
         self._seen: dict[tuple[int, ...], Any] = {}
         self._holders: dict[int, Any] = {}
@@ -75,7 +81,9 @@ class Beside:
             private: Whether no one but the model is to write to it.
             depth: Of settings within settings.
         """
-        if isinstance(value, np.ndarray):
+        if is_generator(value):
+            self.generators.setdefault(id(value), (name, value))
+        elif isinstance(value, np.ndarray):
             self._add(value, "", f"`{name}`", functools.partial(_numbers, value))
         elif depth == 0 or isinstance(value, _ATOMS) or not self._is_new(value):
             return
@@ -83,10 +91,13 @@ class Beside:
             self._add_elements(name, value, private, depth)
         elif isinstance(value, (set, frozenset)) and len(value) <= _MOST:
             self._add(value, "", f"`{name}`", functools.partial(frozenset, value))
-        elif _is_object(value) and not private:
-            for key in list(vars(value)):
+        elif _is_object(value):
+            for key, inner in list(vars(value).items()):
                 told = f"{name}.{key}", key[:1] == "_"
-                self._add_inner(value, key, vars(value).get, *told, depth)
+                if not private:
+                    self._add_inner(value, key, vars(value).get, *told, depth)
+                elif is_generator(inner):
+                    self.add_value(told[0], inner)
 
     def _add_elements(self, name: str, value: Any, private: bool, depth: int) -> None:
         if len(value) > _MOST or (isinstance(value, tuple) and is_setting(value, False)):
@@ -149,6 +160,7 @@ class Beside:
         function = getattr(function, "__wrapped__", function)
         if isinstance(function, functools.partial):
             self.add_value(f"keywords of {reader}".replace("`", ""), function.keywords)
+            self._add_generators(f"an argument of {reader}", function.args)
             function = function.func
         if _is_object(function):
             self.add_value(reader.replace("`", ""), function)
@@ -161,6 +173,8 @@ class Beside:
             return
         if not self._is_new(function.__code__, function.__closure__):
             return
+        given = *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()
+        self._add_generators(f"a default of {reader}", given)
         names = frozenset(_names(function.__code__))
         self._names |= names
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -197,6 +211,10 @@ class Beside:
             if is_setting(value, False):
                 self._add(*where[:2], f"`{name}`, which {reader} reads,", where[-1])
             self.add_value(name, value)
+
+    def _add_generators(self, told: str, values: Iterable[Any]) -> None:
+        for value in filter(is_generator, values):
+            self.add_value(told.replace("`", ""), value)
 
     def _add(self, holder: Any, key: Any, told: str, look: Callable[[], Any]) -> None:
         """A setting that stands somewhere in a holder, which is kept: so no `id` is used again."""

@@ -2,7 +2,7 @@
 
 A model that draws random numbers moves the state of a generator; whether they matter, runs of the
 same sample tell. Some draw in eval mode and use it in training only. Generators of a model's own
-cannot be seen, but their effect can.
+are looked for where it and its functions hold them; of others the effect can be seen.
 """
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.batches import Batch
+from fastgradnorm._model.changes import Unchanged
+from fastgradnorm._model.generators import OwnStates
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping
 from fastgradnorm._process import random_states, same_random_states
@@ -24,39 +26,64 @@ _ROUNDING = 64
 _NOISE, _NOISE_HALF = 1e-3, 5e-2
 
 
-def check_repeatable(subject: Subject, sample: Batch, logits: Tensor | None = None) -> None:
+def own_states(subject: Subject) -> OwnStates:
+    """States of the generators that a model holds itself, which are looked for once."""
+    if subject.own_generators is None:
+        functions = {"forward": subject.options.forward, "loss": subject.options.loss}
+        subject.own_generators = Unchanged(subject.model, functions).generators
+    return OwnStates(subject.own_generators)
+
+
+def check_repeatable(
+    subject: Subject,
+    sample: Batch,
+    logits: Tensor | None = None,
+    before: OwnStates | None = None,
+) -> None:
     """Runs the model again on one sample.
 
     Args:
         subject: The model. Its `draws_idly` is set if it draws numbers that do not matter.
         sample: A batch of one.
         logits: What an earlier run gave; None: only where that run drew random numbers.
+        before: States of the model's own generators before that run, which are put back.
 
     Raises:
-        UnsupportedModelError: If the logits differ; names the layer that draws.
+        UnsupportedModelError: If the logits differ; names the layer or generator that draws.
     """
     drew = subject.drew and not subject.draws_idly
     if logits is None and not drew:
         return
-    runs = [] if logits is None else [logits.detach()]
-    runs += [_logits(subject, sample) for _ in range(_RUNS if drew else 1)]
-    half = subject.options.autocast is not None or torch.finfo(subject.dtype).bits < 32
-    noise = _NOISE_HALF if half else _NOISE
-    step = torch.finfo(runs[0].dtype).eps * _ROUNDING if drew else noise
-    if any(_differ(runs[0], other, step) for other in runs[1:]):
-        if drew:
-            who, when = _drawing_layer(subject, sample), "draws random numbers in eval mode"
-            if who is None and subject.options.by_output:
-                who, when = "`loss`", "draws random numbers"
-            raise UnsupportedModelError(
-                f"{who or '`model`'} {when}, so that a sample has no score of its own. Turn that "
-                "off before scoring."
-            )
+    try:
+        runs = [] if logits is None else [logits.detach()]
+        runs += [_logits(subject, sample) for _ in range(_RUNS if drew else 1)]
+        half = subject.options.autocast is not None or torch.finfo(subject.dtype).bits < 32
+        noise = _NOISE_HALF if half else _NOISE
+        step = torch.finfo(runs[0].dtype).eps * _ROUNDING if drew else noise
+        if any(_differ(runs[0], other, step) for other in runs[1:]):
+            _refuse(subject, sample, drew, before)
+        subject.draws_idly = subject.draws_idly or drew
+    finally:
+        if before is not None:
+            before.put_back()
+
+
+def _refuse(subject: Subject, sample: Batch, drew: bool, before: OwnStates | None) -> None:
+    if not drew:
         raise UnsupportedModelError(
             "`model` must give a sample the same logits each time. Got others when it was run "
             "again. Look for random numbers of its own, or for what it keeps between runs."
         )
-    subject.draws_idly = subject.draws_idly or drew
+    own = [] if before is None else before.moved()
+    who, when = _drawing_layer(subject, sample), "draws random numbers in eval mode"
+    if who is None and own:
+        when = f"draws random numbers from `{own[0]}` in eval mode"
+    elif who is None and subject.options.by_output:
+        who, when = "`loss`", "draws random numbers"
+    raise UnsupportedModelError(
+        f"{who or '`model`'} {when}, so that a sample has no score of its own. Turn that off "
+        "before scoring."
+    )
 
 
 def _logits(subject: Subject, sample: Batch) -> Tensor:

@@ -51,6 +51,11 @@ class Unchanged:
             self._beside.add_function(f"`{name}`", function)
         self._beside.add_classes(classes)
 
+    @property
+    def generators(self) -> dict[str, Any]:
+        """Of random numbers, that the model or what it calls holds, by what they are called."""
+        return dict(self._beside.generators.values())
+
     def settle(self) -> None:
         """After the first run: what that has changed, such as counters, is not looked at again."""
         if not self._settled:

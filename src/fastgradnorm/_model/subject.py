@@ -13,6 +13,7 @@ from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers, check_plain
 from fastgradnorm._model.declared import Declared, declared
+from fastgradnorm._model.generators import Drawing
 from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
 from fastgradnorm._model.marks import as_parameter
@@ -21,7 +22,7 @@ from fastgradnorm._model.returned import extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._options import Options
-from fastgradnorm._process import gradients_aside, models_in_use, random_states, same_random_states
+from fastgradnorm._process import gradients_aside, models_in_use
 from fastgradnorm._validate import check_model, fail, type_name
 
 
@@ -42,8 +43,8 @@ class Subject:
         drew: Whether the last run drew random numbers.
         draws_idly: Whether the model draws random numbers that do not matter.
         clips: Whether gradients were seen that do not grow with what is pulled back.
-        hooks: Whether hooks on gradients were seen, of modules or put on tensors by the model, or
-            functions of its own.
+        hooks: Whether hooks on gradients, or functions of the model's own, were seen.
+        own_generators: Of random numbers, that the model holds; None: not looked for yet.
         in_loss: Whether what runs, or has failed, is the loss.
     """
 
@@ -67,6 +68,7 @@ class Subject:
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
         self.drew = self.draws_idly = self.in_loss = self.clips = False
+        self.own_generators: dict[str, Any] | None = None
         self.hooks = self.hooked() is not None
         self._holdings = Holdings(self.parameters, self._moved)
         with models_in_use:
@@ -183,10 +185,10 @@ class Subject:
         self, view: nn.Module, batch: Batch, leaves: Sequence[Tensor]
     ) -> tuple[Tensor, Any]:
         """The same, and what the model returned."""
-        before, self.in_loss = random_states(), False
+        before, self.in_loss = Drawing(self.own_generators), False
         with self.responsible(), self.autocast():
             scored, output = self.scored(view, batch, leaves)
-        self.drew = not same_random_states(before, random_states())
+        self.drew = before.drew()
         if not self.options.by_output:
             scored = one_sample(scored, self.options.class_dim)
         return scored, output
@@ -221,10 +223,10 @@ class Subject:
             leaves: The samples.
             mode: A context for that call alone.
         """
-        before = random_states()
+        before = Drawing(self.own_generators)
         with self.responsible(), self.autocast(), mode:
             output = batch.run(view, leaves)
-        self.drew = not same_random_states(before, random_states())
+        self.drew = before.drew()
         logits = extract(output)
         if logits.dim() == 1:
             logits = logits[:, None]  # a single logit each, squeezed
