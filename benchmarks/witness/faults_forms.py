@@ -133,4 +133,9 @@ FAULTS = [
         "output = None if output.is_nested else torch", "output = torch",
         "models that make nested tensors fail with an AttributeError of PyTorch's",
     ),
+    Fault(
+        "_directions/dots.py", "forgotten case",
+        "_names((wrapped, model), parameters)", "_names((model,), parameters)",
+        "directions by the names of a data-parallel or compiled wrapper are refused",
+    ),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import gradient_dots
+from fastgradnorm import explain_gradients, gradient_dots
 from tests.support.asserts import assert_close_relative
 from tests.support.directions import dot, gradients
 
@@ -97,3 +97,27 @@ def test_states_are_looked_at_before_the_pool_is_read(name, tmp_path):
         checkpoints = [(model.state_dict(), 1.0), (state, 0.5)]
         gradient_dots(model, Pool(), {"0.bias": torch.ones(4)}, checkpoints=checkpoints, **LOSS)
     assert not read
+
+
+WRAPPED = {
+    "data-parallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_names_of_a_wrapper(wrap):
+    """As `wrapper.named_parameters()` and its state dict have them, or as the model inside does."""
+    model, batches = tied()
+    wrapped = wrap(model)
+    longer = next(name for name, p in wrapped.named_parameters() if p is model[4].weight)
+    value = torch.randn(3, 4)
+    plain = gradient_dots(model, batches, {"4.weight": value}, **LOSS)
+    assert longer != "4.weight"
+    for name in (longer, "4.weight"):
+        assert torch.equal(gradient_dots(wrapped, batches, {name: value}, **LOSS), plain)
+        told = explain_gradients(wrapped, batches[0], directions={name: value}, **LOSS)
+        assert "4.weight" in str(told)
+    with pytest.raises(ValueError, match=r"Got 'module.4.wait'. Its parameters begin"):
+        gradient_dots(wrapped, batches, {"module.4.wait": value}, **LOSS)

@@ -202,7 +202,7 @@ def _dots(
     metric: torch.optim.Optimizer | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Products `[N, Q]`, and the dataset's indices where those are not 0 to N - 1."""
-    stacked = directed(check_model(model), directions)
+    stacked = directed(model, directions)
     scales = metric_of(check_model(model), metric)
 
     def make(model: nn.Module, options: Options) -> Engine:

@@ -28,7 +28,7 @@ from fastgradnorm._operations import is_finite, numbers
 from fastgradnorm._options import Options
 from fastgradnorm._pool import digest
 from fastgradnorm._schemes import Scored
-from fastgradnorm._validate import Words, fail, fail_type
+from fastgradnorm._validate import Words, check_model, fail, fail_type
 from fastgradnorm._witness import OwnModel, compared, tolerance
 
 _VERIFIED = 2  # samples
@@ -217,7 +217,7 @@ def _sq_sizes(directions: Mapping[str, Vectors], device: torch.device) -> Tensor
     return torch.stack([v.sq_sizes().to(device) for v in directions.values()]).sum(0)
 
 
-def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
+def directed(wrapped: nn.Module, directions: Any) -> dict[str, Vectors]:
     """Directions by parameter, as they were given; zero where one has none.
 
     Raises:
@@ -228,16 +228,20 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
     if not isinstance(several, Sequence) or not several:
         wanted = "a mapping from parameters' names to tensors, or a sequence of such mappings"
         raise fail_type("directions", wanted, directions)
+    model = check_model(wrapped)
     parameters = dict(model.named_parameters())
     shapes = {name: p.shape for name, p in parameters.items()}
-    names, buffers = _names(model, parameters), dict(model.named_buffers(remove_duplicate=False))
+    names, buffers = (
+        _names((wrapped, model), parameters),
+        dict(model.named_buffers(remove_duplicate=False)),
+    )
     found: dict[str, dict[int, Tensor]] = {}
     for q, direction in enumerate(several):
         if not isinstance(direction, Mapping) or not direction:
             wanted = "a non-empty mapping from parameters' names to tensors"
             raise fail_type(f"directions[{q}]", wanted, direction)
-        for given, value in direction.items():
-            name = names.get(given, given)
+        for called, value in direction.items():
+            name = names.get(called, called)
             if name not in shapes:
                 known = f"Its parameters begin with {', '.join(list(shapes)[:5])}."
                 if name in buffers:
@@ -257,19 +261,21 @@ def directed(model: nn.Module, directions: Any) -> dict[str, Vectors]:
                 raise fail(f"directions[{q}]", f"of real numbers for {name!r}", value)
             other = found.setdefault(name, {}).setdefault(q, value)
             if other is not value and not torch.equal(other, value):
-                told = (
-                    f"`{given}` is the same parameter as `{name}`: pass one of them, or equal ones."
-                )
+                same = f"`{called}` is the same parameter as `{name}`"
+                told = f"{same}: pass one of them, or equal ones."
                 raise fail(f"directions[{q}]", "of one value a parameter", Words("two"), told)
     count = len(several)
     return {name: Vectors(v, count, _shape(parameters[name])) for name, v in found.items()}
 
 
-def _names(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
-    """By each name that a shared parameter has, as a state dict has them all: the first."""
+def _names(models: Sequence[nn.Module], parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """By each name that a parameter has, as one that is shared: the first.
+
+    A state dict has all of them, and that of a wrapper longer ones; the last model's own count.
+    """
     first = {id(parameter): name for name, parameter in parameters.items()}
-    every = model.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in every}
+    every = [model.named_parameters(remove_duplicate=False) for model in models]
+    return {name: first[id(parameter)] for names in every for name, parameter in names}
 
 
 def _shape(parameter: Tensor) -> tuple[int, ...]:
