@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model import Batch, Subject, Swapping, extract, marked, same, tensor_attributes
 from fastgradnorm._process import models_in_use, put_back_random_states
-from fastgradnorm._validate import fail
 from fastgradnorm._witness.held import Held
 from fastgradnorm._witness.noting import ChangesItself, Noting
 from fastgradnorm._witness.pulled import Gradients
+from fastgradnorm._witness.rows import rows_of
 
 R = TypeVar("R")
 _CLOSE = 1e-3  # relative to the largest logit
@@ -71,6 +71,15 @@ class OwnModel:
 
         return self._harmless(call)
 
+    def each(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The same of several, one call after the other: what they leave behind is seen as one."""
+
+        def call() -> list[Tensor]:
+            with self._ready({}) as model, self.subject.graph():
+                return [self._called(model, batch).detach() for batch in batches]
+
+        return self._harmless(call)
+
     def _same_again(self, model: nn.Module, batch: Batch, found: Tensor) -> bool:
         """Whether a further call, the other way round, finds the same logits.
 
@@ -113,7 +122,7 @@ class OwnModel:
                 ]
                 return torch.stack([subject.scored(model, batch, one)[0] for one in ones])
             output = batch.run(model, [leaf.clone() for leaf in batch.leaves])
-        found = _rows(extract(output), len(batch), subject.options.class_dim)
+        found = rows_of(extract(output), len(batch), subject.options.class_dim)
         temperature = subject.options.temperature
         return found if temperature == 1 else found / temperature
 
@@ -152,22 +161,6 @@ def _close(again: Tensor, logits: Tensor) -> bool:
     room = _CLOSE * float(logits.nan_to_num(0.0, 0.0, 0.0).abs().max()) if logits.numel() else 0.0
     same_shape = again.shape == logits.shape
     return same_shape and torch.allclose(again, logits, rtol=0.0, atol=room, equal_nan=True)
-
-
-def _rows(logits: Tensor, count: int, class_dim: int) -> Tensor:
-    """Logits of `count` samples, the classes last."""
-    if logits.dim() == 1 and len(logits) == count:
-        return logits[:, None]  # single logits, squeezed
-    if logits.dim() < 2 or len(logits) != count:
-        raise UnsupportedModelError(
-            f"`model` must return logits [N, C, ...], a row for each sample. Got "
-            f"{list(logits.shape)} from its own call on {count} samples of a batch, though it "
-            "takes each of them alone. Keep the batch dimension first in the model's output, or "
-            "pass `forward=lambda model, batch: ...` that does."
-        )
-    if not 1 - logits.dim() <= class_dim < logits.dim():
-        raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
-    return logits.movedim(class_dim, -1)
 
 
 class _State:
