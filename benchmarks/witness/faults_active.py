@@ -149,4 +149,9 @@ FAULTS = [
         'as_loader(inputs, self.model, None, self.batch_size, "task.pool")', 'as_loader(inputs, self.model, None, 256, "task.pool")',
         "a task's batch_size has no effect: memory runs out",
     ),
+    Fault(
+        "active/campaign/_status.py", "dropped guard",
+        "        known, skipped, samples = known & keys, skipped & keys, len(samples)\n", "        samples = len(samples)\n",
+        "status counts labels of samples that are not in the pool any more",
+    ),
 ]  # fmt: skip

@@ -160,4 +160,14 @@ FAULTS = [
         'return float("nan") if value in (None, "") else float(value)', 'return 0.0 if value in (None, "") else float(value)',
         "select may choose samples whose score is NaN",
     ),
+    Fault(
+        "cli/_classes.py", "dropped guard",
+        "    if not page:\n", "    if False:\n",
+        "names of classes that no page has are read for nothing",
+    ),
+    Fault(
+        "cli/_classes.py", "dropped option",
+        "for column in seen for each in column", "for column in [*seen][:1] for each in column",
+        "a class that only comes second needs no name, until the page fails",
+    ),
 ]  # fmt: skip

@@ -243,6 +243,7 @@ TESTS = {
     "active/_randomness": "active/test_seeds_and_settings",
     "active": "active/test_options_of_tasks active/test_seeds_and_settings active/test_strategies "
     "active/test_records active/test_resume",
+    "cli/_classes": "cli/test_cli_classes",
     "cli/_acquire": "cli/test_cli_acquire cli/test_cli_campaign cli/test_cli_resuming",
     "cli/_score": "cli/test_cli_predictions cli/test_cli_score cli/test_cli_failures "
     "cli/test_cli_options",

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from fastgradnorm import ArgumentError
 from fastgradnorm.active import Campaign, label_studio_answers
 from fastgradnorm.active.campaign._status import _compared
-from tests.support.campaigns import N, X, ask, campaign
+from tests.support.campaigns import KEYS, N, X, ask, campaign
 
 
 class TestKeys:
@@ -191,3 +192,11 @@ def test_the_latest_annotation_of_label_studio():
     ]:
         assert label_studio_answers([task(first, last)]) == {"a": last}
         assert label_studio_answers([task(last, first)]) == {"a": last}
+
+
+def test_a_mapping_has_the_key_of_each_index(tmp_path):
+    pool = TensorDataset(X)
+    by_index = dict(enumerate(KEYS))
+    assert list(Campaign(tmp_path, pool, by_index).keys) == [*KEYS]
+    with pytest.raises(ArgumentError, match=r"none for sample 0. Of a mapping from keys"):
+        Campaign(tmp_path, pool, {key: i for i, key in enumerate(KEYS)})

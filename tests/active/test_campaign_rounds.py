@@ -133,3 +133,14 @@ def test_the_hint_to_stop_takes_samples_and_rounds(count, rounds, same):
     assert ("hardly changed" in told.hint) == enough
     assert told.changed == (0.0 if same else 1.0,) * (rounds - 1)
     assert (told.rounds, len(told.agreement)) == (rounds, rounds - 1)
+
+
+def test_a_pool_that_shrank_counts_what_is_in_it(tmp_path):
+    made = campaign(tmp_path)
+    made.add_labels({KEYS[0]: 1, KEYS[5]: 2, KEYS[7]: 0})
+    left = fastgradnorm.active.Campaign(tmp_path, TensorDataset(X[:6]), KEYS[:6])
+    told = left.status()
+    assert (told.labelled, told.samples) == left.progress == (2, 6)
+    assert "2 of 6 samples labelled" in str(told)
+    assert len(left.labelled) == 3
+    assert fastgradnorm.active.Campaign(tmp_path).status().labelled == 3

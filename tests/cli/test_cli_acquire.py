@@ -4,15 +4,12 @@ import csv
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fastgradnorm import acquire
-from fastgradnorm.cli._classes import class_names
 
 
 def names(ran):
@@ -122,66 +119,6 @@ def test_records_and_a_page(run, folder):
     names(run("acquire", "their_model:make", "pool", 4, "--out", "a.jsonl"))
     lines = (folder / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in rows]
-
-
-def test_the_page_calls_classes_by_their_names(run, folder):
-    (folder / "names.txt").write_text("ant\nbee <&>\ncat\n", encoding="utf-8-sig")
-    asked = ("their_model:make", "pool")
-    run("acquire", *asked, 10, "--report", "r", "--classes", "names.txt")
-    page = (folder / "r" / "index.html").read_text()
-    predicted = set(re.findall(r"class \d|ant|bee &lt;&amp;&gt;|\bcat\b(?! plot)", page))
-    assert predicted & {"ant", "bee &lt;&amp;&gt;", "cat"}
-    assert not any(each.startswith("class") for each in predicted)
-    run("score", *asked, "--out", "s.csv", "--report", "q", "--classes", "names.txt")
-    page = (folder / "q" / "index.html").read_text()
-    assert re.search(r"(ant|bee &lt;&amp;&gt;|cat), \d", page)
-    assert not re.search(r"class \d, ", page)
-
-
-@pytest.mark.parametrize("text", ["", "ant\n\ncat\n", b"\xff\xfe\x00"])
-def test_names_of_classes_that_are_none(run, folder, text):
-    (folder / "names.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
-    ran = run("acquire", "their_model:make", "pool", 3, "--classes", "names.txt")
-    assert ran.code == 2
-    assert "`--classes` must" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("told", "names"),
-    [
-        ({0: "cat", 1: "dog"}, ["cat", "dog"]),
-        ({1: "dog", 0: "LABEL_0"}, ["LABEL_0", "dog"]),
-        ({0: "LABEL_0", 1: "LABEL_1"}, None),
-        ({1: "cat", 2: "dog"}, None),
-        ({}, None),
-        (None, None),
-    ],
-)
-def test_names_that_a_model_has_in_its_configuration(told, names):
-    model = nn.Linear(2, 2)
-    if told is not None:
-        model.config = SimpleNamespace(id2label=told)
-    assert (class_names(None, model) or None) == names
-
-
-def test_names_of_classes_that_are_too_few_or_not_there(run, folder):
-    (folder / "names.txt").write_text("ant")
-    for command in (("acquire", 10), ("score",)):
-        ran = run(
-            command[0],
-            "their_model:make",
-            "pool",
-            *command[1:],
-            "--report",
-            "r",
-            "--classes",
-            "names.txt",
-        )
-        assert ran.code == 2
-        assert re.search(r"\d at least, for class \d is predicted.*Got 1\.", ran.err)
-    ran = run("acquire", "their_model:make", "pool", 3, "--classes", "none.txt")
-    assert ran.code == 2
-    assert "`--classes` must be a text file of names" in ran.err
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from fastgradnorm import Selection
 from fastgradnorm import acquire as acquire_samples
 from fastgradnorm.atomic import write_text
 from fastgradnorm.cli import _given, _placing
-from fastgradnorm.cli._classes import Classes, check_number, class_names
+from fastgradnorm.cli._classes import Classes, class_names, fitting
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import check_folder
 from fastgradnorm.cli._fitting import how_many
@@ -107,7 +107,7 @@ def acquire(
     if out is not None and os.path.isdir(out):
         raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
     _check_places(given, report, copy_to, link_to, paths)
-    called = class_names(classes, given.model)
+    called = class_names(classes, given.model, report is not None)
     known = labelled_samples(given, labelled, workers)
     groups = None if max_per_folder is None else _folders(given)
     asked = {n: v for n, v in given.options.items() if v != DEFAULTS.get(n)}
@@ -140,8 +140,11 @@ def acquire(
     lines = "".join(f"{name}\n" for name in names)
     typer.echo(lines, nl=False)
     _place(given, chosen, copy_to, link_to)
-    called = check_number(called, chosen.predicted.tolist(), classes)
+    seconds = (row.get("runner_up") for row in chosen.records)
+    called, wrong_names = fitting(called, (chosen.predicted.tolist(), seconds), classes)
     _write(given, chosen, lines, out, report, called)
+    if wrong_names is not None:
+        raise BadInputError(wrong_names)
     forget(checkpoint)  # not before: what failed to be written costs no second run
 
 

@@ -9,7 +9,7 @@ import typer
 
 from fastgradnorm import LABELLED_SCHEMES, GradNormScorer, PoolScores, score_and_predict
 from fastgradnorm.cli import _given
-from fastgradnorm.cli._classes import Classes, check_number, class_names
+from fastgradnorm.cli._classes import Classes, class_names, fitting
 from fastgradnorm.cli._failures import BadInputError, fail, in_options, told
 from fastgradnorm.cli._files import WRITERS, check_folder, print_scores, write_scores
 from fastgradnorm.cli._resuming import Resume, checkpoint_at, forget, going_on
@@ -56,7 +56,7 @@ def add(app: typer.Typer) -> None:
             raise BadInputError(f"`--out` must be a file. Got the folder {out}.")
         if report is not None:
             check_folder(report, "--report")
-        called = class_names(classes, given.model)
+        called = class_names(classes, given.model, report is not None)
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         # NaN scores are told of and kept, without a rank: the others are not lost for them.
         place = checkpoint_at(checkpoint, "--out", resume)
@@ -75,8 +75,7 @@ def add(app: typer.Typer) -> None:
         _keep(scores, given.pool, seen, out)
         ranked = int((~scores.values.isnan()).sum())
         if ranked and report is not None:
-            called = check_number(called, seen.get("predicted", ()), classes)
-            _show(report, scores, seen, given, out, called)
+            _show(report, scores, seen, given, out, called, classes)
         forget(checkpoint)  # not before: a page that failed costs no second run
         if not ranked:
             fail(f"every score is NaN, and so are the model's outputs. {out} has no ranks.", 1)
@@ -130,11 +129,16 @@ def _show(
     given: _given.Given,
     out: Path,
     names: list[str] | None,
+    classes: Path | None,
 ) -> None:
     from fastgradnorm.cli._report import write_report
 
+    both = seen.get("predicted", ()), seen.get("runner_up", ())
+    names, wrong = fitting(names, both, classes)
     try:
         page = write_report(report, scores, seen, given.pool, given.origin, names)
     except OSError as error:
         fail(f"`--report` could not be written. {told(error)}. The scores are in {out}.", 1)
     typer.echo(f"Report: {page}")
+    if wrong is not None:
+        raise BadInputError(wrong)

@@ -217,7 +217,7 @@ class Campaign:
         """How far it is, how predictions changed from round to round, and a hint when to stop."""
         state = self._state()
         nothing_left = bool(self.keys) and not any(key not in state.latest for key in self.keys)
-        return status_of(state, len(self.keys) or state.samples, nothing_left)
+        return status_of(state, self.keys or state.samples, nothing_left)
 
     def training_set(self) -> list[tuple[int, Any]]:
         """(Index in the pool, label) of what is labelled, in the pool's order.

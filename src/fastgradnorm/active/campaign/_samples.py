@@ -31,6 +31,13 @@ def keys_of(key: Any, size: int) -> tuple[str, ...]:
             raise ArgumentError(
                 f"`key` must have one for each of {size} samples. Got {len(key)}.", "key"
             )
+        missing = [i for i in range(size) if i not in key] if isinstance(key, Mapping) else ()
+        if missing:
+            raise ArgumentError(
+                "`key` must have the key of each sample by its index, where it is a mapping. Got "
+                f"none for sample {missing[0]}. Of a mapping from keys pass `list(...)`.",
+                "key",
+            )
         found = tuple(key_text(key[i]) for i in range(size))
     seen: dict[str, int] = {}
     for i, name in enumerate(found):

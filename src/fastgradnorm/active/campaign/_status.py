@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastgradnorm.active.campaign._state import State
@@ -19,8 +19,8 @@ class Status:
 
     Attributes:
         samples: Of the pool.
-        labelled: How many have a label.
-        skipped: How many people would not label.
+        labelled: How many of these have a label.
+        skipped: How many of these people would not label.
         rounds: How often was asked.
         open: Id of the batch that waits for answers; None: none does.
         waiting: Its keys without an answer.
@@ -52,8 +52,12 @@ class Status:
         return "\n".join([*lines, self.hint])
 
 
-def status_of(state: State, samples: int, nothing_left: bool = False) -> Status:
-    """The status of a campaign over a pool of so many samples."""
+def status_of(state: State, samples: int | Sequence[str], nothing_left: bool = False) -> Status:
+    """The status of a campaign over a pool of so many samples, or of samples with these keys."""
+    known, skipped = {*state.labelled}, {*state.skipped}
+    if not isinstance(samples, int):  # of others, which were in it once, labels are kept
+        keys = {*samples}
+        known, skipped, samples = known & keys, skipped & keys, len(samples)
     rounds = list(state.batches.values())
     compared = [_compared(a.predicted, b.predicted) for a, b in itertools.pairwise(rounds)]
     changed = tuple(share for share, _, _ in compared)
@@ -62,8 +66,8 @@ def status_of(state: State, samples: int, nothing_left: bool = False) -> Status:
     waiting = state.open
     return Status(
         samples=samples,
-        labelled=len(state.labelled),
-        skipped=len(state.skipped),
+        labelled=len(known),
+        skipped=len(skipped),
         rounds=len(rounds),
         open=None if waiting is None else waiting.id,
         waiting=() if waiting is None else state.waiting(waiting),
