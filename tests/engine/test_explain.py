@@ -1,6 +1,9 @@
 """The table of `explain`: what it says is what is done."""
 
+import itertools
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,6 +150,14 @@ class TestReplays:
         assert table.replays["replayed"] >= 1 and table.replays["seconds"] > 0
         assert "traced and replayed where a pool is long enough" in str(table)
         assert GradNormScorer(model).explain(batch).replays is None
+
+    def test_a_machine_that_grows_busier_is_no_reason_not_to_trace(self, monkeypatch):
+        ticks = (1e-6 * i**2 for i in itertools.count())  # each second is longer than that before
+        clocks = SimpleNamespace(perf_counter=lambda: next(ticks), thread_time=time.thread_time)
+        monkeypatch.setattr(traces, "time", clocks)
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(9)))
+        table = GradNormScorer(model).explain(torch.randn(3, 4), measure=True)
+        assert table.replays["replayed"] >= 1
 
     @pytest.mark.parametrize(
         ("name", "value", "reason"),

@@ -1,5 +1,6 @@
 """Passes traced once and replayed on the CPU: the same bits, or the pass as it is."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -231,7 +232,8 @@ def test_longer_passes_want_longer_pools(monkeypatch, seconds, batches, traced):
     monkeypatch.setattr(traces, "_LONG", 1.0)
     monkeypatch.setattr(traces, "_LONGEST", 1.5)
     clock = iter(i * seconds for i in range(10**6))
-    monkeypatch.setattr(traces, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    clocks = SimpleNamespace(perf_counter=lambda: next(clock), thread_time=time.thread_time)
+    monkeypatch.setattr(traces, "time", clocks)
     model, x = nn.Linear(4, 3).eval(), torch.randn(4 * batches, 4)
     scores(model, DataLoader(TensorDataset(x), 4))
     assert bool(replayed()) is traced
@@ -240,7 +242,8 @@ def test_longer_passes_want_longer_pools(monkeypatch, seconds, batches, traced):
 def test_where_memory_is_bounded_long_passes_are_not_traced(monkeypatch):
     monkeypatch.setattr(traces, "_LONGEST", 1.5)
     clock = iter(i * 0.2 for i in range(10**6))
-    monkeypatch.setattr(traces, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    clocks = SimpleNamespace(perf_counter=lambda: next(clock), thread_time=time.thread_time)
+    monkeypatch.setattr(traces, "time", clocks)
     model, batches = nn.Linear(4, 3).eval(), [torch.randn(4, 4)] * 9
     told = [
         GradNormScorer(model, latency=0, max_memory=most, progress=False, verify=False)
