@@ -138,4 +138,9 @@ FAULTS = [
         "_names((wrapped, model), parameters)", "_names((model,), parameters)",
         "directions by the names of a data-parallel or compiled wrapper are refused",
     ),
+    Fault(
+        "_model/subject.py", "dropped step",
+        "moved.detach().clone() if moved", "moved.clone() if moved",
+        "models made under inference_mode are refused where `params` leaves out a trainable parameter",
+    ),
 ]  # fmt: skip

@@ -80,7 +80,7 @@ TESTS = {
     "_model/origin": "engine/test_last_layer_made",
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers any_model/test_written_buffers process/test_side_effects",
-    "_model/subject": "any_model/test_marked_tensors "
+    "_model/subject": "any_model/test_marked_tensors any_model/test_inference_mode "
     "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring any_model/test_retied",
     "_model/glance": "model/test_changes",

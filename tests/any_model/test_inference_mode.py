@@ -89,3 +89,28 @@ def test_it_is_exact_and_fast(way):
     for name, parameter in model.named_parameters():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         assert (mean[name] - gradient).norm() <= 1e-5 * (1 + gradient.norm())
+
+
+SELECTED = {
+    "a layer": lambda name: name[:4] == "body",
+    "the head": lambda name: name[:4] == "head",
+    "weights": lambda name: name.endswith("weight"),
+}
+
+
+@pytest.mark.parametrize("select", SELECTED.values(), ids=SELECTED.keys())
+def test_a_selection_of_a_model_that_was_made_there(select):
+    """The others have no gradient to the caller's own, which autograd refuses."""
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        made = Custom(
+            lambda m, x: m.head(torch.tanh(m.body(x))), body=linear(4, 5), head=linear(5, 3)
+        )
+    plain = Custom(made.function, body=linear(4, 5), head=linear(5, 3))
+    plain.load_state_dict(made.state_dict())
+    x = torch.randn(4, 4)
+    expected = oracle.norms(plain, oracle.ones(x)).scores("expected", keep=select)
+    for verify in (True, False):
+        options = {"verify": verify, "progress": False}
+        found = score_pool(made, [x], params=lambda name, p: select(name), **options)
+        assert_close_relative(found, expected, 1e-5)

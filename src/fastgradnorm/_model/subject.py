@@ -82,7 +82,7 @@ class Subject:
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
         # Autograd refuses tensors made in inference mode; and a model may set flags of what it has.
-        return moved.clone() if moved.is_inference() else moved.detach()
+        return moved.detach().clone() if moved.is_inference() else moved.detach()
 
     def values(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Parameters as tensors without a graph, on the device."""
