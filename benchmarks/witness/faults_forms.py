@@ -143,4 +143,9 @@ FAULTS = [
         "moved.detach().clone() if moved", "moved.clone() if moved",
         "models made under inference_mode are refused where `params` leaves out a trainable parameter",
     ),
+    Fault(
+        "_model/generators.py", "dropped step",
+        "with unwatched(), outside():", "with unwatched():",
+        "score_batch fails on a model that holds a generator, in PyTorch's words",
+    ),
 ]  # fmt: skip

@@ -76,7 +76,7 @@ TESTS = {
     "test_errors integrations/test_huggingface",
     "_model/branches": "any_model/test_control_flow any_model/test_slow_paths",
     "_model/chance": "test_randomness",
-    "_model/generators": "test_randomness",
+    "_model/generators": "test_randomness pool/test_kept_calls",
     "_model/origin": "engine/test_last_layer_made",
     "_model/shadow": "model/test_shadow process/test_side_effects any_model/test_execution",
     "_model/buffers": "test_buffers any_model/test_written_buffers process/test_side_effects",

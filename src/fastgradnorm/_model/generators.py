@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastgradnorm_kernels.levels import outside
 from fastgradnorm_kernels.switches import unwatched
 
 from fastgradnorm._process import random_states, same_random_states
@@ -72,7 +73,7 @@ def _state(generator: Any) -> bytes:
     if isinstance(generator, torch.Generator):
         if generator.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return b""  # a pass that is being captured may not look
-        with unwatched():  # what watches a model takes this for none of its tensors
+        with unwatched(), outside():  # it is none of a model's tensors, and of no transform
             return pickle.dumps(generator.get_state().numpy())
     if isinstance(generator, random.SystemRandom):
         return secrets.token_bytes()
