@@ -97,4 +97,9 @@ FAULTS = [
         'options = {"device": self.device, **self.args.get("gradnorm", {})}', 'options = {"device": self.device}',
         "options of DISTIL's strategy have no effect",
     ),
+    Fault(
+        "integrations/skorch.py", "dropped guard",
+        "if labelled and isinstance(dataset, Dataset) and dataset.y is None:", "if False:",
+        "losses are of zeros that skorch makes up as labels",
+    ),
 ]  # fmt: skip

@@ -138,3 +138,20 @@ def test_labels_by_another_name(model, pool, outside, tmp_path):
     found = score_trainer(trainer, pool, scheme=["entropy", "expected"], progress=False)
     assert list(found) == ["entropy", "expected"]
     assert_close_relative(found["expected"], outside, 1e-5)
+
+
+@pytest.mark.parametrize("format_of", [None, "torch", "numpy"])
+def test_a_column_whatever_format_the_dataset_has(format_of):
+    rows = torch.randn(7, 5)
+    pool = datasets.Dataset.from_dict({"x": rows.tolist()}).with_format(format_of)
+    model = torch.nn.Linear(5, 3)
+
+    def collate(examples):
+        return torch.stack([torch.as_tensor(example["x"]) for example in examples])
+
+    scored = pool.map(score_column(model, collate), batched=True).with_format("torch")
+    exact = score_pool(model, [rows], progress=False)
+    torch.testing.assert_close(scored["gradient_norm"][:], exact)
+    if format_of is None:  # `datasets` tells a row with a format by nothing
+        with pytest.raises(TypeError, match="batched=True"):
+            pool.map(score_column(model, collate))

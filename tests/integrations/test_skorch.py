@@ -221,3 +221,19 @@ def test_a_pipeline_is_scored_by_what_its_steps_make(X, options, nested):
     assert_close_relative(score_skorch(pipeline, 5 * X + 1, progress=False), expected, 1e-5)
     with pytest.raises(TypeError, match=r"`net` must be a skorch.NeuralNet. Got StandardScaler"):
         score_skorch(pipelines.make_pipeline(preprocessing.StandardScaler()), X)
+
+
+@pytest.mark.parametrize("options", [{"scheme": "loss", "loss": "bce"}, {"scheme": "el2n"}])
+def test_a_loss_needs_labels_which_skorch_makes_up(options):
+    net = skorch.NeuralNet(nn.Linear(4, 1), nn.BCEWithLogitsLoss).initialize()
+    with pytest.raises(ValueError, match=r"Dataset\(X, y\)"):
+        score_skorch(net, np.zeros((5, 4), np.float32), progress=False, **options)
+
+
+def test_a_loss_of_inputs_with_labels():
+    x, y = torch.randn(9, 4), torch.randint(0, 3, (9,))
+    model = nn.Linear(4, 3)
+    net = skorch.NeuralNetClassifier(model, criterion=nn.CrossEntropyLoss).initialize()
+    options = {"scheme": "loss", "loss": "cross_entropy", "progress": False}
+    found = score_skorch(net, skorch.dataset.Dataset(x.numpy(), y.numpy()), **options)
+    torch.testing.assert_close(found, score_pool(net.module_, [(x, y)], **options))

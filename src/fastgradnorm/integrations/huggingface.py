@@ -43,6 +43,11 @@ def score_column(
     scorer = GradNormScorer(model, **options)
 
     def add_scores(examples: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        if type(examples).__name__ == "LazyRow":  # the values of one are no examples
+            raise TypeError(
+                "`score_column` must be given several examples at once. Got one: "
+                "`dataset.map(score_column(...), batched=True)`."
+            )
         kept = {name: values for name, values in examples.items() if not _is_text(values)}
         rows = [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
         return {column: scorer.score_batch(collate(rows)).tolist()}
@@ -97,5 +102,5 @@ def _default_collator() -> Callable[[list[dict[str, Any]]], Any]:
     return collator
 
 
-def _is_text(values: list[Any]) -> bool:
-    return bool(values) and isinstance(values[0], (str, bytes))
+def _is_text(values: Any) -> bool:
+    return len(values) > 0 and isinstance(values[0], (str, bytes))

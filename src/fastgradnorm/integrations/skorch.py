@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgradnorm import meaning_of_loss
+from fastgradnorm import LABELLED_SCHEMES, meaning_of_loss
 from fastgradnorm.integrations._by_sample import scores_by_sample
 from fastgradnorm.integrations._extras import needs
 
@@ -44,6 +44,7 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
     """
     with needs("skorch"):
         from skorch import NeuralNet, NeuralNetClassifier
+        from skorch.dataset import Dataset
     while type(net).__name__ == "Pipeline" and net.steps:
         X = net[:-1].transform(X) if len(net.steps) > 1 else X
         net = net.steps[-1][1]
@@ -54,7 +55,16 @@ def score_skorch(net: Any, X: Any, **options: Any) -> Any:
     if "forward" not in options:
         read = _read(net.criterion_, isinstance(net, NeuralNetClassifier), "likelihood" in options)
         options = {**read, **options}
-    loader = net.get_iterator(net.get_dataset(X), training=False)
+    dataset = net.get_dataset(X)
+    schemes = options.get("scheme") or ()
+    schemes = [schemes] if isinstance(schemes, str) else schemes
+    labelled = options.get("loss") is not None or any(each in LABELLED_SCHEMES for each in schemes)
+    if labelled and isinstance(dataset, Dataset) and dataset.y is None:
+        raise ValueError(
+            "`X` must have labels where scores are of a loss. Got none, for which skorch gives "
+            "zeros. Pass both: `skorch.dataset.Dataset(X, y)`."
+        )
+    loader = net.get_iterator(dataset, training=False)
     return scores_by_sample(net.module_, loader, **options)
 
 
