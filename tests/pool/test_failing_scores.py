@@ -97,3 +97,14 @@ def test_a_label_that_there_is_none_of_is_told_by_its_sample(size, loss):
     assert notes(loader, model, ArgumentError, **options)[-1] == (
         "Scoring `loader` failed at sample 20 of the dataset."
     )
+
+
+def test_a_batch_of_one_that_a_worker_cannot_load_is_one_sample():
+    class Broken(Own):
+        def __getitem__(self, index):
+            if index == 3:
+                raise RuntimeError("broken")
+            return super().__getitem__(index)
+
+    found = notes(DataLoader(Broken(), 1, num_workers=1), error=RuntimeError)
+    assert found == ["Loading `loader` failed at sample 3 of the dataset."]

@@ -194,7 +194,8 @@ def _batch(key: Any, places: Tensor | None) -> str:
     if not isinstance(found, Sequence) or not {*map(type, found)} <= {int}:
         return f"{key!r} of the dataset"
     found = found if places is None else [int(places[i]) for i in found]
-    return f"one of samples {_few(found)} of the dataset"
+    what = f"sample {found[0]}" if len(found) == 1 else f"one of samples {_few(found)}"
+    return f"{what} of the dataset"
 
 
 def _few(numbers: Sequence[int]) -> str:
