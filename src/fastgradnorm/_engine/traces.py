@@ -205,7 +205,9 @@ class Traces:
             return
         if any(known is not None and not bool(known) for known in (holds, apply)):
             kind.tries += 1
-            kind.given_up = kind.tries > _MISSED  # these samples are special; others need not be
+            # These samples are special. Others need not be; but of long passes one try is enough.
+            kind.given_up = kind.tries > _MISSED or kind.seconds > _LONGEST_BOUNDED
+            self.reason = "norms cancel, or batches branch otherwise" if kind.given_up else None
             kind.runs = 0
         elif not _alike(found, outputs):
             self.reason = "the traced pass gives other numbers"
