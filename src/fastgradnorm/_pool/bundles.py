@@ -28,7 +28,7 @@ def bundled(raws: Iterator[Any]) -> Iterator[tuple[Any, int]]:
     left: list[Any] = []
     while left or (left := _one(raws)):
         kind = _kind(left[0])
-        if kind is None or kind != alike:
+        if kind is None or alike is None or kind != alike:
             alike = kind
             yield left.pop(), 1
             continue
