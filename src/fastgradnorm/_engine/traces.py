@@ -207,7 +207,8 @@ class Traces:
             kind.tries += 1
             # These samples are special. Others need not be; but of long passes one try is enough.
             kind.given_up = kind.tries > _MISSED or kind.seconds > _LONGEST_BOUNDED
-            self.reason = "norms cancel, or batches branch otherwise" if kind.given_up else None
+            if kind.given_up:
+                self.reason = "norms cancel, or batches branch otherwise"
             kind.runs = 0
         elif not _alike(found, outputs):
             self.reason = "the traced pass gives other numbers"
