@@ -60,13 +60,13 @@ SHOWN = {
         "tokenizer": "test_cli_texts", "max_length": "test_cli_texts",
         "batch_size": "test_batches_and_workers", "workers": "test_batches_and_workers",
         "out": "test_cli_score", "report": "test_cli_pictures",
-        "resume": "test_an_old_checkpoint",
+        "resume": "test_an_old_checkpoint", "classes": "test_cli_classes",
     },
     "acquire": dict.fromkeys(
         ["labelled", "strategy", "seed", "max_per_folder", "max_similarity", "out", "report",
          "copy_to", "link_to", "paths", "workers"], "test_cli_acquire",
     ) | {"checkpoint": "test_cli_resuming", "resume": "test_cli_resuming",
-         "space": "test_cli_wording"},
+         "space": "test_cli_wording", "classes": "test_cli_classes"},
     "ask": dict.fromkeys(["campaign", "labelled", "strategy", "seed", "paths"], "test_cli_campaign")
     | {"resume": "test_cli_resuming", "space": "test_cli_wording"},
     "tell": dict.fromkeys(["campaign", "answers", "release"], "test_cli_campaign"),
@@ -89,7 +89,8 @@ def test_every_option_is_shown():
     """Whoever adds an option says where its effect is tested."""
     commands = typer.main.get_command(build_app()).commands
     assert {*commands} == {*SHOWN}
-    shared = {name for name in SHOWN["score"] if name not in ("out", "report", "resume", "workers")}
+    own = {"classes", "out", "report", "resume", "workers"}
+    shared = {*SHOWN["score"]} - own
     for name, command in commands.items():
         there = {p.name for p in command.params if p.param_type_name == "option"} - {"help"}
         wanted = {*SHOWN[name]} | (
