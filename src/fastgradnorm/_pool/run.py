@@ -45,13 +45,14 @@ class Run:
     def __init__(self, engine: Engine, pool: Pool) -> None:
         self.engine, self.pool, self.options = engine, pool, engine.options
         self.subject, self.witness = engine.subject, Witness(engine)
-        self.meaning = self.witness.meaning
-        self.counted: tuple[str, ...] = ()
+        self.meaning, self.counted = self.witness.meaning, tuple[str, ...]()
         self._start, self._earlier, self._earlier_pulled = time.perf_counter(), 0.0, 0
         options, subject = self.options, engine.subject
         given = options.forward, options.mask, subject.model, options.labels
-        functions = {"forward": options.forward, "loss": options.loss}
-        self._unchanged = Unchanged(subject.model, functions)
+        read = {"forward": options.forward, "loss": options.loss}
+        self._unchanged = Unchanged(subject.model, read)
+        for each in filter(None, (engine, engine.also)):  # each would look for them by itself
+            each.subject.own_generators = self._unchanged.generators
         self._take = Taking(Reader(subject.device, *given), self._unchanged)
         self._draws: Draws | None = None
         self._gathering = Gathering(engine, self.witness, gathers=options.latency != 0)
