@@ -13,9 +13,9 @@ from fastgradnorm import (
     GradNormScorer,
     UnsupportedModelError,
 )
-from fastgradnorm._model import Reader
 from fastgradnorm._pool import bundles
 from fastgradnorm._pool.bundles import bundled
+from tests.support.reading import sizes_read
 
 X = torch.randn(41, 5, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(24, 2, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -136,18 +136,7 @@ class Narrow(nn.Module):
 
 
 def reads(monkeypatch, loader, **options):
-    """Sizes of what the reader is given."""
-    sizes, usual = [], Reader.read
-
-    def read(self, raw, drawn=None):
-        batch = usual(self, raw, drawn)
-        sizes.append(len(batch))
-        return batch
-
-    monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr(bundles, "_SECONDS", 1e9)
-    GradNormScorer(model_of(), verify=False, progress=False, **options).score(loader)
-    return sizes
+    return sizes_read(monkeypatch, model_of(), loader, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*PoolScores.indices:UserWarning")

@@ -6,8 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fastgradnorm import GradNormScorer, gradient_dots, gradient_sketch, mean_gradient
-from fastgradnorm._model import Reader
-from fastgradnorm._pool import bundles
+from tests.support.reading import sizes_read
 
 X = torch.randn(41, 5, generator=torch.Generator().manual_seed(0))
 
@@ -22,18 +21,7 @@ def model_of():
 
 
 def reads(monkeypatch, loader, **options):
-    """Sizes of what the reader is given."""
-    sizes, usual = [], Reader.read
-
-    def read(self, raw, drawn=None):
-        batch = usual(self, raw, drawn)
-        sizes.append(len(batch))
-        return batch
-
-    monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr(bundles, "_SECONDS", 1e9)
-    GradNormScorer(model_of(), verify=False, progress=False, **options).score(loader)
-    return sizes
+    return sizes_read(monkeypatch, model_of(), loader, **options)
 
 
 class Labelled(Dataset):

@@ -11,6 +11,7 @@ from fastgradnorm._model import as_batch
 from fastgradnorm._options import Options
 from fastgradnorm._pool import gather, make_engine, trimming
 from tests.support import oracle
+from tests.support.reading import widths_scored
 from tests.support.stopping import Stop, assert_same, scorer, stopped_after
 
 WIDTH, STEP = 40, 4
@@ -141,15 +142,8 @@ def longest(size, first):
 @pytest.fixture
 def widths(monkeypatch):
     """Of the samples that were scored."""
-    seen, real = [], gather.score_one
-
-    def score_one(engine, batch):
-        seen.append(batch.leaves[0].shape[1])
-        return real(engine, batch)
-
-    monkeypatch.setattr(gather, "score_one", score_one)
     monkeypatch.setattr(trimming, "_STEP", STEP)
-    return seen
+    return widths_scored(monkeypatch)
 
 
 @pytest.mark.parametrize("size", [3, 8])

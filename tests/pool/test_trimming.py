@@ -7,6 +7,7 @@ from torch import nn
 from fastgradnorm import GradNormScorer, score_pool
 from fastgradnorm._pool import gather, trimming
 from tests.support import oracle
+from tests.support.reading import widths_scored
 from tests.support.stopping import Stop, assert_same, scorer, stopped_after
 
 WIDTH, STEP = 24, 4
@@ -57,14 +58,7 @@ def short(monkeypatch):
 @pytest.fixture
 def widths(monkeypatch):
     """Of the samples that were scored."""
-    seen, real = [], gather.score_one
-
-    def score_one(engine, batch):
-        seen.append(batch.leaves[0].shape[1])
-        return real(engine, batch)
-
-    monkeypatch.setattr(gather, "score_one", score_one)
-    return seen
+    return widths_scored(monkeypatch)
 
 
 @pytest.mark.slow

@@ -11,6 +11,15 @@ import torch
 from torch import Tensor
 
 
+def written_down(keys: Iterable[Any], waiting: deque[Any]) -> Iterator[Any]:
+    """The same keys, each of which waits for its batch from when it is drawn."""
+    for key in keys:
+        # A sampler may yield one list again and again, with other numbers in it.
+        kept = list(key) if isinstance(key, list) else key
+        waiting.append(kept)
+        yield kept
+
+
 class Draws:
     """A sampler, of which is written down what a loader takes.
 
@@ -35,11 +44,7 @@ class Draws:
         self.lost: str | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        for key in self._keys:
-            # A sampler may yield one list again and again, with other numbers in it.
-            kept = list(key) if isinstance(key, list) else key
-            self._waiting.append(kept)
-            yield kept
+        return written_down(self._keys, self._waiting)
 
     def skip(self) -> None:
         """Leaves a batch out."""

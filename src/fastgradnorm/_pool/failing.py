@@ -17,6 +17,7 @@ from fastgradnorm._errors import (
     NoSingleHeadError,
     UnsupportedModelError,
 )
+from fastgradnorm._pool.draws import written_down
 from fastgradnorm._pool.loaders import CALLED
 
 _SHOWN = 8  # samples of a batch
@@ -50,10 +51,7 @@ class Keys:
         self._waiting: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
-        for key in self._keys:
-            kept = list(key) if isinstance(key, list) else key
-            self._waiting.append(kept)
-            yield kept
+        return written_down(self._keys, self._waiting)
 
     def came(self) -> None:
         """The next batch is there."""
