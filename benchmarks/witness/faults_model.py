@@ -87,7 +87,8 @@ FAULTS = [
     ),
     Fault(
         "_model/returned.py", "option that does nothing",
-        "return logits.movedim(class_dim, -1)[0]", "return logits.movedim(1, -1)[0]",
+        "logits if class_dim in (-1, logits.dim() - 1) else logits.movedim(class_dim, -1)",
+        "logits.movedim(1, -1)",
         "class_dim has no effect: scores over the wrong dimension",
     ),
     Fault(

@@ -103,22 +103,27 @@ FAULTS = [
     ),
     Fault(
         _STATES, "state not put back",
-        "    random.setstate(python)\n", "",
+        "        random.setstate(python)\n", "        pass\n",
         "a model or loader that draws from `random` moves the caller's numbers",
     ),
     Fault(
         _STATES, "state not put back",
-        "    np.random.set_state(legacy)\n", "",
+        "        np.random.set_state(legacy)\n", "        pass\n",
         "a model or loader that draws from NumPy moves the caller's numbers",
     ),
     Fault(
         _STATES, "state not put back",
-        "    global _seen\n    _seen = None\n", "    global _seen\n",
+        "        _seen = None\n", "",
         "a normal number of NumPy's that was kept for the caller is drawn by a model, and gone",
     ),
     Fault(
         _STATES, "state not put back",
-        "    torch.set_rng_state(cpu)\n", "",
+        "if seen == memory and state[2] is _PYTHON.gauss_next:", "if seen == memory:",
+        "a normal number of Python's that was kept for the caller is drawn by a model, and gone",
+    ),
+    Fault(
+        _STATES, "state not put back",
+        "        torch.set_rng_state(cpu)\n", "        pass\n",
         "a loader that draws moves the caller's random numbers",
     ),
     Fault(

@@ -20,6 +20,8 @@ def reseed():
 
 DRAWS = {
     "python": random.random,
+    "python, a normal number": lambda: random.gauss(0, 1),
+    "python, the kept normal number": lambda: random.gauss(0, 1),
     "torch": lambda: torch.rand(1),
     "numpy": np.random.rand,
     "numpy, all its numbers anew": lambda: np.random.randint(0, 2**32, 624, np.uint32),
@@ -33,7 +35,7 @@ DRAWS = {
 def known(request):
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     if "kept normal" in request.node.name:
-        np.random.randn()  # makes two, of which one is kept
+        np.random.randn(), random.gauss(0, 1)  # each makes two, of which one is kept
     random_states(), random_states()
 
 

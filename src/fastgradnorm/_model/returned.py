@@ -53,4 +53,9 @@ def one_sample(logits: Tensor, class_dim: int) -> Tensor:
         )
     if not 1 - logits.dim() <= class_dim < logits.dim():
         raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
-    return logits.movedim(class_dim, -1)[0]
+    return classes_last(logits, class_dim)[0]
+
+
+def classes_last(logits: Tensor, class_dim: int) -> Tensor:
+    """The same with the classes in the last dimension; no view of it where they are."""
+    return logits if class_dim in (-1, logits.dim() - 1) else logits.movedim(class_dim, -1)

@@ -3,8 +3,9 @@
 A pass frees and asks for the same large blocks over and over. The GNU C library maps blocks of more
 than 32 MiB anew each time and gives back what is free beyond 64 MiB, and the system then has to
 clear every page again: a quarter of the time of a pass on the CPU. While a pool is scored it keeps
-what it has; after that it is back at the limits which any program that has freed one large tensor
-has reached. Limits that the user has set are left alone.
+what it has; after that as much as a chunk works in, so that the next call finds that. By what size
+it maps blocks is then what any program that has freed one large tensor has reached. Limits that the
+user has set are left alone.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 # From <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-_USUAL = ((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
+_USUAL = ((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 256 << 20))
 _SETTINGS = (
     "GLIBC_TUNABLES",
     "MALLOC_MMAP_MAX_",

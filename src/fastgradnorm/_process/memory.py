@@ -9,6 +9,7 @@ import torch
 # Planned from where `max_memory` is not given: others allocate too.
 _SHARE_OF_FREE = 0.8
 _UNLIMITED = sys.maxsize
+_NO_LIMIT = 1 << 62  # what control groups of version 1 have for none is a little less than 2 ** 63
 _MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -57,11 +58,31 @@ def free_host_bytes(
     return max(0, min(known)) if known else None
 
 
+def _read(*path: str | Path) -> str:
+    """A file of the kernel's, in a third of the time that opening it as text takes."""
+    file = os.open(os.path.join(*path), os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(file, 1 << 16):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    finally:
+        os.close(file)
+
+
+def _number_after(name: str, text: str) -> int | None:
+    """The number that follows a name at the beginning of a line; None if there is no such line."""
+    at = 0 if text.startswith(name) else text.find(f"\n{name}") + 1
+    if not (at or text.startswith(name)):
+        return None
+    return int(text[at + len(name) :].split(maxsplit=1)[0])
+
+
 def _available(proc: Path) -> int | None:
     try:
-        for line in (proc / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        kilobytes = _number_after("MemAvailable:", _read(proc, "meminfo"))
+        if kilobytes is not None:
+            return kilobytes * 1024
     except (OSError, ValueError, IndexError):
         pass
     try:
@@ -73,7 +94,7 @@ def _available(proc: Path) -> int | None:
 def _left_in_groups(proc: Path, cgroups: Path) -> list[int | None]:
     """Version 2 has one tree, version 1 one for memory; a limit may be set at any level."""
     try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = _read(proc, "self", "cgroup").splitlines()
     except OSError:
         return []
     left: list[int | None] = []
@@ -87,22 +108,23 @@ def _left_in_groups(proc: Path, cgroups: Path) -> list[int | None]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
         else:
             continue
-        steps = [step for step in path.split("/") if step and step != ".."]
-        groups = [root.joinpath(*steps[:depth]) for depth in range(len(steps) + 1)]
-        left += [_left_in(group, *names) for group in groups]
+        group = str(root)
+        left.append(_left_in(group, *names))
+        for step in path.split("/"):
+            if step and step != "..":
+                group = os.path.join(group, step)
+                left.append(_left_in(group, *names))
     return left
 
 
-def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+def _left_in(group: str, limit: str, usage: str, reclaimable: str) -> int | None:
     try:
-        allowed = (group / limit).read_text().strip()
-        if allowed == "max":
+        allowed = _read(group, limit).strip()
+        if allowed == "max" or int(allowed) >= _NO_LIMIT:  # the latter in version 1
             return None
-        left = int(allowed) - int((group / usage).read_text())
-        for line in (group / "memory.stat").read_text().splitlines():
-            if line.startswith(reclaimable):  # file pages that the kernel drops when asked
-                left += int(line.split()[1])
-        return left
+        left = int(allowed) - int(_read(group, usage))
+        # File pages that the kernel drops when asked.
+        return left + (_number_after(reclaimable, _read(group, "memory.stat")) or 0)
     except (OSError, ValueError, IndexError):
         return None
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import random
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -137,7 +138,30 @@ def random_states() -> tuple[Any, ...]:
     # A pass that is being captured may not look at those of a GPU.
     looks = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
     cuda = torch.cuda.get_rng_state_all() if looks else []
-    return random.getstate(), _numpy_state(), torch.get_rng_state(), cuda
+    return _python_state(), _numpy_state(), torch.get_rng_state(), cuda
+
+
+_PYTHON = random.getstate.__self__  # type: ignore[attr-defined]  # of whom its functions draw
+_python_seen: tuple[bytes, Any] | None = None  # the memory of that, and the state it tells
+# Where CPython has it: behind what every object begins with. Elsewhere there may be less.
+_BEGINNING, _SIZE = object.__basicsize__, random.Random.__basicsize__
+
+
+def _python_state() -> Any:
+    """Python's, which takes long to be told: not again while its memory holds the same numbers."""
+    global _python_seen
+    if sys.implementation.name != "cpython" or _SIZE < _BEGINNING + _MT19937:
+        return random.getstate()
+    memory = ctypes.string_at(id(_PYTHON) + _BEGINNING, _MT19937)
+    if _python_seen is not None:
+        seen, state = _python_seen
+        if seen == memory and state[2] is _PYTHON.gauss_next:
+            return state
+    state = random.getstate()
+    _, numbers, _ = state
+    told = memory == struct.pack("=625I", numbers[-1], *numbers[:-1])
+    _python_seen = (memory, state) if told else None
+    return state
 
 
 _seen: tuple[Any, int, bytes, Any] | None = None  # a generator of NumPy's, and its latest state
@@ -165,25 +189,34 @@ def _numpy_state() -> Any:
 
 def same_random_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     """Whether nothing was drawn between two looks at them."""
+    return not any(_drawn(a, b))
+
+
+def _drawn(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[bool, ...]:
+    """The same of each kind of generators apart, in their order."""
     (python, legacy, cpu, cuda), (others, legacies, cpus, cudas) = a, b
     same = legacy is legacies or (
         legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
         and bool(np.array_equal(legacy[1], legacies[1]))
     )
-    if not (same and python == others):
-        return False
     with switches.unwatched():  # what watches a model takes these for none of its tensors
-        return torch.equal(cpu, cpus) and all(map(torch.equal, cuda, cudas))
+        device = cpu is cpus or torch.equal(cpu, cpus), all(map(torch.equal, cuda, cudas))
+    moved = python is not others and python != others
+    return moved, not same, not device[0], not device[1]
 
 
-def _set_random_states(states: tuple[Any, ...]) -> None:
+def _set_random_states(states: tuple[Any, ...], drawn: tuple[bool, ...]) -> None:
+    """Sets those of the kinds that have drawn: to set NumPy's takes longer than small batches."""
     global _seen
-    _seen = None
-    python, legacy, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(legacy)
-    torch.set_rng_state(cpu)
-    if cuda:
+    (python, legacy, cpu, cuda), (of_python, of_numpy, of_cpu, of_cuda) = states, drawn
+    if of_python:
+        random.setstate(python)
+    if of_numpy:
+        _seen = None
+        np.random.set_state(legacy)
+    if of_cpu:
+        torch.set_rng_state(cpu)
+    if of_cuda:
         torch.cuda.set_rng_state_all(cuda)
 
 
@@ -194,8 +227,7 @@ def put_back_random_states() -> Iterator[None]:
     try:
         yield
     finally:
-        if not same_random_states(before, random_states()):
-            _set_random_states(before)
+        _set_random_states(before, _drawn(before, random_states()))
 
 
 class OwnRandomState:
@@ -211,10 +243,9 @@ class OwnRandomState:
 
     def __enter__(self) -> None:
         self._callers = random_states()
-        if self._own is not None and not same_random_states(self._own, self._callers):
-            _set_random_states(self._own)
+        if self._own is not None:
+            _set_random_states(self._own, _drawn(self._own, self._callers))
 
     def __exit__(self, *_: object) -> None:
         self._own = random_states()
-        if not same_random_states(self._own, self._callers):  # to set them takes longer
-            _set_random_states(self._callers)
+        _set_random_states(self._callers, _drawn(self._own, self._callers))
