@@ -13,6 +13,7 @@ from benchmarks.attribution import pages as attribution
 from benchmarks.cases import TINY
 from benchmarks.engines import ENGINES
 from benchmarks.engines.contract import entropy_loss, expected, label_losses
+from benchmarks.gradients.costs import FIGURES, MEMORY
 from benchmarks.setting import Setting
 from benchmarks.twins import twins
 from fastgradnorm import naive_score_pool
@@ -96,7 +97,8 @@ def test_recurrent(tmp_path):
 def test_gradients(results):
     found = json.loads((results / "gradients.json").read_text())
     (row,), (made,) = found["rows"], found["accuracy"]
-    assert len(row["costs"]) == 5
+    assert {*row["costs"]} == {*FIGURES}
+    assert {*row["memory"]} == {*MEMORY}
     assert all(each["over_step"] > 0 for each in row["costs"].values())
     error = made["sketch"]["error"]
     assert 0 <= error["low"] <= error["rms_over_least"] <= error["high"] < 5

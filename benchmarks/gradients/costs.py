@@ -1,7 +1,8 @@
 """Times beside a training step on the same samples, and memory beside `vmap(grad)`.
 
 Of whole calls over a few batches, in processor time, in turn with the step round by round. Memory
-is of a process of its own: of norm and sketch together, and of `vmap(grad)`, on one batch.
+is of a process of its own: of norm and sketch together, as they are and with `max_memory`, and of
+`vmap(grad)`, on one batch.
 """
 
 import contextlib
@@ -24,14 +25,17 @@ from benchmarks.usual_memory import usual_memory
 from fastgradnorm import gradient_dots, gradient_sketch, score_pool
 
 CLASSES, MANY, BATCH, BATCHES = 10, 16, 4, 2
+LIMIT = 240  # MiB of `max_memory`, where memory is what users lack
+LIMITED = f"norm and sketch in {LIMIT} MiB"
 FIGURES = (
     "loss norm",
     "sketch",
     "norm and sketch",
+    LIMITED,
     "product with 1 direction",
     f"products with {MANY}",
 )
-MEMORY = ("norm and sketch", "vmap(grad)")
+MEMORY = ("norm and sketch", LIMITED, "vmap(grad)")
 OPTIONS: dict[str, Any] = {"loss": "cross_entropy", "progress": False, "verify": False}
 Run = Callable[[], Any]
 
@@ -80,6 +84,8 @@ def cost(name: str, what: str, dim: int, batch: int, rounds: int) -> dict[str, f
 
 def _run(model: nn.Module, pool: list[Any], what: str, dim: int) -> Run:
     options = {**OPTIONS, "forward": lambda model, batch: logits(model, batch[0])}
+    if what == LIMITED:
+        options["max_memory"] = LIMIT * 2**20
     if what == "loss norm":
         return partial(score_pool, model, pool, **options)
     if "sketch" in what:

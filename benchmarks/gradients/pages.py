@@ -3,22 +3,23 @@
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.gradients.costs import FIGURES, MEMORY
+from benchmarks.gradients.costs import FIGURES, LIMIT, MEMORY
 from benchmarks.provenance import moment
 
 Results = dict[str, Any]
 KINDS = "costs", "memory"
+_MEMORY = "memory, norm and sketch over vmap(grad)", f"in {LIMIT} MiB"
 
 
 def costs(results: Results) -> str:
     """A row a model: each figure in training steps, and memory."""
     rows, dim = results["rows"], results["dim"]
     names = [name.replace("sketch", f"sketch of {dim}") for name in FIGURES]
-    lines = ["| model | " + " | ".join(names) + " | memory, norm and sketch over vmap(grad) |"]
-    lines.append("|---|" + "---:|" * (len(names) + 1))
+    lines = ["| model | " + " | ".join(names) + " | " + " | ".join(_MEMORY) + " |"]
+    lines.append("|---|" + "---:|" * (len(names) + len(_MEMORY)))
     for row in rows:
         cells = [_steps(row.get("costs", {}).get(name, {})) for name in FIGURES]
-        cells.append(_memory(row.get("memory", {})))
+        cells += [_memory(row.get("memory", {}), what) for what in MEMORY[:-1]]
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     told = (
         f"In training steps on the same samples, {rows[0]['batch']} at a time: whole calls on "
@@ -63,6 +64,6 @@ def _steps(found: dict[str, Any]) -> str:
     return f"{found['over_step']:.2f} ({found['least']:.2f} to {found['most']:.2f})"
 
 
-def _memory(found: dict[str, Any]) -> str:
-    ours, theirs = (found.get(name, {}).get("peak_bytes") for name in MEMORY)
+def _memory(found: dict[str, Any], what: str) -> str:
+    ours, theirs = (found.get(name, {}).get("peak_bytes") for name in (what, MEMORY[-1]))
     return f"{ours / theirs:.2f}" if ours and theirs else ""

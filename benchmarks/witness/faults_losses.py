@@ -195,4 +195,18 @@ FAULTS = [
         "made = {name: (total / 1)",
         "the mean gradient is a sum",
     ),
+    Fault(
+        "_model/stored.py",
+        "stale state",
+        "                    _lend(module, copies[path])\n",
+        "                    pass\n",
+        "a loss reads what an earlier call has left on the model, in silence without verification",
+    ),
+    Fault(
+        "_model/stored.py",
+        "state not put back",
+        "                    if _is_of_transform(attributes, _DEPTH + 1):\n",
+        "                    if False:\n",
+        "a teacher keeps wrappers of a transform that has ended",
+    ),
 ]

@@ -4,6 +4,7 @@
 from benchmarks.witness.fault import Fault
 
 _COVERAGE, _FREE, _HERDING = "_selection/coverage.py", "_selection/free.py", "_selection/herding.py"
+_FRAMES = "_selection/frames.py"
 _ACQUIRE, _READING, _GATHER = "_acquire.py", "_reading.py", "_gather.py"
 _JOURNAL, _STATE = "active/campaign/_journal.py", "active/campaign/_state.py"
 
@@ -28,6 +29,22 @@ FAULTS = [
         "coverage = Coverage(points, points[places], weight, labelled, kernel)",
         "coverage = Coverage(points, points[places], weight, labelled[:0], kernel)",
         "herding, MaxHerding, uncertainty herding and ProbCover start from nothing, not from what is labelled",
+    ),
+    Fault(
+        _HERDING, "precision lost",
+        "weight = weight.double().nan_to_num(0, 0, 0).clamp_min(0)",
+        "weight = weight.float().nan_to_num(0, 0, 0).clamp_min(0)",
+        "scores too small for float32 weigh alike",
+    ),
+    Fault(
+        _FRAMES, "precision lost",
+        "        wide = part.double()\n", "        wide = part\n",
+        "points too small or large for squares in float32 are all one: whatever is first is chosen",
+    ),
+    Fault(
+        _FRAMES, "dropped term",
+        "(x if mean is None else x - mean)", "x",
+        "of points that lie close together rounding chooses",
     ),
     Fault(
         _FREE, "off by one",

@@ -90,7 +90,7 @@ FAULTS = [
         "right entropy scores are called wrong",
     ),
     Fault(
-        "_witness/held.py",
+        "_model/held.py",
         "state not put back",
         "    if depth:\n",
         "    if depth > 9:\n",
@@ -125,7 +125,7 @@ FAULTS = [
         "a model that goes on from call to call is scored as if it did not, in silence",
     ),
     Fault(
-        "_witness/held.py",
+        "_model/held.py",
         "dropped guard",
         "                    not _alike(inner, contents)\n",
         "                    False\n",

@@ -98,6 +98,7 @@ TESTS = {
     "cuda/test_emulated_device any_model/test_inference_mode any_model/test_written_buffers",
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
+    "_model/stored": "model/test_stored",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
     "any_model/test_modules_beside "
     "any_model/test_execution any_model/test_retied",
@@ -178,7 +179,7 @@ TESTS = {
     "_witness/own_call": "any_model/test_marked_tensors "
     "witness/test_carried witness/test_left_as_it_was witness/test_company "
     "witness/test_kept witness/test_choice witness/test_seen_logits any_model/test_reached",
-    "_witness/held": "witness/test_carried model/test_shadow witness/test_left_as_it_was",
+    "_model/held": "witness/test_carried model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",

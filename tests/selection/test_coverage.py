@@ -11,7 +11,7 @@ from fastgradnorm._selection.covering import covering
 from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Given
 from fastgradnorm._selection.herding import herding
-from fastgradnorm._selection.kernel import ball, distance_quantile, gaussian
+from fastgradnorm._selection.kernel import ball, distance_quantile, gaussian, lifted
 from fastgradnorm._selection.max_herding import max_herding
 from fastgradnorm._selection.probcover import _radius
 from fastgradnorm._selection.uncertainty_herding import uncertainty_herding
@@ -174,11 +174,13 @@ class TestKernels:
     def test_gaussian(self):
         a = normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), dim=1)
         expected = torch.exp(-torch.cdist(a, a).square() / (2 * 0.7**2))
-        assert torch.allclose(gaussian(0.7)(a @ a.T), expected, atol=1e-6)
+        rows, columns = lifted(a)
+        assert torch.allclose(gaussian(0.7)(rows @ columns), expected, atol=1e-6)
 
     def test_ball(self):
         a = normalize(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), dim=1)
-        assert torch.equal(ball(0.9)(a @ a.T), (torch.cdist(a, a) <= 0.9).float())
+        rows, columns = lifted(a)
+        assert torch.equal(ball(0.9)(rows @ columns), (torch.cdist(a, a) <= 0.9).float())
 
     def test_the_quantile_of_points_that_are_mostly_one(self):
         points = torch.cat([torch.ones(30, 2), torch.tensor([[1.0, 3.0]])])

@@ -8,6 +8,7 @@ from fastgradnorm._model.changes import Unchanged
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
+from fastgradnorm._model.held import Held
 from fastgradnorm._model.marks import marked
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.numbers_of import parts, same
@@ -34,6 +35,7 @@ __all__ = [
     "Followed",
     "Foreseen",
     "Given",
+    "Held",
     "Mold",
     "NoSnapshotError",
     "Origins",

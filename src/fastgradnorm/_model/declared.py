@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from fastgradnorm._errors import UnsupportedModelError
+from fastgradnorm._options import Options
+
 Meaning = Literal["classes", "labels", "values"]
 
 # Of `config.problem_type` in the transformers library.
@@ -140,3 +143,22 @@ def _meaning_of_metric(module: nn.Module) -> Meaning | None:
         if kind.__name__.startswith(start):
             return meaning
     return "values" if ".regression." in kind.__module__ else None
+
+
+def settled(options: Options, declared: Declared | None) -> Options:
+    """With what a model leaves no doubt about.
+
+    Raises:
+        UnsupportedModelError: If it is no classifier.
+    """
+    if declared is None or not declared.sure or options.likelihood != "auto":
+        return options
+    if options.schemes == ("loss",) and options.loss != "cross_entropy":
+        return options  # whatever the outputs are
+    if declared.meaning == "values":
+        raise UnsupportedModelError(
+            f"`model` must be a classifier. Got {declared.source}: its outputs are values, and a "
+            "softmax of values has no meaning. If they are logits all the same, say of what: "
+            "`likelihood='categorical'` or `likelihood='bernoulli'`."
+        )
+    return options.changed(likelihood="bernoulli") if declared.meaning == "labels" else options

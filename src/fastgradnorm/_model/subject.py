@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastgradnorm._errors import NOT_THE_MODELS, UnsupportedModelError
 from fastgradnorm._model.batches import Batch
 from fastgradnorm._model.buffers import Buffers, check_plain
-from fastgradnorm._model.declared import Declared, declared
+from fastgradnorm._model.declared import declared, settled
 from fastgradnorm._model.generators import Drawing
 from fastgradnorm._model.holdings import Holdings
 from fastgradnorm._model.lineage import Lineage
@@ -21,6 +21,7 @@ from fastgradnorm._model.own_loss import output_of, sample_loss
 from fastgradnorm._model.returned import classes_last, extract, one_sample
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.stored import Stored
 from fastgradnorm._options import Options
 from fastgradnorm._process import gradients_aside, models_in_use
 from fastgradnorm._validate import check_model, fail, type_name
@@ -51,7 +52,7 @@ class Subject:
     def __init__(self, model: nn.Module, options: Options) -> None:
         self.model = check_model(model)
         self.asked, self.declared = options.likelihood, declared(self.model)
-        self.options = options = _settled(options, self.declared)
+        self.options = options = settled(options, self.declared)
         self.parameters = dict(self.model.named_parameters())
         trainable = {k: p for k, p in self.parameters.items() if p.requires_grad}
         if not trainable:
@@ -75,6 +76,7 @@ class Subject:
             self._mold = Mold(self.model)
             others = check_plain(self.model, tensor_attributes(self.model))
             self._buffers = Buffers(others, self._usable)
+            self._stored = Stored(self.model, (options.loss, options.forward))
         leaves = [t for t in others.values() if t.is_leaf and t.requires_grad]
         self._leaves = [*self.parameters.values(), *leaves]
         self.blamed = False
@@ -193,18 +195,25 @@ class Subject:
             scored = one_sample(scored, self.options.class_dim)
         return scored, output
 
+    def called(self, model: nn.Module, batch: Batch, leaves: Sequence[Tensor]) -> Any:
+        """What a model returns for samples; the caller's own keeps nothing of a copy's run."""
+        with self._stored.kept(model):
+            return batch.run(model, leaves)
+
     def scored(
         self, model: nn.Module, batch: Batch, leaves: Sequence[Tensor]
     ) -> tuple[Tensor, Any]:
         """Logits as a model returns them, or the loss `[1]` of one sample; and all it returned."""
         if not self.options.by_output:
-            output = batch.run(model, leaves)
+            output = self.called(model, batch, leaves)
             return extract(output), output
         assert batch.labelled is not None
         item = batch.labelled(leaves)
-        output = output_of(model, self.options, item)
-        self.in_loss = True
-        loss = sample_loss(self.options, extract, output, item)
+        with self._stored.kept(model):
+            output = output_of(model, self.options, item)
+            self.in_loss = True
+            with self._stored.as_in(model):
+                loss = sample_loss(self.options, extract, output, item)
         self.in_loss = False
         return loss, output
 
@@ -225,7 +234,7 @@ class Subject:
         """
         before = Drawing(self.own_generators)
         with self.responsible(), self.autocast(), mode:
-            output = batch.run(view, leaves)
+            output = self.called(view, batch, leaves)
         self.drew = before.drew()
         logits = extract(output)
         if logits.dim() == 1:
@@ -278,22 +287,3 @@ def _choose(trainable: dict[str, nn.Parameter], options: Options) -> dict[str, n
             f"Its trainable parameters begin with {', '.join(list(trainable)[:5])}.",
         )
     return chosen
-
-
-def _settled(options: Options, declared: Declared | None) -> Options:
-    """With what a model leaves no doubt about.
-
-    Raises:
-        UnsupportedModelError: If it is no classifier.
-    """
-    if declared is None or not declared.sure or options.likelihood != "auto":
-        return options
-    if options.schemes == ("loss",) and options.loss != "cross_entropy":
-        return options  # whatever the outputs are
-    if declared.meaning == "values":
-        raise UnsupportedModelError(
-            f"`model` must be a classifier. Got {declared.source}: its outputs are values, and a "
-            "softmax of values has no meaning. If they are logits all the same, say of what: "
-            "`likelihood='categorical'` or `likelihood='bernoulli'`."
-        )
-    return options.changed(likelihood="bernoulli") if declared.meaning == "labels" else options

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Chosen, chosen
-from fastgradnorm._selection.kernel import Kernel
+from fastgradnorm._selection.kernel import Kernel, lifted
 
 _BLOCK = 1 << 21  # numbers
 _LOOKS = 64  # samples that are looked at again at a time
@@ -22,11 +22,11 @@ class Coverage:
     """What is covered of reference points, as more samples are chosen.
 
     Args:
-        points: Candidates `[n, D]`, of unit length.
-        references: Points `[r, D]`, of unit length.
+        points: Candidates `[n, D]`.
+        references: Points `[r, D]`.
         weights: Of the references `[r]`, not negative.
         labelled: What covers from the beginning, `[m, D]`.
-        kernel: Similarity.
+        kernel: Similarity, of half squared distances, negative.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class Coverage:
         labelled: Tensor,
         kernel: Kernel,
     ) -> None:
-        self._points, self._kernel = points, kernel
-        self._columns = references.T.contiguous()
+        self._points, self._kernel = lifted(points)[0], kernel
+        self._columns = lifted(references)[1]
         self._weights = weights.to(points.dtype)
         self.covered = points.new_zeros(len(references))
-        for start in range(0, len(labelled), self._rows()):
-            part = labelled[start : start + self._rows()]
+        known = lifted(labelled)[0]
+        for start in range(0, len(known), self._rows()):
+            part = known[start : start + self._rows()]
             torch.maximum(self.covered, self._similarities(part).amax(0), out=self.covered)
 
     def gains(self, places: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def cover(coverage: Coverage, k: int, free: Free, points: Tensor, labelled: Tens
             far = _Far(points, torch.cat([labelled, points[positions]]))
         if far is not None:
             i, gain = free.pick(-far.nearest), 0.0
-            far.add(points, i)
+            far.add(i)
         else:
             free.take(i)
             gain = float(bounds[i])
@@ -115,13 +116,13 @@ def _look(coverage: Coverage, bounds: Tensor) -> None:
 
 
 class _Far:
-    """The inner product of each point with the nearest of what is labelled or chosen."""
+    """Half the squared distance, negative, of each point to the nearest labelled or chosen one."""
 
     def __init__(self, points: Tensor, others: Tensor) -> None:
-        self.nearest = points.new_full((len(points),), -2.0)
-        for start in range(0, len(others), 256):
-            part = others[start : start + 256]
-            torch.maximum(self.nearest, (points @ part.T).amax(1), out=self.nearest)
+        self._rows, self._columns = lifted(points)
+        self.nearest = points.new_full((len(points),), -torch.inf)
+        for part in others.split(256):
+            torch.maximum(self.nearest, (self._rows @ lifted(part)[1]).amax(1), out=self.nearest)
 
-    def add(self, points: Tensor, i: int) -> None:
-        torch.maximum(self.nearest, points @ points[i], out=self.nearest)
+    def add(self, i: int) -> None:
+        torch.maximum(self.nearest, self._rows @ self._columns[:, i], out=self.nearest)

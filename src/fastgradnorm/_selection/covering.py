@@ -14,7 +14,7 @@ def covering(given: Given, positions: Tensor) -> tuple[float, list[float]]:
 
     Over all candidates, or 20,000 seeded ones where there are more, under the kernel of `herding`.
     """
-    points, labelled = given.units()
+    points, labelled = given.directions()
     places = given.references(len(points))
     kernel = gaussian(distance_quantile(points, BANDWIDTH, given.generator()))
     weights = points.new_full((len(places),), 1 / max(1, len(places)))

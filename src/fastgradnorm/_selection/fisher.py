@@ -26,12 +26,14 @@ def fisher(given: Given) -> Chosen:
     """A-optimal, greedily; among 20,000 seeded candidates where there are more."""
     p, h = given.need("probabilities"), given.need("points")
     labelled, labelled_p = given.labelled, given.labelled_probabilities
+    # The design is of the same samples in any unit, and float32 holds fourth powers of few.
+    h, labelled = _in_one_unit(p, h, labelled)
     places = _candidates(given, len(h))
     factors = _Factors(p.shape[1], h.shape[1], given.generator())
     rows = factors.of(p[places], h[places])
     information = _sum(rows) / max(1, len(rows))
     ridge = float(information.trace()) / len(information)
-    start = max(ridge, 1e-12) * torch.eye(len(information), device="cpu")
+    start = (ridge or 1.0) * torch.eye(len(information), device="cpu")
     if labelled is not None and labelled_p is not None and len(labelled):
         start = start + _sum(factors.of(labelled_p, labelled))
     inverse = torch.linalg.inv(start.double()).to(h.dtype)
@@ -50,6 +52,15 @@ def fisher(given: Given) -> Chosen:
         wide = wide - left @ torch.linalg.solve(inner, left.T)
         inverse = ((wide + wide.T) / 2).to(h.dtype)
     return chosen(positions)
+
+
+def _in_one_unit(p: Tensor, h: Tensor, labelled: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Features in the unit in which the mean information of a sample is one."""
+    doubt = (p.double() * (1 - p.double())).clamp_min(0).sum(1)  # Σ_c p_c ‖p - e_c‖²
+    scale = float((doubt * h.double().square().sum(1)).mean()) ** 0.5 if len(h) else 0.0
+    if not scale > 0:
+        return h, labelled
+    return (h / scale).float(), None if labelled is None else (labelled / scale).float()
 
 
 def _candidates(given: Given, count: int) -> Tensor:

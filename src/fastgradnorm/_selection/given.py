@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from fastgradnorm._selection.frames import centered, directions, unit_length
 from fastgradnorm._selection.free import Free
 
 # Coverage is exact up to so many candidates, and above that of so many seeded ones.
@@ -51,9 +51,20 @@ class Given:
 
     def units(self) -> tuple[Tensor, Tensor]:
         """Points of candidates `[n, D]` and of what is labelled `[m, D]`, of unit length."""
+        points, labelled = self._points()
+        return unit_length(points), unit_length(labelled)
+
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """The same less the mean of the candidates, for strategies that go by distances."""
+        return directions(*self._points())
+
+    def centered(self) -> tuple[Tensor, Tensor]:
+        """Points less the mean of the candidates, in any unit, for ratios of distances."""
+        return centered(*self._points())
+
+    def _points(self) -> tuple[Tensor, Tensor]:
         points = self.need("points")
-        labelled = points[:0] if self.labelled is None else self.labelled
-        return normalize(points, dim=1), normalize(labelled, dim=1)
+        return points, points[:0] if self.labelled is None else self.labelled
 
     def need(self, name: str) -> Tensor:
         """An attribute that must be there."""

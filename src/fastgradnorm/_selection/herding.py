@@ -29,14 +29,16 @@ def herd(given: Given, weights: Tensor | None, kernel: Kernel | None = None) -> 
         weights: `[n]`; None: all alike.
         kernel: None: Gaussian, its bandwidth the 10 % quantile of distances.
     """
-    points, labelled = given.units()
+    points, labelled = given.directions()
     places = given.references(len(points))
     if kernel is None:
         kernel = gaussian(distance_quantile(points, BANDWIDTH, given.generator()))
-    weight = points.new_ones(len(places)) if weights is None else weights[places]
-    weight = weight.to(points.dtype).nan_to_num(0, 0, 0).clamp_min(0)
+    weight = torch.ones(len(places), device="cpu") if weights is None else weights[places]
+    # In float64, where the sum of what float32 can hold is a number, and its smallest are not zero.
+    weight = weight.double().nan_to_num(0, 0, 0).clamp_min(0)
     if not bool((weight > 0).any()):
         weight = torch.ones_like(weight)  # nothing tells them apart
-    weight = weight / weight.sum()
+    weight = weight / weight.max()
+    weight = (weight / weight.sum()).to(points.dtype)
     coverage = Coverage(points, points[places], weight, labelled, kernel)
     return cover(coverage, given.k, given.free, points, labelled)

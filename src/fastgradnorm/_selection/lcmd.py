@@ -13,14 +13,14 @@ from fastgradnorm._selection.given import Chosen, Given, chosen
 
 def lcmd(given: Given) -> Chosen:
     """Over points as they are; without labelled ones the first is the one of largest norm."""
-    points = given.need("points")
+    points, labelled = given.centered()
     sq_norms = points.square().sum(1)
     positions: list[int] = []
-    if given.labelled is not None and len(given.labelled):
-        place, distance = nearest_center(points, given.labelled)
-        centers = len(given.labelled)
+    if len(labelled):
+        place, distance = nearest_center(points, labelled)
+        centers = len(labelled)
     else:
-        first = given.free.pick(sq_norms)
+        first = given.free.pick(given.need("points").double().square().sum(1))
         positions.append(first)
         place, centers = torch.zeros(len(points), dtype=torch.int64, device="cpu"), 1
         distance = _sq_distances(points, sq_norms, first)

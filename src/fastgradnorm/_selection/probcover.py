@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgradnorm._selection.clusters import k_means, nearest_center
 from fastgradnorm._selection.given import Chosen, Given
 from fastgradnorm._selection.herding import herd
-from fastgradnorm._selection.kernel import ball
+from fastgradnorm._selection.kernel import ball, lifted
 
 _PURE = 0.95
 _SAMPLE = 5_000
@@ -20,7 +20,7 @@ _CHUNK = 1024
 
 def probcover(given: Given) -> Chosen:
     """By balls of that radius around unit-length points."""
-    points, _ = given.units()
+    points, _ = given.directions()
     classes = given.need("probabilities").shape[1]
     return herd(given, None, ball(_radius(given, points, max(2, classes))))
 
@@ -30,10 +30,10 @@ def _radius(given: Given, points: Tensor, classes: int) -> float:
     points = points[given.references(len(points), _SAMPLE)]
     centers = k_means(points, min(classes, len(points)), given.generator())
     places, _ = nearest_center(points, centers)
-    reach = []
+    reach, (rows, columns) = [], lifted(points)
     for start in range(0, len(points), _CHUNK):
         part = slice(start, start + _CHUNK)
-        sq = (2 - 2 * (points[part] @ points.T)).clamp_min_(0)
+        sq = (-2 * (rows[part] @ columns)).clamp_min_(0)
         sq[places[part, None] == places] = torch.inf
         reach.append(sq.amin(1).sqrt())
     found = torch.cat(reach)

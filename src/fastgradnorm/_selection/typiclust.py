@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgradnorm._selection.clusters import k_means, nearest_center
 from fastgradnorm._selection.given import Chosen, Given, chosen
+from fastgradnorm._selection.kernel import lifted
 
 _MOST_CLUSTERS = 500
 _NEIGHBOURS = 20
@@ -20,7 +21,7 @@ _CHUNK = 1024
 
 def typiclust(given: Given) -> Chosen:
     """Clusters are found on at most 20,000 seeded points, and all are assigned to them."""
-    points, labelled = given.units()
+    points, labelled = given.directions()
     whole = torch.cat([points, labelled])
     base = whole[given.references(len(whole))]
     count = min(len(labelled) + given.k, _MOST_CLUSTERS, len(base))
@@ -59,10 +60,10 @@ def _typicality(points: Tensor) -> Tensor:
     neighbours = min(_NEIGHBOURS, len(points) - 1)
     if neighbours < 1:
         return points.new_zeros(len(points))
-    found = []
+    found, columns = [], lifted(points)[1]
     for start in range(0, len(points), _CHUNK):
         part = points[start : start + _CHUNK]
-        sq = 2 - 2 * (part @ points.T)
+        sq = -2 * (lifted(part)[0] @ columns)
         rows = torch.arange(len(part), device="cpu")
         sq[rows, rows + start] = torch.inf
         nearest = sq.topk(neighbours, largest=False).values.clamp_min(0).sqrt()

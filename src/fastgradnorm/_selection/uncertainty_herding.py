@@ -10,22 +10,29 @@ from torch import Tensor
 
 from fastgradnorm._selection.given import Chosen, Given
 from fastgradnorm._selection.herding import herd
-from fastgradnorm._selection.kernel import Kernel, gaussian
+from fastgradnorm._selection.kernel import Kernel, gaussian, lifted
 
 
 def uncertainty_herding(given: Given) -> Chosen:
     """Weighted by margin; before there are two labelled points, as wide as `herding`."""
-    _, labelled = given.units()
-    radius = _smallest_distance(labelled)
+    radius = smallest_distance(*given.directions())
     kernel: Kernel | None = None if radius is None else gaussian(radius)
     return herd(given, given.need("margins"), kernel)
 
 
-def _smallest_distance(units: Tensor, chunk: int = 512, least: float = 1e-3) -> float | None:
-    """Of points that differ by more than rounding; None if there are none."""
-    found = torch.inf
-    for start in range(0, len(units), chunk):
-        sq = 2 - 2 * (units[start : start + chunk] @ units.T).double()
+def smallest_distance(points: Tensor, labelled: Tensor, chunk: int = 512) -> float | None:
+    """Of labelled points that differ by more than rounding; None if there are none.
+
+    Args:
+        points: Candidates, around zero: rounding is of the size of their numbers.
+        labelled: `[m, D]`.
+        chunk: Of labelled points at a time.
+    """
+    most = max((float(x.abs().max()) for x in (points, labelled) if x.numel()), default=0.0)
+    least, found = 1e-3 * min(1.0, most), torch.inf
+    rows, columns = lifted(labelled)
+    for start in range(0, len(rows), chunk):
+        sq = -2 * (rows[start : start + chunk] @ columns).double()
         far = sq[sq > least**2]
         found = min(found, float(far.min()) if len(far) else torch.inf)
     return None if found == torch.inf else found**0.5

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from fastgradnorm._errors import UnsupportedModelError
-from fastgradnorm._model import Batch, Subject, Swapping, extract, marked, same, tensor_attributes
+from fastgradnorm._model import (
+    Batch,
+    Held,
+    Subject,
+    Swapping,
+    extract,
+    marked,
+    same,
+    tensor_attributes,
+)
 from fastgradnorm._process import models_in_use, put_back_random_states
-from fastgradnorm._witness.held import Held
 from fastgradnorm._witness.noting import ChangesItself, Noting
 from fastgradnorm._witness.pulled import Gradients
 from fastgradnorm._witness.rows import rows_of
@@ -121,7 +129,7 @@ class OwnModel:
                     [leaf[i : i + 1].clone() for leaf in batch.leaves] for i in range(len(batch))
                 ]
                 return torch.stack([subject.scored(model, batch, one)[0] for one in ones])
-            output = batch.run(model, [leaf.clone() for leaf in batch.leaves])
+            output = subject.called(model, batch, [leaf.clone() for leaf in batch.leaves])
         found = rows_of(extract(output), len(batch), subject.options.class_dim)
         temperature = subject.options.temperature
         return found if temperature == 1 else found / temperature

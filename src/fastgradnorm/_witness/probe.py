@@ -102,7 +102,7 @@ def _call(
         hook(view)
     given: Sequence[Tensor] = [leaf.clone() for leaf in batch.leaves]
     with Swapping(stand_ins), subject.autocast():
-        return batch.run(view, given)
+        return subject.called(view, batch, given)
 
 
 def _agree(alone: Tensor, logits: Tensor, count: int) -> bool:

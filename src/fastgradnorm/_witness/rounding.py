@@ -104,7 +104,7 @@ def logits_movement(subject: Subject, batch: Batch, narrow: bool = False) -> Ten
                 rows = [[leaf[i : i + 1] for leaf in moved] for i in range(len(batch))]
                 losses = [subject.scored(view, batch, row)[0] for row in rows]
                 return torch.stack(losses).detach().double()
-            logits = extract(batch.run(view, moved)).detach()
+            logits = extract(subject.called(view, batch, moved)).detach()
         return logits.double() / subject.options.temperature
 
     return _trials(subject, run, narrow)

@@ -1,0 +1,189 @@
+"""What models store on themselves while they run, where a loss reads it by itself.
+
+Passes run on copies of a module tree, and what a model stores then (features, the loss of a router
+or of a code book) is the copy's. A loss that a function closes over the caller's model reads it
+there: of an earlier call, or in vain. So while such a loss runs, the caller's modules have what the
+copy has; afterwards they have what they had. Modules beside the model, as a teacher, keep what they
+store, but for wrappers of transforms that have ended.
+"""
+
+import functools
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from fastgradnorm_kernels.functorch import is_wrapped
+from torch import Tensor, nn
+
+from fastgradnorm._model.held import Held
+from fastgradnorm._process import models_in_use
+
+# Whose functions and objects hold no module of the caller's.
+_OTHERS = frozenset(
+    {"fastgradnorm", "fastgradnorm_kernels", "lightning", "numpy", "pytorch_lightning", "torch"}
+    | {"transformers"}
+)
+_EVERY = frozenset(vars(nn.Module()))  # attributes that every module has
+_ATOMS = (bool, bytes, complex, float, int, str, type(None), Tensor)
+_MOST = 1000  # things that are looked at, and elements of one container
+_DEPTH = 4  # of lists in dicts in lists
+
+
+class Stored:
+    """Modules that functions of the caller's reach, and what is stored on them.
+
+    Args:
+        model: The caller's.
+        functions: What is called with it, or with what it returns: the loss, and `forward`.
+    """
+
+    def __init__(self, model: nn.Module, functions: Iterable[Any]) -> None:
+        found = {id(module): module for module in reached(functions)}
+        own = {id(module) for module in model.modules()}
+        self._model, self._reaches = model, not own.isdisjoint(found)
+        # Not to be kept alive by what may be kept between calls, as the model's own are not.
+        self._beside = [weakref.ref(module) for key, module in found.items() if key not in own]
+
+    @contextmanager
+    def as_in(self, view: nn.Module) -> Iterator[None]:
+        """While a loss runs on what a model returned: the caller's has what that stored.
+
+        Args:
+            view: The model, a copy of the caller's or itself.
+        """
+        if not self._reaches or view is self._model:
+            yield
+            return
+        with self._put_back():
+            copies = dict(view.named_modules())
+            for path, module in self._model.named_modules():
+                if path in copies:
+                    _lend(module, copies[path])
+            yield
+
+    @contextmanager
+    def kept(self, view: nn.Module) -> Iterator[None]:
+        """While a copy runs: what is called of the caller's own modules leaves nothing behind.
+
+        They are in the mode of the copy. Modules beside the model keep what they store, unless it
+        is of a transform.
+        """
+        if view is self._model or not (self._reaches or self._beside):
+            yield
+            return
+        there = [m.__dict__ for m in (ref() for ref in self._beside) if m is not None]
+        beside = [(attributes, Held([attributes])) for attributes in there]
+        with self._put_back():
+            if self._reaches:
+                copies = dict(view.named_modules())
+                for path, module in self._model.named_modules():
+                    module.training = getattr(copies.get(path), "training", False)
+            try:
+                yield
+            finally:
+                for attributes, held in beside:
+                    if _is_of_transform(attributes, _DEPTH + 1):
+                        held.put_back()
+
+    @contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """What the caller's modules hold is what it was, after."""
+        if not self._reaches:
+            yield
+            return
+        with models_in_use:  # so that no other thread makes a copy meanwhile
+            held = Held(module.__dict__ for module in self._model.modules())
+            try:
+                yield
+            finally:
+                held.put_back()
+
+
+def _lend(module: nn.Module, copy: nn.Module) -> None:
+    """Attributes and buffers of a copy, for as long as `Held` has those of the module's own."""
+    for name, value in copy.__dict__.items():
+        if name not in _EVERY and module.__dict__.get(name) is not value:
+            module.__dict__[name] = value
+    for name, value in copy._buffers.items():
+        if name in module._buffers:
+            module._buffers[name] = value
+
+
+def _is_of_transform(value: Any, depth: int) -> bool:
+    if isinstance(value, Tensor):
+        return is_wrapped(value)
+    if depth == 0 or not isinstance(value, (Mapping, list, tuple, set, deque)):
+        return False
+    inside = value.values() if isinstance(value, Mapping) else value
+    return any(_is_of_transform(each, depth - 1) for each in inside)
+
+
+def reached(functions: Iterable[Any]) -> Iterator[nn.Module]:
+    """Modules that functions close over, are given beforehand, or name; and all modules in those.
+
+    Each once; what cannot be looked into, or is far away, is left out.
+    """
+    seen: dict[int, Any] = {}
+    waiting = deque(functions)
+    while waiting and len(seen) < _MOST:
+        value = waiting.popleft()
+        if isinstance(value, _ATOMS) or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            yield value
+        waiting.extend(_inside(value))
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, FunctionType):
+        return [] if _is_other(value) else [*_read(value)]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, Mapping):
+        return [*value.values()] if len(value) <= _MOST else []
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [*value] if len(value) <= _MOST else []
+    if isinstance(value, nn.Module):
+        own = [v for name, v in vars(value).items() if name not in _EVERY]
+        return [*own, *value.children(), type(value).forward]
+    if isinstance(value, (type, ModuleType)) or _is_other(type(value)):
+        return []
+    return [*getattr(value, "__dict__", {}).values(), type(value).__dict__.get("__call__")]
+
+
+def _read(function: FunctionType) -> Iterator[Any]:
+    """What a function closes over, has as defaults, and finds by names of its module."""
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # of a name that is still to be assigned
+            continue
+    names = set(_names(function.__code__))
+    for name in names & function.__globals__.keys():
+        found = function.__globals__[name]
+        yield found
+        if isinstance(found, ModuleType) and not _is_other(found):
+            yield from (vars(found)[each] for each in names & vars(found).keys())
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_other(thing: Any) -> bool:
+    """Whether a function, class or module of code is none of the caller's."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
+    root = str(name).partition(".")[0]
+    return root in _OTHERS or (root in sys.stdlib_module_names and root != "__main__")
