@@ -209,4 +209,11 @@ FAULTS = [
         "                    if False:\n",
         "a teacher keeps wrappers of a transform that has ended",
     ),
+    Fault(
+        "_witness/loss.py",
+        "dropped guard",
+        "    if together_alone:\n",
+        "    if False:\n",
+        "losses of pairs have scores of zero in silence, where a model returns no logits",
+    ),
 ]

@@ -169,6 +169,7 @@ TESTS = {
     "_witness/witness": "witness/test_cut_off engine/test_small_numbers witness/test_rounding "
     "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/loss": "witness/test_losses_that_compare schemes/test_labels",
     "_witness/meaning": "witness/test_dimensions witness/test_silence",
     "_witness/scores": "witness/test_scores witness/test_silence",
     "_witness/disagreements": "witness/test_disagreements",

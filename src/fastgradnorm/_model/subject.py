@@ -68,7 +68,7 @@ class Subject:
         self.device = torch.device(options.device or some.device)
         self.dtype = next(iter(trainable.values())).dtype.to_real()
         self._moved = {id(p): self._usable(p) for p in self.parameters.values()}
-        self.drew = self.draws_idly = self.in_loss = self.clips = False
+        self.drew = self.draws_idly = self.in_loss = self.clips = self.blamed = False
         self.own_generators: dict[str, Any] | None = None
         self.hooks = self.hooked() is not None
         self._holdings = Holdings(self.parameters, self._moved)
@@ -79,7 +79,6 @@ class Subject:
             self._stored = Stored(self.model, (options.loss, options.forward))
         leaves = [t for t in others.values() if t.is_leaf and t.requires_grad]
         self._leaves = [*self.parameters.values(), *leaves]
-        self.blamed = False
 
     def _usable(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
@@ -201,16 +200,27 @@ class Subject:
             return batch.run(model, leaves)
 
     def scored(
-        self, model: nn.Module, batch: Batch, leaves: Sequence[Tensor]
+        self, model: nn.Module, batch: Batch, leaves: Sequence[Tensor], at_logits: bool = False
     ) -> tuple[Tensor, Any]:
-        """Logits as a model returns them, or the loss `[1]` of one sample; and all it returned."""
+        """Logits as a model returns them, or the loss `[1]` of one sample; and all it returned.
+
+        Args:
+            model: What is called.
+            batch: How.
+            leaves: The sample.
+            at_logits: Whether the graph may begin there, but of a loss that the model makes.
+        """
         if not self.options.by_output:
             output = self.called(model, batch, leaves)
             return extract(output), output
         assert batch.labelled is not None
         item = batch.labelled(leaves)
         with self._stored.kept(model):
-            output = output_of(model, self.options, item)
+            apart = at_logits and self.options.loss != "model"
+            with self.graph() if apart else nullcontext():
+                output = output_of(model, self.options, item)
+            if apart:
+                extract(output).requires_grad_()
             self.in_loss = True
             with self._stored.as_in(model):
                 loss = sample_loss(self.options, extract, output, item)

@@ -98,15 +98,17 @@ class OwnModel:
 
     def gradients(self, batch: Batch, names: Sequence[str]) -> Gradients:
         """The same by a call that is to be pulled back from, to the parameters of these names."""
+        return self.with_graph(names, lambda m, to: Gradients(self._called(m, batch), to))
 
-        def call() -> Gradients:
-            if self._borrowed:
-                leaves: dict[str, Tensor] = {n: self.subject.parameters[n] for n in names}
-            else:
-                values = self.subject.values(names)
-                leaves = {name: v.detach().requires_grad_() for name, v in values.items()}
+    def with_graph(
+        self, names: Sequence[str], use: Callable[[nn.Module, dict[str, Tensor]], R]
+    ) -> R:
+        """What is made of the model, ready to be called, and of parameters to pull back to."""
+
+        def call() -> R:
+            leaves = self._leaves(names)
             with self._ready(leaves) as model, torch.enable_grad():
-                return Gradients(self._called(model, batch), leaves)
+                return use(model, leaves)
 
         return self._harmless(call)
 
@@ -134,18 +136,11 @@ class OwnModel:
         temperature = subject.options.temperature
         return found if temperature == 1 else found / temperature
 
-    def at_logits(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Logits as the model returns them, and the gradient of the loss of all at them, if any."""
-
-        def call() -> tuple[Tensor, Tensor | None]:
-            subject, leaves = self.subject, [leaf.clone() for leaf in batch.leaves]
-            with self._ready({}) as model, torch.enable_grad(), subject.autocast():
-                loss, output = subject.scored(model, batch, leaves)
-                logits = extract(output)
-                (slope,) = torch.autograd.grad(loss, [logits], allow_unused=True)
-            return logits.detach(), slope
-
-        return self._harmless(call)
+    def _leaves(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What is to be pulled back to."""
+        if self._borrowed:
+            return {name: self.subject.parameters[name] for name in names}
+        return {n: v.detach().requires_grad_() for n, v in self.subject.values(names).items()}
 
     @contextlib.contextmanager
     def _ready(self, leaves: dict[str, Tensor]) -> Iterator[nn.Module]:

@@ -274,7 +274,7 @@ class Witness:
         self._apart |= check_rows(self.engine, own, batch, seen, look.logits, record, quiet)
         tell_carried(own)
         if self.engine.options.by_output:
-            check_company(own, batch.take(slice(0, 2)))
+            check_company(own, batch)
         if self._choice.mode == "all":
             groups = [list(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
         else:
