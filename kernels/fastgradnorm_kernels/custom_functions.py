@@ -8,7 +8,8 @@ see the samples' tensors and run under `vmap` by the operations' own rules.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -23,21 +24,19 @@ from fastgradnorm_kernels.levels import is_differentiated
 def opened_functions() -> Iterator[None]:
     """A context in which such functions run under the engine's own transforms.
 
-    `Function.apply` is another one inside, for the whole process; outside of transforms it does
-    what it did.
+    `Function.apply` does another thing inside, for the whole process; outside of transforms it does
+    what it did. Where it is written in Python, as in PyTorch 2.13, it is its code that changes,
+    so that `swish = Swish.apply`, bound when a model's file was imported, is reached too.
     """
-    before = vars(Function)["apply"]
+    method: Any = vars(Function)["apply"]
+    function = getattr(method, "__func__", None)
+    if isinstance(function, FunctionType) and function.__code__.co_freevars == ("__class__",):
+        with _other_code(function):
+            yield
+        return
 
     def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and _knows_nothing(cls) and is_transforming():
-            tensors = [arg for arg in args if isinstance(arg, Tensor)]
-            differentiated = is_differentiated(*tensors)
-            if differentiated:
-                return _light(cls).within(*args)
-            if differentiated is False:
-                with torch.no_grad():
-                    return _called(cls, _Context(len(args)), args)
-        return before.__get__(None, cls)(*args, **kwargs)
+        return _applied(method.__get__(None, cls), cls, args, kwargs)
 
     opened = classmethod(apply)
     Function.apply = opened  # type: ignore[assignment, method-assign]
@@ -45,7 +44,65 @@ def opened_functions() -> Iterator[None]:
         yield
     finally:
         if vars(Function)["apply"] is opened:  # else another has changed it since
-            Function.apply = before  # type: ignore[method-assign]
+            Function.apply = method  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _other_code(function: FunctionType) -> Iterator[None]:
+    """`function` does the other thing, whatever holds it, and another function what it did."""
+    before = function.__code__
+    plain = FunctionType(
+        before,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    plain.__kwdefaults__ = function.__kwdefaults__
+    _plain[:] = [plain]
+    function.__code__ = _CODE
+    try:
+        yield
+    finally:
+        if function.__code__ is _CODE:  # else another has changed it since
+            function.__code__ = before
+
+
+def _stand_in() -> CodeType:
+    """Code with the one cell that `Function.apply` has, run with the globals of that."""
+    __class__ = None
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        import sys  # names are those of PyTorch's own file
+
+        here = sys.modules["fastgradnorm_kernels.custom_functions"]
+        return here.applied(__class__, cls, args, kwargs)
+
+    return apply.__code__
+
+
+_CODE = _stand_in()
+_plain: list[Callable[..., Any]] = []  # what the function does otherwise
+
+
+def applied(_: Any, cls: type[Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `Function.apply` does while its code is another."""
+    return _applied(functools.partial(_plain[-1], cls), cls, args, kwargs)
+
+
+def _applied(
+    before: Callable[..., Any], cls: type[Function], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """One application: as a light function where that is needed, or as before."""
+    if not kwargs and _knows_nothing(cls) and is_transforming():
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        differentiated = is_differentiated(*tensors)
+        if differentiated:
+            return _light(cls).within(*args)
+        if differentiated is False:
+            with torch.no_grad():
+                return _called(cls, _Context(len(args)), args)
+    return before(*args, **kwargs)
 
 
 def _takes_context(cls: type[Function]) -> bool:

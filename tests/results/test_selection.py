@@ -1,5 +1,6 @@
 """From scores to the samples to label."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,3 +137,36 @@ class TestRandomStrategies:
 def test_wrong_arguments(scores, k, options, error, match):
     with pytest.raises(error, match=match):
         select(scores, k, **options)
+
+
+class TestScoresOfAnyKind:
+    @pytest.mark.parametrize(
+        "scores",
+        [
+            np.array([1.0, 5.0, 3.0])[::-1],  # PyTorch has no negative strides
+            np.array([3.0, 5.0, 1.0], dtype=">f8"),  # nor other orders of bytes
+            np.array([3.0, 5.0, None], dtype=object),
+            np.ma.array([3.0, 5.0, 9.0], mask=[False, False, True]),  # masked: not known
+            np.ma.array([3, 5, 9], mask=[False, False, True]),
+            np.array([3, 5, 1], dtype=np.float16),
+        ],
+        ids=["reversed", "big-endian", "objects", "masked", "masked integers", "half"],
+    )
+    def test_numbers(self, scores):
+        assert select(scores, 2).tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        "scores",
+        [
+            torch.tensor([1 + 1j, 2]),
+            np.array([1j, 2]),
+            [1j, 2],
+            np.array(["1", "2"]),
+            np.array(["2026-01-01"], dtype="M8[D]"),
+            np.array(["a", None], dtype=object),
+        ],
+        ids=["complex", "complex array", "complex list", "texts", "dates", "objects"],
+    )
+    def test_what_is_no_number_has_no_order(self, scores):
+        with pytest.raises(TypeError, match="`scores` must be a tensor or array"):
+            select(scores, 1)

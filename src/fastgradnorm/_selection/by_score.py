@@ -1,7 +1,7 @@
 """From scores to the samples to label."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -82,11 +82,18 @@ def _numbers(scores: object) -> Tensor:
     if hasattr(scores, "columns"):
         advice = "Of a table pass the column of scores, such as `table['score']`."
         raise fail_type("scores", wanted, scores, advice)
-    if isinstance(scores, (Tensor, np.ndarray)):
-        return torch.as_tensor(scores, device="cpu")
+    if isinstance(scores, Tensor):
+        if scores.is_complex():
+            raise fail_type("scores", wanted, scores, "Complex numbers have no order.")
+        return scores
     if not isinstance(scores, (list, tuple)) and not hasattr(scores, "__array__"):
         raise fail_type("scores", wanted, scores)
+    if isinstance(scores, np.ndarray) and scores.dtype.kind not in "biufO":
+        raise fail_type("scores", wanted, scores, f"It holds {scores.dtype}.")
     try:
+        if isinstance(scores, np.ma.MaskedArray):  # what is masked is no number
+            masked: np.ma.MaskedArray[Any, Any] = np.ma.masked_array(scores, dtype=np.float64)
+            return torch.from_numpy(masked.filled(np.nan))
         return torch.from_numpy(np.array(scores, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise fail_type("scores", wanted, scores) from error
