@@ -216,4 +216,25 @@ FAULTS = [
         "    if False:\n",
         "losses of pairs have scores of zero in silence, where a model returns no logits",
     ),
+    Fault(
+        "_directions/directions.py",
+        "stale state",
+        "with values_of(other, own) if read else nullcontext(other) as there:",
+        "with nullcontext(other) as there:",
+        "a loss that reads weights reads those of the model, not of the checkpoint, in silence",
+    ),
+    Fault(
+        "_directions/states.py",
+        "state not put back",
+        "            own.data, own.grad = data, grad\n",
+        "            own.grad = grad\n",
+        "the model has the values of the last checkpoint",
+    ),
+    Fault(
+        "_directions/states.py",
+        "dropped branch",
+        "    return {**found, **shared} if shared else found\n",
+        "    return found\n",
+        "files that hold a shared weight once are refused",
+    ),
 ]

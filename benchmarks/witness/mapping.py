@@ -23,7 +23,7 @@ TESTS = {
     "_engine/sketched": "directions/test_options engine/test_sketched "
     "engine/test_sketched_norms test_sketch test_sketch_store",
     "_operations/tensor_sketch": "operations/test_tensor_sketch test_sketch",
-    "_directions/states": "directions/test_names",
+    "_directions/states": "directions/test_names directions/test_states",
     "_directions/dots": "directions/test_names directions/test_teachers directions/test_options "
     "directions/test_cosines directions/test_metric directions/test_dots directions",
     "_directions/metric": "directions/test_metric directions/test_dots",
@@ -37,7 +37,7 @@ TESTS = {
     "_sketches/sketched": "directions/test_options engine/test_sketched_norms test_sketch "
     "engine/test_sketched engine/test_sketched_alone any_model/test_clipped_gradients "
     "test_sketch_store",
-    "_directions/directions": "directions/test_dots directions",
+    "_directions/directions": "directions/test_states directions/test_dots directions",
     "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
     "_schemes/labelled": "schemes/test_losses schemes/test_losses_of_models",

@@ -7,6 +7,7 @@ checkpoints, LESS (Xia et al., 2024) under Adam's metric. Nothing is projected, 
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from fastgradnorm._directions.dots import Dots, directed
 from fastgradnorm._directions.means import mean
 from fastgradnorm._directions.metric import metric_of
-from fastgradnorm._directions.states import check_states, load_state
+from fastgradnorm._directions.states import check_states, load_state, values_of
 from fastgradnorm._engine import Engine
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._keywords import make_options
+from fastgradnorm._model import reaches
 from fastgradnorm._options import Options
 from fastgradnorm._pool import Placement, make_engine, start
 from fastgradnorm._process import OwnRandomState
@@ -72,7 +74,8 @@ def gradient_dots(
             are (LESS). Directions are taken as they are.
         checkpoints: Pairs of a state dict, or the path of one, and a weight, such as the learning
             rate: the sum of weight times product over them (TracIn). They are loaded into a copy
-            of the model: a loss that reads weights by itself reads those of the model.
+            of the model, or where functions such as the `loss` read weights by themselves, stand in
+            the model meanwhile.
         options: Keyword arguments of `Options`, such as `loss`, `target` and `params`.
 
     Returns:
@@ -116,18 +119,19 @@ def _over_checkpoints(
     given: tuple[Any, ...],
     checkpoints: Sequence[Checkpoint],
 ) -> Tensor:
-    if not checkpoints:
-        raise fail("checkpoints", "a sequence of at least one pair (state, weight)", checkpoints)
     _check_checkpoints(checkpoints, loader, options)
     if given[-1] is not None:
         advice = "Add up calls with one optimizer each."
         raise fail("metric", "None with several `checkpoints`", given[-1], advice)
     total, order = None, None
-    other = copy.deepcopy(check_model(model))
+    own = check_model(model)
+    other = copy.deepcopy(own)
     check_states(other, checkpoints)
+    read = reaches(own, (options.loss, options.forward, options.mask, options.target, directions))
     for place, (state, weight) in enumerate(checkpoints):
         load_state(other, state, f"checkpoints[{place}][0]")
-        found, indices = _dots(other, loader, _made(directions, other), options, *given)
+        with values_of(other, own) if read else nullcontext(other) as there:
+            found, indices = _dots(there, loader, _made(directions, there), options, *given)
         order = indices if total is None else order
         alike = total is None or (len(found) == len(total) and _same(order, indices))
         if not alike:
@@ -146,6 +150,10 @@ def _check_checkpoints(checkpoints: Any, loader: Any, options: Options) -> None:
     wanted = "a sequence of pairs (state dict or its path, weight)"
     if isinstance(checkpoints, (Mapping, str, Path)):
         raise fail_type("checkpoints", wanted, checkpoints, "Of one: `[(state, 1.0)]`.")
+    if not isinstance(checkpoints, Sequence):
+        raise fail_type("checkpoints", wanted, checkpoints, "`list` makes one of an iterator.")
+    if not checkpoints:
+        raise fail("checkpoints", "a sequence of at least one pair (state, weight)", checkpoints)
     for place, pair in enumerate(checkpoints):
         told = f"checkpoints[{place}]"
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:

@@ -21,6 +21,7 @@ from fastgradnorm._model.sameness import Appearance
 from fastgradnorm._model.shadow import Mold, tensor_attributes
 from fastgradnorm._model.snapshot import NoSnapshotError, Snapshot
 from fastgradnorm._model.standins import StandIns
+from fastgradnorm._model.stored import reaches
 from fastgradnorm._model.subject import Subject
 from fastgradnorm._model.substitution import Swapping, Unharmed
 from fastgradnorm._model.views import Piece, Pieces
@@ -65,6 +66,7 @@ __all__ = [
     "meaning_of_loss",
     "own_states",
     "parts",
+    "reaches",
     "same",
     "tensor_attributes",
     "without_values",

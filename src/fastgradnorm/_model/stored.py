@@ -28,7 +28,7 @@ _OTHERS = frozenset(
     | {"transformers"}
 )
 _EVERY = frozenset(vars(nn.Module()))  # attributes that every module has
-_ATOMS = (bool, bytes, complex, float, int, str, type(None), Tensor)
+_ATOMS = (bool, bytes, complex, float, int, str, type(None))
 _MOST = 1000  # things that are looked at, and elements of one container
 _DEPTH = 4  # of lists in dicts in lists
 
@@ -42,7 +42,7 @@ class Stored:
     """
 
     def __init__(self, model: nn.Module, functions: Iterable[Any]) -> None:
-        found = {id(module): module for module in reached(functions)}
+        found = {id(each): each for each in _reached(functions) if isinstance(each, nn.Module)}
         own = {id(module) for module in model.modules()}
         self._model, self._reaches = model, not own.isdisjoint(found)
         # Not to be kept alive by what may be kept between calls, as the model's own are not.
@@ -122,8 +122,16 @@ def _is_of_transform(value: Any, depth: int) -> bool:
     return any(_is_of_transform(each, depth - 1) for each in inside)
 
 
-def reached(functions: Iterable[Any]) -> Iterator[nn.Module]:
-    """Modules that functions close over, are given beforehand, or name; and all modules in those.
+def reaches(model: nn.Module, functions: Iterable[Any]) -> bool:
+    """Whether functions reach modules, parameters or buffers of a model by themselves."""
+    own = {id(each) for each in (*model.modules(), *model.parameters(), *model.buffers())}
+    return any(id(each) in own for each in _reached(functions))
+
+
+def _reached(functions: Iterable[Any]) -> Iterator[nn.Module | Tensor]:
+    """Modules and tensors that functions close over, are given beforehand, or name.
+
+    And those in them, as far as modules are followed.
 
     Each once; what cannot be looked into, or is far away, is left out.
     """
@@ -134,12 +142,14 @@ def reached(functions: Iterable[Any]) -> Iterator[nn.Module]:
         if isinstance(value, _ATOMS) or id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, nn.Module):
+        if isinstance(value, (nn.Module, Tensor)):
             yield value
         waiting.extend(_inside(value))
 
 
 def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Tensor):
+        return []
     if isinstance(value, FunctionType):
         return [] if _is_other(value) else [*_read(value)]
     if isinstance(value, MethodType):
