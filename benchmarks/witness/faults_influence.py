@@ -145,7 +145,7 @@ FAULTS = [
     ),
     Fault(
         _DIRECTIONS, "state not put back",
-        "other = copy.deepcopy(check_model(model))", "other = check_model(model)",
+        "other = copy.deepcopy(own)", "other = own",
         "products over checkpoints leave the last one's weights in the caller's model",
     ),
     Fault(
@@ -155,7 +155,7 @@ FAULTS = [
     ),
     Fault(
         _DIRECTIONS, "stale direction",
-        "_dots(other, loader, _made(directions, other), options, *given)", "_dots(other, loader, _made(directions, model), options, *given)",
+        "_dots(there, loader, _made(directions, there), options, *given)", "_dots(there, loader, _made(directions, model), options, *given)",
         "directions that are a function of the model are made of the caller's for all checkpoints",
     ),
     Fault(
