@@ -82,4 +82,15 @@ FAULTS = [
         "some.mT.reshape(-1, t)", "some.reshape(-1, t)",
         "gradients of narrow layers are made of positions that are taken for outputs",
     ),
+    Fault(
+        "kernels/fastgradnorm_kernels/_sample_groups.py", "wrong axis",
+        "torch.cat([torch.stack(found[i : i + k], 1) for i in blocks])",
+        "torch.stack(found).view(len(x), k)",
+        "norms of a volume's samples and cotangents change places",
+    ),
+    Fault(
+        "kernels/fastgradnorm_kernels/operators.py", "dropped guard",
+        "if 1 not in weight.stride():", "if False:",
+        "pointwise convolutions of sequences of odd length with a stride fail",
+    ),
 ]  # fmt: skip

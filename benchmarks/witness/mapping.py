@@ -273,6 +273,8 @@ TESTS = {
     "integrations/recipes": "integrations/test_recipes",
     "kernels/fastgradnorm_kernels/_narrow": "kernels/test_narrow_products",
     "kernels/fastgradnorm_kernels/_products": "kernels/test_large_products",
+    "kernels/fastgradnorm_kernels/_sample_groups": "kernels/test_sample_groups",
+    "kernels/fastgradnorm_kernels/operators": "kernels/test_sample_groups",
     "kernels/fastgradnorm_kernels/_torch_norms": "kernels/test_narrow_products "
     "kernels/test_large_products",
     "kernels/fastgradnorm_kernels/bucket_sums": "kernels/test_bucket_sums",

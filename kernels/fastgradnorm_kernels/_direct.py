@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgradnorm_kernels import _matmul, reference
+from fastgradnorm_kernels._sample_groups import grouped_sq_norm, is_grouped
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out
 from fastgradnorm_kernels.shapes import Float
@@ -46,6 +47,8 @@ def direct_conv_sq_norm(
             return _of_sequences(x, g, geometry)
         if x[0].numel() * math.prod(geometry.kernel_size) >= _OWN_WINDOWS and x.dim() > 3:
             return _of_images(x, g, geometry)
+    if is_grouped(x, g):
+        return grouped_sq_norm(x, g, geometry)
     return reference.direct_conv_sq_norm(x, g, *geometry, 1)
 
 

@@ -39,6 +39,8 @@ def _gradients(output: Tensor, inputs: Sequence[Tensor], g: Tensor) -> tuple[Ten
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x weightᵀ + bias` by oneDNN. Can go when `F.linear` takes it where MKL is slower."""
+    if 1 not in weight.stride():  # such as every second number of rows of odd length, refused
+        weight = weight.contiguous()
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 

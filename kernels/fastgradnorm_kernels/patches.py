@@ -12,8 +12,8 @@ from fastgradnorm_kernels.shapes import Float
 # Elements of several samples' patches that stay in the cache; and up to which a sample's are put
 # into memory.
 _BLOCK, _MOST = 1 << 20, 1 << 22
-# Numbers of a weight up to which, and positions beyond which, oneDNN's own gradient is faster than
-# patches, for one cotangent and channels last: 0.7 to 1.0 times the time from 40x40 on.
+# Numbers of a weight up to which, and positions from which on, oneDNN's own gradient is faster than
+# patches, for one cotangent and channels last: 0.7 to 1.0 times the time from 32x32 on.
 _SHORT, _MANY_POSITIONS = 1 << 18, 1 << 10
 
 
@@ -86,5 +86,5 @@ def are_left_out(
     _, k, o, *out = g.shape
     inputs, t = x.shape[1] * math.prod(geometry.kernel_size), math.prod(out)
     last = k == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    short = last and t > _MANY_POSITIONS and inputs * o <= _SHORT
+    short = last and t >= _MANY_POSITIONS and inputs * o <= _SHORT
     return short or (len(out) == 2 and inputs * t > _MOST)

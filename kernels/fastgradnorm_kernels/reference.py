@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
+from fastgradnorm_kernels._matmul import prefers_onednn
 from fastgradnorm_kernels._products import copied, gradients, is_narrow
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
@@ -27,7 +28,8 @@ _DIRECT_BLOCK = 1 << 22
 _AFFINE_BLOCK, _AFFINE_BLOCK_GPU = 1 << 18, 1 << 28
 # Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
 # is copied to lay a batch of them out, and what follows finds the product in the cache.
-_OWN_CALL = 1 << 20
+# Of several cotangents in one product, those of all.
+_OWN_CALL, _OWN_STACK = 1 << 20, 1 << 21
 # Patches of one sample's convolution, in elements, from which on they are alone in memory.
 _OWN_PATCHES = 1 << 17
 
@@ -121,9 +123,14 @@ def direct_sq_norm(
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = widen(activations, grad_outputs)
     n, k, t, o = g.shape
-    if n > 0 and t * o * a.shape[-1] >= _OWN_CALL:
-        flips = copied(g) < copied(a) and not is_narrow(a.shape[-1], o)
-        flips = flips or is_narrow(o, a.shape[-1])
+    inputs = a.shape[-1]
+    work = t * o * inputs
+    # Of several cotangents whose positions are last in memory the outputs are rows of one product.
+    stacks = n > 0 and k > 1 and copied(g) == 0 and not is_narrow(inputs, o)
+    apart = stacks and k * work >= _OWN_STACK and g.device.type == "cpu" and prefers_onednn()
+    if n > 0 and (work >= _OWN_CALL or apart):
+        flips = copied(g) < copied(a) and not is_narrow(inputs, o)
+        flips = flips or stacks or is_narrow(o, inputs)
         pairs = zip(a, g, strict=True)
         found = [torch.dot(w, w) for a_i, g_i in pairs for w in gradients(a_i, g_i, flips)]
         return torch.stack(found).view(n, k)
