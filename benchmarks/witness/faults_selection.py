@@ -4,7 +4,7 @@
 from benchmarks.witness.fault import Fault
 
 _COVERAGE, _FREE, _HERDING = "_selection/coverage.py", "_selection/free.py", "_selection/herding.py"
-_FRAMES = "_selection/frames.py"
+_FRAMES, _KERNEL = "_selection/frames.py", "_selection/kernel.py"
 _ACQUIRE, _READING, _GATHER = "_acquire.py", "_reading.py", "_gather.py"
 _JOURNAL, _STATE = "active/campaign/_journal.py", "active/campaign/_state.py"
 
@@ -35,6 +35,11 @@ FAULTS = [
         "weight = weight.double().nan_to_num(0, 0, 0).clamp_min(0)",
         "weight = weight.float().nan_to_num(0, 0, 0).clamp_min(0)",
         "scores too small for float32 weigh alike",
+    ),
+    Fault(
+        _KERNEL, "dropped guard",
+        "distances = torch.pdist(points[~near.tril(-1).any(1)])", "distances = torch.pdist(points)",
+        "of a pool that is a third blank pictures nothing but these is covered",
     ),
     Fault(
         _FRAMES, "precision lost",

@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Given
+from fastgradnorm._selection.kernel import distance_quantile
 from fastgradnorm._selection.table import TABLE
 
 
@@ -111,3 +112,32 @@ def test_a_design_of_samples_that_are_all_but_certain_still_spreads():
     made = TABLE["bait"].choose(given(points, 0)).positions.remainder(8)
     sure = given(points * 1e-12, 0)
     assert TABLE["bait"].choose(sure).positions.remainder(8).tolist() == made.tolist()
+
+
+class TestPoolsOfWhichManySamplesAreOne:
+    """As of blank pictures, whose features differ by rounding, or by the noise of a scanner."""
+
+    def points(self, noise, share=0.4):
+        generator = torch.Generator().manual_seed(0)
+        centers = torch.eye(8, 16)
+        others = centers.repeat_interleave(75, 0)
+        others = others + 0.1 * torch.randn(600, 16, generator=generator)
+        count = int(600 * share / (1 - share))
+        blank = torch.ones(16) * (1 + noise * torch.randn(count, 16, generator=generator))
+        return torch.cat([others, blank])
+
+    @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-5, 1e-4])
+    @pytest.mark.parametrize("share", [0.35, 0.6, 0.8])
+    def test_the_others_are_covered(self, noise, share):
+        points = self.points(noise, share)
+        made = TABLE["maxherding"].choose(given(points, 0, 9)).positions
+        groups = made.clamp_max(600).div(75, rounding_mode="floor").tolist()
+        assert sorted(groups) == [*range(9)]  # one of each, and one blank
+
+    @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-5, 1e-4])
+    def test_the_bandwidth_is_that_of_the_others(self, noise):
+        points = normalize(self.points(noise), dim=1)
+        found = distance_quantile(points, 0.1, np.random.default_rng(0))
+        assert found == pytest.approx(
+            distance_quantile(points[:600], 0.1, np.random.default_rng(0)), rel=0.5
+        )

@@ -10,6 +10,8 @@ from torch import Tensor
 Kernel = Callable[[Tensor], Tensor]
 
 _SAMPLE = 1_000
+_ONE = 1e-6  # what rounding leaves of no distance
+_NEAR = 1e-3  # of the root mean square distance
 
 
 def gaussian(bandwidth: float) -> Kernel:
@@ -46,15 +48,20 @@ def lifted(points: Tensor) -> tuple[Tensor, Tensor]:
 def distance_quantile(points: Tensor, level: float, generator: np.random.Generator) -> float:
     """A quantile of the distances between points, over 1,000 drawn ones.
 
-    Where that is zero, the smallest distance that is not; 1 where all points are one.
+    Where that is one of near-duplicates, a thousandth of the root mean square distance or less, as
+    of a pool in which every third picture is blank, of near-duplicates one each counts: a kernel as
+    narrow as two copies of a picture differ covers nothing else. 1 where all points are one.
     """
     if len(points) > _SAMPLE:
         points = points[torch.from_numpy(generator.choice(len(points), _SAMPLE, replace=False))]
-    distances = torch.pdist(points.double())
+    points = points.double()
+    distances = torch.pdist(points)
     if not len(distances):
         return 1.0
     found = float(distances.quantile(level))
-    if found < 1e-6:
-        positive = distances[distances > 1e-6]
-        found = float(positive.min()) if len(positive) else 1.0
+    least = max(_ONE, _NEAR * float(distances.square().mean().sqrt()))
+    if found < least:
+        near = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") < least
+        distances = torch.pdist(points[~near.tril(-1).any(1)])
+        found = float(distances.quantile(level)) if len(distances) else 1.0
     return found

@@ -60,6 +60,7 @@ def _typicality(points: Tensor) -> Tensor:
     neighbours = min(_NEIGHBOURS, len(points) - 1)
     if neighbours < 1:
         return points.new_zeros(len(points))
+    points = points - points.mean(0)  # a cluster is small beside its distance from the others
     found, columns = [], lifted(points)[1]
     for start in range(0, len(points), _CHUNK):
         part = points[start : start + _CHUNK]
