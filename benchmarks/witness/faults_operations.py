@@ -211,7 +211,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrences.py", "swapped gates",
-        "i_f, middle, last, i, f, g, o, cells", "i_f, middle, last, i, g, f, o, cells",
+        "i_f, i, f, g, o, cells, tanh", "i_f, i, g, f, o, cells, tanh",
         "the gates of LSTMs change places",
     ),
     Fault(
@@ -221,7 +221,7 @@ FAULTS = [
     ),
     Fault(
         "_operations/recurrences.py", "lost order",
-        "parts = [states[1:], first[None]] if self.backwards else [first[None], states[:-1]]", "parts = [first[None], states[:-1]]",
+        "torch.cat([kept, first] if self.backwards else [first, kept], dim)", "torch.cat([first, kept], dim)",
         "steps that run backwards are taken to begin with the states of those that run forwards",
     ),
     Fault(
@@ -243,6 +243,16 @@ FAULTS = [
         "_operations/recurrent_gates.py", "wrong branch",
         'own = shares[slot == "bias_hidden"]', "own = shares[0]",
         "both biases of GRUs have the gradient of the one",
+    ),
+    Fault(
+        "_operations/recurrent_gates.py", "off by one",
+        "{slot: norms[i] for i", "{slot: norms[i - 1] for i",
+        "weights and biases of recurrent layers have each other's norms",
+    ),
+    Fault(
+        "kernels/fastgradnorm_kernels/recurrent_norm.py", "dropped part",
+        "enumerate(columns.gradients(g) * 2)", "enumerate(columns.gradients(g))",
+        "gradients of recurrent biases that nearly cancel over the steps lose their digits",
     ),
     Fault(
         "_operations/unbatched.py", "dropped guard",

@@ -119,9 +119,7 @@ TESTS = {
     "_operations/table": "any_model/test_structured_control_flow test_complex operations",
     "_operations/recurrent": "any_model/test_packed_sequences any_model/test_recurrent "
     "operations/test_layers",
-    "_operations/recurrences": "any_model/test_recurrent any_model/test_folded_recurrences",
-    "_operations/recurrence_operators": "any_model/test_folded_recurrences",
-    "_operations/recurrence_pulls": "any_model/test_recurrent any_model/test_folded_recurrences",
+    "_operations/recurrence": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",
     "_operations/numbered": "any_model/test_numbered_indices",
@@ -280,6 +278,7 @@ TESTS = {
     "kernels/fastgradnorm_kernels/bucket_sums": "kernels/test_bucket_sums",
     "kernels/fastgradnorm_kernels/assigning": "process/test_process_state",
     "kernels/fastgradnorm_kernels/checkpoints": "witness/test_cut_off",
+    "kernels/fastgradnorm_kernels/recurrent_norm": "kernels/test_recurrent_norm",
     "kernels/fastgradnorm_kernels/squares": "kernels/test_squares",
     "kernels/fastgradnorm_kernels/switches": "process/test_process_state "
     "any_model/test_private_paths",

@@ -4,7 +4,6 @@ from fastgradnorm_kernels._backends import computed_by, resolve_backend
 from fastgradnorm_kernels._dispatch import (
     affine_sq_norm,
     batch_norm_sq_norm,
-    bias_sq_norm,
     conv_sq_norm,
     direct_sq_norm,
     embedding_sq_norm,
@@ -19,6 +18,7 @@ from fastgradnorm_kernels._errors import KernelError
 from fastgradnorm_kernels._forms import choose_form, form_flops
 from fastgradnorm_kernels._hashing import hash_codes, hash_table, hashed_sums
 from fastgradnorm_kernels._matmul import add_linear, adding, linear, linear_pulled
+from fastgradnorm_kernels.bias_norm import bias_sq_norm
 from fastgradnorm_kernels.patches import conv_patches
 from fastgradnorm_kernels.reference import HeadScores, accumulation_dtype
 

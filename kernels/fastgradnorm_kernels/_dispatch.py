@@ -30,7 +30,6 @@ from fastgradnorm_kernels._torch_norms import CANCELLED
 from fastgradnorm_kernels._vmap import foldable, rowwise
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.recurrent_norm import Columns
-from fastgradnorm_kernels.squares import sum_of_squares
 
 
 def _alike(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +74,7 @@ def weight_sq_norm(activations: Tensor, grad_outputs: Tensor, backend: str = "au
         return _triton_weight_sq_norm(a, g)
 
 
-@foldable("fastgradnorm::recurrent_sq_norms", columns=2)
+@foldable("fastgradnorm::recurrent_sq_norms", columns=4)
 def recurrent_sq_norms(
     activations: Tensor,
     grad_outputs: Tensor,
@@ -83,7 +82,7 @@ def recurrent_sq_norms(
     both: int,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Squared norms `[N, K, 2]` of both weights of a recurrent layer's gates.
+    r"""Squared norms `[N, K, 4]` of both weights of a recurrent layer's gates, and both biases.
 
     Of `a [N, T, I]`, the first `inputs` are the input's, the others the hidden state's. Of `g [N,
     K, T, O]` the first `both` are at the products of both, the others half at the one's, half at
@@ -169,7 +168,7 @@ def conv_sq_norm(
     return sq_norm
 
 
-@foldable("fastgradnorm::affine_sq_norm", columns=2)
+@foldable("fastgradnorm::affine_sq_norm", columns=4)
 def _affine_sq_norms(normalized: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     if not uses_triton(backend, grad_outputs):
         return torch.stack(reference.affine_sq_norm(normalized, grad_outputs), -1)
@@ -187,7 +186,7 @@ def affine_sq_norm(
     return weight, bias
 
 
-@foldable("fastgradnorm::batch_norm_sq_norms", columns=2)
+@foldable("fastgradnorm::batch_norm_sq_norms", columns=4)
 def _batch_norm_sq_norms(
     x: Tensor, grad_outputs: Tensor, mean: Tensor, var: Tensor, eps: float, backend: str = "auto"
 ) -> Tensor:
@@ -234,17 +233,6 @@ def scaled_channels(
 
     with on(g):
         return scaled.scaled_channels(g, var, weight, eps)
-
-
-def bias_sq_norm(grad_outputs: Tensor) -> Tensor:
-    r"""`‖Σ_t g_t‖²` `[...]` of a bias added at every position, from `g [..., T, O]`.
-
-    Plain tensor operations with any leading dimensions: vmap needs no rule.
-    """
-    total = grad_outputs.to(reference.accumulation_dtype(grad_outputs.dtype))
-    single = total.shape[-2] == 1 and total.is_contiguous()  # whose norm has the same bits
-    total = total[..., 0, :] if single else total.sum(-2)
-    return sum_of_squares(total)
 
 
 @torch.library.custom_op("fastgradnorm::head_scores", mutates_args=())

@@ -1,8 +1,8 @@
-"""Norms of the two weights of a recurrent layer, whose gates have one gradient for both.
+"""Norms of the weights and biases of a recurrent layer, whose gates have one gradient for all.
 
 A step's gates are `W x + U h`: the gradient `g` is that of both products, but for some columns
 where a gate acts on one of them alone. So the Gram of the gradients, which is most of the work of
-both ghost norms, is formed once.
+both ghost norms, is formed once; and the norm of their sum, a bias's gradient, is the sum of that.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from fastgradnorm_kernels import operators, reference
 from fastgradnorm_kernels._forms import choose_form
 from fastgradnorm_kernels._matmul import prefers_onednn
 from fastgradnorm_kernels._torch_norms import CANCELLED, weight_sq_norm
+from fastgradnorm_kernels.bias_norm import bias_sq_norm
 from fastgradnorm_kernels.deferred import is_any
 from fastgradnorm_kernels.shapes import Float
 
@@ -54,28 +55,32 @@ def recurrent_sq_norms(
     g: Float[Tensor, "N K T O"],
     columns: Columns,
     norm: Callable[[Tensor, Tensor], Tensor] = weight_sq_norm,
-) -> Float[Tensor, "N K 2"]:
-    """`‖Σ_t g_t x_tᵀ‖²` and `‖Σ_t g_t h_tᵀ‖²`; by `norm` where they share nothing.
+) -> Float[Tensor, "N K 4"]:
+    """`‖Σ_t g_t x_tᵀ‖²`, `‖Σ_t g_t h_tᵀ‖²`, then `‖Σ_t g_t‖²` at the one product and at the other.
 
-    As they do where that is the form for processors, and the ghost norm.
+    The first two by `norm` where they share nothing. They do where `norm` is the form for
+    processors, and that is the ghost norm.
     """
     n, k, t, o = g.shape
-    activations = columns.activations(a)
     shares = norm is weight_sq_norm and n > 0
     if not shares or choose_form(t, a.shape[-1], o, k) != "ghost":
-        pairs = zip(activations, columns.gradients(g), strict=True)
-        return torch.stack([norm(*pair) for pair in pairs], -1)
+        pairs = [*zip(columns.activations(a), columns.gradients(g), strict=True)]
+        biases = [bias_sq_norm(each) for _, each in pairs[: 2 if columns.own else 1]]
+        return torch.stack([*(norm(*pair) for pair in pairs), biases[0], biases[-1]], -1)
     a, g = reference.widen(a, g)
-    found, scales = g.new_empty(2, n, k), g.new_empty(2, n, k)
+    found, scales = g.new_empty(4, n, k), g.new_empty(4, n, k)
     for some, cotangents in _blocks(n, k, t):
-        rows = g[some, cotangents]
-        grams = _grams(rows, columns)
+        grams = _grams(g[some, cotangents], columns)
+        diagonals = [gram.diagonal(dim1=2, dim2=3) for gram in grams]
         for i, each in enumerate(columns.activations(a[some])):
             gram = torch.bmm(each, each.mT)[:, None]
             # A product with one column would add up thousands of terms in one number.
             found[i, some, cotangents] = (gram * grams[i]).sum((-1, -2))
-            diagonals = (x.diagonal(dim1=2, dim2=3) for x in (gram, grams[i]))
-            scales[i, some, cotangents] = torch.linalg.vecdot(*diagonals)
+            squares = gram.diagonal(dim1=2, dim2=3)
+            scales[i, some, cotangents] = torch.linalg.vecdot(squares, diagonals[i])
+        for i in range(2 if columns.own else 1):
+            found[2 + i :, some, cotangents] = grams[i].sum((-1, -2))
+            scales[2 + i :, some, cotangents] = diagonals[i].sum(-1)
     _again(found, found < CANCELLED * scales, a, g, columns)
     return found.movedim(0, -1)
 
@@ -113,9 +118,12 @@ def _again(found: Tensor, lost: Tensor, a: Tensor, g: Tensor, columns: Columns) 
     """Those whose terms have cancelled, by forming the gradients."""
     if found.dtype != torch.float32 or not is_any(lost):
         return
-    for i, (each, rows) in enumerate(
-        zip(columns.activations(a), columns.gradients(g), strict=True)
-    ):
+    activations = columns.activations(a)
+    for i, rows in enumerate(columns.gradients(g) * 2):
         samples, cotangents = lost[i].nonzero(as_tuple=True)
-        sq_norms = reference.direct_sq_norm(each[samples], rows[samples, cotangents][:, None])
-        found[i, samples, cotangents] = sq_norms[:, 0]
+        few = rows[samples, cotangents]
+        if i < 2:
+            weights = reference.direct_sq_norm(activations[i][samples], few[:, None])
+            found[i, samples, cotangents] = weights[:, 0]
+        else:
+            found[i, samples, cotangents] = bias_sq_norm(few)

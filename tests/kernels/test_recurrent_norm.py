@@ -1,4 +1,4 @@
-"""Norms of both weights of a recurrent layer, beside their gradients in float64."""
+"""Norms of weights and biases of a recurrent layer, beside their gradients in float64."""
 
 import fastgradnorm_kernels as kernels
 import pytest
@@ -13,11 +13,12 @@ SIZES = [(5, 4, 16, 0), (5, 4, 8, 4), (3, 6, 6, 0)]
 def exact(a, g, inputs, both):
     own = (g.shape[-1] - both) // 2
     a, g = a.double(), g.double()
-    found = []
+    found, biases = [], []
     for each, start in ((a[..., :inputs], both), (a[..., inputs:], both + own)):
         rows = torch.cat([g[..., :both], g[..., start : start + own]], -1)
         found.append(torch.einsum("nkto,nti->nkoi", rows, each).square().sum((-1, -2)))
-    return torch.stack(found, -1)
+        biases.append(rows.sum(-2).square().sum(-1))
+    return torch.stack(found + biases, -1)
 
 
 @pytest.mark.parametrize("positions", [1, 3, 40])  # closed form, ghost, direct
@@ -42,6 +43,7 @@ def test_blocks_and_products(monkeypatch, own_call, block):
 def test_terms_that_cancel():
     a = torch.randn(2, 1, 9).expand(-1, 2, -1) + 3e-3 * torch.randn(2, 2, 9)
     g = torch.randn(2, 3, 1, 16) * torch.tensor([1.0, -1.0])[:, None]
+    g = g + 3e-3 * torch.randn(2, 3, 2, 16)
     found = kernels.recurrent_sq_norms(a, g, 5, 16)
     torch.testing.assert_close(found.double(), exact(a, g, 5, 16), rtol=3e-4, atol=0)
 

@@ -119,11 +119,13 @@ class _Steps:
         with outside(), _as_given(x):
             own = [None if weight is None else weight.to(gates.dtype) for weight in own]
             self._scan = made = scanned(kind, gates, begin, Weights(*cast(Any, own)), backwards)
-            self.outputs = self._by_sample(made.outputs)
-            self.previous = self._by_sample(made.previous(begin[0], made.outputs).to(gates.dtype))
+            outputs = self._by_sample(made.outputs)
+            first = begin[0].view(len(outputs), self._batch, -1)
+            self.outputs = self._wrapped(outputs)
+            self.previous = self._wrapped(made.previous(first, outputs, 1).to(gates.dtype))
             self.projected = None
             if made.projected is not None:
-                self.projected = self._by_sample(made.projected.to(gates.dtype))
+                self.projected = self._wrapped(self._by_sample(made.projected.to(gates.dtype)))
             self.cell = None
             if made.cell is not None:
                 cell = made.cell.reshape(*self._sizes, self._batch, -1)
@@ -136,8 +138,12 @@ class _Steps:
             self.like_outputs = wrapped(like, self._levels)
 
     def _by_sample(self, steps: Tensor) -> Tensor:
-        """`[T, samples * B, ...]` under vmap."""
-        rows = steps.unflatten(1, (-1, self._batch)).transpose(0, 1).contiguous()
+        """`[samples, T, B, ...]` of `[T, samples * B, ...]`."""
+        rows: Tensor = steps.unflatten(1, (-1, self._batch)).transpose(0, 1).contiguous()
+        return rows
+
+    def _wrapped(self, rows: Tensor) -> Tensor:
+        """`[samples, T, B, ...]` under vmap."""
         return wrapped(rows.reshape(*self._sizes, *rows.shape[1:]), self._levels)
 
     def made(self) -> tuple[Tensor, ...]:

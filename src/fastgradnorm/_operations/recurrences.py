@@ -94,10 +94,11 @@ class Scan:
         """Makes what is made."""
         raise NotImplementedError
 
-    def previous(self, first: Tensor, states: Tensor) -> Tensor:
-        """What each step has begun with, of states after each step `[T, R, ...]`."""
-        parts = [states[1:], first[None]] if self.backwards else [first[None], states[:-1]]
-        return torch.cat(parts)
+    def previous(self, first: Tensor, states: Tensor, dim: int = 0) -> Tensor:
+        """What each step has begun with, of states after each step along a dimension."""
+        first, others = first.unsqueeze(dim), states.shape[dim] - 1
+        kept = states.narrow(dim, 1 if self.backwards else 0, others)
+        return torch.cat([kept, first] if self.backwards else [first, kept], dim)
 
     def prepare(self) -> None:
         """Makes `factors`."""
@@ -119,16 +120,15 @@ class LSTM(Scan):
         self._cells, self._tanh = self.outputs.new_empty(2, steps, rows, size)
         nothing = self.outputs.new_zeros(())
         hidden, cell = self.states
-        parts = self._activated.split([2 * size, size, size], -1)
-        views = x, self._activated, *parts, *self._activated.chunk(4, -1)
-        kept = self._cells, self._tanh, made, self.outputs
+        parts = self._activated[..., : 2 * size], *self._activated.chunk(4, -1)
+        views = x, self._activated, *parts, self._cells, self._tanh, made, self.outputs
         add = kernels.adding(x[0], hidden, self.weights.hidden, self._activated[0])
-        for step in self._in_order(*views, *kept):
-            share, gates, i_f, middle, last, i, f, g, o, cells, tanh, h, output = step
+        for step in self._in_order(*views):
+            share, gates, i_f, i, f, g, o, cells, tanh, h, output = step
             add(share, hidden, gates)
             i_f.sigmoid_()
-            middle.tanh_()
-            last.sigmoid_()
+            g.tanh_()
+            o.sigmoid_()
             cell = torch.mul(f, cell, out=cells).addcmul_(i, g)
             hidden = torch.mul(o, torch.tanh(cell, out=tanh), out=h)
             if projection is not None:

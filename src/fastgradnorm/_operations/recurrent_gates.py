@@ -30,6 +30,7 @@ def _given(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
 
 
 _WEIGHTS, _BIASES = ("weight_input", "weight_hidden"), ("bias_input", "bias_hidden")
+_SLOTS = _WEIGHTS + _BIASES
 
 
 @torch.overrides.wrap_torch_function(_given)
@@ -99,15 +100,14 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
 
     def sq_norms(saved: Saved, g: Tensor) -> dict[str, Tensor]:
         a, g = torch.cat([rows(each) for each in saved], -1), rows(g)
-        found, shares = {}, columns.gradients(g)
         if len(weights) == 2:
             norms = kernels.recurrent_sq_norms(a, g[:, None], columns.inputs, columns.both)[0, 0]
-            found = {"weight_input": norms[0], "weight_hidden": norms[1]}
-        else:
-            for slot in weights:
-                i = _WEIGHTS.index(slot)
-                each = columns.activations(a)[i]
-                found[slot] = kernels.weight_sq_norm(each, shares[i][:, None])[0, 0]
+            return {slot: norms[i] for i, slot in enumerate(_SLOTS) if slot in tracked}
+        found, shares = {}, columns.gradients(g)
+        for slot in weights:
+            i = _WEIGHTS.index(slot)
+            each = columns.activations(a)[i]
+            found[slot] = kernels.weight_sq_norm(each, shares[i][:, None])[0, 0]
         for slot in biases:
             own = shares[slot == "bias_hidden"]
             same = biases[0] if slot == "bias_hidden" and not columns.own else ""
@@ -124,7 +124,7 @@ def _rule(call: Call, tracked: Collection[str]) -> Rule:
     inputs = x.shape[-1] + previous.shape[-1]
     shape = Shape(positions, inputs, output.shape[-1])
     joint = Joint("outer", "weight_hidden", parts)
-    return Rule((*_WEIGHTS, *_BIASES), (x, previous), sq_norms, shape, 1, joint, shapes)
+    return Rule(_SLOTS, (x, previous), sq_norms, shape, 1, joint, shapes)
 
 
 @torch.overrides.wrap_torch_function(_given)
