@@ -23,8 +23,28 @@ FAULTS = [
     ),
     Fault(
         _SNAPSHOT, "dropped guard",
-        "            and all(_are(now(), held) for now, held in self._held)\n", "",
+        "            and all(are(now(), held) for now, held in self._held)\n", "",
+        "lists and slots that are changed between two calls of score_batch go unseen",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped guard",
+        "            and self._attributes.hold()\n", "",
         "attributes that are changed between two calls of score_batch go unseen",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped guard",
+        "            and self._mappings.hold()\n", "",
+        "settings in a mapping of the model that are changed between two calls of score_batch go unseen",
+    ),
+    Fault(
+        "_model/glance.py", "dropped part",
+        "            and are([*chain.from_iterable(map(dict.values, here))], self._values)\n", "",
+        "attributes that are changed between two calls of score_batch go unseen",
+    ),
+    Fault(
+        "_model/glance.py", "dropped part",
+        "            and are([*chain.from_iterable(map(dict.keys, here))], self._keys)\n", "",
+        "what a mapping of the model holds by other names between two calls of score_batch goes unseen",
     ),
     Fault(
         _SNAPSHOT, "dropped part",
@@ -39,7 +59,7 @@ FAULTS = [
     ),
     Fault(
         _SNAPSHOT, "dropped part",
-        "return [type(value), *(getattr(", "return [*(getattr(",
+        "            and all(map(operator.is_, map(type, self._objects), self._kinds))\n", "",
         "a part of the model that is given another class between two calls of score_batch goes unseen",
     ),
     Fault(

@@ -83,7 +83,7 @@ TESTS = {
     "_model/subject": "any_model/test_marked_tensors any_model/test_inference_mode "
     "engine/test_small_numbers engine/test_combinations schemes/test_outputs "
     "engine/test_parameters test_scoring any_model/test_retied",
-    "_model/glance": "model/test_changes",
+    "_model/glance": "model/test_changes pool/test_kept_calls",
     "_model/changes": "model/test_changes model/test_changes_beside",
     "_model/beside": "model/test_changes_beside test_randomness",
     "_model/plain_values": "model/test_changes_beside model/test_changes",

@@ -66,6 +66,7 @@ class Deep(nn.Module):
         self.register_buffer("large", torch.ones(1 << 18))  # 2 MiB
         self.config = SimpleNamespace(tied={"scale": [1.0]}, stop=False)
         self.part, self.bound = Part(), functools.partial(torch.clamp, min=-9.0)
+        self.ends = {"low": 1.0, "high": 2.0}
         self.more, self.read, self.weak = [], [1.0].__getitem__, weakref.ref(held)
         factor = 1.0
         self.closed = lambda x: x * factor
@@ -81,7 +82,7 @@ class Deep(nn.Module):
         h = self.part(self.closed(self.layers[:2](x)))
         h = h.detach() if self.config.stop else h
         h = h * self.read(0) * self.weak().scale * self.times + self.offset(sum(self.more))
-        return self.bound(self.scaled(gained(self.layers[2](h))))
+        return self.bound(self.scaled(gained(self.layers[2](h)))) * self.ends["low"]
 
     @property
     def times(self):
@@ -107,6 +108,12 @@ def trained(model):
         model.layers[2].bias += 0.1
 
 
+def other_names(model, patch):
+    low, high = model.ends.values()
+    model.ends.clear()
+    model.ends.update(high=low, low=high)
+
+
 def other_default(model, patch):
     torch.set_default_dtype(torch.float64)
     patch.callback = lambda: torch.set_default_dtype(torch.float32)
@@ -116,6 +123,8 @@ CHANGES = {
     "what an attribute of an attribute holds": lambda model, patch: model.config.tied[
         "scale"
     ].__setitem__(0, 2.0),
+    "what a mapping holds": lambda model, patch: model.ends.update(low=3.0),
+    "by what names a mapping holds it": other_names,
     "an attribute of an attribute": lambda model, patch: setattr(model.config, "stop", True),
     "a slot": lambda model, patch: setattr(model.part, "bias", 0.5),
     "a private slot": lambda model, patch: model.part.hide(2.0),

@@ -28,6 +28,8 @@ from fastgradnorm_kernels.switches import global_hooks, has_version, writes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgradnorm._model.glance import Mappings, are
+
 # What is not changed itself, whatever holds it.
 _ATOMS: tuple[type, ...] = (
     *(bool, bytes, complex, float, int, range, str, type(None), type(...)),
@@ -64,7 +66,9 @@ class Snapshot:
         self._around = _around()
         self._tensors: list[tuple[Tensor, Any]] = []
         self._held: list[tuple[Callable[[], list[Any]], list[Any]]] = []
-        self._empty: list[Any] = []
+        self._objects: list[Any] = []  # of each: its class, which may be assigned, too
+        self._attributes = Mappings(vars)
+        self._mappings, self._empty = Mappings(), list[Any]()
         self._named: list[tuple[Mapping[str, Any], str, Any]] = []
         self._seen: dict[int, Any] = {}
         self._list(lambda: [*vars(F).values()])  # which are replaced for all layers at once
@@ -77,6 +81,7 @@ class Snapshot:
             if len(self._seen) + len(self._named) > _MOST:
                 raise NoSnapshotError("it is too much")
             waiting.extend(self._look(value))
+        self._kinds = [*map(type, self._objects)]
 
     def holds(self) -> bool:
         """Whether everything still is what it was."""
@@ -84,7 +89,10 @@ class Snapshot:
             self._around == _around()
             and not any(self._empty)
             and all(_state(tensor) == state for tensor, state in self._tensors)
-            and all(_are(now(), held) for now, held in self._held)
+            and all(map(operator.is_, map(type, self._objects), self._kinds))
+            and self._attributes.hold()
+            and self._mappings.hold()
+            and all(are(now(), held) for now, held in self._held)
             and all(names.get(name, _NOTHING) is value for names, name, value in self._named)
         )
 
@@ -121,21 +129,22 @@ class Snapshot:
         if isinstance(value, Tensor):
             self._tensors.append((value, _state(value)))
         elif isinstance(value, dict):
-            yield from self._list(lambda: [*dict.keys(value), *dict.values(value)])
-        elif isinstance(value, (list, tuple, deque)):
+            yield from self._mappings.add(value)
+        elif isinstance(value, (tuple, frozenset)):
+            yield from value  # which stay in it
+        elif isinstance(value, (list, deque)):
             yield from self._list(lambda: [*value])
-        elif isinstance(value, (set, frozenset)):
+        elif isinstance(value, set):
             yield from self._list(lambda: sorted(value, key=id))
         else:
             inside = not _has_own_memory(kind)
+        self._objects.append(value)
+        yield kind
         slots = _slots(kind)
-
-        def own() -> list[Any]:  # the class may be assigned, too
-            return [type(value), *(getattr(value, name, _NOTHING) for name in slots)]
-
-        yield from self._list(own)
+        if slots:
+            yield from self._list(lambda: [getattr(value, name, _NOTHING) for name in slots])
         if isinstance(getattr(value, "__dict__", None), dict):
-            yield from self._list(lambda: [*value.__dict__, *value.__dict__.values()])
+            yield from self._attributes.add(value)
         if not inside:
             raise NoSnapshotError(f"a {kind.__name__} has memory of its own")
 
@@ -221,18 +230,6 @@ def _loads(code: types.CodeType, name: str) -> bool:
         _loads(constant, name)
         for constant in code.co_consts
         if isinstance(constant, types.CodeType)
-    )
-
-
-def _are(now: list[Any], before: list[Any]) -> bool:
-    """Whether they are the same, or equal numbers and texts, which may be made anew."""
-    if len(now) != len(before):
-        return False
-    if all(map(operator.is_, now, before)):
-        return True
-    pairs = zip(now, before, strict=True)
-    return all(
-        a is b or (type(a) is type(b) and type(a) in (int, str) and a == b) for a, b in pairs
     )
 
 
