@@ -290,9 +290,9 @@ class GradNormScorer(Generic[Found, Scores]):
 
     def _judge(self, found: dict[str, PoolScores]) -> None:
         """NaN and infinite scores, told once everything is there."""
+        if all(bool(each.values.isfinite().all()) for each in found.values()):
+            return  # as nearly always
         bad = {i for s in found.values() for i in (~s.values.isfinite()).nonzero()[:, 0].tolist()}
-        if not bad:
-            return
         places = next(iter(found.values())).indices
         indices = sorted(bad if places is None else places[sorted(bad)].tolist())
         count, everything = len(next(iter(found.values()))), self.options.pick(found)

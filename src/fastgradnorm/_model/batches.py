@@ -1,5 +1,6 @@
 """What a loader yields, as tensors with the samples first and a way to call the model on them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -153,13 +154,17 @@ class Reader:
     ) -> None:
         self._device, self._forward, self._mask, self._model = device, forward, mask, model
         self._labels = labels
-        parameters = [] if model is None else model.parameters()
-        self._wide = any(parameter.dtype == torch.float64 for parameter in parameters)
+        self._of = model
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
         # Where a tensor alone is the input, which all batches of a kind are read like: the kind.
         self._alone: tuple[tuple[type, int], Batch] | None = None
         self._copying = False
+
+    @functools.cached_property
+    def _wide(self) -> bool:
+        parameters = [] if self._of is None else self._of.parameters()
+        return any(parameter.dtype == torch.float64 for parameter in parameters)
 
     def settle(self) -> None:
         """Waits for copies from pinned memory, which a loader may write the next batch to.
@@ -194,7 +199,7 @@ class Reader:
                 is ambiguous what a sample is.
         """
         plainly = self._forward is None
-        raw = with_tensors(raw, self._wide) if plainly else raw
+        raw = with_tensors(raw, self._wide) if plainly and type(raw) is not Tensor else raw
         key = None if self._labels is None else self._labels.target
         inputs, call, rest = plain(raw, key) if self._forward is None else (raw, self._forward, ())
         found = opened(inputs)
