@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from fastgradnorm._model import same
+from fastgradnorm._operations import DIRECTLY
 
 # Tensors of a shape alone.
 _SHAPED = {
@@ -191,6 +192,8 @@ def _is_positive(node: Any) -> bool:
 def by_functions(traced: GraphModule, args: Sequence[Tensor]) -> None:
     """Calls operators by PyTorch's functions of their names, where these make the same.
 
+    Our own, of recurrences, are called by what they do.
+
     Args:
         traced: The graph, of registered operators.
         args: What it was traced with.
@@ -211,6 +214,9 @@ class _Calling(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         made = super().run_node(n)
+        if str(n.target) in DIRECTLY:
+            self.functions[n] = DIRECTLY[str(n.target)]
+            return made
         package, _, name = str(n.target).partition(".")
         name, _, overload = name.partition(".")
         if package == "aten" and name in _FUNCTIONS.split() and overload != "out":

@@ -7,6 +7,7 @@ from fastgradnorm._operations.losses import FORMS
 from fastgradnorm._operations.numbered import COPIED
 from fastgradnorm._operations.numbers import count, in_double, is_finite, model_in_double, numbers
 from fastgradnorm._operations.others import ASKED
+from fastgradnorm._operations.recurrence_operators import DIRECTLY
 from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -22,6 +23,7 @@ __all__ = [
     "ASKED",
     "CONTROL_FLOW",
     "COPIED",
+    "DIRECTLY",
     "FORMS",
     "Joint",
     "ParameterMap",

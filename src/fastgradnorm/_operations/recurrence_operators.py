@@ -15,6 +15,16 @@ from fastgradnorm._operations.recurrence_pulls import pull
 from fastgradnorm._operations.recurrences import SCANS, Scan, Weights
 
 _KINDS = {scan: kind for kind, scan in SCANS.items()}
+# What these operators do, by their names: calling them costs more than a short recurrence's step.
+DIRECTLY: dict[str, Callable[..., Any]] = {}
+
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    def decorate(function: Callable[..., Any]) -> Any:
+        DIRECTLY[f"{name.replace('::', '.')}.default"] = function
+        return torch.library.custom_op(name, function, mutates_args=())
+
+    return decorate
 
 
 def scanned(
@@ -33,7 +43,7 @@ def scanned(
     return scan
 
 
-@torch.library.custom_op("fastgradnorm::recurrence", mutates_args=())
+@_operator("fastgradnorm::recurrence")
 def _run(
     kind: str,
     x: Tensor,
@@ -63,7 +73,7 @@ def pulled(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
     return [*found]
 
 
-@torch.library.custom_op("fastgradnorm::recurrence_pull", mutates_args=())
+@_operator("fastgradnorm::recurrence_pull")
 def _pull(
     kind: str,
     states: Sequence[Tensor],
@@ -99,7 +109,7 @@ def layer_as_operator(kind: str, *args: Any) -> Callable[..., Any] | None:
     return called
 
 
-@torch.library.custom_op("fastgradnorm::recurrent_layer", mutates_args=())
+@_operator("fastgradnorm::recurrent_layer")
 def _layer(
     kind: str,
     x: Tensor,
