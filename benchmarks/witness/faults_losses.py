@@ -237,4 +237,18 @@ FAULTS = [
         "    return found\n",
         "files that hold a shared weight once are refused",
     ),
+    Fault(
+        "_model/labels.py",
+        "dropped guard",
+        "            if is_uncut(leaf, size):\n",
+        "            if False:\n",
+        "a loss reads a list with one entry a sample whole for each sample, in silence",
+    ),
+    Fault(
+        "_model/uncut.py",
+        "dropped guard",
+        "    if size < 2 or type(value) not in (list, tuple) or len(value) != size:\n",
+        "    if type(value) not in (list, tuple) or len(value) != size:\n",
+        "lists of batches of one, which are that sample's, are refused",
+    ),
 ]

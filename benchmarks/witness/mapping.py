@@ -9,7 +9,7 @@ TESTS = {
     "_schemes/objective": "engine/test_combinations schemes/test_dense schemes/test_likelihoods "
     "any_model/test_control_flow test_errors",
     "_operations/losses": "schemes/test_losses_of_models operations/test_cross_entropy",
-    "_model/labels": "schemes/test_labels schemes/test_losses_of_models",
+    "_model/labels": "schemes/test_labels schemes/test_losses_of_models schemes/test_lists_beside",
     "_model/beyond": "schemes/test_targets",
     "_schemes/targets": "schemes/test_targets schemes/test_labels",
     "_witness/labels": "schemes/test_targets",
@@ -99,6 +99,7 @@ TESTS = {
     "_model/record": "any_model/test_plain_derivatives engine/test_last_layer_after "
     "engine/test_last_layer_output engine/test_parameters",
     "_model/stored": "model/test_stored",
+    "_model/uncut": "schemes/test_lists_beside",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
     "any_model/test_modules_beside "
     "any_model/test_execution any_model/test_retied",

@@ -1,12 +1,14 @@
 """What of a batch is for the loss: labels, and all that is not given to the model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.opened import Opened, opened
+from fastgradnorm._model.uncut import Uncut, is_uncut
 from fastgradnorm._schemes import Labels, check_target, find_target
 from fastgradnorm._validate import type_name
 
@@ -71,11 +73,14 @@ class Whole:
         _check_lists(raw, size)
         self._labels, self._call = labels, call
         known = {id(leaf): i for i, leaf in enumerate(inputs) if isinstance(leaf, Tensor)}
-        self._opened = opened(raw)
+        self._opened = opened(raw, closed=partial(is_uncut, size=size))
         self._inputs: dict[int, int] = {}  # by place in the item: which of the inputs
         self._own: list[int] = []
         self._constants: dict[int, str] = {}
+        self._uncut: dict[int, Uncut] = {}
         for place, (name, leaf) in enumerate(self._opened.named):
+            if is_uncut(leaf, size):
+                self._uncut[place] = Uncut(name, leaf)
             if not isinstance(leaf, Tensor):
                 continue
             per_sample = leaf.dim() > 0 and len(leaf) == size
@@ -100,9 +105,11 @@ class Whole:
         for place, leaf in zip(self._own, beyond, strict=True):
             filled[place] = leaf
         constants = {id(filled[place]): name for place, name in self._constants.items()}
-        content = self._opened.close(filled)
+        content = given = self._opened.close(filled)
+        if self._uncut:  # what the model reads is told elsewhere, as of batches without labels
+            content = self._opened.close([self._uncut.get(i, v) for i, v in enumerate(filled)])
         call = self._with_labels if self._labels.given else self._call
-        return Item(lambda model: call(model, content), content, constants)
+        return Item(lambda model: call(model, given), content, constants)
 
     def _with_labels(self, model: nn.Module, item: Any) -> Any:
         """The model's own call on inputs and labels."""

@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 _CLOSED = (Tensor, np.ndarray, np.generic, nn.Module, type, ModuleType, FunctionType, str, bytes)
 _DEPTH = 5
 
+_Test = Callable[[Any], bool]
+
 
 class Opened(NamedTuple):
     """Leaves, and what they were taken from.
@@ -30,33 +32,33 @@ class Opened(NamedTuple):
     beside: tuple[tuple[str, Any], ...] = ()
 
 
-def opened(item: Any, name: str = "", depth: int = _DEPTH) -> Opened:
+def opened(item: Any, name: str = "", depth: int = _DEPTH, closed: _Test | None = None) -> Opened:
     """The leaves of nested containers: those that PyTorch knows, and what else holds tensors.
 
     That is any mapping or dataclass, and any object with tensors among its attributes. What holds
-    none is a leaf itself.
+    none is a leaf itself, and so is what `closed` says.
     """
     if type(item) is Tensor:
         return Opened([(name, item)], _only, Tensor)
-    found, spec = pytree.tree_flatten_with_path(item)
-    parts = [_part(leaf, name + pytree.keystr(path), depth) for path, leaf in found]
+    found, spec = pytree.tree_flatten_with_path(item, closed)
+    parts = [_part(leaf, name + pytree.keystr(path), depth, closed) for path, leaf in found]
     closing = [(len(part.named), part.close) for part in parts]
 
     def close(leaves: Sequence[Any]) -> Any:
-        closed, start = [], 0
+        filled, start = [], 0
         for count, close_part in closing:
-            closed.append(close_part(leaves[start : start + count]))
+            filled.append(close_part(leaves[start : start + count]))
             start += count
-        return pytree.tree_unflatten(closed, spec)
+        return pytree.tree_unflatten(filled, spec)
 
     named = [pair for part in parts for pair in part.named]
     form = spec, tuple(part.form for part in parts)
     return Opened(named, close, form, tuple(pair for part in parts for pair in part.beside))
 
 
-def _part(leaf: Any, name: str, depth: int) -> Opened:
+def _part(leaf: Any, name: str, depth: int, closed: _Test | None) -> Opened:
     for shell in _shells(leaf) if depth and not isinstance(leaf, _CLOSED) else ():
-        inside = opened(shell.content, name, depth - 1)
+        inside = opened(shell.content, name, depth - 1, closed)
         if any(isinstance(each, Tensor) for _, each in inside.named):
             beside = [(f"{name}.{key}", value) for key, value in shell.rest.items()]
             return Opened(
