@@ -251,4 +251,11 @@ FAULTS = [
         "    if type(value) not in (list, tuple) or len(value) != size:\n",
         "lists of batches of one, which are that sample's, are refused",
     ),
+    Fault(
+        "_model/stored.py",
+        "state that leaks",
+        "                own.put_back()\n",
+        "                pass\n",
+        "a loss that keeps a moving mean gives samples other scores in later batches",
+    ),
 ]

@@ -101,8 +101,7 @@ TESTS = {
     "_model/stored": "model/test_stored",
     "_model/uncut": "schemes/test_lists_beside",
     "_model/standins": "any_model/test_derivatives_by_parameters any_model/test_data_setter "
-    "any_model/test_modules_beside "
-    "any_model/test_execution any_model/test_retied",
+    "any_model/test_modules_beside any_model/test_execution any_model/test_retied",
     "_model/handed": "any_model/test_casts any_model/test_modules_beside any_model/test_reached "
     "any_model/test_control_flow",
     "_model/marks": "any_model/test_marked_tensors any_model/test_retied",

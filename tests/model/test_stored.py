@@ -5,6 +5,7 @@ A loss that calls the model again left wrappers of a transform on it, which ende
 """
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from fastgradnorm_kernels.functorch import is_wrapped
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import gradient_dots, gradient_sketch, mean_gradient, score_pool
+from fastgradnorm import (
+    BatchDependenceWarning,
+    gradient_dots,
+    gradient_sketch,
+    mean_gradient,
+    score_pool,
+)
 from tests.support.asserts import assert_close_relative
 from tests.support.losses import RTOL, score, truth
 
@@ -130,3 +137,50 @@ def test_a_forward_that_calls_the_callers_own(verify):
     found = score_pool(model, [batch], progress=False, **options)
     assert_close_relative(found.double(), exact, RTOL)
     assert model.features is None and not model.losses and model.training
+
+
+class Centred(nn.Module):
+    """It keeps a moving mean, as an attribute, and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.means = None, []
+
+    def forward(self, output, label):
+        mean = output.detach().mean(0)
+        self.mean = mean if self.mean is None else 0.9 * self.mean + 0.1 * mean
+        self.means.append(mean)
+        return F.cross_entropy(output - 0.5 * self.mean, label) * len(self.means)
+
+
+class Noting:
+    """No module, and keeps what it was given."""
+
+    def __init__(self):
+        self.last, self.calls = None, 0
+
+    def __call__(self, output, batch):
+        self.last, self.calls = [output], self.calls + 1
+        return F.cross_entropy(output, batch[1])
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_loss_that_keeps_something_begins_anew(verify):
+    torch.manual_seed(4)
+    model, (x, y) = Storing().train(), pool(8)
+    loss, pairs = Centred(), list(zip(x.split(2), y.split(2), strict=True))
+    exact = truth(model, pairs, lambda m, s: Centred()(m(s[0]), s[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BatchDependenceWarning)  # as of means over a batch
+        found = score(model, pairs, loss=loss, verify=verify)
+    assert_close_relative(found, exact, RTOL)
+    assert loss.mean is None and loss.means == []
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_an_object_that_notes_what_it_was_given(verify):
+    torch.manual_seed(5)
+    model, batch, loss = Storing().train(), pool(), Noting()
+    exact = truth(model, [batch], lambda m, s: F.cross_entropy(m(s[0]), s[1]))
+    assert_close_relative(score(model, [batch], loss=loss, verify=verify), exact, RTOL)
+    assert loss.last is None or not is_wrapped(loss.last[0])

@@ -1,5 +1,6 @@
 """What modules hold in attributes and containers, put back after a call of the caller's model."""
 
+import math
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,14 +19,22 @@ class Held:
 
     Args:
         attributes: One of each module.
+        every: Whether with what every module has, such as its registered buffers and hooks.
+        most: Entries of a container: longer ones, as vocabularies and data, are not looked at.
     """
 
-    def __init__(self, attributes: Iterable[dict[str, Any]]) -> None:
-        self._attributes = [(there, dict(there)) for there in attributes]
+    def __init__(
+        self, attributes: Iterable[dict[str, Any]], every: bool = True, most: float = math.inf
+    ) -> None:
+        self._left_out = frozenset() if every else _EVERY
+        self._attributes = [
+            (there, {k: v for k, v in there.items() if k not in self._left_out})
+            for there in attributes
+        ]
         found: dict[int, Any] = {}
         for _, before in self._attributes:
             for value in before.values():
-                found.update((id(inner), inner) for inner in _within(value, _DEPTH))
+                found.update((id(inner), inner) for inner in _within(value, _DEPTH, most))
         self._contents = [(inner, inner.copy()) for inner in found.values()]
 
     def changed(self) -> tuple[int, str] | None:
@@ -47,7 +56,7 @@ class Held:
     def put_back(self) -> None:
         """The same attributes, with the same containers, and the same objects in these."""
         for there, before in self._attributes:
-            for name in there.keys() - before.keys():
+            for name in there.keys() - before.keys() - self._left_out:
                 del there[name]
             there.update(before)
         for inner, contents in self._contents:
@@ -59,15 +68,15 @@ class Held:
                     inner.update(contents)
 
 
-def _within(value: Any, depth: int) -> Iterator[Any]:
+def _within(value: Any, depth: int, most: float) -> Iterator[Any]:
     """A container, and those in it."""
-    if type(value) not in _NESTED:
+    if type(value) not in _NESTED or len(value) > most:
         return
     if type(value) in _CONTAINERS:
         yield value
     if depth:
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _within(part, depth - 1)
+            yield from _within(part, depth - 1, most)
 
 
 def _alike(now: Any, before: Any) -> bool:

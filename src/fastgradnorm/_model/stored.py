@@ -3,8 +3,9 @@
 Passes run on copies of a module tree, and what a model stores then (features, the loss of a router
 or of a code book) is the copy's. A loss that a function closes over the caller's model reads it
 there: of an earlier call, or in vain. So while such a loss runs, the caller's modules have what the
-copy has; afterwards they have what they had. Modules beside the model, as a teacher, keep what they
-store, but for wrappers of transforms that have ended.
+copy has; afterwards they have what they had. So have modules beside the model, as a teacher, and a
+loss that keeps something: it begins anew with each run. Other objects are not left with wrappers of
+transforms that have ended.
 """
 
 import functools
@@ -12,7 +13,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -42,11 +43,11 @@ class Stored:
     """
 
     def __init__(self, model: nn.Module, functions: Iterable[Any]) -> None:
-        found = {id(each): each for each in _reached(functions) if isinstance(each, nn.Module)}
+        found = {id(each): each for each in _reached(functions) if not isinstance(each, Tensor)}
         own = {id(module) for module in model.modules()}
         self._model, self._reaches = model, not own.isdisjoint(found)
         # Not to be kept alive by what may be kept between calls, as the model's own are not.
-        self._beside = [weakref.ref(module) for key, module in found.items() if key not in own]
+        self._beside = [*_refs(each for key, each in found.items() if key not in own)]
 
     @contextmanager
     def as_in(self, view: nn.Module) -> Iterator[None]:
@@ -67,40 +68,49 @@ class Stored:
 
     @contextmanager
     def kept(self, view: nn.Module) -> Iterator[None]:
-        """While a copy runs: what is called of the caller's own modules leaves nothing behind.
+        """While a model runs: what is called of the caller's modules leaves nothing behind.
 
-        They are in the mode of the copy. Modules beside the model keep what they store, unless it
-        is of a transform.
+        While a copy does, the model's own are in its mode. Modules beside the model keep what every
+        module has, such as weights that are cast, unless it is of a transform.
+
+        Args:
+            view: What runs, a copy of the caller's model or itself, which is put back elsewhere.
         """
-        if view is self._model or not (self._reaches or self._beside):
+        reaches = self._reaches and view is not self._model
+        if not (reaches or self._beside):
             yield
             return
-        there = [m.__dict__ for m in (ref() for ref in self._beside) if m is not None]
-        beside = [(attributes, Held([attributes])) for attributes in there]
-        with self._put_back():
-            if self._reaches:
+        beside = [each for each in (ref() for ref in self._beside) if each is not None]
+        own = Held((m.__dict__ for m in beside if isinstance(m, nn.Module)), False, _MOST)
+        every = [(each.__dict__, Held([each.__dict__], True, _MOST)) for each in beside]
+        with self._put_back() if reaches else nullcontext():
+            if reaches:
                 copies = dict(view.named_modules())
                 for path, module in self._model.named_modules():
                     module.training = getattr(copies.get(path), "training", False)
             try:
                 yield
             finally:
-                for attributes, held in beside:
+                for attributes, held in every:
                     if _is_of_transform(attributes, _DEPTH + 1):
                         held.put_back()
+                own.put_back()
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:
-        """What the caller's modules hold is what it was, after."""
-        if not self._reaches:
-            yield
-            return
+        """What the model's own modules hold is what it was, after."""
         with models_in_use:  # so that no other thread makes a copy meanwhile
-            held = Held(module.__dict__ for module in self._model.modules())
+            held = Held((module.__dict__ for module in self._model.modules()), True, _MOST)
             try:
                 yield
             finally:
                 held.put_back()
+
+
+def _refs(things: Iterable[Any]) -> Iterator[weakref.ref[Any]]:
+    for each in things:
+        with suppress(TypeError):  # of a class that has none
+            yield weakref.ref(each)
 
 
 def _lend(module: nn.Module, copy: nn.Module) -> None:
@@ -118,6 +128,8 @@ def _is_of_transform(value: Any, depth: int) -> bool:
         return is_wrapped(value)
     if depth == 0 or not isinstance(value, (Mapping, list, tuple, set, deque)):
         return False
+    if len(value) > _MOST:
+        return False
     inside = value.values() if isinstance(value, Mapping) else value
     return any(_is_of_transform(each, depth - 1) for each in inside)
 
@@ -128,10 +140,10 @@ def reaches(model: nn.Module, functions: Iterable[Any]) -> bool:
     return any(id(each) in own for each in _reached(functions))
 
 
-def _reached(functions: Iterable[Any]) -> Iterator[nn.Module | Tensor]:
-    """Modules and tensors that functions close over, are given beforehand, or name.
+def _reached(functions: Iterable[Any]) -> Iterator[Any]:
+    """Modules, tensors and objects that functions close over, are given beforehand, or name.
 
-    And those in them, as far as modules are followed.
+    And those in them.
 
     Each once; what cannot be looked into, or is far away, is left out.
     """
@@ -142,7 +154,7 @@ def _reached(functions: Iterable[Any]) -> Iterator[nn.Module | Tensor]:
         if isinstance(value, _ATOMS) or id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, (nn.Module, Tensor)):
+        if isinstance(value, (nn.Module, Tensor)) or _is_object(value):
             yield value
         waiting.extend(_inside(value))
 
@@ -165,7 +177,15 @@ def _inside(value: Any) -> list[Any]:
         return [*own, *value.children(), type(value).forward]
     if isinstance(value, (type, ModuleType)) or _is_other(type(value)):
         return []
-    return [*getattr(value, "__dict__", {}).values(), type(value).__dict__.get("__call__")]
+    call = type(value).__dict__.get("__call__")
+    return [*getattr(value, "__dict__", {}).values(), call]
+
+
+def _is_object(value: Any) -> bool:
+    """Whether it is one of the caller's own that has attributes, and is no function."""
+    if isinstance(value, (type, ModuleType, FunctionType, MethodType)) or _is_other(type(value)):
+        return False
+    return isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _read(function: FunctionType) -> Iterator[Any]:
