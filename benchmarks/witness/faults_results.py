@@ -117,6 +117,11 @@ FAULTS = [
         "a normal number of NumPy's that was kept for the caller is drawn by a model, and gone",
     ),
     Fault(
+        _STATES, "forgotten case",
+        "        return np.random.get_state(legacy=False)\n", "        return np.random.get_state()\n",
+        "NumPy warns, and scoring fails, where its global generator was set to another kind",
+    ),
+    Fault(
         _STATES, "state not put back",
         "if seen == memory and state[2] is _PYTHON.gauss_next:", "if seen == memory:",
         "a normal number of Python's that was kept for the caller is drawn by a model, and gone",

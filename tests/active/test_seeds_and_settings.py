@@ -2,11 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fastgradnorm.active import ActiveLearner, Strategy, load_runs, strategies, strategy
+from fastgradnorm.active._randomness import own_random_state, seed_all
 from fastgradnorm.active._records import append
 from tests.support.small_task import OPTIONS, SmallTask, curve
 
@@ -171,3 +173,16 @@ class TestRegistry:
     def test_unknown_names_are_told_with_near_ones(self):
         with pytest.raises(ValueError, match="Close to it: expected/all/top"):
             strategy("expected/al/top")
+
+
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64"])
+def test_the_callers_generator_of_numpy_may_be_another(kind):
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(getattr(np.random, kind)(8))
+    try:
+        with own_random_state():
+            first = np.random.rand()
+            seed_all(3)
+        assert np.random.rand() == first
+    finally:
+        np.random.set_bit_generator(before)

@@ -66,13 +66,17 @@ def test_what_a_state_tells_is_not_changed_by_later_draws():
     assert np.array_equal(kept[1], before)
 
 
-def test_another_generator_of_numpy():
+@pytest.mark.parametrize("kind", ["MT19937", "PCG64", "Philox"])
+def test_another_generator_of_numpy(kind):
     before = np.random.get_bit_generator()
-    np.random.set_bit_generator(np.random.MT19937(8))
+    np.random.set_bit_generator(getattr(np.random, kind)(8))
     try:
         one = random_states()
         assert same_random_states(one, random_states())
-        np.random.rand()
-        assert not same_random_states(one, random_states())
+        with put_back_random_states():
+            first = np.random.rand()
+            assert not same_random_states(one, random_states())
+        assert same_random_states(one, random_states())
+        assert np.random.rand() == first
     finally:
         np.random.set_bit_generator(before)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import pickle
 import random
 import struct
 import sys
@@ -171,8 +172,8 @@ def _numpy_state() -> Any:
     """NumPy's, which takes long to be told: not again while its memory holds the same numbers."""
     global _seen
     generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    if type(generator) is not np.random.MT19937:
-        return np.random.get_state()
+    if type(generator) is not np.random.MT19937:  # as the caller has set it
+        return np.random.get_state(legacy=False)
     seen = None if _seen is None or _seen[0] is not generator else _seen
     address = generator.ctypes.state_address if seen is None else seen[1]
     memory = ctypes.string_at(address, _MT19937)
@@ -195,10 +196,13 @@ def same_random_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 def _drawn(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[bool, ...]:
     """The same of each kind of generators apart, in their order."""
     (python, legacy, cpu, cuda), (others, legacies, cpus, cudas) = a, b
-    same = legacy is legacies or (
-        legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
-        and bool(np.array_equal(legacy[1], legacies[1]))
-    )
+    if isinstance(legacy, dict) or isinstance(legacies, dict):  # of another than the usual one
+        same = pickle.dumps(legacy) == pickle.dumps(legacies)
+    else:
+        same = legacy is legacies or (
+            legacy[2:] == legacies[2:]  # a place in the numbers, which are anew after the last one
+            and bool(np.array_equal(legacy[1], legacies[1]))
+        )
     with switches.unwatched():  # what watches a model takes these for none of its tensors
         device = cpu is cpus or torch.equal(cpu, cpus), all(map(torch.equal, cuda, cudas))
     moved = python is not others and python != others

@@ -34,11 +34,11 @@ def seed_all(seed: int) -> None:
 @contextlib.contextmanager
 def own_random_state() -> Iterator[None]:
     """What the block draws leaves the caller's random states as they were."""
-    python, legacy = random.getstate(), np.random.get_state()
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)  # of any kind
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(legacy)
+            np.random.set_state(numpy)
