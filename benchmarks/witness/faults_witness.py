@@ -7,6 +7,20 @@ _GRADIENTS, _LOGITS = "_witness/gradients.py", "_witness/logits.py"
 FAULTS = [
     Fault(
         _GRADIENTS,
+        "dropped guard",
+        "max(0.0, gap - slack - lost)",
+        "max(0.0, gap - slack)",
+        "pools of a model that is certain are refused where float32 holds no smaller numbers",
+    ),
+    Fault(
+        "_witness/formulas.py",
+        "wrong unit",
+        "return torch.finfo(torch.float32).tiny * float(",
+        "return torch.finfo(torch.float32).eps * float(",
+        "scores of samples that are nearly certain are not compared",
+    ),
+    Fault(
+        _GRADIENTS,
         "wrong unit",
         "_NOISE, _NOISE_HALF = 1e-2, 1e-1",
         "_NOISE, _NOISE_HALF = 1.0, 1.0",

@@ -156,13 +156,14 @@ TESTS = {
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
     "witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
-    "_witness/logits": "witness/test_teachers "
-    "engine/test_small_numbers witness/test_rounding witness/test_choice "
-    "witness/test_company witness/test_left_as_it_was witness/test_formulas "
+    "_witness/logits": "witness/test_teachers engine/test_small_numbers witness/test_rounding "
+    "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
-    "_witness/gradients": "engine/test_last_layers_in_a_row engine/test_small_numbers "
-    "witness/test_rounding witness/test_choice witness/test_company witness/test_left_as_it_was "
-    "witness/test_formulas witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/formulas": "witness/test_smallest_numbers witness/test_formulas schemes/test_losses",
+    "_witness/gradients": "witness/test_smallest_numbers engine/test_last_layers_in_a_row "
+    "engine/test_small_numbers witness/test_rounding witness/test_choice witness/test_company "
+    "witness/test_left_as_it_was witness/test_formulas witness/test_seen_logits test_linalg "
+    "any_model/test_reached",
     "_witness/noting": "witness/test_cut_off witness/test_left_as_it_was",
     "_witness/witness": "witness/test_cut_off engine/test_small_numbers witness/test_rounding "
     "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "

@@ -71,6 +71,19 @@ class Asked:
         paired = found.numel() > self.shape.numel()
         return (found[:, 1] if paired else found).reshape(self.shape)
 
+    def lost(self, sq_norms: Tensor) -> float:
+        """What of a score float32 may be unable to hold, of squared norms `[K, P]`.
+
+        Chances and parts of cotangents below its smallest number are that far off, each times the
+        norm of what is pulled back from a largest entry of 1, as of samples that are all but sure.
+        """
+        if not len(sq_norms):
+            return 0.0
+        largest = torch.stack([self.cotangent(k).abs().amax() for k in range(len(self))])
+        smallest = torch.finfo(largest.dtype).tiny
+        units = sq_norms.sqrt().sum(-1) / largest.to(sq_norms.device).clamp(smallest, 1.0)
+        return torch.finfo(torch.float32).tiny * float((units + units.square()).sum())
+
     def scores(self, sq_norms: Tensor, options: Options) -> dict[str, tuple[float, float | None]]:
         """Score and standard error (None if exact) by scheme, of squared norms `[K, P]`."""
         sizes = sq_norms.sqrt()

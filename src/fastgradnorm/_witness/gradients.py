@@ -105,7 +105,7 @@ class Comparison:
         if not len(asks[0]):  # scores of the logits alone
             for i, ask in enumerate(asks):
                 if bool(seen[i].isfinite().all()):
-                    none = ask.scores(seen.new_zeros(0, 1).double(), options)
+                    none = seen.new_zeros(0, 1).double()
                     self._compare_scores(i, first + i, ask, scored, none)
             return
         places = self._places(len(asks[0]))
@@ -126,7 +126,7 @@ class Comparison:
                 self._compare_norms(i, first + i, ask, few, seen_norms, compared)
             if whole:
                 sq_norms = torch.stack([exact[k] for k in places])
-                self._compare_scores(i, first + i, ask, scored, ask.scores(sq_norms, options))
+                self._compare_scores(i, first + i, ask, scored, sq_norms)
 
     def _runs(self, seen: Tensor) -> list[tuple[Gradients, int]]:
         """For each sample a call of the model, and its row; NaN in one would reach the others."""
@@ -224,9 +224,10 @@ class Comparison:
         sample: int,
         ask: Asked,
         scored: Scored,
-        exact: dict[str, tuple[float, float | None]],
+        sq_norms: Tensor,
     ) -> None:
-        for scheme, (score, error) in exact.items():
+        lost = ask.lost(sq_norms)
+        for scheme, (score, error) in ask.scores(sq_norms, self.engine.options).items():
             pairs = [("score", float(scored.scores[scheme][row]), score)]
             found = scored.errors.get(scheme)
             if found is not None and error is not None and not math.isnan(error):
@@ -241,7 +242,7 @@ class Comparison:
                     self.record.differ(0.0)
                     continue
                 gap = abs(actual - wanted)
-                relative = max(0.0, gap - slack) / size if math.isfinite(gap) else math.inf
+                relative = max(0.0, gap - slack - lost) / size if math.isfinite(gap) else math.inf
                 if relative <= self._limits.rounding:
                     self.record.differ(relative)
                 elif not self._is_excused(row, ask, scheme, relative):
