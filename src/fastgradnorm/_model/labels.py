@@ -91,7 +91,7 @@ class Whole:
             if not per_sample:
                 self._constants[place] = name
         self.beyond = [self._opened.named[place][1] for place in self._own]
-        if labels.found:
+        if labels.found and not (labels.given and _has_no_labels(raw, labels)):
             check_target(find_target(raw, labels.target), size)
 
     def item(
@@ -112,7 +112,9 @@ class Whole:
         return Item(lambda model: call(model, given), content, constants)
 
     def _with_labels(self, model: nn.Module, item: Any) -> Any:
-        """The model's own call on inputs and labels."""
+        """The model's own call on inputs and labels; or on what has its labels by other names."""
+        if _has_no_labels(item, self._labels):
+            return self._call(model, item)
         labels = find_target(item, self._labels.target)
         inputs = item[0] if isinstance(item, (tuple, list)) else item
         if not isinstance(inputs, Mapping):
@@ -120,6 +122,13 @@ class Whole:
         target = self._labels.target
         without = {k: v for k, v in inputs.items() if k not in _KEYS and k != target}
         return model(**without, labels=labels)
+
+
+def _has_no_labels(raw: Any, labels: Labels) -> bool:
+    """Whether nothing of a batch is named as labels, so that a model may have a loss of it all."""
+    if labels.target is not None or not isinstance(raw, (Mapping, Tensor)):
+        return False
+    return isinstance(raw, Tensor) or not any(key in raw for key in _KEYS)
 
 
 def _check_lists(raw: Any, size: int) -> None:

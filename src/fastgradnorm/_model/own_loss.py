@@ -100,10 +100,12 @@ def sample_loss(options: Options, logits: Any, output: Any, item: Item) -> Tenso
             raise
         raise beyond from error
     if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
-        got = type_name(found)
+        advice = "Take its mean or sum (`reduction='mean'`), and keep it a tensor."
+        if found is None and getattr(output, "loss", found) is None and hasattr(output, "loss"):
+            advice = "The model made no loss, for it is given no labels: `loss='model'` does so."
         raise LossError(
             f"`loss` must be a function that returns one number, a floating-point tensor, for one "
-            f"sample. Got {got}. Take its mean or sum (`reduction='mean'`), and keep it a tensor."
+            f"sample. Got {type_name(found)}. {advice}"
         )
     return found.reshape(1)
 
@@ -147,7 +149,8 @@ def _of_model(output: Any) -> Any:
             "loss",
             "'cross_entropy' or a function for a model that returns no loss",
             "model",
-            f"It returned {type_name(output)}. It must return `loss` when it is given `labels`.",
+            f"It returned {type_name(output)}. It must return `loss` when it is given `labels`, or "
+            "of a batch as it is that has none. `target=` tells where labels are.",
         )
     return found
 

@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from inspect import getattr_static
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -174,7 +175,7 @@ def _inside(value: Any) -> list[Any]:
         return [*value] if len(value) <= _MOST else []
     if isinstance(value, nn.Module):
         own = [v for name, v in vars(value).items() if name not in _EVERY]
-        return [*own, *value.children(), type(value).forward]
+        return [*own, *value.children(), getattr_static(type(value), "forward", None)]
     if isinstance(value, (type, ModuleType)) or _is_other(type(value)):
         return []
     call = type(value).__dict__.get("__call__")

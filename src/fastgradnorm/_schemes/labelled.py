@@ -16,9 +16,13 @@ _LEAST, _LEAST_HALF = 1e-16, 1e-3
 
 
 def loss_size(loss: Tensor) -> Tensor:
-    """What the cotangent of a loss is divided by, and its gradient's norm multiplied by."""
+    """What the cotangent of a loss is divided by, and its gradient's norm multiplied by.
+
+    A power of two, so that a cotangent of 16 bits is exact, as the 1 of plain autograd is.
+    """
     least = _LEAST_HALF if loss.dtype == torch.float16 else _LEAST
-    return loss.abs().clamp(least, 1.0).nan_to_num(1.0)
+    size = loss.abs().clamp(least, 1.0).nan_to_num(1.0)
+    return size.double().log2().floor().exp2().to(loss.dtype)
 
 
 def labelled_pull_backs(
