@@ -33,7 +33,7 @@ FAULTS = [
     Fault(
         _LABELLED,
         "lost digits",
-        "return loss.abs().clamp(least, 1.0).nan_to_num(1.0)",
+        "return size.double().log2().floor().exp2().to(loss.dtype)",
         "return torch.ones_like(loss)",
         "squares of a confident sample's gradients underflow, and its score is 0",
     ),

@@ -40,7 +40,7 @@ TESTS = {
     "_directions/directions": "directions/test_states directions/test_dots directions",
     "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
-    "_schemes/labelled": "schemes/test_own_losses schemes/test_losses schemes/test_losses_of_models",
+    "_schemes/labelled": "schemes/test_own_losses schemes/test_losses",
     "_schemes/groups": "schemes/test_labels",
     "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",

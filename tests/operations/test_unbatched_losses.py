@@ -64,3 +64,41 @@ def test_losses_of_the_callers(loss):
     labels = labels.double() if isinstance(loss, nn.SoftMarginLoss) else labels
     labels = labels[:, 0].abs() if isinstance(loss, nn.MultiMarginLoss) else labels
     assert_norms_are_those_of_a_loop(model, loss, x, labels)
+
+
+TRIPLETS = [{}, {"p": 1.0}, {"swap": True}, {"margin": 0.2, "reduction": "sum"}]
+
+
+@pytest.mark.parametrize("given", TRIPLETS, ids=str)
+def test_triplets_of_one_sample(given):
+    torch.manual_seed(0)
+    model, three = nn.Sequential(linear(4, 3), nn.Tanh()).double(), torch.randn(3, 5, 4).double()
+
+    def forward(model, batch):
+        return tuple(model(x) for x in batch)
+
+    expected = []
+    for i in range(5):
+        value = F.triplet_margin_loss(*forward(model, three[:, i : i + 1]), **given)
+        grads = torch.autograd.grad(value, [*model.parameters()])
+        expected.append(torch.cat([grad.flatten() for grad in grads]).norm())
+    asked = {"loss": lambda o, _: nn.TripletMarginLoss(**given)(*o), "forward": forward}
+    found = score_pool(model, [tuple(three)], progress=False, **asked)
+    assert_close_relative(found, torch.stack(expected), 1e-9)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("margin", [0.0, 0.7])
+def test_pairs_in_order(reduction, margin):
+    from fastgradnorm._operations.table import TABLE
+
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 6).double().requires_grad_()
+    order = torch.randint(0, 2, (6,)) * 2 - 1
+    b = torch.where(torch.arange(6) < 2, a.detach(), b)  # where it is zero but for the margin
+    given = {"margin": margin, "reduction": reduction}
+    made = TABLE[F.margin_ranking_loss].form(a, b, order, **given)
+    plain = F.margin_ranking_loss(a, b, order, **given)
+    torch.testing.assert_close(made, plain)
+    found = (torch.autograd.grad(each.sum(), a, retain_graph=True)[0] for each in (made, plain))
+    torch.testing.assert_close(*found)

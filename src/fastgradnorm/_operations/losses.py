@@ -25,9 +25,11 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor | None:
-    """`F.cross_entropy`; None where labels are smoothed, or an argument is out of date."""
-    plain = size_average is None and reduce is None and label_smoothing == 0
+    """`F.cross_entropy`; None where an argument is out of date, or none of its."""
+    plain = size_average is None and reduce is None and 0 <= label_smoothing <= 1
     if plain and _are_chances(target, input):
+        if label_smoothing:
+            target = target * (1 - label_smoothing) + label_smoothing / input.shape[_dim(input)]
         return _of_chances(input, target, weight, reduction)
     indices = isinstance(target, Tensor) and not target.is_floating_point()
     if not (plain and indices and input.is_floating_point() and input.dim() == target.dim() + 1):
@@ -47,7 +49,12 @@ def cross_entropy(
     if weight is not None:
         chosen = weight.to(each.dtype).index_select(0, label.flatten())  # vmap has no 0-d index
         share = share * chosen.reshape(target.shape)
-    each = torch.where(valid, each * share, 0.0)
+    each = each * share
+    if label_smoothing:  # part of the label is spread over all classes, those of no weight apart
+        rates = z.log_softmax(-1) if weight is None else z.log_softmax(-1) * weight.to(z.dtype)
+        spread = -rates.sum(-1) / z.shape[-1]
+        each = (1 - label_smoothing) * each + label_smoothing * spread
+    each = torch.where(valid, each, 0.0)
     if reduction == "sum":
         each = each.sum()
     elif reduction == "mean":
@@ -55,11 +62,16 @@ def cross_entropy(
     return each if torch.is_autocast_enabled(z.device.type) else each.to(dtype)
 
 
+def _dim(input: Tensor) -> int:
+    """Of the classes."""
+    return min(1, input.dim() - 1)
+
+
 def _are_chances(target: Any, input: Tensor) -> bool:
     """Whether labels are probabilities of the classes, in the dtype of what they are of."""
     if not isinstance(target, Tensor) or target.dtype != input.dtype:
         return False
-    classes = input.shape[min(1, input.dim() - 1)] if input.dim() else 0
+    classes = input.shape[_dim(input)] if input.dim() else 0
     return input.is_floating_point() and target.shape == input.shape and classes > 1
 
 
@@ -72,7 +84,7 @@ def _of_chances(
     """
     if reduction not in ("none", "mean", "sum"):
         return None
-    dim = min(1, input.dim() - 1)
+    dim = _dim(input)
     z, q = input.movedim(dim, -1), target.movedim(dim, -1)
     dtype = z.dtype
     if dtype in (torch.float16, torch.bfloat16):

@@ -62,6 +62,31 @@ def _multilabel_margin(input: Tensor, target: Tensor) -> Tensor | None:
     return gaps.sum((-1, -2)) / input.shape[-1]
 
 
+def _margin_ranking(input1: Tensor, input2: Tensor, target: Tensor, margin: float) -> Tensor | None:
+    """How far the one that is to rank lower comes near."""
+    if not input1.dim() == input2.dim() == target.dim():
+        return None
+    return (margin - target * (input1 - input2)).clamp_min(0)
+
+
+def _triplet_margin(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float,
+    p: float,
+    eps: float,
+    swap: bool,
+) -> Tensor | None:
+    """How far the negative one comes near."""
+    if margin <= 0 or not anchor.dim() == positive.dim() == negative.dim():
+        return None
+    near = F.pairwise_distance(anchor, positive, p, eps)
+    far = F.pairwise_distance(anchor, negative, p, eps)
+    far = torch.minimum(far, F.pairwise_distance(positive, negative, p, eps)) if swap else far
+    return (margin + near - far).clamp_min(0)
+
+
 def _form(loss: Callable[..., Tensor], each: Callable[..., Tensor | None]) -> Callable[..., Tensor]:
     """`loss`, from what each element is before they are reduced; None: not of these arguments."""
     signature = inspect.signature(loss)
@@ -75,7 +100,9 @@ def _form(loss: Callable[..., Tensor], each: Callable[..., Tensor | None]) -> Ca
         reduction = given.pop("reduction")
         known = old == [None, None] and reduction in reduced
         found = each(**given) if known else None
-        return loss(*args, **kwargs) if found is None else reduced[reduction](found, given["input"])
+        if found is None:
+            return loss(*args, **kwargs)
+        return reduced[reduction](found, given.get("input", found))
 
     return form
 
@@ -85,6 +112,8 @@ _EACH: dict[Callable[..., Tensor], Callable[..., Tensor | None]] = {
     F.soft_margin_loss: _soft_margin,
     F.multi_margin_loss: _multi_margin,
     F.multilabel_margin_loss: _multilabel_margin,
+    F.margin_ranking_loss: _margin_ranking,
+    F.triplet_margin_loss: _triplet_margin,
 }
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
