@@ -225,6 +225,11 @@ FAULTS = [
         "steps that run backwards are taken to begin with the states of those that run forwards",
     ),
     Fault(
+        "_operations/recurrences.py", "state not put back",
+        "slope = torch.addcmul(act, act, act, value=-1)", "slope = act.addcmul_(act, act, value=-1)",
+        "a second pull-back through an LSTM is made of what the first has left",
+    ),
+    Fault(
         "_operations/recurrence_pulls.py", "dropped term",
         "        self._cell.mul_(self._kept[t])\n", "",
         "LSTMs forget nothing on the way back",

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm._operations.recurrence_pulls import pull
+from fastgradnorm._operations.recurrences import SCANS, Weights
 from tests.support.asserts import assert_exact
 from tests.support.cases import Custom, linear, perturb
 
@@ -72,6 +74,18 @@ def unbatched(m, x):
 )
 def test_forms(kind, forward, parts):
     assert_exact(model(forward, kind, **parts), X)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])  # LSTMs do not allow it
+def test_outputs_that_the_model_writes_to(kind, count):
+    """What a pull-back is made of is not what the model has."""
+
+    def forward(m, x):
+        out = m.rnn(x)[0]
+        return m.head(out.mul_(3).sin_().mean(1))
+
+    assert_exact(model(forward, kind), X[:count])
 
 
 @pytest.mark.parametrize("forward", [cell_too, cell_alone, unbatched])
@@ -143,6 +157,25 @@ def test_under_autocast(kind):
         pytest.skip(f"PyTorch itself cannot run it here: {error}")
     narrow = score_pool(built, [X], autocast=torch.bfloat16, progress=False)
     torch.testing.assert_close(narrow, wide, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("kind", [*SCANS])
+def test_cotangents_alone_are_pulled_as_among_others(kind, backwards):
+    """Again and again: what one pull-back writes to is its own."""
+    rows, width = SCANS[kind].gates * 5, 5
+    own = torch.randn(rows, width), torch.randn(rows)
+    states = tuple(torch.randn(6, width) for _ in range(1 + (kind == "lstm")))
+    scan = SCANS[kind](states, Weights(own[0], own[0], *own[1:] * 2, None), backwards, own[0].dtype)
+    scan.run(torch.randn(4, 6, rows))
+    g = torch.randn(3, 2, 4, 2, width)  # of samples, cotangents, steps, rows of a sample
+    g_cell = torch.randn(3, 2, 2, width) if kind == "lstm" else None
+    together = pull(scan, g, g_cell)
+    for i in (0, 1, 0):
+        alone = pull(scan, g[:, i, None], None if g_cell is None else g_cell[:, i, None])
+        for one, several in zip(alone, together, strict=True):
+            if one is not None and several is not None:
+                torch.testing.assert_close(one, several[:, i, None])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -159,12 +159,9 @@ class _Steps:
             return self.made()
         return cast("tuple[Tensor, ...]", _Light.within(self, *inputs))
 
-    def prepared(self) -> tuple[Tensor, ...]:
-        """What pull-backs multiply by, plain tensors."""
-        with outside(), _as_given(self._scan.outputs), torch.no_grad():
-            if not self._scan.factors:
-                self._scan.prepare()
-        return self._scan.factors
+    def kept(self) -> tuple[Tensor, ...]:
+        """What is kept for pull-backs alone, plain tensors."""
+        return self._scan.kept
 
     def pulled(self, g: Tensor | None, g_cell: Tensor | None) -> list[Tensor | None]:
         """Gradients by the inputs of `tied`, from those of what was made."""
@@ -208,7 +205,6 @@ class _Light(SingleLevel):
 
     @staticmethod
     def forward(ctx: Any, steps: _Steps, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        steps.prepared()
         ctx.steps, ctx.dtypes = steps, _dtypes(inputs)
         ctx.set_materialize_grads(False)
         return tuple(map(wrap, steps.made()))
@@ -225,7 +221,7 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, steps: _Steps, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*steps.prepared())  # which are counted so
+        ctx.save_for_backward(*steps.kept())  # which are counted so
         ctx.steps, ctx.dtypes = steps, _dtypes(inputs)
         ctx.set_materialize_grads(False)
         return steps.made()

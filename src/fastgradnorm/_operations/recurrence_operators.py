@@ -39,7 +39,7 @@ def scanned(
     scan.outputs, *made = _run(kind, x, [*states], *own, backwards)
     scan.cell = made.pop(0) if kind == "lstm" else None
     scan.projected = None if weights.projection is None else made.pop(0)
-    scan.factors = tuple(made)
+    scan.kept = tuple(made)
     return scan
 
 
@@ -56,8 +56,7 @@ def _run(
     weights = Weights(hidden, hidden, None, bias, projection)
     scan = SCANS[kind](tuple(states), weights, backwards, x.dtype)
     scan.run(x)
-    scan.prepare()
-    made = scan.outputs, scan.cell, scan.projected, *scan.factors
+    made = scan.outputs, scan.cell, scan.projected, *scan.kept
     return [each for each in made if each is not None]
 
 
@@ -66,8 +65,8 @@ def pulled(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
     if not is_deferred():
         return pull(scan, g, g_cell)
     weights = scan.weights.hidden, scan.weights.projection
-    others = scan.backwards, scan.narrow
-    found = _pull(_KINDS[type(scan)], [*scan.states], [*scan.factors], *weights, *others, g, g_cell)
+    made = [*scan.states], scan.outputs, [*scan.kept]
+    found = _pull(_KINDS[type(scan)], *made, *weights, scan.backwards, scan.narrow, g, g_cell)
     if scan.weights.projection is None:
         found.insert(1, cast(Tensor, None))
     return [*found]
@@ -77,7 +76,8 @@ def pulled(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
 def _pull(
     kind: str,
     states: Sequence[Tensor],
-    factors: Sequence[Tensor],
+    outputs: Tensor,
+    kept: Sequence[Tensor],
     hidden: Tensor,
     projection: Tensor | None,
     backwards: bool,
@@ -87,7 +87,7 @@ def _pull(
 ) -> list[Tensor]:
     weights = Weights(hidden, hidden, None, None, projection)
     scan = SCANS[kind](tuple(states), weights, backwards, narrow)
-    scan.factors = tuple(factors)
+    scan.outputs, scan.kept = outputs, tuple(kept)
     return [each for each in pull(scan, g, g_cell) if each is not None]
 
 

@@ -11,7 +11,7 @@ def pull(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
     """Pulls gradients back, of L samples and K cotangents.
 
     Args:
-        scan: The steps, once `prepare` was called.
+        scan: The steps, once `run` was called.
         g: At their outputs, `[L, K, T, B, P]`.
         g_cell: At the last cell state `[L, K, B, H]`, if it was used.
 
@@ -33,8 +33,9 @@ def pull(scan: Scan, g: Tensor, g_cell: Tensor | None) -> list[Tensor | None]:
 class _Pull:
     """Back through a scan's steps, from the last to the first.
 
-    Factors are of `[L, 1, B, ...]` samples, gradients of `[L, K, B, ...]`; each tensor of one row
-    after the other where it is multiplied.
+    Slopes are of `[L, 1, B, ...]` samples, gradients of `[L, K, B, ...]`; each tensor of one row
+    after the other where it is multiplied. Gradients at the gates of one cotangent take the place
+    of the slopes they are made from: what is in the processor's cache already is written fastest.
 
     Attributes:
         hidden: The gradient at the output of the step that is next, `[L * K * B, P]`.
@@ -49,11 +50,13 @@ class _Pull:
         self.nothing = scan.states[0].new_zeros(())
         self.hidden = scan.states[0].new_empty(self._count, size)
         self._by_unit = self.hidden.view(*self._lead, size)
-        self._gates = self._room(steps, (scan.gates + scan.own) * self._units)
+        made = [s.unflatten(1, (samples, batch)).unsqueeze(2) for s in scan.slopes()]
+        self._slopes, *self._others = made
+        width = self._slopes.shape[-1]
+        self._gates = self._slopes if cotangents == 1 else self._room(steps, width)
         # Views of all steps, made at once: making each costs as much as an operation on it.
         self._rows = self._gates.flatten(1, 3).unbind(0)
         self._add = kernels.adding(self.hidden, self._rows[0], self._back, self.hidden)
-        self._factors = [f.unflatten(1, (samples, batch)).unsqueeze(2) for f in scan.factors]
 
     def _room(self, steps: int, width: int) -> Tensor:
         """For what steps write, `[T, L, K, B, width]`, of each sample together where that can be.
@@ -83,14 +86,14 @@ class _PullLSTM(_Pull):
         zeros = self.hidden.new_zeros(*self._lead, self._units)
         self._cell = zeros if g_cell is None else zeros.add_(g_cell)
         self._cell_of_gates = self._cell.unsqueeze(-2)
-        slope, through, kept = self._factors
-        at, by = (each.unflatten(-1, (4, -1)) for each in (self._gates, slope))
+        through, kept = self._others
+        at, by = (each.unflatten(-1, (4, -1)) for each in (self._gates, self._slopes))
         self._at = at[..., :3, :].unbind(0), at[..., 3, :].unbind(0)
         self._by = by[..., :3, :].unbind(0), by[..., 3, :].unbind(0)
         self._through, self._kept = through.unbind(0), kept.unbind(0)
         self._projected = None
         if self._weights.projection is not None:
-            self._projected = self._room(len(slope), g.shape[-1])
+            self._projected = self._room(len(through), g.shape[-1])
             self._made = self.hidden.new_empty(self._count, self._units)
 
     def step(self, t: int, before: Tensor) -> None:
@@ -116,26 +119,22 @@ class _PullGRU(_Pull):
     def __init__(self, scan: Scan, g: Tensor, g_cell: Tensor | None) -> None:
         super().__init__(scan, g, g_cell)
         size = self._units
-        both, *shares = self._gates.split([2 * size, size, size], -1)
-        self._at = [part.unbind(0) for part in (both.unflatten(-1, (2, -1)), *shares)]
-        by_hidden, by_n, kept = self._factors
-        by_both, by_last = by_hidden.split([2 * size, size], -1)
-        factors = by_both.unflatten(-1, (2, -1)), by_n, by_last, kept
-        self._by = [factor.unbind(0) for factor in factors]
+        self._at = self._gates.unflatten(-1, (4, -1)).unbind(0)
+        self._by = self._slopes.unflatten(-1, (4, -1)).unbind(0)
+        self._kept = self._others[0].unbind(0)
+        self._of_gates = self._by_unit.unsqueeze(-2)
         # In two parts: the input's share stands between them.
         backs = self._back.split([2 * size, size], 1)
-        self._parts = [part.flatten(1, 3).unbind(0) for part in (both, shares[1])]
+        both, _, last = self._gates.split([2 * size, size, size], -1)
+        self._parts = [part.flatten(1, 3).unbind(0) for part in (both, last)]
         self._adds = [
             kernels.adding(self.hidden, rows[0], weight, self.hidden)
             for rows, weight in zip(self._parts, backs, strict=True)
         ]
 
     def step(self, t: int, before: Tensor) -> None:
-        hidden = self._by_unit
-        torch.mul(hidden.unsqueeze(-2), self._by[0][t], out=self._at[0][t])
-        torch.mul(hidden, self._by[1][t], out=self._at[1][t])
-        torch.mul(hidden, self._by[2][t], out=self._at[2][t])
-        hidden.mul_(self._by[3][t])
+        torch.mul(self._of_gates, self._by[t], out=self._at[t])
+        self._by_unit.mul_(self._kept[t])
         self.hidden.add_(before)
         for rows, add in zip(self._parts, self._adds, strict=True):
             add(self.hidden, rows[t], self.hidden)
@@ -143,7 +142,7 @@ class _PullGRU(_Pull):
 
 class _PullRNN(_Pull):
     def step(self, t: int, before: Tensor) -> None:
-        torch.mul(self._by_unit, self._factors[0][t], out=self._gates[t])
+        torch.mul(self._by_unit, self._slopes[t], out=self._gates[t])
         self._add(before, self._rows[t], self.hidden)
 
 

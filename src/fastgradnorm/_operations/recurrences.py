@@ -1,7 +1,7 @@
 """Recurrences written out: all steps of one layer in one direction, on rows of all samples.
 
 A step is one matrix product and what makes states of it. What a pull-back multiplies by depends on
-the sample alone, and is made once, for all steps and cotangents together.
+the sample alone, and is made for all steps and cotangents together.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Scan:
         outputs: Hidden states `[T, R, P]`, once `run` was called.
         projected: What was projected to these, `[T, R, H]`, if anything was.
         cell: The last cell state `[R, H]` of LSTMs, else None.
-        factors: Of the pull-back, each `[T, R, ...]`, once `prepare` was called.
+        kept: What else `slopes` is made of, no two in the same memory.
     """
 
     gates: int
@@ -52,7 +52,7 @@ class Scan:
     outputs: Tensor
     projected: Tensor | None = None
     cell: Tensor | None = None
-    factors: tuple[Tensor, ...] = ()
+    kept: tuple[Tensor, ...] = ()
 
     def __init__(
         self, states: tuple[Tensor, ...], weights: Weights, backwards: bool, narrow: torch.dtype
@@ -100,8 +100,11 @@ class Scan:
         kept = states.narrow(dim, 1 if self.backwards else 0, others)
         return torch.cat([kept, first] if self.backwards else [first, kept], dim)
 
-    def prepare(self) -> None:
-        """Makes `factors`."""
+    def slopes(self) -> tuple[Tensor, ...]:
+        """What a pull-back multiplies by, each `[T, R, ...]`, new tensors of each call.
+
+        Gradients at the gates, laid out as those, are what comes first times one of a unit.
+        """
         raise NotImplementedError
 
 
@@ -116,13 +119,14 @@ class LSTM(Scan):
         made, projection = self.outputs, self.weights.projection
         if projection is not None:
             self.projected = made = self.outputs.new_empty(steps, rows, size)
-        self._activated, self._made = self.outputs.new_empty(x.shape), made
-        self._cells, self._tanh = self.outputs.new_empty(2, steps, rows, size)
+        activated = self.outputs.new_empty(x.shape)
+        states = self.outputs.new_empty(2, steps, rows, size)
+        self.kept = activated, states
         nothing = self.outputs.new_zeros(())
         hidden, cell = self.states
-        parts = self._activated[..., : 2 * size], *self._activated.chunk(4, -1)
-        views = x, self._activated, *parts, self._cells, self._tanh, made, self.outputs
-        add = kernels.adding(x[0], hidden, self.weights.hidden, self._activated[0])
+        parts = activated[..., : 2 * size], *activated.chunk(4, -1)
+        views = x, activated, *parts, *states, made, self.outputs
+        add = kernels.adding(x[0], hidden, self.weights.hidden, activated[0])
         for step in self._in_order(*views):
             share, gates, i_f, i, f, g, o, cells, tanh, h, output = step
             add(share, hidden, gates)
@@ -133,23 +137,22 @@ class LSTM(Scan):
             hidden = torch.mul(o, torch.tanh(cell, out=tanh), out=h)
             if projection is not None:
                 hidden = kernels.add_linear(nothing, h, projection, output)
-        self.cell = cell
+        self.cell = cell.clone()
 
-    def prepare(self) -> None:
-        act = self._activated
+    def slopes(self) -> tuple[Tensor, ...]:
+        act, (cells, tanh) = self.kept
         i, f, g, o = act.chunk(4, -1)
         slope = torch.addcmul(act, act, act, value=-1)  # of the sigmoids
         at_i, at_f, at_g, at_o = slope.chunk(4, -1)
         at_i.mul_(g)
         before = slice(1, None) if self.backwards else slice(None, -1)
         after = slice(None, -1) if self.backwards else slice(1, None)
-        at_f[after].mul_(self._cells[before])
+        at_f[after].mul_(cells[before])
         at_f[-1 if self.backwards else 0].mul_(self.states[1])
         one = act.new_ones(())
         torch.addcmul(one, g, g, value=-1, out=at_g).mul_(i)
-        at_o.mul_(self._tanh)
-        through = torch.addcmul(one, self._tanh, self._tanh, value=-1).mul_(o)
-        self.factors = slope, through, f
+        at_o.mul_(tanh)
+        return slope, torch.addcmul(one, tanh, tanh, value=-1).mul_(o), f
 
 
 class GRU(Scan):
@@ -159,34 +162,37 @@ class GRU(Scan):
 
     def _run(self, x: Tensor) -> None:
         size = x.shape[-1] // 3
-        self._activated = self.outputs.new_empty(x.shape)
-        self._reset = torch.empty_like(self.outputs)  # what the gate r acts on
+        activated = self.outputs.new_empty(x.shape)
+        acted_on = torch.empty_like(self.outputs)  # by the gate r
+        self.kept = activated, acted_on
         by_both, by_last = self.weights.hidden.split([2 * size, size])
         bias = self.weights.hidden_bias
         bias = x.new_zeros(size) if bias is None else bias[2 * size :]
         shares = x.split([2 * size, size], -1)
-        both, n = self._activated.split([2 * size, size], -1)
-        views = *shares, both, n, *self._activated.chunk(3, -1)[:2], self._reset, self.outputs
+        both, n = activated.split([2 * size, size], -1)
+        views = *shares, both, n, *activated.chunk(3, -1)[:2], acted_on, self.outputs
         hidden = self.states[0]
         add = kernels.adding(shares[0][0], hidden, by_both, both[0])
-        add_last = kernels.adding(bias, hidden, by_last, self._reset[0])
+        add_last = kernels.adding(bias, hidden, by_last, acted_on[0])
         for x_both, x_last, gates, new, r, z, reset, output in self._in_order(*views):
             add(x_both, hidden, gates).sigmoid_()
             add_last(bias, hidden, reset)
             torch.addcmul(x_last, r, reset, out=new).tanh_()
             hidden = torch.lerp(new, hidden, z, out=output)
 
-    def prepare(self) -> None:
-        r, z, n = self._activated.chunk(3, -1)
+    def slopes(self) -> tuple[Tensor, ...]:
+        activated, acted_on = self.kept
+        r, z, n = activated.chunk(3, -1)
         before = self.previous(self.states[0], self.outputs)
-        one = n.new_ones(())
-        by_n = torch.addcmul(one, n, n, value=-1).mul_(1 - z)
-        by_hidden = torch.addcmul(self._activated, self._activated, self._activated, value=-1)
-        at_r, at_z, at_n = by_hidden.chunk(3, -1)
-        at_r.mul_(self._reset).mul_(by_n)
+        slope = n.new_empty(*n.shape[:2], 4 * n.shape[-1])
+        at_r, at_z, at_n, at_hidden_n = slope.chunk(4, -1)
+        both = activated[..., : 2 * n.shape[-1]]
+        torch.addcmul(both, both, both, value=-1, out=slope[..., : both.shape[-1]])
+        torch.addcmul(n.new_ones(()), n, n, value=-1, out=at_n).mul_(1 - z)
+        at_r.mul_(acted_on).mul_(at_n)
         at_z.mul_(before.sub_(n))
-        torch.mul(by_n, r, out=at_n)
-        self.factors = by_hidden, by_n, z
+        torch.mul(at_n, r, out=at_hidden_n)
+        return slope, z
 
 
 class RNN(Scan):
@@ -203,9 +209,9 @@ class RNN(Scan):
     def _activate(self, gates: Tensor) -> Tensor:
         return gates.tanh_()
 
-    def prepare(self) -> None:
+    def slopes(self) -> tuple[Tensor, ...]:
         one = self.outputs.new_ones(())
-        self.factors = (torch.addcmul(one, self.outputs, self.outputs, value=-1),)
+        return (torch.addcmul(one, self.outputs, self.outputs, value=-1),)
 
 
 class ReluRNN(RNN):
@@ -214,8 +220,8 @@ class ReluRNN(RNN):
     def _activate(self, gates: Tensor) -> Tensor:
         return gates.relu_()
 
-    def prepare(self) -> None:
-        self.factors = ((self.outputs > 0).to(self.outputs.dtype),)
+    def slopes(self) -> tuple[Tensor, ...]:
+        return ((self.outputs > 0).to(self.outputs.dtype),)
 
 
 SCANS: dict[str, type[Scan]] = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN, "rnn_relu": ReluRNN}
