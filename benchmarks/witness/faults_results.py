@@ -82,7 +82,7 @@ FAULTS = [
     ),
     Fault(
         _STATES, "state not put back",
-        "            mha.set_fastpath_enabled(before)", "            pass",
+        "            mha.set_fastpath_enabled(self._before)", "            pass",
         "PyTorch's fast path of attention stays off after the first score",
     ),
     Fault(
@@ -93,12 +93,12 @@ FAULTS = [
     ),
     Fault(
         _STATES, "state not put back",
-        "            if _running == 0:\n                _changes.close()", "            if False:\n                _changes.close()",
+        "            if _running == 0:\n                _put_back()", "            if False:\n                _put_back()",
         "nothing of the process is put back after scoring",
     ),
     Fault(
         _STATES, "state not put back",
-        "            if _running == 0:\n                _changes.close()", "            if True:\n                _changes.close()",
+        "            if _running == 0:\n                _put_back()", "            if True:\n                _put_back()",
         "of two scorers at work in threads the first that ends puts the process back under the other",
     ),
     Fault(
@@ -133,8 +133,8 @@ FAULTS = [
     ),
     Fault(
         _STATES, "dropped guard",
-        "    with _shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():",
-        "    with _shared(), float32_as_asked(), torch.enable_grad():",
+        "    with _Shared(), float32_as_asked(), torch.inference_mode(False), torch.enable_grad():",
+        "    with _Shared(), float32_as_asked(), torch.enable_grad():",
         "scoring fails in inference mode",
     ),
     Fault(

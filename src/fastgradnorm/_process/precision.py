@@ -8,7 +8,8 @@ cuDNN does without, and is told again afterwards what it was told before.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,17 +19,18 @@ _put_back: Callable[[], None] | None = None
 _lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def float32_as_asked() -> Iterator[None]:
+class float32_as_asked(AbstractContextManager[None]):
     """No TF32 within, in any thread, unless the caller asked for it in matrix products."""
-    global _running, _put_back
-    with _lock:
-        _running += 1
-        if _running == 1:
-            _put_back = _without_tf32()
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        global _running, _put_back
+        with _lock:
+            _running += 1
+            if _running == 1:
+                _put_back = _without_tf32()
+
+    def __exit__(self, *_: object) -> None:
+        global _running, _put_back
         with _lock:
             _running -= 1
             if _running == 0 and _put_back is not None:
