@@ -83,6 +83,26 @@ FAULTS = [
         "gradients of narrow layers are made of positions that are taken for outputs",
     ),
     Fault(
+        "_operations/joining.py", "wrong axis",
+        "_PLACES = (0, 3, 1, 2)", "_PLACES = (0, 3, 2, 1)",
+        "images that are joined one above the other are joined side by side",
+    ),
+    Fault(
+        "_operations/transposed_convolutions.py", "forgotten argument",
+        "weight, None, stride, padding, dilation, groups)", "weight, None, stride, padding, 1, groups)",
+        "dilated transposed convolutions are pulled back as if they were not",
+    ),
+    Fault(
+        "_operations/fused_norms.py", "dropped branch",
+        "grad = grad.movedim(-1, 3) if last else grad", "grad = grad",
+        "group norms of images with the channels last take channels for columns when pulled back",
+    ),
+    Fault(
+        "_operations/pooling.py", "wrong reduction",
+        "count = math.prod(input.shape[d] for d in dims)", "count = input.shape[dims[0]]",
+        "averages over several dimensions are divided by the size of the first",
+    ),
+    Fault(
         "kernels/fastgradnorm_kernels/_sample_groups.py", "wrong axis",
         "torch.cat([torch.stack(found[i : i + k], 1) for i in blocks])",
         "torch.stack(found).view(len(x), k)",

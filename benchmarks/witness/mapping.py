@@ -143,7 +143,7 @@ TESTS = {
     "_operations/norms": "any_model/test_norm_layers operations/test_layers "
     "operations/test_rms_norm",
     "_operations/fused_norms": "any_model/test_norm_layers any_model/test_weight_standardisation "
-    "operations/test_layers",
+    "operations/test_layers operations/test_light",
     "_operations/linear": "operations/test_layers operations/test_linear "
     "any_model/test_raw_parameters",
     "_operations/products": "operations/test_calls any_model/test_raw_parameters "
@@ -151,7 +151,7 @@ TESTS = {
     "operations/test_layers",
     "_operations/rows": "operations/test_frames_of_norms operations/test_layers "
     "any_model/test_norm_layers",
-    "_operations": "operations/test_layers any_model/test_raw_parameters "
+    "_operations": "operations/test_layers operations/test_light any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
     "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
     "witness/test_company witness/test_left_as_it_was witness/test_formulas "

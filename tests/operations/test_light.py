@@ -11,8 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fastgradnorm._operations.attention import attention
 from fastgradnorm._operations.folded_convolutions import conv
 from fastgradnorm._operations.fused_norms import batch_norm, group_norm
+from fastgradnorm._operations.joining import cat
 from fastgradnorm._operations.linear import linear
-from fastgradnorm._operations.pooling import max_pool
+from fastgradnorm._operations.pooling import max_pool, mean
+from fastgradnorm._operations.transposed_convolutions import conv_transposed
 
 S, K = 3, 2  # samples, cotangents
 
@@ -65,6 +67,47 @@ def _convolve(dims, *options):
     )
 
 
+_TRANSPOSED_BY = _fixed(
+    torch.randn(6, 8, 3), torch.randn(6, 4, 3, 2), torch.randn(6, 8, 2, 3, 2), torch.randn(8)
+)
+_WIDE_BY = _fixed(torch.randn(12), torch.randn(12))
+
+
+_CAT = partial(cat, torch.cat, channels_last=True)
+
+
+def _transpose(dims, *options):
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+
+    def run(convolution, x, like):
+        *weights, bias = _TRANSPOSED_BY[like]
+        return convolution(x, weights[dims - 1], bias, *options)
+
+    return (
+        lambda x, like: run(partial(conv_transposed, function, dims, channels_last=True), x, like),
+        lambda x, like: run(function, x, like),
+    )
+
+
+def _wide_groups(function, join):
+    """Of four channels each."""
+    return lambda x, like: function(join([x, x * x], 1), 3, *_WIDE_BY[like], 1e-3)
+
+
+def _join(dim, **named):
+    """Ours and PyTorch's, of an image and parts of it."""
+
+    def run(function, x):
+        return function([x, x.narrow(dim, 1, 2).square()], dim, **named)
+
+    return lambda x, like: run(_CAT, x), lambda x, like: run(torch.cat, x)
+
+
+def _average(*dims):
+    own = partial(mean, torch.Tensor.mean)
+    return lambda x, like: own(x, *dims) * x, lambda x, like: x.mean(*dims) * x
+
+
 def _pool(dims, *options):
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     return (
@@ -89,6 +132,21 @@ CASES = {
     "convolution, frames": (*_convolve(2, 1, 2, 2, 2), (2, 6, 6, 7)),
     "convolution, few pixels": (*_convolve(2, 1, 1, 1, 2), (1, 6, 4, 3)),
     "convolution 3d": (*_convolve(3, 1, (1, 0, 1)), (1, 6, 3, 4, 4)),
+    "transposed 1d": (*_transpose(1, 2, 1, 1), (1, 6, 40)),
+    "transposed": (*_transpose(2, (2, 1), (1, 0), (1, 0), 2), (1, 6, 5, 6)),
+    "transposed, frames": (*_transpose(2, 1, 0, 0, 2), (2, 6, 6, 7)),
+    "transposed, few pixels": (*_transpose(2, 1, 0, 0, 2), (1, 6, 2, 3)),
+    "transposed, added": (*_transpose(2, 1, 2, 2, 2, 3), (1, 6, 5, 4)),
+    "transposed 3d": (*_transpose(3, 2, (1, 0, 1)), (1, 6, 3, 4, 4)),
+    "wide groups": (
+        _wide_groups(group_norm, _CAT), _wide_groups(F.group_norm, torch.cat), (1, 6, 5, 4)
+    ),
+    "joined channels": (*_join(1), (1, 6, 5, 4)),
+    "joined rows": (*_join(-2), (1, 6, 5, 4)),
+    "joined sequences": (*_join(2), (1, 6, 5)),
+    "average of positions": (*_average((-2, -1), True), (1, 6, 5, 4)),
+    "average of channels": (*_average(1), (1, 1, 5, 4)),
+    "average": (*_average(), (1, 6, 5, 4)),
     "max pool 1d": (*_pool(1, 3, 2, 1), (1, 6, 9)),
     "max pool": (*_pool(2, 2), (1, 6, 6, 8)),
     "max pool, frames": (*_pool(2, (3, 2), 1, 1, 2), (2, 6, 7, 8)),

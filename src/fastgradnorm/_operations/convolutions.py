@@ -22,6 +22,7 @@ from fastgradnorm._operations.rules import (
     SqNorms,
     outer_sq_norm,
 )
+from fastgradnorm._operations.transposed_convolutions import conv_transposed
 
 
 def _rule(dims: int, call: Call, tracked: Collection[str]) -> Rule:
@@ -134,7 +135,13 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     for dims, function in enumerate(_CONVS, 1)
 } | {
     function: ruled(
-        partial(_transposed_rule, dims), "input weight", narrow=True, **_OPTIONS, **_MORE
+        partial(_transposed_rule, dims),
+        "input weight",
+        partial(conv_transposed, function, dims),
+        has_layout=True,
+        narrow=True,
+        **_OPTIONS,
+        **_MORE,
     )
     for dims, function in enumerate(_TRANSPOSED, 1)
 }

@@ -31,7 +31,7 @@ from fastgradnorm._operations.single_level import (
 )
 
 # Pixels of the output from which on oneDNN is faster with the channels last.
-_LARGE = 32
+LARGE = 32
 
 # Attribute of a weight: whether it has changed since, and its copy in another layout.
 _KEPT = "fastgradnorm_laid_out"
@@ -65,8 +65,8 @@ def conv(
         # Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
         input, weight = cast(input, dtype), cast(weight, dtype)
         bias = None if bias is None else cast(bias, dtype)
-    folds = _folds(input, weight) and is_frozen(weight, bias)
-    differentiated = is_differentiated(input) if folds else None
+    frozen = folds(input, weight) and is_frozen(weight, bias)
+    differentiated = is_differentiated(input) if frozen else None
     if differentiated is None:
         return function(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(
@@ -76,14 +76,14 @@ def conv(
     options = *geometry[1:], groups
     format = torch.channels_last if last else torch.contiguous_format
     if not (groups == 1 and exact_products.pulls(input, weight)):  # has its weights' parts itself
-        weight = _laid_out(weight, format)
+        weight = laid_out(weight, format)
     if not differentiated:
         return _forward(Rows.of(input), weight, bias, options, format)
     output: Tensor = _Conv.within(input, weight, bias, options, format)
     return output
 
 
-def _laid_out(weight: Tensor, format: torch.memory_format) -> Tensor:
+def laid_out(weight: Tensor, format: torch.memory_format) -> Tensor:
     """The weight so in memory; a copy is kept with it, for the passes to come."""
     if weight.is_contiguous(memory_format=format):
         return weight
@@ -95,7 +95,7 @@ def _laid_out(weight: Tensor, format: torch.memory_format) -> Tensor:
     return copy
 
 
-def _folds(input: Tensor, weight: Tensor) -> bool:
+def folds(input: Tensor, weight: Tensor) -> bool:
     """Whether samples are folded by hand: on a GPU, and for oneDNN."""
     if input.is_cuda or input.dtype != weight.dtype:
         return input.is_cuda and input.dtype == weight.dtype
@@ -110,7 +110,7 @@ def prefers_channels_last(input: Tensor, weight: Tensor, geometry: Geometry, gro
     pass).
     """
     if not input.is_cuda:
-        return math.prod(geometry.out(input.shape[2:])) >= _LARGE
+        return math.prod(geometry.out(input.shape[2:])) >= LARGE
     if groups != 1:
         return False
     cudnn: Any = torch.backends.cudnn  # whose stubs do not know all that it has

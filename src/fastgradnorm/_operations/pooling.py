@@ -146,7 +146,30 @@ def average_pool(input: Tensor, output_size: Any, *, dims: int) -> Tensor | None
     return input.mean(tuple(range(-dims, 0)), keepdim=True)
 
 
+def mean(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    dim: Any = None,
+    keepdim: bool = False,
+    *args: Any,
+    **named: Any,
+) -> Tensor:
+    """`function`, `torch.mean` or the method, as a sum that is divided.
+
+    In the backward pass PyTorch divides what it has spread over all positions, in a layout of its
+    own, and what follows is slow where the input has another. A sum's gradient is spread alone.
+    """
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    plain = input.device.type == "cpu" and input.dtype in (torch.float32, torch.float64)
+    if not plain or args or named or not dims or not all(type(d) is int for d in dims):
+        return function(input, *(() if dim is None else (dim, keepdim)), *args, **named)
+    count = math.prod(input.shape[d] for d in dims)
+    return input.sum(dim, keepdim) / count
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
+    torch.mean: Operation(form=partial(mean, torch.mean)),
+    torch.Tensor.mean: Operation(form=partial(mean, torch.Tensor.mean)),
     torch.adaptive_avg_pool1d: Operation(opened=partial(average_pool, dims=1)),
     F.adaptive_avg_pool2d: Operation(opened=partial(average_pool, dims=2)),
     F.adaptive_avg_pool3d: Operation(opened=partial(average_pool, dims=3)),
