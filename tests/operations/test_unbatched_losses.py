@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgradnorm import score_pool
+from fastgradnorm import gradient_dots, score_pool
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import linear
 
@@ -85,6 +85,9 @@ def test_triplets_of_one_sample(given):
     asked = {"loss": lambda o, _: nn.TripletMarginLoss(**given)(*o), "forward": forward}
     found = score_pool(model, [tuple(three)], progress=False, **asked)
     assert_close_relative(found, torch.stack(expected), 1e-9)
+    ones = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    products = gradient_dots(model, [tuple(three)], ones, progress=False, **asked)
+    assert bool((products.abs()[:, 0] <= found * 15**0.5).all())  # at once: without a warning
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
