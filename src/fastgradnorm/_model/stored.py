@@ -101,11 +101,16 @@ class Stored:
     def _put_back(self) -> Iterator[None]:
         """What the model's own modules hold is what it was, after."""
         with models_in_use:  # so that no other thread makes a copy meanwhile
-            held = Held((module.__dict__ for module in self._model.modules()), True, _MOST)
+            modules = [*self._model.modules()]
+            own = [m.__dict__ for m in modules]
+            held = Held([*own, *(m._buffers for m in modules if m._buffers)], False, _MOST)
+            modes = [module.training for module in modules]
             try:
                 yield
             finally:
                 held.put_back()
+                for module, mode in zip(modules, modes, strict=True):
+                    module.training = mode
 
 
 def _refs(things: Iterable[Any]) -> Iterator[weakref.ref[Any]]:
