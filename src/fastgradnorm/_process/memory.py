@@ -9,6 +9,7 @@ import torch
 # Planned from where `max_memory` is not given: others allocate too.
 _SHARE_OF_FREE = 0.8
 _UNLIMITED = sys.maxsize
+_ROOM = 1 << 16  # bytes of a file of the kernel's
 _NO_LIMIT = 1 << 62  # what control groups of version 1 have for none is a little less than 2 ** 63
 _MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -59,13 +60,16 @@ def free_host_bytes(
 
 
 def _read(*path: str | Path) -> str:
-    """A file of the kernel's, in a third of the time that opening it as text takes."""
+    """A file of the kernel's, in a third of the time that opening it as text takes.
+
+    The kernel writes each of them at once, as far as there is room.
+    """
     file = os.open(os.path.join(*path), os.O_RDONLY)
     try:
-        parts = []
-        while part := os.read(file, 1 << 16):
-            parts.append(part)
-        return b"".join(parts).decode(errors="replace")
+        found = os.read(file, _ROOM)
+        while len(found) % _ROOM == 0 and (more := os.read(file, _ROOM)):
+            found += more
+        return found.decode(errors="replace")
     finally:
         os.close(file)
 
