@@ -9,6 +9,11 @@ _SKETCHED, _MAP = "_engine/sketched.py", "_operations/tensor_sketch.py"
 
 FAULTS = [
     Fault(
+        "_process/quiet.py", "state not put back",
+        "                filters.remove(_FILTER)\n", "                pass\n",
+        "a filter of warnings stays in the process after scores",
+    ),
+    Fault(
         _SELECTION, "option that does nothing",
         "weights = values / spread if spread > 0 else", "weights = values if spread > 0 else",
         "select(strategy='gumbel') depends on the unit of the scores: uniform or top-k",

@@ -231,7 +231,7 @@ TESTS = {
     "_process/memory": "process engine/test_memory",
     "_process/precision": "test_float32 test_threads",
     "_process": "process/test_process_state process/test_random_states test_threads "
-    "test_randomness",
+    "test_randomness any_model/test_row_by_row",
     "atomic": "results cli/test_cli_disk",
     "_sketches/sketch": "engine/test_combinations test_sketch test_sketch_store "
     "test_sketch_store_norms",

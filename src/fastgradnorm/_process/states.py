@@ -19,6 +19,7 @@ from fastgradnorm_kernels.custom_functions import opened_functions
 from torch.func import vjp
 
 from fastgradnorm._process.precision import float32_as_asked
+from fastgradnorm._process.quiet import NoWordOfFallbacks
 
 # Bytes of the state of a Mersenne twister: its numbers, and a place in them.
 _MT19937 = 4 * 624 + 4
@@ -136,6 +137,7 @@ _CHANGES: tuple[Callable[[], AbstractContextManager[Any]], ...] = (
     _NoFastPath,
     _uncompiled,
     opened_functions,
+    NoWordOfFallbacks,
 )
 
 
