@@ -93,6 +93,12 @@ def test_forms_of_lstms(forward):
     assert_exact(model(forward), X if forward is not unbatched else X[:1].expand(1, -1, -1))
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_both_ways(kind):
+    rnn = kind(4, 5, batch_first=True, bidirectional=True)
+    assert_exact(model(lambda m, x: m.head(m.rnn(x)[0].mean(1)), rnn=rnn, width=10), X)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
