@@ -14,8 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
-from fastgradnorm_kernels._matmul import prefers_onednn
-from fastgradnorm_kernels._products import copied, gradients, is_narrow
+from fastgradnorm_kernels._products import (
+    copied,
+    gradients,
+    has_own_calls,
+    is_narrow,
+    sq_norms_together,
+)
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
@@ -26,10 +31,6 @@ from fastgradnorm_kernels.squares import sum_of_squares
 _DIRECT_BLOCK = 1 << 22
 # Products that `affine_sq_norm` holds at a time, in elements; and where no cache holds them.
 _AFFINE_BLOCK, _AFFINE_BLOCK_GPU = 1 << 18, 1 << 28
-# Multiplications a sample and cotangent from which on each is a matrix product of its own: nothing
-# is copied to lay a batch of them out, and what follows finds the product in the cache.
-# Of several cotangents in one product, those of all.
-_OWN_CALL, _OWN_STACK = 1 << 20, 1 << 21
 # Patches of one sample's convolution, in elements, from which on they are alone in memory.
 _OWN_PATCHES = 1 << 17
 
@@ -122,16 +123,16 @@ def direct_sq_norm(
 ) -> Float[Tensor, "N K"]:
     r"""`‖Σ_t g_t a_tᵀ‖²`: forms each weight gradient, a few samples at a time."""
     a, g = widen(activations, grad_outputs)
-    n, k, t, o = g.shape
+    n, k, _, o = g.shape
     inputs = a.shape[-1]
-    work = t * o * inputs
-    # Of several cotangents whose positions are last in memory the outputs are rows of one product.
-    stacks = n > 0 and k > 1 and copied(g) == 0 and not is_narrow(inputs, o)
-    apart = stacks and k * work >= _OWN_STACK and g.device.type == "cpu" and prefers_onednn()
-    if n > 0 and (work >= _OWN_CALL or apart):
-        flips = copied(g) < copied(a) and not is_narrow(inputs, o)
-        flips = flips or stacks or is_narrow(o, inputs)
+    if n > 0 and has_own_calls(a, g):
+        less = copied(g) < copied(a) or (k > 1 and copied(g) == 0)
+        flips = less and not is_narrow(inputs, o)
+        flips = flips or is_narrow(o, inputs)
         pairs = zip(a, g, strict=True)
+        if k > 1 and not flips:
+            found = [each for a_i, g_i in pairs for each in sq_norms_together(a_i, g_i)]
+            return torch.cat(found).view(n, k)
         found = [torch.dot(w, w) for a_i, g_i in pairs for w in gradients(a_i, g_i, flips)]
         return torch.stack(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]

@@ -5,6 +5,7 @@ import torch
 from fastgradnorm_kernels import (
     _direct,
     _matmul,
+    _products,
     _sample_groups,
     _torch_norms,
     operators,
@@ -107,21 +108,27 @@ def test_no_samples():
     assert not _sample_groups.is_grouped(x, g)
 
 
+@pytest.mark.parametrize("at_once", [1, 5, 12])
 @pytest.mark.parametrize("first", [False, True], ids=["plain", "cotangents first"])
-def test_outputs_of_several_cotangents_are_rows_of_one_product(first, monkeypatch):
-    N, K, T, I, O = 2, 12, 130, 40, 36
-    assert T * I * O < reference._OWN_CALL and K * T * I * O >= reference._OWN_STACK
+@pytest.mark.parametrize("last", [False, True], ids=["outputs last", "positions last"])
+@pytest.mark.parametrize("I, O", [(40, 36), (16, 90)])
+def test_several_cotangents_are_one_product(I, O, last, first, at_once, monkeypatch):
+    N, K, T = 2, 12, 130
+    assert T * I * O < _products._OWN_CALL <= K * T * I * O
+    monkeypatch.setattr(_products, "_STACKED", at_once * I * O)
     products = []
-    whole = reference.gradients
+    whole = operators.onednn_linear
     monkeypatch.setattr(
-        reference, "gradients", lambda *args: products.append(args[-1]) or whole(*args)
+        operators, "onednn_linear", lambda *args: products.append(1) or whole(*args)
     )
-    a, g = torch.randn(N, I, T).mT, torch.randn(N, K, O, T).mT
-    if first:
-        g = g.mT.transpose(0, 1).contiguous().transpose(0, 1).mT
+    monkeypatch.setattr(_matmul, "_WORTH", 0)
+    a, g = torch.randn(N, T, I), torch.randn(N, K, T, O)
+    exact = linear_oracle(a, g)
+    g = g.mT.contiguous().mT if last else g
+    g = g.transpose(0, 1).contiguous().transpose(0, 1) if first and not last else g
     found = reference.direct_sq_norm(a, g)
-    assert products == [True, True]
-    assert_close_relative(found, linear_oracle(a, g), 1e-5)
+    assert len(products) == N * -(-K // at_once)
+    assert_close_relative(found, exact, 1e-5)
 
 
 def test_rows_that_leave_out_every_second_position():
