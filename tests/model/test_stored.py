@@ -6,6 +6,7 @@ A loss that calls the model again left wrappers of a transform on it, which ende
 
 import copy
 import warnings
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -184,3 +185,31 @@ def test_an_object_that_notes_what_it_was_given(verify):
     exact = truth(model, [batch], lambda m, s: F.cross_entropy(m(s[0]), s[1]))
     assert_close_relative(score(model, [batch], loss=loss, verify=verify), exact, RTOL)
     assert loss.last is None or not is_wrapped(loss.last[0])
+
+
+class Files(Mapping):
+    """What is in it is read from files."""
+
+    def __getitem__(self, key):
+        raise AssertionError("read")
+
+    def __iter__(self):
+        raise AssertionError("read")
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize("made", [Files, lambda: [Files()], lambda: {"files": Files()}])
+def test_what_cannot_be_looked_into_is_left_alone(made):
+    torch.manual_seed(6)
+    model, batch, beside = Storing(), pool(), made()
+
+    def loss(output, batch, beside=beside):
+        return total(READ["list"], output, model, batch[1])
+
+    assert_close_relative(
+        score(model, [batch], loss=loss, verify=False),
+        expected(model, [batch], READ["list"]),
+        RTOL,
+    )

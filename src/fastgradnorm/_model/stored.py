@@ -157,12 +157,19 @@ def _reached(functions: Iterable[Any]) -> Iterator[Any]:
     waiting = deque(functions)
     while waiting and len(seen) < _MOST:
         value = waiting.popleft()
-        if isinstance(value, _ATOMS) or id(value) in seen:
+        if id(value) in seen:
+            continue
+        try:
+            if isinstance(value, _ATOMS):
+                continue
+            counts = isinstance(value, (nn.Module, Tensor)) or _is_object(value)
+            inside = _inside(value)
+        except Exception:  # of one that stands for another, which is not there
             continue
         seen[id(value)] = value
-        if isinstance(value, (nn.Module, Tensor)) or _is_object(value):
+        if counts:
             yield value
-        waiting.extend(_inside(value))
+        waiting.extend(inside)
 
 
 def _inside(value: Any) -> list[Any]:
@@ -174,7 +181,7 @@ def _inside(value: Any) -> list[Any]:
         return [value.__self__, value.__func__]
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # others may read files for what is in them
         return [*value.values()] if len(value) <= _MOST else []
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return [*value] if len(value) <= _MOST else []
