@@ -123,3 +123,18 @@ def test_a_scripted_loss(model):
     scripted = torch.jit.script(nn.CrossEntropyLoss(label_smoothing=0.1))
     expected = truth(model, [(X, Y)], lambda m, s: scripted(m(s[0]), s[1]))
     assert_close_relative(score(model, [(X, Y)], loss=scripted), expected, RTOL)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(), "a function"])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_sparse_labels(model, loss, layout):
+    chances = F.one_hot(Y, 4).float()
+
+    def own(output, batch):
+        return -(output.log_softmax(1) * batch[1].to_dense()).sum(1).mean()
+
+    expected = truth(model, [(X, Y)], lambda m, s: F.cross_entropy(m(s[0]), s[1]))
+    sparse = chances.to_sparse(layout=layout)
+    asked = own if loss == "a function" else loss
+    assert_close_relative(score(model, [(X, sparse)], loss=asked), expected, RTOL)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.labels import Item, read_labels
+from fastgradnorm._model.numbers_of import strided
 from fastgradnorm._model.opened import opened
 from fastgradnorm._model.places import warn_of_dropped
 from fastgradnorm._model.raw import plain, refusal, with_tensors, withheld
@@ -222,8 +223,7 @@ class Reader:
             if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
         for i in places:
-            if isinstance(leaf := flat[i], Tensor) and leaf.layout != torch.strided:
-                flat[i] = leaf.to_dense()  # no transform tells rows of sparse ones apart
+            flat[i] = strided(flat[i])
         names = tuple(name for name, _ in found.named)
         shared = tuple(None if i in places else leaf for i, leaf in enumerate(flat))
         run = Given(names, shared, tuple(places), found.close, call, found.form, found.beside)
@@ -241,18 +241,19 @@ class Reader:
             if type(inputs) is Tensor and plainly and mask is None:
                 self._alone = kind, replace(batch, leaves=())
             return batch
-        labels, forward, usable = self._labels, self._forward, self._usable
+        labels, forward = self._labels, self._forward
 
         def remade(model: nn.Module, item: Any) -> Any:
             given, called, _ = plain(item, key) if forward is None else (item, forward, ())
             return called(model, given)
 
         target, whole = read_labels(raw, size, found, labels, remade)
-        batch = replace(batch, target=None if target is None else usable(target))
+        batch = replace(batch, target=None if target is None else strided(self._usable(target)))
         if whole is None:
             return batch
         item = partial(whole.item, run.fill, len(leaves))
-        return replace(batch, leaves=(*leaves, *map(usable, whole.beyond)), labelled=item)
+        beyond = (strided(self._usable(leaf)) for leaf in whole.beyond)
+        return replace(batch, leaves=(*leaves, *beyond), labelled=item)
 
     def _holds_samples(self, name: str, leaf: Tensor, size: int, first: Tensor) -> bool:
         length = len(leaf) if leaf.dim() else -1

@@ -1,5 +1,7 @@
 """Where a tensor keeps its numbers, whatever its layout."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,3 +27,8 @@ def same(a: Tensor, b: Tensor) -> bool:
     if a.layout != torch.strided:
         return all(map(same, parts(a), parts(b)))
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def strided(rows: Any) -> Any:
+    """A tensor that holds samples: no transform tells rows of sparse ones apart."""
+    return rows if rows.layout == torch.strided else rows.to_dense()
