@@ -222,8 +222,6 @@ class Reader:
             for i, (name, _) in enumerate(found.named)
             if isinstance(flat[i], Tensor) and self._holds_samples(name, flat[i], size, first)
         ]
-        for i in places:
-            flat[i] = strided(flat[i])
         names = tuple(name for name, _ in found.named)
         shared = tuple(None if i in places else leaf for i, leaf in enumerate(flat))
         run = Given(names, shared, tuple(places), found.close, call, found.form, found.beside)
@@ -235,13 +233,13 @@ class Reader:
         else:
             attention = None
         untold = withheld(raw, rest) if plainly and self._labels is None else ""
-        leaves = tuple(flat[i] for i in places)
+        leaves = tuple(strided(flat[i]) for i in places)
         batch = Batch(leaves, run, valid, attention, untold)
-        if self._labels is None:
+        labels, forward = self._labels, self._forward
+        if labels is None:
             if type(inputs) is Tensor and plainly and mask is None:
                 self._alone = kind, replace(batch, leaves=())
             return batch
-        labels, forward = self._labels, self._forward
 
         def remade(model: nn.Module, item: Any) -> Any:
             given, called, _ = plain(item, key) if forward is None else (item, forward, ())
@@ -252,8 +250,8 @@ class Reader:
         if whole is None:
             return batch
         item = partial(whole.item, run.fill, len(leaves))
-        beyond = (strided(self._usable(leaf)) for leaf in whole.beyond)
-        return replace(batch, leaves=(*leaves, *beyond), labelled=item)
+        leaves += tuple(strided(self._usable(leaf)) for leaf in whole.beyond)
+        return replace(batch, leaves=leaves, labelled=item)
 
     def _holds_samples(self, name: str, leaf: Tensor, size: int, first: Tensor) -> bool:
         length = len(leaf) if leaf.dim() else -1
