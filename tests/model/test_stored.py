@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fastgradnorm import (
     BatchDependenceWarning,
+    UnsupportedModelError,
     gradient_dots,
     gradient_sketch,
     mean_gradient,
@@ -154,6 +155,20 @@ class Centred(nn.Module):
         return F.cross_entropy(output - 0.5 * self.mean, label) * len(self.means)
 
 
+class Counting(nn.Module):
+    """It writes to a buffer and to an attribute, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.means = torch.zeros(5)
+
+    def forward(self, output, label):
+        self.calls += 1
+        self.means.mul_(0.9).add_(self.calls)
+        return F.cross_entropy(output - self.means * torch.arange(5), label) * self.calls
+
+
 class Noting:
     """No module, and keeps what it was given."""
 
@@ -176,6 +191,37 @@ def test_a_loss_that_keeps_something_begins_anew(verify):
         found = score(model, pairs, loss=loss, verify=verify)
     assert_close_relative(found, exact, RTOL)
     assert loss.mean is None and loss.means == []
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_a_loss_writes_to_is_a_copy(verify):
+    torch.manual_seed(7)
+    model, (x, y) = Storing().train(), pool(8)
+    loss, pairs = Counting(), list(zip(x.split(2), y.split(2), strict=True))
+    before = loss.calls, loss.means
+    exact = truth(model, pairs, lambda m, s: Counting().double()(m(s[0]), s[1]))
+    for _ in range(2):
+        assert_close_relative(score(model, pairs, loss=loss, verify=verify), exact, RTOL)
+    assert loss.calls is before[0] and loss.means is before[1]
+    assert loss.calls == 0 and bool((loss.means == 0).all())
+
+
+def test_what_changes_otherwise_is_told_of_the_loss():
+    model, teacher, batch, calls = Storing(), Storing().eval(), pool(), []
+
+    def counted(output, batch):
+        calls.append(1)
+        return F.cross_entropy(output, batch[1]) * len(calls)
+
+    def teaching(output, batch):
+        with torch.no_grad():
+            for own, other in zip(teacher.parameters(), model.parameters(), strict=True):
+                own.mul_(0.9).add_(other, alpha=0.1)
+        return F.mse_loss(teacher(batch[0]).detach(), output)
+
+    for loss in (counted, teaching):
+        with pytest.raises(UnsupportedModelError, match="`loss` must give a sample the same loss"):
+            score(model, [batch], loss=loss)
 
 
 @pytest.mark.parametrize("verify", [True, False])

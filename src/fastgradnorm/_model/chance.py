@@ -70,9 +70,12 @@ def check_repeatable(
 
 def _refuse(subject: Subject, sample: Batch, drew: bool, before: OwnStates | None) -> None:
     if not drew:
+        what = "`model` must give a sample the same logits"
+        if subject.options.by_output:
+            what = "`model` and `loss` must give a sample the same loss"
         raise UnsupportedModelError(
-            "`model` must give a sample the same logits each time. Got others when it was run "
-            "again. Look for random numbers of its own, or for what it keeps between runs."
+            f"{what} each time. Got another when run again. Look for random numbers of their own, "
+            "or for what is kept between runs, as in a list, or in another model's weights."
         )
     own = [] if before is None else before.moved()
     who, when = _drawing_layer(subject, sample), "draws random numbers in eval mode"

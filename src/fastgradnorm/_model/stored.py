@@ -22,6 +22,7 @@ from fastgradnorm_kernels.functorch import is_wrapped
 from torch import Tensor, nn
 
 from fastgradnorm._model.held import Held
+from fastgradnorm._model.marks import marked
 from fastgradnorm._process import models_in_use
 
 # Whose functions and objects hold no module of the caller's.
@@ -32,6 +33,7 @@ _OTHERS = frozenset(
 _EVERY = frozenset(vars(nn.Module()))  # attributes that every module has
 _ATOMS = (bool, bytes, complex, float, int, str, type(None))
 _MOST = 1000  # things that are looked at, and elements of one container
+_LARGEST = 1 << 24  # numbers of a tensor that is copied
 _DEPTH = 4  # of lists in dicts in lists
 
 
@@ -82,7 +84,8 @@ class Stored:
             yield
             return
         beside = [each for each in (ref() for ref in self._beside) if each is not None]
-        own = Held((m.__dict__ for m in beside if isinstance(m, nn.Module)), False, _MOST)
+        modules = [each for each in beside if isinstance(each, nn.Module)]
+        own = Held([*(m.__dict__ for m in modules), *(m._buffers for m in modules)], False, _MOST)
         every = [(each.__dict__, Held([each.__dict__], True, _MOST)) for each in beside]
         with self._put_back() if reaches else nullcontext():
             if reaches:
@@ -90,6 +93,8 @@ class Stored:
                 for path, module in self._model.named_modules():
                     module.training = getattr(copies.get(path), "training", False)
             try:
+                for module in modules:
+                    _copy_tensors(module)
                 yield
             finally:
                 for attributes, held in every:
@@ -117,6 +122,21 @@ def _refs(things: Iterable[Any]) -> Iterator[weakref.ref[Any]]:
     for each in things:
         with suppress(TypeError):  # of a class that has none
             yield weakref.ref(each)
+
+
+def _copy_tensors(module: nn.Module) -> None:
+    """Puts copies in the place of buffers, and of attributes, that a module may write to.
+
+    Those of PyTorch's do not in eval mode.
+    """
+    if _is_other(type(module)) and not module.training:
+        return
+    for held in (module.__dict__, module._buffers):
+        for name, value in held.items():
+            if not isinstance(value, Tensor) or value.requires_grad or value.is_meta:
+                continue
+            if not isinstance(value, nn.Parameter) and value.numel() <= _LARGEST:
+                held[name] = marked(value.clone(), value)
 
 
 def _lend(module: nn.Module, copy: nn.Module) -> None:
