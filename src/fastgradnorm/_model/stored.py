@@ -84,7 +84,8 @@ class Stored:
             yield
             return
         beside = [each for each in (ref() for ref in self._beside) if each is not None]
-        modules = [each for each in beside if isinstance(each, nn.Module)]
+        # Of those that are scripted nothing can be put elsewhere.
+        modules = [m for m in beside if isinstance(getattr(m, "_buffers", None), dict)]
         own = Held([*(m.__dict__ for m in modules), *(m._buffers for m in modules)], False, _MOST)
         every = [(each.__dict__, Held([each.__dict__], True, _MOST)) for each in beside]
         with self._put_back() if reaches else nullcontext():
