@@ -207,7 +207,7 @@ FAULTS = [
         "state not put back",
         "                    if _is_of_transform(attributes, _DEPTH + 1):\n",
         "                    if False:\n",
-        "a teacher keeps wrappers of a transform that has ended",
+        "an object that a loss notes its outputs in keeps wrappers of a transform that has ended",
     ),
     Fault(
         "_witness/loss.py",

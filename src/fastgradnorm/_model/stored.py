@@ -74,7 +74,7 @@ class Stored:
         """While a model runs: what is called of the caller's modules leaves nothing behind.
 
         While a copy does, the model's own are in its mode. Modules beside the model keep what every
-        module has, such as weights that are cast, unless it is of a transform.
+        module has, such as weights that are cast, and other objects what is of no transform.
 
         Args:
             view: What runs, a copy of the caller's model or itself, which is put back elsewhere.
@@ -87,7 +87,8 @@ class Stored:
         # Of those that are scripted nothing can be put elsewhere.
         modules = [m for m in beside if isinstance(getattr(m, "_buffers", None), dict)]
         own = Held([*(m.__dict__ for m in modules), *(m._buffers for m in modules)], False, _MOST)
-        every = [(each.__dict__, Held([each.__dict__], True, _MOST)) for each in beside]
+        others = [each.__dict__ for each in beside if not isinstance(each, nn.Module)]
+        every = [(attributes, Held([attributes], True, _MOST)) for attributes in others]
         with self._put_back() if reaches else nullcontext():
             if reaches:
                 copies = dict(view.named_modules())
