@@ -6,10 +6,12 @@ factor gives the rows, of all cotangents at once.
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from fastgradnorm_kernels._matmul import linear, matmul, prefers_onednn
+from fastgradnorm_kernels._matmul import linear, prefers_onednn
 from fastgradnorm_kernels.shapes import Float
+from fastgradnorm_kernels.squares import sum_of_squares
 
 # Columns below which that is so: of 1,024 positions, 12 to 24 outputs and 200 to 1,000 inputs
 # products took 2.1 to 4.7 times as long. And numbers of several gradients that stay in the cache.
@@ -29,35 +31,27 @@ def has_own_calls(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> boo
     return work >= (2 * _OWN_CALL if copied(a) and copied(g) else _OWN_CALL)
 
 
-def gradients(
+def sq_norms(
     a: Float[Tensor, "T I"], g: Float[Tensor, "K T O"], flips: bool
-) -> Iterator[Float[Tensor, " OI"]]:
-    """One sample's gradients. Of both factors one has the positions last in memory.
-
-    Those of several cotangents, as long as they stay in the cache, are one product if it `flips`.
-    """
-    if not flips:
-        rows = a.mT.contiguous()
-        yield from (matmul(rows, each).view(-1) for each in g)
-        return
-    _, t, o = g.shape
-    for some in g.split(max(1, _STACKED // max(1, o * a.shape[1]))):
-        yield from linear(some.mT.reshape(-1, t), a.mT).view(len(some), -1)
-
-
-def sq_norms_together(
-    a: Float[Tensor, "T I"], g: Float[Tensor, "K T O"]
 ) -> Iterator[Float[Tensor, " K"]]:
-    """Squared norms of one sample's gradients, for cotangents with the outputs last in memory.
+    """Squared norms of one sample's gradients, of some cotangents after the other.
 
-    Those of some, as long as they stay in the cache, are side by side in the columns of a product.
+    Those of several, as long as they stay in the cache, are one product: their outputs are its rows
+    if it `flips`, or else its columns.
     """
-    _, t, o = g.shape
-    rows = a.mT.contiguous()
+    k, t, o = g.shape
+    rows = a.mT if flips else a.mT.contiguous()
     for some in g.split(max(1, _STACKED // max(1, o * len(rows)))):
-        columns = some.transpose(0, 1).reshape(t, -1)
-        found = linear(rows, columns.mT).view(len(rows), len(some), o)
-        yield found.square_().sum((0, 2))
+        if flips:
+            found = linear(some.mT.reshape(-1, t), rows).view(len(some), -1)
+        else:
+            found = linear(rows, some.transpose(0, 1).reshape(t, -1).mT)
+        if k == 1:
+            yield torch.dot(found.view(-1), found.view(-1))[None]
+        elif flips:
+            yield sum_of_squares(found)
+        else:
+            yield found.view(len(rows), -1, o).square_().sum((0, 2))
 
 
 def is_narrow(outputs: int, inputs: int) -> bool:

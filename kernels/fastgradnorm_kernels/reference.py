@@ -14,13 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
-from fastgradnorm_kernels._products import (
-    copied,
-    gradients,
-    has_own_calls,
-    is_narrow,
-    sq_norms_together,
-)
+from fastgradnorm_kernels._products import copied, has_own_calls, is_narrow, sq_norms
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out, padded, sample_blocks, seen
 from fastgradnorm_kernels.shapes import Float, Int
@@ -130,11 +124,8 @@ def direct_sq_norm(
         flips = less and not is_narrow(inputs, o)
         flips = flips or is_narrow(o, inputs)
         pairs = zip(a, g, strict=True)
-        if k > 1 and not flips:
-            found = [each for a_i, g_i in pairs for each in sq_norms_together(a_i, g_i)]
-            return torch.cat(found).view(n, k)
-        found = [torch.dot(w, w) for a_i, g_i in pairs for w in gradients(a_i, g_i, flips)]
-        return torch.stack(found).view(n, k)
+        found = [each for a_i, g_i in pairs for each in sq_norms(a_i, g_i, flips)]
+        return torch.cat(found).view(n, k)
     rows = _rows(g)  # [N, K*O, T]
     block = max(1, _DIRECT_BLOCK // max(1, k * o * a.shape[-1]))
     parts = [
@@ -251,8 +242,8 @@ def _direct_each(
     patches, found = views.new_empty(views.shape[1:]), list[Tensor]()
     for view, some in zip(views, rows, strict=True):
         patches.copy_(view)
-        found += [torch.dot(w, w) for w in gradients(patches.view(-1, t).mT, some, flips)]
-    return torch.stack(found).view(n, k) if found else rows.new_zeros(n, k)
+        found += sq_norms(patches.view(-1, t).mT, some, flips)
+    return torch.cat(found).view(n, k) if found else rows.new_zeros(n, k)
 
 
 def head_scores(logits: Float[Tensor, "N C"], q: Float[Tensor, " N"]) -> HeadScores:
