@@ -240,15 +240,15 @@ FAULTS = [
     Fault(
         "_model/labels.py",
         "dropped guard",
-        "            if is_uncut(leaf, size):\n",
-        "            if False:\n",
+        "            elif is_plain_list(leaf) and size > 1 and name not in settings:\n",
+        "            elif False:\n",
         "a loss reads a list with one entry a sample whole for each sample, in silence",
     ),
     Fault(
-        "_model/uncut.py",
+        "_model/labels.py",
         "dropped guard",
-        "    if size < 2 or type(value) not in (list, tuple) or len(value) != size:\n",
-        "    if type(value) not in (list, tuple) or len(value) != size:\n",
+        "            elif is_plain_list(leaf) and size > 1 and name not in settings:\n",
+        "            elif is_plain_list(leaf):\n",
         "lists of batches of one, which are that sample's, are refused",
     ),
     Fault(

@@ -122,3 +122,13 @@ def test_lists_of_another_length_are_settings(model):
     found = score(model, [batch], loss=times(READ["first"]), forward=forward)
     expected = truth(model, [(X, Y)], lambda m, s: F.cross_entropy(m(s[0]), s[1]) * 2.0)
     assert_close_relative(found, expected, RTOL)
+
+
+def test_a_setting_as_long_as_the_last_batch(model):
+    def batch(part):
+        return {**batch_of(part), "w": [2.0, 3.0]}
+
+    pool = [batch(slice(4)), batch(slice(4, 6))]
+    found = score(model, pool, loss=times(READ["first"]), forward=forward)
+    expected = truth(model, [(X, Y)], lambda m, s: F.cross_entropy(m(s[0]), s[1]) * 2.0)
+    assert_close_relative(found, expected, RTOL)

@@ -158,6 +158,7 @@ class Reader:
         self._of = model
         self._constant: dict[str, int] = {}  # length of each constant, by its name in the batch
         self._per_sample: set[str] = set()
+        self._settings: set[str] = set()  # lists that hold no entry a sample, by name
         # Where a tensor alone is the input, which all batches of a kind are read like: the kind.
         self._alone: tuple[tuple[type, int], Batch] | None = None
         self._copying = False
@@ -245,7 +246,7 @@ class Reader:
             given, called, _ = plain(item, key) if forward is None else (item, forward, ())
             return called(model, given)
 
-        target, whole = read_labels(raw, size, found, labels, remade)
+        target, whole = read_labels(raw, size, found, labels, remade, self._settings)
         batch = replace(batch, target=None if target is None else strided(self._usable(target)))
         if whole is None:
             return batch

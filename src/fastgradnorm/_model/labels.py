@@ -1,14 +1,13 @@
 """What of a batch is for the loss: labels, and all that is not given to the model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.opened import Opened, opened
-from fastgradnorm._model.uncut import Uncut, is_uncut
+from fastgradnorm._model.uncut import Uncut, is_plain_list
 from fastgradnorm._schemes import Labels, check_target, find_target
 from fastgradnorm._validate import type_name
 
@@ -35,6 +34,7 @@ def read_labels(
     inputs: Opened,
     labels: Labels,
     call: Callable[[nn.Module, Any], Any],
+    settings: set[str],
 ) -> "tuple[Tensor | None, Whole | None]":
     """Labels `[N, ...]` of an item of a loader, and all of it, as far as these are asked for."""
     target = None
@@ -42,7 +42,7 @@ def read_labels(
         target = check_target(find_target(raw, labels.target), size)
     if not labels.whole:
         return target, None
-    return target, Whole(raw, size, [leaf for _, leaf in inputs.named], labels, call)
+    return target, Whole(raw, size, [leaf for _, leaf in inputs.named], labels, call, settings)
 
 
 class Whole:
@@ -54,6 +54,7 @@ class Whole:
         inputs: Leaves of what the model is given, as they are in the item.
         labels: How it is read.
         call: From a model and a part of the item to what the model returns.
+        settings: Names of lists that held no entry a sample in an item before, to be added to.
 
     Attributes:
         beyond: Tensors `[N, ...]` that are not among the inputs.
@@ -69,17 +70,20 @@ class Whole:
         inputs: Sequence[Any],
         labels: Labels,
         call: Callable[[nn.Module, Any], Any],
+        settings: set[str],
     ) -> None:
         _check_lists(raw, size)
         self._labels, self._call = labels, call
         known = {id(leaf): i for i, leaf in enumerate(inputs) if isinstance(leaf, Tensor)}
-        self._opened = opened(raw, closed=partial(is_uncut, size=size))
+        self._opened = opened(raw, closed=is_plain_list)
         self._inputs: dict[int, int] = {}  # by place in the item: which of the inputs
         self._own: list[int] = []
         self._constants: dict[int, str] = {}
         self._uncut: dict[int, Uncut] = {}
         for place, (name, leaf) in enumerate(self._opened.named):
-            if is_uncut(leaf, size):
+            if is_plain_list(leaf) and len(leaf) != size:
+                settings.add(name)
+            elif is_plain_list(leaf) and size > 1 and name not in settings:
                 self._uncut[place] = Uncut(name, leaf)
             if not isinstance(leaf, Tensor):
                 continue

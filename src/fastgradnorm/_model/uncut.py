@@ -46,11 +46,9 @@ class Uncut:
     __hash__ = object.__hash__
 
 
-def is_uncut(value: Any, size: int) -> bool:
-    """Whether it is a list or tuple of as many plain values, or lists of such, as of samples."""
-    if size < 2 or type(value) not in (list, tuple) or len(value) != size:
-        return False
-    return all(_is_plain(entry, _DEPTH) for entry in value)
+def is_plain_list(value: Any) -> bool:
+    """Whether it is a list or tuple of plain values, or of lists of such."""
+    return type(value) in (list, tuple) and all(_is_plain(entry, _DEPTH) for entry in value)
 
 
 def _is_plain(value: Any, depth: int) -> bool:
