@@ -83,6 +83,11 @@ FAULTS = [
         "gradients of narrow layers are made of positions that are taken for outputs",
     ),
     Fault(
+        "kernels/fastgradnorm_kernels/_torch_norms.py", "wrong axis",
+        "rows.transpose(0, 1).reshape(t, k * o)", "rows.reshape(t, k * o)",
+        "ghost norms of several cotangents side by side take cotangents for positions",
+    ),
+    Fault(
         "_operations/joining.py", "wrong axis",
         "_PLACES = (0, 3, 1, 2)", "_PLACES = (0, 3, 2, 1)",
         "images that are joined one above the other are joined side by side",

@@ -150,7 +150,7 @@ FAULTS = [
     ),
     Fault(
         _NORMS, "dropped branch",
-        "if narrow or (o >= _WIDE * t and not columns):", "if o >= _WIDE * t and not columns:",
+        "if narrow or (wide and not columns):", "if wide and not columns:",
         "ghost norms of bfloat16 are those of a product that was rounded to it",
     ),
     Fault(

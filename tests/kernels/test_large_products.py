@@ -83,6 +83,25 @@ def test_convolutions_of_narrow_outputs(outputs, format, monkeypatch):
     assert_close_relative(found, conv_oracle(x, g, geometry, 1), 1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 4])
+@pytest.mark.parametrize("O", [65, 300], ids=["few outputs", "many"])
+@layouts
+def test_cotangents_side_by_side(layout, O, at_once, monkeypatch):
+    K, T, I = 4, 130, 600
+    monkeypatch.setattr(_torch_norms, "_TOGETHER", at_once * T * O)
+    monkeypatch.setattr(_torch_norms, "_OWN_PRODUCT", 1 << 40)
+    parts = []
+    whole = _torch_norms._of_columns
+    monkeypatch.setattr(
+        _torch_norms, "_of_columns", lambda gram, g: parts.append(len(g)) or whole(gram, g)
+    )
+    a, g = torch.randn(2, T, I), torch.randn(2, K, T, O)
+    actual = _torch_norms.weight_sq_norm(a, _laid_out(g, layout))
+    assert sum(parts) == (0 if layout == "positions last" else 2 * K)
+    assert not parts or max(parts) == at_once
+    assert_close_relative(actual, linear_oracle(a, g), 1e-5)
+
+
 @pytest.mark.parametrize("O", [65, 300], ids=["few outputs", "many"])
 @layouts
 def test_lost_digits_are_found_again(layout, O, monkeypatch):
