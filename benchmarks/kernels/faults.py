@@ -52,7 +52,7 @@ _TESTS = {
     "ghost_norm": ["ghost_norm", "conv_norm"],
     "direct_norm": ["direct_norm", "conv_norm"],
     "conv_norm": ["conv_norm"],
-    "checked_norm": ["checked_norm"],
+    "checked_norm": ["checked_norm", "conv_norm"],
     "affine_norm": ["affine_norm"],
     "bucket_sums": ["bucket_sums"],
     "scaled": ["scaled"],

@@ -36,6 +36,27 @@ def test_lost_norms_are_formed_again(n, k, t, i, o, dtype):
     torch.testing.assert_close(checked[~lost], ghost.sq_norm[~lost], rtol=1e-6, atol=0)
 
 
+def test_norms_that_kept_their_digits_are_not_formed_again(monkeypatch):
+    a, g = randn(2, 20, 7, dtype=torch.float32) + 20, randn(2, 6, 20, 5, dtype=torch.float32)
+    left = torch.tensor([0, 1e-2, 3e-2, 0.15, 0.2, 1], dtype=g.dtype, device=g.device)
+    shared = g.mean(2, keepdim=True)
+    g += left[:, None, None] * shared.sign() - shared
+    ghost = ghost_norm.ghost_sq_norm(a, g)
+    shares, again = ghost.sq_norm / ghost.uncancelled, list[torch.Tensor]()
+    expected = shares < 0.1
+    assert ((shares > 0.1) & (shares < 1)).any()  # what only the share itself tells apart
+    assert expected.any()
+    parts = direct_norm.parts
+
+    def noted(activations, grads, needed, *rest):
+        again.append(needed.bool())
+        return parts(activations, grads, needed, *rest)
+
+    monkeypatch.setattr(direct_norm, "parts", noted)
+    checked_norm.checked_sq_norm(a, g, 0.1)
+    assert torch.equal(torch.cat(again, 1), expected)
+
+
 @pytest.mark.parametrize("most", [16, 8], ids=["two and three", "one by one"])
 def test_cotangents_that_come_in_parts(most, monkeypatch):
     a, g = _pair(2, 5, 20, 7, 5, torch.float32)

@@ -98,9 +98,10 @@ def test_beyond_32_bits():
     a, g = _pair(3, 1, 4, 3, 2, torch.float16)
     far = ghost_norm.ghost_sq_norm(far_apart(a), far_apart(g))
     torch.testing.assert_close(far, ghost_norm.ghost_sq_norm(a, g), rtol=0, atol=0)
-    a, g = _pair(1, 3, 4, 3, 2, torch.float16)
-    far = ghost_norm.ghost_sq_norm(a, far_apart(g[0])[None])
-    torch.testing.assert_close(far, ghost_norm.ghost_sq_norm(a, g), rtol=0, atol=0)
+    for positions in (4, 70):  # several cotangents in a tile, and one by one
+        a, g = _pair(1, 3, positions, 3, 2, torch.float16)
+        far = ghost_norm.ghost_sq_norm(a, far_apart(g[0])[None])
+        torch.testing.assert_close(far, ghost_norm.ghost_sq_norm(a, g), rtol=0, atol=0)
 
 
 def test_same_bits_twice_and_alone():
