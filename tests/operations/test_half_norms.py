@@ -5,8 +5,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.func import vjp, vmap
 
 from fastgradnorm import naive_score_pool, score_pool
+from fastgradnorm._operations.fused_norms import batch_norm
 from tests.support.asserts import assert_close_relative
 
 
@@ -83,3 +85,22 @@ def test_half_models_stay_half(name):
     model = perturbed(Peek(NORMS[name]())).bfloat16()
     score_pool(model, [torch.randn(2, 3, 6, 6).bfloat16()], progress=False)
     assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("space", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_pulls_of_batch_norms_are_rounded_once(dtype, space, affine):
+    """Gradients times a scale in float32, for samples and cotangents at once."""
+    mean, var = torch.randn(6), torch.rand(6) + 0.5
+    weight = torch.randn(6) if affine else None
+    bias = torch.randn(6) if affine else None
+    x, g = torch.randn(3, 1, 6, *space).to(dtype), torch.randn(3, 2, 1, 6, *space).to(dtype)
+
+    def pulled(x, g):
+        _, pull = vjp(lambda x: batch_norm(x, mean, var, weight, bias, eps=1e-3), x)
+        return vmap(pull)(g)[0]
+
+    scale = (var + 1e-3).rsqrt() * (1 if weight is None else weight)
+    exact = (g.float() * scale.view(-1, *(1,) * len(space))).to(dtype)
+    torch.testing.assert_close(vmap(pulled)(x, g), exact, rtol=8e-3, atol=0)

@@ -12,7 +12,7 @@ import fastgradnorm_kernels as kernels
 import torch
 from fastgradnorm_kernels import operators
 from fastgradnorm_kernels.functorch import in_memory, outside
-from fastgradnorm_kernels.levels import aligned, wrapped
+from fastgradnorm_kernels.levels import aligned, bare, wrapped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -121,11 +121,23 @@ class _BatchNorm(SingleLevel):
         if g.is_cuda:  # one kernel, where there would be several and float32 numbers between them
             scaled = partial(kernels.scaled_channels, var=var, weight=weight, eps=ctx.eps)
             return Rows.of(g).apply(scaled), *(None,) * 5
+        if g.dtype in (torch.bfloat16, torch.float16) and bare(g) is not None:
+            scaled = partial(_scaled_rows, var, weight, ctx.eps)
+            return Rows.of(g).apply(scaled), *(None,) * 5
         with outside():
             scale = (var + ctx.eps).rsqrt()
             scale = scale if weight is None else scale * weight
         shape = (-1,) + (1,) * (g.dim() - 2)
         return (g * scale.view(shape)).to(g.dtype), *(None,) * 5
+
+
+def _scaled_rows(var: Tensor, weight: Tensor | None, eps: float, g: Tensor) -> Tensor:
+    """Gradients of 16 bits times a batch norm's scale, as a norm of mean 0.
+
+    A product with numbers of another dtype is not vectorised and takes 30 times as long.
+    """
+    mean = torch.zeros_like(var)
+    return F.batch_norm(g, mean, var, weight, None, False, 0.0, eps)
 
 
 def group_norm(
