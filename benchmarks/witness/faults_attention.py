@@ -56,4 +56,14 @@ FAULTS = [
         "if make is None or any(t.numel() == 0 for t in tensors):",
         "complex layers are counted by the rules of real ones",
     ),
+    Fault(
+        "_operations/attention_shared.py", "dropped term",
+        "    slopes.sub_((g.float() * output.float()).sum(-1, keepdim=True))\n", "",
+        "what several cotangents pull back through attention lacks the softmax's own term",
+    ),
+    Fault(
+        "_operations/attention.py", "lost order",
+        "movedim(order, leading).flatten(0, batch)", "flatten(0, batch)",
+        "cotangents of attention are taken for samples",
+    ),
 ]  # fmt: skip

@@ -113,7 +113,7 @@ TESTS = {
     "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
     "operations/test_rules",
     "_operations/attention": "any_model/test_attention any_model/test_attention_heads "
-    "any_model/test_attention_ways",
+    "any_model/test_attention_ways operations/test_attention_shared",
     "_operations/linalg": "test_linalg",
     "_operations/numbers": "test_complex",
     "_operations/table": "any_model/test_structured_control_flow test_complex operations",

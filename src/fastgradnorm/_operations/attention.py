@@ -17,8 +17,8 @@ from fastgradnorm_kernels.switches import has_unwatched, unwatched
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._operations import attention_choice
-from fastgradnorm._operations.attention_kernels import Given, Made
+from fastgradnorm._operations import attention_choice, attention_shared
+from fastgradnorm._operations.attention_kernels import ON_CPU, Given, Gradients, Made
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
@@ -192,6 +192,9 @@ class _Attention(SingleLevel):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        shared = _shared(g, ctx) if ctx.way is ON_CPU else None
+        if shared is not None:
+            return (*shared, None, None, None)
         tensors, unfold = _folded(g, *ctx.saved_tensors)
         g_, q, k, v, mask, output, rows = cast("list[Any]", tensors)  # the mask alone may be None
         with outside(), _as_given(g_):
@@ -203,3 +206,42 @@ class _Attention(SingleLevel):
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     F.scaled_dot_product_attention: Operation(opened=attention)
 }
+
+
+def _shared(g: Tensor, ctx: Any) -> Gradients | None:
+    """The gradients where many cotangents look at the same samples; None elsewhere."""
+    found = aligned(g, *ctx.saved_tensors)
+    assert found is not None
+    count, (g_, *saved) = len(found.levels), found.tensors
+    given = [t for t in saved if t is not None]
+    several = [i for i in range(count) if all(t.stride(i) == 0 for t in given)]
+    own = [i for i in range(count) if i not in several]
+
+    def rows(tensor: Tensor | None) -> Tensor | None:
+        """`[R, ...]`, without the levels of cotangents."""
+        if tensor is None:
+            return None
+        index = tuple(0 if i in several else slice(None) for i in range(count))
+        return tensor[index].flatten(0, len(own))
+
+    assert g_ is not None
+    with outside(), _as_given(g_):
+        q, k, v, mask, output, sums = map(rows, saved)
+        assert q is not None and k is not None and v is not None
+        assert output is not None and sums is not None
+        sizes = [found.sizes[i] for i in several]
+        if not attention_shared.suits(math.prod(sizes), q, k):
+            return None
+        batch = len(own)  # where that of the model comes to lie
+        order, leading = [*own, count, *several], list(range(count + 1))
+        outer = [found.sizes[i] for i in own]
+        g_ = g_.movedim(order, leading).flatten(0, batch).flatten(1, len(several))
+        grads = attention_shared.pulled(
+            g_, Given(q, k, v, mask, ctx.is_causal, ctx.scale), Made(output, sums)
+        )
+
+        def unfold(grad: Tensor) -> Tensor:
+            grad = grad.unflatten(1, sizes).unflatten(0, (*outer, -1))
+            return wrapped(grad.movedim(leading, order), found.levels)
+
+        return unfold(grads[0]), unfold(grads[1]), unfold(grads[2])

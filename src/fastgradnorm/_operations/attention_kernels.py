@@ -65,10 +65,10 @@ class Way(NamedTuple):
 
 
 def _formula_forward(given: Given) -> Made:
-    scores = _scores(given)
-    top = scores.amax(-1, keepdim=True)
+    pairs = scores(given)
+    top = pairs.amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)  # a row that sees nothing gives zeros
-    e = (scores - top).exp_()
+    e = (pairs - top).exp_()
     total = e.sum(-1, keepdim=True)
     output = (e @ given.v.to(e.dtype)) / total.clamp_min(torch.finfo(e.dtype).tiny)
     return Made(output.to(given.q.dtype), (top + total.log())[..., 0])
@@ -77,8 +77,8 @@ def _formula_forward(given: Given) -> Made:
 def _formula_backward(g: Tensor, given: Given, made: Made) -> Gradients:
     q, k, v, _, _, scale = given
     output, rows, _ = made
-    scores = _scores(given)
-    p = (scores - torch.where(rows == -torch.inf, 0.0, rows)[..., None]).exp_()
+    pairs = scores(given)
+    p = (pairs - torch.where(rows == -torch.inf, 0.0, rows)[..., None]).exp_()
     wide_g, wide_v = g.to(p.dtype), v.to(p.dtype)
     grad_v = p.mT @ wide_g
     # Through the softmax, whose rows add up to one: p (dp - Σ p dp), the sum being g · output.
@@ -87,15 +87,15 @@ def _formula_backward(g: Tensor, given: Given, made: Made) -> Gradients:
     return (p @ k.to(p.dtype)).to(q.dtype), (p.mT @ q.to(p.dtype)).to(k.dtype), grad_v.to(v.dtype)
 
 
-def _scores(given: Given) -> Tensor:
+def scores(given: Given) -> Tensor:
     """`[B, H, T, S]`, in float32 at least."""
     q, k, _, mask, is_causal, scale = given
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = (q.to(wide) * scale) @ k.to(wide).mT
+    pairs = (q.to(wide) * scale) @ k.to(wide).mT
     if is_causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores.masked_fill_(~seen, -torch.inf)
-    return scores if mask is None else scores + mask
+        seen = torch.ones(pairs.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        pairs.masked_fill_(~seen, -torch.inf)
+    return pairs if mask is None else pairs + mask
 
 
 def _cpu_forward(given: Given) -> Made:
