@@ -235,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stages(command("witness", _witness, "planted faults: which tests and verification see"))
     command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
+    command("bfloat16", _either("bfloat16"), "scores in bfloat16 beside float32: time and order")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")
     for name, text in _AGAIN.items():
         found = command(name, _either(f"{name}.command"), text)

@@ -86,6 +86,13 @@ def _interrupted_and_gone_on_with(tmp_path):
         assert row["kills"] == 1
 
 
+def test_bfloat16(tmp_path):
+    assert command_line.main(["bfloat16", "--tiny", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "bfloat16.json").read_text())
+    assert {row["way"] for row in found["rows"]} == {*found["rank_correlation"]}
+    assert all(row["times_as_fast"] > 0 for row in found["rows"])
+
+
 def test_recurrent(tmp_path):
     assert command_line.main(["recurrent", "--tiny", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "recurrent.json").read_text())["rows"]
