@@ -168,7 +168,7 @@ def conv_sq_norm(
     return sq_norm
 
 
-@foldable("fastgradnorm::affine_sq_norm", columns=4)
+@foldable("fastgradnorm::affine_sq_norm", columns=2)
 def _affine_sq_norms(normalized: Tensor, grad_outputs: Tensor, backend: str = "auto") -> Tensor:
     if not uses_triton(backend, grad_outputs):
         return torch.stack(reference.affine_sq_norm(normalized, grad_outputs), -1)
@@ -186,7 +186,7 @@ def affine_sq_norm(
     return weight, bias
 
 
-@foldable("fastgradnorm::batch_norm_sq_norms", columns=4)
+@foldable("fastgradnorm::batch_norm_sq_norms", columns=2)
 def _batch_norm_sq_norms(
     x: Tensor, grad_outputs: Tensor, mean: Tensor, var: Tensor, eps: float, backend: str = "auto"
 ) -> Tensor:
