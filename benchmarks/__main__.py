@@ -148,12 +148,6 @@ def _witness(arguments: Arguments) -> int:
     return command.main(_folder(arguments), *chosen, tiny=arguments.tiny)
 
 
-def _batch_sizes(arguments: Arguments) -> int:
-    from benchmarks import batch_sizes
-
-    return batch_sizes.main(_folder(arguments), tiny=arguments.tiny)
-
-
 def _verification(arguments: Arguments) -> int:
     cell = ((130,), "cnn6") if arguments.tiny else (verification.SIZES, "resnet18")
     return verification.main(_folder(arguments), *cell)
@@ -233,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--dry", action="store_true", help="tiny shapes, on the CPU")
     command("bounds", _bounds, "what an H100 could do at best, by counting")
     _add_stages(command("witness", _witness, "planted faults: which tests and verification see"))
-    command("batch-sizes", _batch_sizes, "what a loader's batch size costs")
+    command("batch-sizes", _either("batch_sizes"), "what a loader's batch size costs")
     command("verification", _verification, "what verification costs of scoring a pool")
     command("bfloat16", _either("bfloat16"), "scores in bfloat16 beside float32: time and order")
     command("recurrent", _either("recurrent"), "LSTMs, GRUs and RNNs beside loop, step, pull-backs")

@@ -29,14 +29,19 @@ ROUNDS, ROWS, TEXTS = 2, 1_000_000, (64, 256)
 _ALONE = 4  # samples of a pool that is scored one by one, as it is read
 
 
-def main(folder: Path | None, *, tiny: bool = False) -> int:
+def tiny(folder: Path | None) -> int:
+    """Every step of next to nothing."""
+    return main(folder, small=True)
+
+
+def main(folder: Path | None, *, small: bool = False) -> int:
     """Times them; prints a table, and stores it."""
     torch.set_num_threads(1)
     rows = []
-    for name, counts in {"tiny": (8, 8, 8)}.items() if tiny else POOLS.items():
+    for name, counts in {"tiny": (8, 8, 8)}.items() if small else POOLS.items():
         case = {**CASES, "small": SMALL, "tiny": TINY}[name]
         for (way, options), count in zip(OURS.items(), counts, strict=True):
-            found = _pool(case, way, options, count, 1 if tiny else ROUNDS)
+            found = _pool(case, way, options, count, 1 if small else ROUNDS)
             rows += found
             for row in found:
                 print(
@@ -45,13 +50,13 @@ def main(folder: Path | None, *, tiny: bool = False) -> int:
                     "batches of 64",
                     flush=True,
                 )
-    table = _tables(640 if tiny else ROWS)
+    table = _tables(640 if small else ROWS)
     for row in table:
         print(f"MLP of rows, {row['way']}: {row['us']:.1f} us a row, loader {row['loader_us']:.1f}")
-    fixed = _fixed(3 if tiny else 200)
+    fixed = _fixed(3 if small else 200)
     each = ", ".join(f"{name} {ms:.2f} ms" for name, ms in fixed.items())
     print(f"MLP, 64 rows again and again: {each}")
-    texts = [_texts(count) for count in ((4,) if tiny else TEXTS)]
+    texts = [_texts(count) for count in ((4,) if small else TEXTS)]
     for row in texts:
         print(
             f"{row['texts']} texts of 8 to 512 tokens: {row['speedup']:.2f} times as fast, "

@@ -49,7 +49,7 @@ class Comparison:
         self, engine: Engine, own: OwnModel, batch: Batch, record: Record, apart: bool = False
     ) -> None:
         self.engine, self.own, self.batch, self.record = engine, own, batch, record
-        self._apart = apart
+        self._apart, self._by_output = apart, engine.options.by_output
         self._head = engine.options.params == "last_layer"
         heads = counted(engine, batch)
         self.names = tuple(dict.fromkeys(name for head in heads for name in head))
@@ -182,8 +182,8 @@ class Comparison:
         """Whether float64 has no digits of any gradient: they cancel."""
         if self.engine.subject.dtype != torch.float64:
             return False
-        whole = exact.sum(-1).sqrt() / scales
-        return bool((whole <= _DIGITS * torch.finfo(torch.float64).eps).all())
+        least = _DIGITS * torch.finfo(torch.float64).eps
+        return bool((exact.sum(-1).sqrt() <= least * scales).all())
 
     def _compare_norms(
         self, row: int, sample: int, ask: Asked, few: Sequence[int], actual: Tensor, exact: Tensor
@@ -199,25 +199,22 @@ class Comparison:
         difference = torch.where(same, 0.0, (actual - exact).abs() / size)
         difference = difference.nan_to_num(torch.inf)
         missing = (actual == 0) & (difference > self._limits.rounding)
-        worst = torch.where(missing, torch.inf, difference) if bool(missing.any()) else difference
-        k, p = divmod(int(worst.argmax()), exact.shape[1])
-        relative = float(difference[k, p])
+        k, p = divmod(int(torch.where(missing, torch.inf, difference).argmax()), exact.shape[1])
+        relative, zero = float(difference[k, p]), bool(missing[k, p])
         if relative > self._limits.rounding:
-            gap = (actual[k, p] - exact[k, p]).abs()
+            gaps = exact[k] if zero else (actual[k] - exact[k]).abs()
 
             def moves() -> bool:
-                movement = self._movement(row, ask.cotangent(few[k]))
-                if not bool(missing.any()):
-                    return bool(gap <= movement[p])
+                within = gaps <= self._movement(row, ask.cotangent(few[k]))
                 # Zero is no rounding, but where all of a loss' gradient is: near its teacher.
-                return self.engine.options.by_output and bool((exact[k] <= movement).all())
+                return bool(within.all() if zero else within[p]) and (self._by_output or not zero)
 
-            if not self._excuses(math.inf if bool(missing.any()) else relative, moves):
+            if not self._excuses(math.inf if zero else relative, moves):
                 raise disagreement(
                     sample,
                     f"the gradient of `{self.names[p]}` has norm {float(exact[k, p]):.6g}, the "
                     f"engine computed {float(actual[k, p]):.6g}",
-                    bool(missing.any()),
+                    zero,
                 )
             return
         self.record.differ(relative)
@@ -264,7 +261,7 @@ class Comparison:
         """
         precise = self._is_rounding()
         if precise is None:
-            return self.engine.options.by_output and moves()
+            return self._by_output and moves()
         return precise and (relative <= self._limits.double or moves())
 
     def _moves_as_far(self, row: int, ask: Asked, scheme: str, relative: float) -> bool:
