@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import timing
+from benchmarks import tables, timing
 from benchmarks.cases import TINY, Case, logits
 from benchmarks.gpu.large_models import LARGE
 from benchmarks.provenance import provenance, store
@@ -54,6 +54,21 @@ def main(
                 found = {"rows": rows, "rank_correlation": order}
                 store("bfloat16", {"provenance": provenance(), **found}, folder)
     return int(min(order.values()) < 0.99)
+
+
+def page(results: dict[str, Any]) -> str:
+    """A row a model, for the documentation."""
+    lines = ["| | " + " | ".join(f"{way}, times as fast" for way in WAYS) + " |"]
+    lines.append("|---|" + "---:|" * len(WAYS))
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in results["rows"]:
+        found.setdefault(f"{row['model']}, {row['batch']} at a time", {})[row["way"]] = row
+    for name, rows in found.items():
+        cells = [f"{rows[way]['times_as_fast']:.2f}" if way in rows else "" for way in WAYS]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    order = [f"{results['rank_correlation'][way]:.4f} ({way})" for way in WAYS]
+    told = f"Rank correlation with float32 on a network trained on digits: {', '.join(order)}."
+    return "\n".join([*lines, "", told, "", tables.source(results, "bfloat16")])
 
 
 def _times(case: Case, batch: int, way: str, rounds: int) -> dict[str, float]:
