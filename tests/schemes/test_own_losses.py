@@ -138,3 +138,16 @@ def test_sparse_labels(model, loss, layout):
     sparse = chances.to_sparse(layout=layout)
     asked = own if loss == "a function" else loss
     assert_close_relative(score(model, [(X, sparse)], loss=asked), expected, RTOL)
+
+
+@pytest.mark.parametrize("margin", [20.0, 60.0])
+def test_losses_of_certain_samples_keep_their_gradients(model, margin):
+    """Their squares lie below what float32 holds."""
+
+    def loss(model, sample):
+        return F.softplus(model(sample[0])[0, 0] - margin)
+
+    exact = truth(model, [(X, Y)], loss)
+    assert 0 < float(exact.max()) < 1e-7
+    found = score(model, [(X, Y)], loss=lambda z, batch: F.softplus(z[0, 0] - margin))
+    assert_close_relative(found, exact, RTOL, "loss")
