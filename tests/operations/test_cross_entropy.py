@@ -10,10 +10,21 @@ from fastgradnorm._operations.losses import cross_entropy
 SHAPES = [(5,), (3, 5), (3, 5, 4), (2, 5, 3, 3), (4, 2)]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
+def forms(test):
+    """Run for all shapes and options."""
+    options = {"reduction": ["mean", "sum", "none"], "shape": SHAPES, "weighted": [False, True]}
+    for name, values in {**options, "smoothing": [0.0, 0.2, 1.0]}.items():
+        test = pytest.mark.parametrize(name, values, ids=str)(test)
+    return test
+
+
+def given(shape, reduction, weighted, smoothing):
+    classes = shape[min(1, len(shape) - 1)]
+    weight = torch.rand(classes, dtype=torch.float64) if weighted else None
+    return {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+
+
+@forms
 def test_it_is_that_of_pytorch(shape, reduction, weighted, smoothing):
     torch.manual_seed(0)
     z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -21,10 +32,8 @@ def test_it_is_that_of_pytorch(shape, reduction, weighted, smoothing):
     if len(shape) > 1:
         q[0], q[1] = 0, torch.where(q[1] == q[1].amax(0), 1.0, 0.0)
     q.requires_grad_()
-    classes = shape[min(1, len(shape) - 1)]
-    weight = torch.rand(classes, dtype=torch.float64) if weighted else None
-    given = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
-    made, plain = cross_entropy(z, q, **given), F.cross_entropy(z, q, **given)
+    options = given(shape, reduction, weighted, smoothing)
+    made, plain = cross_entropy(z, q, **options), F.cross_entropy(z, q, **options)
     torch.testing.assert_close(made, plain)
     for wanted in (z, q):
         a = torch.autograd.grad(made.sum(), wanted, retain_graph=True)
@@ -32,10 +41,7 @@ def test_it_is_that_of_pytorch(shape, reduction, weighted, smoothing):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
+@forms
 def test_of_class_indices(shape, reduction, weighted, smoothing):
     torch.manual_seed(0)
     z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -43,9 +49,8 @@ def test_of_class_indices(shape, reduction, weighted, smoothing):
     label = torch.randint(0, classes, (*shape[:1], *shape[2:]) if len(shape) > 1 else ())
     if len(shape) > 1:
         label.flatten()[0] = -100
-    weight = torch.rand(classes, dtype=torch.float64) if weighted else None
-    given = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
-    made, plain = cross_entropy(z, label, **given), F.cross_entropy(z, label, **given)
+    options = given(shape, reduction, weighted, smoothing)
+    made, plain = cross_entropy(z, label, **options), F.cross_entropy(z, label, **options)
     torch.testing.assert_close(made, plain)
     found = (torch.autograd.grad(each.sum(), z)[0] for each in (made, plain))
     torch.testing.assert_close(*found)

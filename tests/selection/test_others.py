@@ -14,6 +14,7 @@ from fastgradnorm._selection.lcmd import lcmd
 from fastgradnorm._selection.names import in_space, named, names
 from fastgradnorm._selection.table import TABLE
 from fastgradnorm._selection.typiclust import typiclust
+from tests.support import choosing
 
 
 def randn(*shape, seed=0):
@@ -64,17 +65,8 @@ class TestTypiClust:
 class TestLcmd:
     def test_against_a_loop(self):
         points, labelled = randn(40, 3), randn(4, 3, seed=1)
-        centers, chosen = list(labelled.double()), []
-        x = points.double()
-        for _ in range(8):
-            sq = torch.stack([(x - c).square().sum(1) for c in centers], 1)
-            nearest, place = sq.min(1)
-            sizes = [float(nearest[place == c].sum()) for c in range(len(centers))]
-            inside = torch.where(place == int(np.argmax(sizes)), nearest, -1.0)
-            chosen.append(int(inside.argmax()))
-            centers.append(x[chosen[-1]])
         made = lcmd(Given(8, 0, Free(40), points=points, labelled=labelled))
-        assert made.positions.tolist() == chosen
+        assert made.positions.tolist() == choosing.lcmd(points, labelled, 8)
 
     def test_cold_it_begins_with_the_largest(self):
         points = randn(40, 3)

@@ -9,6 +9,7 @@ from fastgradnorm._selection.free import Free
 from fastgradnorm._selection.given import Given
 from fastgradnorm._selection.kernel import distance_quantile
 from fastgradnorm._selection.table import TABLE
+from tests.support import choosing
 
 
 def given(points, labelled=4, k=8, scores=1.0):
@@ -85,15 +86,8 @@ class TestPointsThatLieCloseTogether:
 
     def test_lcmd_against_a_loop(self, far):
         asked = given(self.points(far))
-        x, centers, chosen = asked.points.double(), list(asked.labelled.double()), []
-        for _ in range(8):
-            sq = torch.stack([(x - c).square().sum(1) for c in centers], 1)
-            nearest, place = sq.min(1)
-            sizes = [float(nearest[place == c].sum()) for c in range(len(centers))]
-            inside = torch.where(place == int(np.argmax(sizes)), nearest, -1.0)
-            chosen.append(int(inside.argmax()))
-            centers.append(x[chosen[-1]])
-        assert TABLE["lcmd"].choose(asked).positions.tolist() == chosen
+        expected = choosing.lcmd(asked.points, asked.labelled, 8)
+        assert TABLE["lcmd"].choose(asked).positions.tolist() == expected
 
     def test_uncertainty_herding_has_the_radius_of_what_is_labelled(self, far):
         asked = given(self.points(far))

@@ -6,17 +6,17 @@ most of these with the caller's, and a pass that is replayed has taken in what t
 """
 
 import functools
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from fastgradnorm._model.code_names import is_of_packages, names_in
 from fastgradnorm._model.generators import is_generator
 from fastgradnorm._model.plain_values import GONE, differ, is_memory, is_setting
 
@@ -175,7 +175,7 @@ class Beside:
             return
         given = *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()
         self._add_generators(f"a default of {reader}", given)
-        names = frozenset(_names(function.__code__))
+        names = frozenset(names_in(function.__code__))
         self._names |= names
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         for name, cell in cells.items():
@@ -247,14 +247,6 @@ def _function(value: Any) -> Any:
     return value if isinstance(value, FunctionType) else None
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """Names of globals and attributes that a function uses, and those within it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -275,9 +267,7 @@ def _numbers(array: np.ndarray[Any, Any]) -> Any:
 
 def _is_other(thing: Any) -> bool:
     """Whether a function, class or module of code is none of the caller's."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
-    root = str(name).partition(".")[0]
-    return root in _OTHERS or (root in sys.stdlib_module_names and root != "__main__")
+    return is_of_packages(thing, _OTHERS)
 
 
 def _is_object(value: Any) -> bool:

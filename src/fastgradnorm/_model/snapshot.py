@@ -28,6 +28,7 @@ from fastgradnorm_kernels.switches import global_hooks, has_version, writes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgradnorm._model.code_names import names_in
 from fastgradnorm._model.glance import Mappings, are
 
 # What is not changed itself, whatever holds it.
@@ -178,7 +179,7 @@ class Snapshot:
         cells = function.__closure__ or ()
         yield from self._list(lambda: [_content(cell) for cell in cells])
         yield from self._list(lambda: [*vars(function).values()])
-        read = set(_names(code))
+        read = set(names_in(code))
         if read & _ELSEWHERE or any(_loads(code, name) for name in read & _BUILTINS - names.keys()):
             raise NoSnapshotError("what a function reads elsewhere is not known")
         package = str(names.get("__package__") or "").split(".")
@@ -211,14 +212,6 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # of a name that has no value yet
         return _NOTHING
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    """What it may read of its module, and all that is called so by chance."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
 
 
 def _loads(code: types.CodeType, name: str) -> bool:

@@ -9,18 +9,18 @@ transforms that have ended.
 """
 
 import functools
-import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from inspect import getattr_static
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from fastgradnorm_kernels.functorch import is_wrapped
 from torch import Tensor, nn
 
+from fastgradnorm._model.code_names import is_of_packages, names_in
 from fastgradnorm._model.held import Held
 from fastgradnorm._model.marks import marked
 from fastgradnorm._process import models_in_use
@@ -232,7 +232,7 @@ def _read(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
         except ValueError:  # of a name that is still to be assigned
             continue
-    names = set(_names(function.__code__))
+    names = set(names_in(function.__code__))
     for name in names & function.__globals__.keys():
         found = function.__globals__[name]
         yield found
@@ -240,15 +240,6 @@ def _read(function: FunctionType) -> Iterator[Any]:
             yield from (vars(found)[each] for each in names & vars(found).keys())
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
 def _is_other(thing: Any) -> bool:
     """Whether a function, class or module of code is none of the caller's."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
-    root = str(name).partition(".")[0]
-    return root in _OTHERS or (root in sys.stdlib_module_names and root != "__main__")
+    return is_of_packages(thing, _OTHERS)

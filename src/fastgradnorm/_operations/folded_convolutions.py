@@ -22,10 +22,9 @@ from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import (
     FOLDED,
     SingleLevel,
-    cast,
+    as_multiplied,
     is_differentiated,
     is_frozen,
-    multiplied,
     unwrap,
     wrap,
 )
@@ -60,11 +59,7 @@ def conv(
     """
     if isinstance(padding, str) or input.dim() != dims + 2:
         return function(input, weight, bias, stride, padding, dilation, groups)
-    dtype = multiplied(input)
-    if dtype is not None and torch.float64 not in (input.dtype, weight.dtype):
-        # Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
-        input, weight = cast(input, dtype), cast(weight, dtype)
-        bias = None if bias is None else cast(bias, dtype)
+    input, weight, bias = as_multiplied(input, weight, bias)
     frozen = folds(input, weight) and is_frozen(weight, bias)
     differentiated = is_differentiated(input) if frozen else None
     if differentiated is None:

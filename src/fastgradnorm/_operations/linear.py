@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import fastgradnorm_kernels as kernels
-import torch
 from fastgradnorm_kernels import exact_products
 from fastgradnorm_kernels.levels import Bare, bare, outside, wrapped
 from torch import Tensor
@@ -20,10 +19,9 @@ from fastgradnorm._operations.rules import Call, Joint, Rule, Saved, Shape, oute
 from fastgradnorm._operations.single_level import (
     FOLDED,
     SingleLevel,
-    cast,
+    as_multiplied,
     is_differentiated,
     is_frozen,
-    multiplied,
     unwrap,
     wrap,
 )
@@ -31,10 +29,7 @@ from fastgradnorm._operations.single_level import (
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `F.linear`."""
-    dtype = multiplied(input)
-    if dtype is not None and torch.float64 not in (input.dtype, weight.dtype):
-        input, weight = cast(input, dtype), cast(weight, dtype)
-        bias = None if bias is None else cast(bias, dtype)
+    input, weight, bias = as_multiplied(input, weight, bias)
     plain = input.is_cuda or (input.device.type == "cpu" and input.dtype in FOLDED)
     plain = plain and input.dtype == weight.dtype
     if not plain or weight.dim() != 2:

@@ -56,3 +56,16 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return tensor.to(dtype)
     with functorch.outside():
         return tensor.to(dtype)
+
+
+def as_multiplied(
+    input: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a layer is given, as autocast multiplies it.
+
+    Here, as a pull-back has no autocast, and vmap looks at dtypes before that has acted.
+    """
+    dtype = multiplied(input)
+    if dtype is None or torch.float64 in (input.dtype, weight.dtype):
+        return input, weight, bias
+    return cast(input, dtype), cast(weight, dtype), None if bias is None else cast(bias, dtype)

@@ -18,10 +18,9 @@ from fastgradnorm._operations.folded_convolutions import LARGE, folds, laid_out
 from fastgradnorm._operations.rows import Rows, layout
 from fastgradnorm._operations.single_level import (
     SingleLevel,
-    cast,
+    as_multiplied,
     is_differentiated,
     is_frozen,
-    multiplied,
     unwrap,
     wrap,
 )
@@ -55,10 +54,7 @@ def conv_transposed(
     given = (stride, padding, output_padding, groups, dilation)
     if input.device.type != "cpu" or input.dim() != dims + 2:
         return function(input, weight, bias, *given)
-    dtype = multiplied(input)
-    if dtype is not None and torch.float64 not in (input.dtype, weight.dtype):
-        input, weight = cast(input, dtype), cast(weight, dtype)
-        bias = None if bias is None else cast(bias, dtype)
+    input, weight, bias = as_multiplied(input, weight, bias)
     frozen = folds(input, weight) and is_frozen(weight, bias)
     differentiated = is_differentiated(input) if frozen else None
     if differentiated is None:
