@@ -166,7 +166,7 @@ def random_states() -> tuple[Any, ...]:
     return _python_state(), _numpy_state(), torch.get_rng_state(), cuda
 
 
-_PYTHON = random.getstate.__self__  # type: ignore[attr-defined]  # of whom its functions draw
+_PYTHON: Any = random.getstate.__self__  # type: ignore[attr-defined]  # of whom its functions draw
 _python_seen: tuple[bytes, Any] | None = None  # the memory of that, and the state it tells
 # Where CPython has it: behind what every object begins with. Elsewhere there may be less.
 _BEGINNING, _SIZE = object.__basicsize__, random.Random.__basicsize__
