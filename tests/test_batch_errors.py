@@ -118,6 +118,7 @@ class TestMask:
 class TestArrays:
     """Batches of NumPy's arrays are what tensors of the same numbers are."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("score", [score_pool, naive_score_pool])
     @pytest.mark.parametrize("dtype", ["f4", "f8", ">f8"])
     def test_of_numbers(self, score, dtype):

@@ -194,6 +194,7 @@ def test_fused_observers_of_quantisation_aware_training():
         assert all(torch.equal(b, held[name]) for name, b in model.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 def test_streams_explanations_and_sketches():

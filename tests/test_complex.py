@@ -70,6 +70,7 @@ MODELS = {
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
 class TestModels:
+    @pytest.mark.slow
     def test_scores(self, build):
         model, x = build(), torch.randn(5, 4)
         table = oracle.norms(model, oracle.ones(x))

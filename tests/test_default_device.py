@@ -33,6 +33,7 @@ def unplaced(text):
     return [c.lineno for c in calls if not {"device", None} & {k.arg for k in c.keywords}]
 
 
+@pytest.mark.slow
 def test_every_tensor_is_made_on_a_device_that_is_named():
     assert unplaced("torch.zeros(2)\ntorch.zeros(2, device=d)\ntorch.ones(2, **options)") == [1]
     found = {str(path.relative_to(ROOT)): unplaced(path.read_text()) for path in SOURCES}
@@ -78,6 +79,7 @@ def parts(found):
     return [t for part in found for t in parts(part)] if several else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_results_are_the_same_under_any_default(name):
     model, pool = model_and_pool()

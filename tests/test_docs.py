@@ -70,6 +70,7 @@ def test_the_gallery_shows_each_strategy_and_scheme(gallery):
         assert f"| `{name}` |" in page
 
 
+@pytest.mark.slow
 def test_the_gallery_is_drawn_of_runs(gallery, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "PICTURES", tmp_path)
     made = gallery.setting()

@@ -73,6 +73,7 @@ def _within(name, package):
     return name == package or name.startswith(package + ".")
 
 
+@pytest.mark.slow
 def test_no_circle():
     graphlib.TopologicalSorter({name: imported(name) for name in FILES}).prepare()
 
@@ -141,6 +142,7 @@ def test_optional_packages_are_imported_where_they_are_used():
     assert {*done.stdout.split()} - {"jaxtyping"} == {"fastgradnorm", "fastgradnorm_kernels"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "root", [*SOURCES, ROOT / "tests", ROOT / "benchmarks"], ids=lambda p: p.name
 )

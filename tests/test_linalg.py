@@ -115,6 +115,7 @@ def test_three_samples_at_once(operation):
         assert_close_relative(scores[scheme], expected.scores(scheme), 1e-10, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG_BEFORE)
 def test_a_first_batch_of_one_sample_and_float32(name):
     model, x = model_of(OPERATIONS[name]).float(), torch.randn(7, 4)
@@ -123,6 +124,7 @@ def test_a_first_batch_of_one_sample_and_float32(name):
     assert_close_relative(scores, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG_BEFORE)
 def test_a_sketch_does_not_depend_on_the_batch(name):
     model, x = model_of(OPERATIONS[name]), torch.randn(4, 4).double()

@@ -84,6 +84,7 @@ class Broken(Ragged):
         raise RuntimeError("the disk is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batch_size", [2, 4])
 @pytest.mark.parametrize("dataset, told", [(Ragged(), "equal size"), (Nothing(), "NoneType")])
@@ -103,6 +104,7 @@ def of_its_own(samples):
     return torch.stack(samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_collations_of_the_callers(workers):
     """PyTorch's own is told, whoever calls it; one of the caller's fails in its own words."""
@@ -226,6 +228,7 @@ def test_a_similarity_is_a_cosine(wrong):
         acquire(MODEL, [X], 1, max_similarity=wrong)
 
 
+@pytest.mark.slow
 def test_what_was_chosen_by_its_place():
     chosen = acquire(MODEL, [torch.randn(9, 4)], 3, progress=False)
     assert [chosen[0], chosen[1], chosen[-1]] == chosen.indices.tolist()

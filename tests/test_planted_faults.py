@@ -87,6 +87,7 @@ def test_what_runs_make_of_a_fault():
         list(planting.in_forks([partial(_reports, 4)], 1, 2.0))
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_go_on(tmp_path):
     first, second = FAULTS[:2]
     record = Record(tmp_path / "witness.json", FAULTS[:2])

@@ -160,6 +160,7 @@ def test_own_generators_whose_numbers_are_used_in_training_only(make):
     assert_close_relative(scores, oracle.scores(model, oracle.ones(x)), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [NOISE[name] for name in (
     "torch-rand", "torch-dropout", "python-random", "numpy-rand", "numpy-normal",
 )])  # fmt: skip

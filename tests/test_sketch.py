@@ -70,6 +70,7 @@ class Tied(nn.Module):
 class TestLinearMap:
     """With more samples than parameters the map can be read off."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", LOSSES)
     @pytest.mark.parametrize("classes", [2, 3])
     def test_every_element_has_one_bucket_and_sign(self, scheme, classes):
@@ -81,6 +82,7 @@ class TestLinearMap:
         # to that. The inner layer's are independent.
         assert_signed_selection(solution[:12])
 
+    @pytest.mark.slow
     def test_tied_weights_are_added_up_first(self):
         model, inputs = Tied().double(), 2 * torch.randn(300, 3).double()
         grads = gradients(model, inputs, entropy)
@@ -124,6 +126,7 @@ class TestProjection:
             assert rms[dim] < 1.3 * (2 / dim) ** 0.5
         assert 2.5 < rms[32] / rms[512] < 6.5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["padded-cnn", "transformer", "cnn3d", "embedding-bag"])
     def test_norms_of_models(self, name):
         model, inputs = CASES[name].random()
@@ -132,6 +135,7 @@ class TestProjection:
         found = gradient_sketch(model, [inputs], 2048, progress=False).double().norm(dim=1)
         assert (found / exact - 1).abs().max() < 5 * (0.5 / 2048) ** 0.5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", LOSSES)
     def test_confident_samples_keep_their_gradients(self, scheme):
         model, inputs = CASES["mlp"].confident()

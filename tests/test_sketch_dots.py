@@ -51,6 +51,7 @@ def test_groups_are_whitened_each_by_itself():
     assert torch.equal(sketch_dots(nothing, one[:2], whiten=0.1), torch.zeros(30, 2).double())
 
 
+@pytest.mark.slow
 def test_stores_give_what_tensors_give(tmp_path):
     model, x = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(50, 6)
     pool = [(x, torch.arange(50) % 3)]

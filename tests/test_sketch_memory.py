@@ -17,6 +17,7 @@ def wide(outputs, inputs):
     return layer.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize(
     ("outputs", "inputs"),

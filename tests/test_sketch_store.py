@@ -79,6 +79,7 @@ class TestRunsThatStop:
         with pytest.raises(ValueError, match=r"`checkpoint` must be whole.*damaged in line"):
             store_sketches(model, batches(given), tmp_path, 32, **OPTIONS)
 
+    @pytest.mark.slow
     def test_another_run_is_refused(self, given, tmp_path):
         model = given[0]
         store_sketches(model, batches(given), tmp_path, 32, **OPTIONS)
@@ -89,6 +90,7 @@ class TestRunsThatStop:
                 store_sketches(model, batches(given), tmp_path, dim, **OPTIONS, **more)
         assert len(SketchStore(tmp_path)) == 400
 
+    @pytest.mark.slow
     def test_in_memory_with_a_checkpoint(self, given, tmp_path):
         model, path = given[0], tmp_path / "run"
         whole = gradient_sketch(model, batches(given), 16, group_by="module", **OPTIONS)
@@ -126,6 +128,7 @@ class TestRunsThatStop:
 
 
 class TestGroups:
+    @pytest.mark.slow
     def test_each_is_the_sketch_of_its_gradient(self, given, tmp_path):
         model, x, y = given
         few = {**OPTIONS, "seed": 2}
@@ -143,6 +146,7 @@ class TestGroups:
                 assert ((found[group] - exact).norm(dim=1) < 1e-5 * sizes).all()
             assert torch.allclose(sum(found.values()), whole, atol=1e-6)
 
+    @pytest.mark.slow
     def test_in_a_store(self, given, tmp_path):
         model = given[0]
         store = store_sketches(model, batches(given), tmp_path, 8, group_by="module", **OPTIONS)
@@ -156,6 +160,7 @@ class TestGroups:
         with pytest.raises(ValueError, match="`name` must be one of '0', '2'"):
             store.group("1")
 
+    @pytest.mark.slow
     def test_of_the_last_layer(self, given, tmp_path):
         model = given[0]
         options = {**OPTIONS, "params": "last_layer", "group_by": "parameter"}
@@ -167,6 +172,7 @@ class TestGroups:
 
 
 class TestReading:
+    @pytest.mark.slow
     def test_rows_and_what_is_told(self, given, tmp_path):
         model, x, y = given
         generator = torch.Generator().manual_seed(0)
@@ -200,6 +206,7 @@ class TestReading:
         assert np.array_equal(found["sketch"][:], np.asarray(store))
         assert found["index"][399] == 399
 
+    @pytest.mark.slow
     def test_handed_to_faiss(self, given, tmp_path):
         pytest.importorskip("faiss")
         store = store_sketches(given[0], batches(given), tmp_path, 8, **OPTIONS)
@@ -234,6 +241,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"with 400 sketches.*has 1000 bytes"):
             SketchStore(tmp_path)
 
+    @pytest.mark.slow
     def test_begun_anew(self, given, tmp_path):
         """Without the run's own file: the old `info.json` does not speak for new rows."""
         store_sketches(given[0], batches(given), tmp_path, 8, **OPTIONS)
@@ -244,6 +252,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="Its run was stopped"):
             SketchStore(tmp_path)
 
+    @pytest.mark.slow
     def test_sketches_that_are_no_numbers(self, given, tmp_path):
         model, x, y = given
         x[7] = torch.nan

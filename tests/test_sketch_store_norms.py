@@ -17,6 +17,7 @@ def given():
     return model, torch.randn(400, 6), torch.randint(0, 3, (400,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [None, "module"])
 @pytest.mark.parametrize("stops", [(1,), (4, 7)])
 def test_they_go_on_to_the_same_bytes(given, tmp_path, stops, by):
@@ -41,6 +42,7 @@ def test_they_go_on_to_the_same_bytes(given, tmp_path, stops, by):
     assert torch.equal(torch.cat(list(store.blocks(33))), sketches.flatten(1))
 
 
+@pytest.mark.slow
 def test_of_the_last_layer(given, tmp_path):
     options = {**OPTIONS, "params": "last_layer", "group_by": "parameter", "norms": True}
     _, norms = gradient_sketch(given[0], batches(given), 8, **options)
@@ -49,6 +51,7 @@ def test_of_the_last_layer(given, tmp_path):
     assert np.array_equal(store.norms, torch.stack([*norms.values()], 1).numpy())
 
 
+@pytest.mark.slow
 def test_they_are_part_of_what_a_folder_is_of(given, tmp_path):
     plain = store_sketches(given[0], batches(given), tmp_path / "plain", 8, **OPTIONS)
     assert plain.norms is None

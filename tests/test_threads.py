@@ -111,6 +111,7 @@ def test_an_exception_in_one_of_them():
     assert process() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_three_of_them(order):
     before = process()

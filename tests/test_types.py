@@ -32,5 +32,6 @@ def test_help_says_what_each_option_does(function):
     assert text.index("Returns:") < text.index("Raises:")
 
 
+@pytest.mark.slow
 def test_typed_calls_on_gradients_run():
     typed_calls.calls_on_gradients()

@@ -247,6 +247,7 @@ def _worded(call):
     return None
 
 
+@pytest.mark.slow
 def test_errors_about_an_argument_name_it():
     """What a caller, or the command line, goes by is the error's `argument`, never its text."""
     root = Path(fastgradnorm.__file__).parent

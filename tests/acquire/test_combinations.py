@@ -60,6 +60,7 @@ def test_groups_are_those_of_the_samples(model, pool, strategy, form):
         assert list(made) == [i for _, i in best]
 
 
+@pytest.mark.slow
 def test_sketches_follow_the_seed(model):
     """What is covered is measured on the sketches; the strategy itself has nothing random."""
     given = {"space": "sketch", "strategy": "coreset", "labelled": [1, 2], "progress": False}
@@ -126,6 +127,7 @@ class Stubborn(nn.Module):
         return self.head(torch.tanh(self.body(x[:, 0]) * factor))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 @pytest.mark.parametrize("masked", [False, True])

@@ -185,6 +185,7 @@ def chosen_of(kind, strategy):
     return rounds(choose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in ALL]
 )
@@ -198,6 +199,7 @@ def test_acquire_by_other_strategies(kind, strategy, expected):
     assert chosen_of(kind, strategy) == expected[strategy]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shuffled", "batch sampler"])
 def test_another_order_of_the_pool(kind, expected):
     assert chosen_of(kind, "expected/all/top") == expected["expected/all/top"]
@@ -247,6 +249,7 @@ LEARNT += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, strategy", LEARNT)
 def test_active_learner(kind, strategy):
     run = ActiveLearner(
@@ -260,6 +263,7 @@ def test_active_learner(kind, strategy):
     assert sorted(known) == list(range(N))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATASETS)
 def test_campaign(kind, tmp_path, expected):
     campaign = Campaign(tmp_path, DATASETS[kind](), [f"sample {i}" for i in range(N)])

@@ -70,6 +70,7 @@ def test_indices(model, pool, kind):
     assert made.pool["candidates"] == N - 3
 
 
+@pytest.mark.slow
 def test_pandas(model, pool):
     pandas = pytest.importorskip("pandas")
     expected = acquire(model, pool, 6, labelled=LABELLED, progress=False)
@@ -164,6 +165,7 @@ def test_samples_without_a_group_are_in_none(model, pool, groups):
     assert len({*made}) == N
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy(model, pool, tmp_path):
     given = {"seed": np.int32(2), "batch_size": np.int64(7), "num_samples": np.int64(3)}
     made = acquire(

@@ -43,6 +43,7 @@ LAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["last_layer", "all"])
 @pytest.mark.parametrize("name", LAST)
 def test_what_the_last_layer_is_given(name, params):

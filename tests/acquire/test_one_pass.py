@@ -184,6 +184,7 @@ def test_models_that_run_one_by_one():
     assert torch.allclose(found.columns["doubt"], doubt, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_last_layer_is_told_what_to_do():
     model = Adding().eval()
     with pytest.raises(
@@ -232,6 +233,7 @@ def test_the_loop_chooses_the_same(trained, name):
     assert made.provenance["strategy"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "uherding", "sketch/predicted/all/lcmd", "typiclust"])
 def test_the_loop_asks_acquire(trained, name):
     task, model = trained
@@ -245,6 +247,7 @@ def test_the_loop_asks_acquire(trained, name):
     assert context.seconds["score"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "bait", "badge", "typiclust", "lcmd", "probcover"])
 def test_models_in_float64_and_bfloat16(name):
     model = made("cnn")

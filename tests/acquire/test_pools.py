@@ -120,6 +120,7 @@ def test_every_kind_of_pool(model, x, kind, expected):
     assert len({*made}) == K
 
 
+@pytest.mark.slow
 def test_a_loader_that_shuffles_tells_indices_of_the_dataset(model, x, expected):
     loader = shuffled(x)
     made = acquire(model, loader, K, labelled=LABELLED, strategy="top", progress=False)
@@ -208,6 +209,7 @@ def test_cold_start(model, x, labelled):
     assert made.pool["candidates"] == N
 
 
+@pytest.mark.slow
 def test_a_part_of_the_pool(model, x):
     """What is labelled and was not drawn is read too, where the strategy starts from it."""
     data = Counting(x)

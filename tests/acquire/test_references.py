@@ -170,6 +170,7 @@ REFERENCES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_against_numpy(x, truth, name):
     made = acquire(truth.model, [x], K, labelled=LABELLED, strategy=name, progress=False)

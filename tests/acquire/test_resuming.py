@@ -64,6 +64,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_was_stopped_goes_on_and_chooses_the_same(model, tmp_path, options):
     given = {"labelled": LABELLED, "batch_size": 8, "progress": False, **options}
@@ -80,6 +81,7 @@ def test_what_was_stopped_goes_on_and_chooses_the_same(model, tmp_path, options)
     assert_alike(again, expected)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_samples(model, tmp_path):
     """Against the caller's own model, over a stop: each sample has its own row."""
     from fastgradnorm._gather import Wants, gather
@@ -97,6 +99,7 @@ def test_features_are_those_of_the_samples(model, tmp_path):
     assert torch.equal(columns["predicted"].long(), logits.argmax(1))
 
 
+@pytest.mark.slow
 def test_samples_of_a_part_and_what_is_labelled_beside_it(model, tmp_path):
     """What is labelled and was not drawn is read in a pass of its own, which goes on too."""
     x = Blobs(200).x
@@ -120,6 +123,7 @@ def test_samples_of_a_part_and_what_is_labelled_beside_it(model, tmp_path):
         acquire(model, Noting(x), K, checkpoint=path, **given)
 
 
+@pytest.mark.slow
 def test_other_labelled_samples(model, tmp_path):
     given = {"progress": False, "checkpoint": tmp_path / "pool"}
     others = torch.randn(24, 1, 6, 6)
@@ -135,6 +139,7 @@ def test_other_labelled_samples(model, tmp_path):
     assert torch.equal(made.indices, expected.indices)
 
 
+@pytest.mark.slow
 def test_a_file_without_what_is_wanted_is_refused(model, tmp_path):
     given = {"progress": False, "checkpoint": tmp_path / "pool"}
     acquire(model, [X], K, strategy="top", **given)

@@ -148,6 +148,7 @@ def test_a_page_whatever_is_known_of_what_is_labelled(model, tmp_path, strategy,
     assert ("labelled already." in text) != unread
 
 
+@pytest.mark.slow
 def test_groups_and_near_duplicates(model):
     groups = [f"patient {i // 5}" for i in range(50)]
     made = acquire(model, [X], 10, groups=groups, max_per_group=1, progress=False)

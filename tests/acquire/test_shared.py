@@ -129,6 +129,7 @@ def tables():
     }
 
 
+@pytest.mark.slow
 def test_parts_of_a_table_of_hugging_face(model, expected):
     for kind, (pool, labelled) in tables().items():
         assert chosen(model, pool, labelled, "top") == expected["top"], kind
@@ -142,6 +143,7 @@ def test_a_loader_that_shuffles_the_pool(model, expected):
     assert chosen(model, pool, Subset(WHOLE, LABELLED)) == expected["top"]
 
 
+@pytest.mark.slow
 def test_some_of_them_are_others(model, expected):
     """All are where the choice starts from, and those of the pool are not chosen."""
     pool = Subset(MORE, range(4, N + 4))
@@ -152,6 +154,7 @@ def test_some_of_them_are_others(model, expected):
     assert chosen(model, pool, labelled, "coreset") == [rest[i] for i in apart]
 
 
+@pytest.mark.slow
 def test_other_samples_of_one_dataset_are_others(model):
     pool, labelled = Subset(MORE, range(4, N + 4)), Subset(MORE, [0, 1])
     assert chosen(model, pool, labelled, "top") == chosen(model, [X], [], "top")

@@ -71,6 +71,7 @@ def test_a_loader_whose_indices_are_several_samples_each_is_read_first():
     assert len(acquire(MODEL, DataLoader(Bags(), None), 5, progress=False)) == 5
 
 
+@pytest.mark.slow
 def test_warnings_and_errors_of_acquire_say_pool():
     pool = DataLoader(TensorDataset(X), 4, drop_last=True)
     with pytest.warns(UserWarning, match="`pool` gave 4 scores for a dataset of 6 samples"):

@@ -46,6 +46,7 @@ def test_what_to_do_is_told(given, error, match):
         acquire(MODEL, asked.pop("pool"), asked.pop("k"), **asked)
 
 
+@pytest.mark.slow
 def test_it_works_as_told():
     asked = {"progress": False}
     expected = acquire(MODEL, [X], 7, labelled=range(5), **asked).indices.tolist()
@@ -62,6 +63,7 @@ def test_it_works_as_told():
     assert len(acquire(MODEL, [X[:4], X[4:8]], 8, **asked)) == 8
 
 
+@pytest.mark.slow
 def test_samples_without_a_score_are_counted():
     some = X.clone()
     some[[7, 9]] = torch.nan

@@ -44,6 +44,7 @@ class TestRounds:
         )
         assert list(second.indices) == wanted.indices.tolist()
 
+    @pytest.mark.slow
     def test_everything_is_asked_once(self, tmp_path):
         made, seen = campaign(tmp_path), []
         for _ in range(6):
@@ -80,6 +81,7 @@ class TestAnswers:
         assert made.tell(batch, {b: "after all"}) == 1
         assert made.labelled[b] == "after all"
 
+    @pytest.mark.slow
     def test_what_was_skipped_is_never_asked_again(self, tmp_path):
         made, seen = campaign(tmp_path), []
         for _ in range(5):
@@ -161,6 +163,7 @@ class TestKeys:
 
 
 class TestStatus:
+    @pytest.mark.slow
     def test_what_changed_and_when_to_stop(self, tmp_path):
         made = campaign(tmp_path, [f"k{i}" for i in range(60)], torch.cat([X, X + 1]))
         for round_, seed in enumerate((0, 1, 1, 1, 1)):

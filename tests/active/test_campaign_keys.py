@@ -76,6 +76,7 @@ class TestLabels:
             assert json.dumps(known) == json.dumps(label)
         assert made.tell(batch, {batch.keys[0]: {"b": 2, "a": 1}}) == 0
 
+    @pytest.mark.slow
     def test_corrections_after_later_rounds(self, tmp_path):
         made = campaign(tmp_path)
         batches = []
@@ -114,6 +115,7 @@ def campaign_labels(folder):
 
 
 class TestModels:
+    @pytest.mark.slow
     def test_another_one_each_round(self, tmp_path):
         made, seen = campaign(tmp_path), []
         torch.manual_seed(0)

@@ -27,6 +27,7 @@ def predicted(folder):
     return [event["predicted"] for event in events if event["event"] == "ask"][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["random", "gumbel", "proportional", "kmeans++"])
 @pytest.mark.parametrize("seed", [0, 5])
 def test_each_round_is_drawn_by_a_seed_of_its_own(tmp_path, strategy, seed):
@@ -65,6 +66,7 @@ def test_records_name_places_in_the_pool_as_it_is(tmp_path):
     assert [row["index"] for row in ask(grown).records] == [i + 1 for i in first.indices]
 
 
+@pytest.mark.slow
 def test_records_of_a_round_after_some_were_skipped(tmp_path):
     made = campaign(tmp_path)
     skip(made, KEYS[:4])

@@ -115,6 +115,7 @@ class TestDisk:
         assert campaign(tmp_path).status().waiting == batch.keys
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps(tmp_path, monkeypatch):
     """The order of lines counts, and not what the clock said."""
     made, seen = campaign(tmp_path), []

@@ -16,6 +16,7 @@ def whole():
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_labels_grow_by_the_budget(self, whole):
         assert whole.labelled.tolist() == [6, 10, 14, 18]
         assert len(set(whole.indices)) == 18
@@ -23,6 +24,7 @@ class TestRun:
         assert whole.metrics == ("accuracy", "loss")
         assert (whole.seconds("train") > 0).all()
 
+    @pytest.mark.slow
     def test_the_task_trains_on_what_was_chosen(self):
         task = SmallTask()
         run = ActiveLearner(task, "margin", **OPTIONS).run()

@@ -123,6 +123,7 @@ def test_independent_labels(name, masked):
     assert torch.allclose(strategy(name).score(context(model, x, **options)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in KINDS if name.startswith("sketch")])
 def test_sketches_are_those_of_the_options_and_of_the_seed(flat, name):
     model, x = flat
@@ -136,6 +137,7 @@ def test_sketches_are_those_of_the_options_and_of_the_seed(flat, name):
         assert torch.allclose(points.rows, expected.double(), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 def test_directions_of_diverse_strategies_are_over_their_parameters(flat, params):
     model, x = flat

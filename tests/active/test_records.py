@@ -64,6 +64,7 @@ class TestFiles:
 
 
 class TestPlot:
+    @pytest.mark.slow
     def test_mean_and_spread(self, tmp_path):
         ax = plot(runs(), path=tmp_path / "curves.png")
         assert (tmp_path / "curves.png").stat().st_size > 1000

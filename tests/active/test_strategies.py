@@ -149,11 +149,13 @@ class TestGradnorm:
         top = strategy("expected/all/top").select(context(flat))
         assert torch.equal(top, context(flat).indices[fastgradnorm.select(scores, 7)])
 
+    @pytest.mark.slow
     def test_published(self, flat):
         options = {"scheme": "entropy", "reduction": "per_tensor"}
         expected = fastgradnorm.naive_score_pool(flat[1], [inputs(flat)], **options)
         assert torch.allclose(strategy("published").score(context(flat)), expected, rtol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("draw", ["gumbel", "proportional", "diverse"])
     def test_draws_depend_on_the_seed(self, flat, draw):
         name = f"expected/last_layer/{draw}"

@@ -15,6 +15,7 @@ from tests.support.shared_models import CALLS, Attention, calling, tokens
 
 
 class TestAttention:
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_first", [True, False])
     @pytest.mark.parametrize("weights", [True, False])
     @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ class TestAttention:
         model = perturb(Attention(weights=weights, batch_first=batch_first, **options))
         assert_exact(model, tokens(padded=options.get("masked", False)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("samples", [5, 2])
     def test_as_many_positions_as_samples_or_heads(self, samples):
         model = perturb(Attention(batch_first=False))
@@ -71,6 +73,7 @@ class TestAttention:
         expected = oracle.scores(model, oracle.ones(x), keep=lambda name: "head" in name)
         assert_close_relative(last, expected, 1e-5)
 
+    @pytest.mark.slow
     def test_encoder_with_a_causal_mask(self):
         mask = nn.Transformer.generate_square_subsequent_mask(5)
 
@@ -88,6 +91,7 @@ class TestAttention:
         body = nn.Transformer(8, 2, 1, 1, 12, batch_first=True)
         assert_exact(perturb(Custom(forward, body=body, head=nn.Linear(8, 3))), tokens())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("samples", [2, 4, 5])
     @pytest.mark.parametrize("lookup", ["index", "embedding", "gather"])
     def test_relative_position_tables(self, lookup, samples):
@@ -114,6 +118,7 @@ class TestAttention:
 
         assert_exact(Relative(), tokens(samples))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", CALLS)
     def test_scaled_dot_product(self, kind):
         assert_exact(calling(kind), tokens(padded=True))

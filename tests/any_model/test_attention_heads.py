@@ -59,6 +59,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_exact(name):
     assert_exact(MODELS[name](), torch.randn(6, T, 8))

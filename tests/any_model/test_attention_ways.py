@@ -103,16 +103,19 @@ def by_the_formula(monkeypatch):
     assert used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CALLS)
 def test_models_by_the_formula(kind, by_the_formula):
     assert_exact(calling(kind), tokens(padded=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_multi_head_attention_by_the_formula(masked, by_the_formula):
     assert_exact(perturb(Attention(weights=False, masked=masked)), tokens(padded=masked))
 
 
+@pytest.mark.slow
 def test_models_with_values_of_another_size():
     def forward(m, x):
         q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (m.q, m.k, m.v))

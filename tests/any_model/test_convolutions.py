@@ -57,6 +57,7 @@ class TestConvolutions:
         kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
         assert_exact(after(kind(4, 6, 3, **options), 6), torch.randn(4, 4, *(4, 3, 3)[:dims]))
 
+    @pytest.mark.slow
     def test_transposed_with_an_output_size(self):
         layer = nn.ConvTranspose2d(2, 4, 3, stride=2)
         model = after(layer, 4, lambda layer, x: layer(x, output_size=[8, 10]))

@@ -142,6 +142,7 @@ def make(action):
     return model, torch.randn(5, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 @pytest.mark.parametrize("action", HARMLESS.values(), ids=HARMLESS.keys())
 def test_what_changes_nothing_is_exact_and_fast(action):
@@ -246,6 +247,7 @@ class Router(nn.Module):
         return self.head(torch.tanh(x * p[:, :1] + x.flip(-1) * p[:, 1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_a_router_in_float32(dtype, rtol):
     model, x = perturb(Router()), torch.randn(6, 6)

@@ -83,6 +83,7 @@ def test_sketches():
     assert_close_relative(norms, oracle.scores(model, oracle.ones(x), "entropy"), 0.1)
 
 
+@pytest.mark.slow
 def test_derivatives_by_features_and_parameters_at_once():
     def forward(m, x):
         h = torch.tanh(m.body(x))

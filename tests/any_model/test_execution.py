@@ -76,6 +76,7 @@ class TestExecution:
             model.table, model.kept = None, {}
             assert_close_relative(scores, oracle.scores(model, oracle.ones(x)), 1e-5)
 
+    @pytest.mark.slow
     def test_attention_biases_kept_in_eval_mode(self):
         """As LeViT does: a table indexed once and kept on the module until it is trained again."""
 
@@ -125,6 +126,7 @@ class TestExecution:
             model.kept = {"cpu": kept}
         assert model.kept == {"cpu": kept}
 
+    @pytest.mark.slow
     def test_lengths_that_change_from_batch_to_batch(self):
         """Long enough for one way to compute a norm, then short enough for another, and back."""
 

@@ -76,6 +76,7 @@ def test_forms(kind, forward, parts):
     assert_exact(model(forward, kind, **parts), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])  # LSTMs do not allow it
 def test_outputs_that_the_model_writes_to(kind, count):
@@ -88,11 +89,13 @@ def test_outputs_that_the_model_writes_to(kind, count):
     assert_exact(model(forward, kind), X[:count])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", [cell_too, cell_alone, unbatched])
 def test_forms_of_lstms(forward):
     assert_exact(model(forward), X if forward is not unbatched else X[:1].expand(1, -1, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_both_ways(kind):
     rnn = kind(4, 5, batch_first=True, bidirectional=True)
@@ -112,6 +115,7 @@ def test_deep_both_ways_with_layer_norm(kind, dtype):
     assert_exact(built.to(dtype), X.to(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frozen",
     [
@@ -129,12 +133,14 @@ def test_partly_frozen(kind, frozen):
     assert_exact(built, X)
 
 
+@pytest.mark.slow
 def test_weight_tied_to_another_layer():
     built = model(lambda m, x: m.head(m.mix(m.rnn(x)[0]).mean(1)), nn.RNN, mix=linear(5, 5))
     built.rnn.weight_hh_l0 = built.mix.weight
     assert_exact(built, X)
 
 
+@pytest.mark.slow
 def test_normalised_weight():
     built = model(lambda m, x: m.head(m.rnn(x)[0].mean(1)))
     weight_norm(built.rnn, "weight_hh_l0")

@@ -65,6 +65,7 @@ def recurrent(m, x):
 WAYS = [backbone, decorated, in_place, read, kept, with_gradients_inside, recurrent]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_it_is_exact_and_fast(way):
     torch.manual_seed(0)

@@ -93,6 +93,7 @@ def shortened(x):
     return torch.nested.nested_tensor(rows, layout=torch.jagged)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*[Nn]ested tensors is in prototype")
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 @pytest.mark.parametrize("name", MAKES_NESTED)

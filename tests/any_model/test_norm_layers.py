@@ -85,6 +85,7 @@ class TestNorms:
             before = (None, nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(shape) - 1](4, 4, 1)
         assert_exact(after(norm(), 4, before=before), torch.randn(4, *shape))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.BatchNorm2d(4), nn.InstanceNorm2d(4)])
     def test_over_activations_with_channels_last_in_memory(self, norm):
         """PyTorch 2.13 crashes in GroupNorm's backward pass if its input needs no gradient, too."""

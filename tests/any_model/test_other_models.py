@@ -10,6 +10,7 @@ from tests.support.cases import Custom, linear, perturb
 
 
 class TestOtherModels:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["squeeze-excite", "dense", "inception", "unet", "shuffle"])
     def test_convolutional_blocks(self, kind):
         class Block(nn.Module):
@@ -36,6 +37,7 @@ class TestOtherModels:
 
         assert_exact(perturb(Block()), torch.randn(4, 4, 4, 4))
 
+    @pytest.mark.slow
     def test_resized_feature_maps(self):
         def forward(m, x):
             y = F.interpolate(m.conv(x), scale_factor=2, mode="bilinear", align_corners=False)
@@ -46,6 +48,7 @@ class TestOtherModels:
         )
         assert_exact(perturb(model), torch.randn(4, 2, 4, 4))
 
+    @pytest.mark.slow
     def test_mixer(self):
         """Linear layers over features, then over positions."""
         model = Custom(

@@ -69,6 +69,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_are_scored_by_their_steps_alone(name, verify):
@@ -85,6 +86,7 @@ def test_are_scored_by_their_steps_alone(name, verify):
     assert_close_relative(found, exact, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch's own, before that
 def test_sequences_of_several_lengths_in_a_sample_are_slow():
     torch.manual_seed(0)

@@ -99,6 +99,7 @@ def test_plain_autograd(way, verify):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_of_the_last_layer_and_of_some_parameters():
     model, x = make(PLAIN["by a parameter"]), torch.randn(4, 4)
     for params in ("last_layer", lambda name, p: name.startswith("head")):
@@ -149,6 +150,7 @@ FORWARD_MODE = {
 
 
 # PyTorch's own, where forward mode is used first in a process.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("way", FORWARD_MODE)
 def test_forward_mode_is_fast(way):

@@ -74,6 +74,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["missing", "another"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators(name, how, monkeypatch):
@@ -86,6 +87,7 @@ def test_operators(name, how, monkeypatch):
     assert_exact_without(path, make(), torch.randn(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_convolutions_of_all_dimensions(dims, monkeypatch):
     monkeypatch.setattr(operators, "convolution_pulled", missing)
@@ -98,6 +100,7 @@ def test_convolutions_of_all_dimensions(dims, monkeypatch):
 
 
 class TestSwitches:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["unwatched", "DisableTorchFunction"])
     @pytest.mark.parametrize("causal", [False, True])
     def test_modes_that_look_on(self, name, causal, monkeypatch):
@@ -150,6 +153,7 @@ class TestSwitches:
         checkpoint(lambda x: runs.append(1) or x.sin(), x, use_reentrant=reentrant).sum().backward()
         assert len(runs) == 2  # it is PyTorch's again
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("broken", [False, True])
     @pytest.mark.parametrize("kind", ["two", "orthogonal"])
     def test_caches_of_parametrized_modules(self, kind, broken, monkeypatch):

@@ -121,12 +121,14 @@ class TestFunctorch:
 
     path = functorch.PATH
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", MODELS)
     def test_any_model(self, name, monkeypatch):
         monkeypatch.setattr(functorch, "_functorch", None)
         make, draw = MODELS[name]
         assert_exact_without(self.path, make(), draw(5))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", FUNCTORCH)
     def test_any_name(self, name, monkeypatch):
         monkeypatch.setattr(functorch, "_functorch", Without(functorch._functorch, name))

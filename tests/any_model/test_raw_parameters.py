@@ -224,6 +224,7 @@ class TestParametrizations:
         parametrize.register_parametrization(model.body, "weight", self.Symmetric())
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_cached(self):
         """A cache filled before, or by the engine, is neither used nor left behind."""
         model, x = self.model(), torch.randn(4, 4)

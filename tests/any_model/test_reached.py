@@ -65,6 +65,7 @@ class TestEveryTapIsReached:
         with pytest.raises(CoverageError, match="differently each time"):
             score_pool(model, [x], verify=False, progress=False)
 
+    @pytest.mark.slow
     def test_samples_that_use_less_are_no_error(self):
         def forward(m, x):
             for _ in range(1 + int((x[:, 0] > 0).all()) + int((x[:, 1] > 0).all())):
@@ -118,6 +119,7 @@ class TestEveryTapIsReached:
 class TestTheSecondLook:
     """Verification in float64, after a disagreement in float32."""
 
+    @pytest.mark.slow
     def test_it_does_not_excuse_a_gradient_that_is_missing(self, monkeypatch):
         """Right in float64, where the fault is not."""
         from fastgradnorm._engine.tapped import TappedPass

@@ -35,16 +35,19 @@ class TestRecurrent:
         layer = kind(4, 5, batch_first=batch_first, **options)
         self.check(layer, forward, tokens(4, 3, 4), 10 if "num_layers" in options else 5)
 
+    @pytest.mark.slow
     def test_relu(self):
         layer = nn.RNN(4, 5, nonlinearity="relu", batch_first=True)
         self.check(layer, lambda m, x: m.head(m.layer(x)[0].mean(1)), tokens(4, 3, 4), 5)
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
     @pytest.mark.parametrize("bias", [True, False])
     def test_projection(self, bias):
         layer = nn.LSTM(4, 5, proj_size=3, batch_first=True, bias=bias)
         self.check(layer, lambda m, x: m.head(m.layer(x)[0].mean(1)), tokens(4, 3, 4), 3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
     def test_last_state_and_a_learned_first_one(self, kind):
         class Stateful(nn.Module):
@@ -63,6 +66,7 @@ class TestRecurrent:
 
         assert_exact(perturb(Stateful()), tokens(4, 3, 4))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
     def test_cells(self, kind):
         def forward(m, x):
@@ -73,6 +77,7 @@ class TestRecurrent:
 
         self.check(kind(4, 5), forward, tokens(4, 3, 4), 5)
 
+    @pytest.mark.slow
     def test_between_other_layers(self):
         def forward(m, ids):
             out, _ = m.layer(m.norm(m.embed(ids)))
@@ -85,6 +90,7 @@ class TestRecurrent:
         assert_exact(perturb(model), torch.randint(0, 6, (4, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_weights_are_not_laid_out_anew_while_scores_are_made(kind, monkeypatch):
     """On a GPU `flatten_parameters` reads addresses, and tensors under transforms have none."""

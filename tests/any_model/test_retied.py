@@ -112,6 +112,7 @@ def expected(model, keep=lambda name: True):
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["tied", "apart"])
 @pytest.mark.parametrize("way", WAYS)
 def test_scores_are_of_the_weights_as_they_are_tied(way, before):
@@ -132,6 +133,7 @@ def test_in_float64_and_by_a_hook():
     assert_close_relative(score_pool(model, [IDS], progress=False), expected(model), 1e-9)
 
 
+@pytest.mark.slow
 def test_of_the_last_layer_and_in_sketches():
     model = perturb(Tied(assigned))
     model.head.weight = model.tokens.weight

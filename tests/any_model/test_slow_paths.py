@@ -25,6 +25,7 @@ class TestContinuousValues:
 
         return Custom(forward, body=linear(4, 4), head=linear(4, 3))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [4, 12])
     def test_one_warning_and_exact_scores(self, size):
         model, x = self.model(), torch.randn(12, 4)
@@ -43,6 +44,7 @@ class TestContinuousValues:
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("truth", [
         lambda x: x[0, 0].relu(), lambda x: not x[0, 0].clamp_min(0), lambda x: any(x[0].relu()),
         lambda x: bool(x[:, 0].relu().sum()), lambda x: torch.is_nonzero(x[0, 0].relu()),
@@ -54,6 +56,7 @@ class TestContinuousValues:
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, [x], progress=False), expected, 1e-5)
 
+    @pytest.mark.slow
     def test_batches_of_one_are_no_slower(self):
         model, x = self.model(), torch.randn(4, 4)
         expected = oracle.scores(model, oracle.ones(x))

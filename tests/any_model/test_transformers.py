@@ -89,6 +89,7 @@ def test_padding_changes_no_score(name):
         assert_close_relative(entropies(model, halves), expected[order], FLOAT64, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "gpt2", "llama", "modernbert"])
 def test_texts_without_an_attention_mask(name):
     model = copy.deepcopy(zoo.built(name)).double()
@@ -171,6 +172,7 @@ class TestTokenClassification:
             actual = entropies(model, [padded], class_dim=-1, reduction=reduction)
             assert_close_relative(actual, table.scores("entropy", reduction), FLOAT64)
 
+    @pytest.mark.slow
     def test_positions_without_a_label_are_left_out_by_a_mask(self, model):
         """Of each word the first token has a label, the others -100."""
         batch = zoo.texts()
@@ -192,6 +194,7 @@ class TestTokenClassification:
 
 
 class TestSegmentation:
+    @pytest.mark.slow
     def test_segformer(self):
         torch.manual_seed(1)
         settings = hf.SegformerConfig(

@@ -72,6 +72,7 @@ ALONE = [
 WAYS = [moving_average, keys, by_a_view, by_steps, *ALONE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_it_is_exact_and_fast(way):
     torch.manual_seed(0)

@@ -17,12 +17,14 @@ def names(ran):
     return ran.out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_folder_in_names_out_as_the_function_chooses(run, model, images):
     pool = dict(sorted(images.items()))
     chosen = acquire(model, [torch.stack([*pool.values()])], 4, progress=False)
     assert names(run("acquire", "their_model:make", "pool", 4)) == [[*pool][i] for i in chosen]
 
 
+@pytest.mark.slow
 def test_a_table_in(run, folder):
     x = np.random.default_rng(0).normal(size=(20, 3, 6, 6)).astype(np.float32)
     np.savez(folder / "pool.npz", x=x, name=np.array([f"row {i}" for i in range(20)]))
@@ -36,6 +38,7 @@ def test_a_table_in(run, folder):
         assert "must be left out where the pool is no folder" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
 def test_what_is_labelled_is_not_chosen_again(run, folder, suffix):
     first = names(run("acquire", "their_model:make", "pool", 6, "--out", f"a/to.{suffix}"))
@@ -47,6 +50,7 @@ def test_what_is_labelled_is_not_chosen_again(run, folder, suffix):
     assert "`K` must be at most 4" in more.err
 
 
+@pytest.mark.slow
 def test_other_samples_are_a_folder(run, folder, model, images):
     (folder / "known").mkdir()
     (folder / "pool" / "0.png").rename(folder / "known" / "0.png")
@@ -60,6 +64,7 @@ def test_other_samples_are_a_folder(run, folder, model, images):
     assert names(ran) == [[*pool][i] for i in chosen]
 
 
+@pytest.mark.slow
 def test_files_go_where_people_label_them(run, folder):
     ran = run("acquire", "their_model:make", "pool", 5, "--copy-to", "label", "--link-to", "links")
     for name in names(ran):
@@ -77,6 +82,7 @@ def test_files_go_where_people_label_them(run, folder):
     assert "no other files of the same names" in spoilt.err
 
 
+@pytest.mark.slow
 def test_paths_are_what_other_commands_take(run, folder):
     found = names(run("acquire", "their_model:make", "pool", 3, "--paths"))
     assert all(Path(folder / path).is_file() for path in found)
@@ -85,6 +91,7 @@ def test_paths_are_what_other_commands_take(run, folder):
     assert not {f"pool/{name}" for name in rest} & {*found}
 
 
+@pytest.mark.slow
 def test_few_of_a_folder(run):
     found = names(run("acquire", "their_model:make", "pool", 4, "--max-per-folder", 2))
     assert sum(name.startswith("deeper") for name in found) == 2
@@ -108,6 +115,7 @@ def test_near_duplicates_and_workers(run, folder):
     assert len({Path(name).name for name in names(few)}) == int(most[1])
 
 
+@pytest.mark.slow
 def test_records_and_a_page(run, folder):
     ran = run("acquire", "their_model:make", "pool", 4, "--out", "a.csv", "--report", "r")
     rows = list(csv.DictReader((folder / "a.csv").read_text().splitlines()))
@@ -177,6 +185,7 @@ SHEETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sheet", SHEETS)
 def test_lists_from_spreadsheets(run, folder, sheet):
     name = names(run("acquire", "their_model:make", "pool", 1))[0]
@@ -186,6 +195,7 @@ def test_lists_from_spreadsheets(run, folder, sheet):
     assert name not in ran
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix, text, match",
     [
@@ -203,6 +213,7 @@ def test_lists_that_name_nothing_are_not_taken_for_empty_ones(run, folder, suffi
     assert match in ran.err
 
 
+@pytest.mark.slow
 def test_a_text_with_a_mark_at_its_beginning(run, folder):
     name = names(run("acquire", "their_model:make", "pool", 1))[0]
     (folder / "a.txt").write_text(f"{name}\n", encoding="utf-8-sig")

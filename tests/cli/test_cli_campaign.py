@@ -65,6 +65,7 @@ ASKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given, more", ASKED)
 @pytest.mark.parametrize("command", ["ask", "acquire"])
 def test_it_chooses_as_the_function_does_what_it_is_asked_for(
@@ -79,6 +80,7 @@ def test_it_chooses_as_the_function_does_what_it_is_asked_for(
     assert found == [[*pool][i] for i in chosen]
 
 
+@pytest.mark.slow
 def test_what_has_an_answer_is_not_named_again(run, folder):
     first = names(run(*ASK, 4))
     answer(folder, {first[0]: "cat", first[2]: ""})
@@ -86,6 +88,7 @@ def test_what_has_an_answer_is_not_named_again(run, folder):
     assert names(run(*ASK, 4)) == [first[1], first[3]]
 
 
+@pytest.mark.slow
 def test_the_seed_of_each_round_follows_from_it(run, folder, model, images):
     pool, known = dict(sorted(images.items())), []
     for number in range(2):
@@ -98,6 +101,7 @@ def test_the_seed_of_each_round_follows_from_it(run, folder, model, images):
         assert run("tell", number + 1, "--answers", "answers.csv").code == 0
 
 
+@pytest.mark.slow
 def test_campaigns_are_folders_of_their_own(run, folder):
     first = names(run(*ASK, 3, "--campaign", "a"))
     assert names(run(*ASK, 3, "--campaign", "b")) == first
@@ -121,6 +125,7 @@ def test_errors_before_anything_is_asked(run, folder, arguments, match):
     assert match in ran.err
 
 
+@pytest.mark.slow
 def test_errors_of_answers(run, folder):
     first = names(run(*ASK, 3))
     answer(folder, {first[0]: "cat", "stranger.png": "dog"})
@@ -147,6 +152,7 @@ SHEETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sheet", SHEETS)
 def test_answers_from_spreadsheets(run, folder, sheet):
     header, between, encoding = SHEETS[sheet]
@@ -181,6 +187,7 @@ def test_other_exports_are_told(run, folder, text, match):
     assert match in ran.err
 
 
+@pytest.mark.slow
 def test_a_row_that_was_cut_off_is_not_a_skipped_sample(run, folder):
     first = names(run(*ASK, 3))
     (folder / "a.csv").write_text(f"id,label\n{first[0]},cat\n{first[1]}")
@@ -190,6 +197,7 @@ def test_a_row_that_was_cut_off_is_not_a_skipped_sample(run, folder):
     assert "0 of 10" in run("status").out
 
 
+@pytest.mark.slow
 def test_labels_that_are_there_are_not_asked_for(run, folder, model, images):
     pool = dict(sorted(images.items()))
     known = [*pool][:4]
@@ -229,6 +237,7 @@ def test_errors_of_labels_that_are_there(run, folder, text, match):
     assert ran.code == 2
 
 
+@pytest.mark.slow
 def test_answers_by_path(run, folder):
     paths = names(run(*ASK, 4, "--paths"))
     answer(folder, dict.fromkeys(paths, "cat"))
@@ -239,6 +248,7 @@ def test_answers_by_path(run, folder):
     assert f"Did you mean {paths[0].removeprefix('pool/')!r}?" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:Batch 1 is open")
 def test_an_open_batch_is_told(run, folder):
     first = run(*ASK, 4)
@@ -250,6 +260,7 @@ def test_an_open_batch_is_told(run, folder):
     assert "for `K=6` and `--strategy=margin` to take effect" in ran.err
 
 
+@pytest.mark.slow
 def test_a_mistyped_folder_is_told(run, folder):
     run(*ASK, 3, "--campaign", "labels")
     for arguments in (("status",), ("tell", 1, "--release"), ("labels",)):

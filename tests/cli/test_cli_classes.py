@@ -9,6 +9,7 @@ from torch import nn
 from fastgradnorm.cli._classes import class_names, fitting
 
 
+@pytest.mark.slow
 def test_the_page_calls_classes_by_their_names(run, folder):
     (folder / "names.txt").write_text("ant\nbee <&>\ncat\n", encoding="utf-8-sig")
     asked = ("their_model:make", "pool")
@@ -49,6 +50,7 @@ def test_names_that_a_model_has_in_its_configuration(told, names):
     assert (class_names(None, model) or None) == names
 
 
+@pytest.mark.slow
 def test_names_of_classes_that_are_too_few_or_not_there(run, folder):
     (folder / "names.txt").write_text("ant")
     for command in (("acquire", 10), ("score",)):
@@ -69,6 +71,7 @@ def test_names_of_classes_that_are_too_few_or_not_there(run, folder):
     assert "`--classes` must be a text file of names" in ran.err
 
 
+@pytest.mark.slow
 def test_a_page_is_written_where_names_are_too_few(run, folder):
     (folder / "names.txt").write_text("ant")
     asked = ("their_model:make", "pool")

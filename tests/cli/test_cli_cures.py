@@ -29,10 +29,12 @@ def test_what_was_meant(run, arrays, arguments, told):
     assert told in ran.err
 
 
+@pytest.mark.slow
 def test_a_file_of_python_names_its_module(run, arrays):
     assert run("score", "their_model.py:make", "x.npy").code == 0
 
 
+@pytest.mark.slow
 def test_inputs_by_name_are_told(run, arrays):
     ran = run("score", "their_model:make", "two.npz")
     assert ran.code == 2

@@ -177,6 +177,7 @@ class TestFrames:
         with pytest.raises(BadInputError, match="differ in size"):
             open_folder(tmp_path, None, None, False, every_frame=True)
 
+    @pytest.mark.slow
     def test_on_the_command_line(self, run, folder, model):
         write_frames(folder / "pool" / "stack.tif", 4)
         ran = run("score", "their_model:make", "pool")

@@ -24,6 +24,7 @@ def scores(folder):
         return torch.tensor([float(row["score"]) for row in csv.DictReader(file)]).double()
 
 
+@pytest.mark.slow
 def test_labels_are_read_for_the_loss(run, folder, model, pool):
     options = "--key", "x", "--ids", "name", "--target", "y"
     ran = run("score", "their_model:make", "pool.npz", *options, "--loss", "cross_entropy")

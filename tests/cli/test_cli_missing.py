@@ -62,6 +62,7 @@ def model(folder, monkeypatch):
     return space["plain"]().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", ["plain", "standard"])
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["all", "keys"])
 @pytest.mark.parametrize(

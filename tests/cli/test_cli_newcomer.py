@@ -70,6 +70,7 @@ def test_a_transform_of_which_no_batch_can_be_made(run, wrong, maker, told, work
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_transform_that_returns_arrays_is_taken(run, wrong):
     assert run("acquire", "their_model:arrays", "pool", "2").code == 0
 
@@ -108,6 +109,7 @@ def test_columns_that_are_read_are_told(run, wrong):
     assert "Inputs" not in ran.err
 
 
+@pytest.mark.slow
 def test_names_that_stand_twice_are_told(run, wrong):
     table("t.csv", [(i % 8, i / 7, i % 3, 0) for i in range(9)])
     given = ("their_model:of_columns", "t.csv", "2", "--key", "a", "--key", "b")

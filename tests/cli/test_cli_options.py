@@ -138,6 +138,7 @@ def scored(run, folder):
     return call
 
 
+@pytest.mark.slow
 def test_weights(scored, made, pool, folder):
     for scale in (1.0, 2.0):
         model = made()
@@ -155,6 +156,7 @@ def test_schemes(scored, made, pool, scheme):
     assert_close_relative(scored("--scheme", scheme).values, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params, keep", [
     ("all", lambda name: True),
     ("last_layer", lambda name: name.startswith("2.")),
@@ -165,6 +167,7 @@ def test_parameters(scored, made, pool, params, keep):
     assert_close_relative(scored("--params", params).values, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_relative_error(scored, made, pool):
     exact, estimated = scored(model="make_many"), scored("--rtol", 0.3, model="make_many")
     assert exact.standard_error is None
@@ -174,6 +177,7 @@ def test_a_relative_error(scored, made, pool):
 
 
 # Of the other dimension scores mean little, as they then say.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.DoubtfulScoresWarning")
 def test_a_class_dimension(scored, made, pool):
     for class_dim in (1, 2):
@@ -189,6 +193,7 @@ def test_a_device(run, pool, scored):
     assert (ran.code, "`--device` must be usable here. Got 'abacus'" in ran.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_arrays_and_names(run, folder, made, pool):
     for key, scale in (("x", 1.0), ("other", 3.0)):
         ran = run("score", "options_model:make", "pool.npz", "--key", key, "--ids", "names")
@@ -200,6 +205,7 @@ def test_arrays_and_names(run, folder, made, pool):
         assert_close_relative(actual, table(made(), scale * pool).scores("expected"), 1e-5)
 
 
+@pytest.mark.slow
 def test_batches_and_workers(run, pool, monkeypatch):
     seen, real = [], _given.DataLoader
 
@@ -214,6 +220,7 @@ def test_batches_and_workers(run, pool, monkeypatch):
         assert seen.pop() == (batch_size, workers)
 
 
+@pytest.mark.slow
 def test_an_old_checkpoint(run, folder, pool):
     """Refused where it is of another model; left out where it is not wanted."""
     other = torch.nn.Linear(5, 2)
@@ -231,6 +238,7 @@ def test_scores_that_are_not_finite_cost_no_others(run, folder, pool):
     assert len((folder / "scores.csv").read_text().splitlines()) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "npz"])
 def test_chosen_by_chance(run, folder, suffix):
     values = torch.rand(60) + 0.1
@@ -254,6 +262,7 @@ def test_a_list_of_names(run, folder):
     assert (ran.code, ran.out, (folder / "names.txt").read_text()) == (0, "", shown)
 
 
+@pytest.mark.slow
 def test_what_is_explained(run, pool):
     plain, measured = (
         json.loads(run("explain", "options_model:make", "plain.npz", "--json", *given).out)

@@ -52,6 +52,7 @@ def test_pictures_in_arrays_lie_as_they_are(run, folder, model):
     assert_close_relative(PoolScores.load(folder / "s.npz").values, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_page_gives_the_formula_of_its_scheme(run, folder, monkeypatch):
     monkeypatch.setattr(_report, "draw", lambda *given: "")
     monkeypatch.setattr(_report, "chart", lambda *given: "")  # most of the time that a page takes

@@ -53,6 +53,7 @@ def test_arguments_in_another_order(run, there, arguments, told):
     assert told in " ".join(ran.err.split())
 
 
+@pytest.mark.slow
 def test_columns_of_no_numbers_are_told_with_what_to_write(run, there):
     with open("t.csv", "w", newline="") as file:
         rows = [(f"r{i}", i / 7, i % 3, "south") for i in range(9)]
@@ -69,6 +70,7 @@ def test_columns_of_no_numbers_are_told_with_what_to_write(run, there):
     assert followed.code == 0, followed.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--copy-to", "--link-to"])
 def test_what_a_folder_holds_already_is_told(run, there, option):
     given = ("acquire", "their_model:make", "pool", 3, option, "to_label")

@@ -87,6 +87,7 @@ def of(ran):
     return [int(name.rpartition(" ")[2]) for name in ran.out.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "expected/all/top"])
 @pytest.mark.parametrize("kind", FILES)
 def test_acquire(run, folder, model, kind, strategy):
@@ -107,6 +108,7 @@ def test_acquire(run, folder, model, kind, strategy):
     assert sorted(known) == list(range(N))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "csv", "parquet of lists"])
 def test_ask(run, folder, model, kind):
     write, path, said = FILES[kind]

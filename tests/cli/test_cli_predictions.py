@@ -107,6 +107,7 @@ def test_outputs_that_are_no_classes_have_none(run, folder, numbers):
     assert "predicted" not in read(folder / "scores.csv")[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_tells_the_same(run, folder, model, images, monkeypatch):
     assert run("score", "their_model:make", "pool", "--out", "whole.csv").code == 0
     from fastgradnorm.cli import _score
@@ -129,6 +130,7 @@ def _probabilities(model, images):
     return model(torch.stack([images[name] for name in sorted(images)])).softmax(1).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["pool", "pool.npy"])
 def test_the_page_tells_it(run, folder, numbers, model, images, pool):
     name = "their_model:make" if pool == "pool" else "other_models:flat"

@@ -79,6 +79,7 @@ def told(folder, name):
     return " and ".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, place", [("acquire", "a.csv"), ("score", "a.csv"), ("ask", "")])
 @pytest.mark.parametrize("at, kept", [(5, 0), (18, 16), (30, 24)])
 def test_how_many_are_kept_is_told(run, folder, stopped, command, place, at, kept):
@@ -145,6 +146,7 @@ def test_a_place_of_its_own(run, folder, stopped):
     assert not files(folder / "new", "kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, place",
     [(("acquire", "--labelled", "known", "--out", "a.csv"), "a.csv"), (("ask",), "campaign/ask")],
@@ -162,6 +164,7 @@ def test_what_was_read_is_not_read_again_and_nothing_is_left(run, folder, stoppe
     assert files(folder, place) <= {place}
 
 
+@pytest.mark.slow
 def test_an_answer_that_cannot_be_written_costs_no_second_run(run, folder, stopped):
     stopped(None)
     (folder / "page" / "index.html").mkdir(parents=True)  # where a file is to be

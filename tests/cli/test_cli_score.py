@@ -25,6 +25,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_scores_of_a_folder_are_those_of_the_oracle(run, folder, model, images):
     ran = run("score", "their_model:make", "pool")
     assert ran.code == 0, ran.err
@@ -38,6 +39,7 @@ def test_scores_of_a_folder_are_those_of_the_oracle(run, folder, model, images):
     assert run("select", "scores.csv", 1).out == f"{best['id']}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "npz"])
 def test_every_kind_of_file_gives_the_same_selection(run, folder, suffix):
     out = folder / f"new/scores.{suffix}"
@@ -71,6 +73,7 @@ def _rows(folder):
     return [type("Row", (), row) for row in read(folder / "scores.csv")]
 
 
+@pytest.mark.slow
 def test_weights_options_and_seeded_subsets_reach_the_scorer(run, folder, model, images):
     with torch.no_grad():
         for p in model.parameters():
@@ -88,6 +91,7 @@ def test_weights_options_and_seeded_subsets_reach_the_scorer(run, folder, model,
         assert_close_relative(PoolScores.load("e.npz").values, heads, 1e-5)
 
 
+@pytest.mark.slow
 def test_arrays_of_pictures_and_of_several_inputs(run, folder, model, images):
     pixels = np.stack([(images[n].permute(1, 2, 0).numpy() * 255).round() for n in sorted(images)])
     np.savez("pool.npz", x=pixels.astype(np.uint8), name=np.array(sorted(images)))
@@ -115,6 +119,7 @@ def test_arrays_of_pictures_and_of_several_inputs(run, folder, model, images):
     assert rows[5]["id"] == "f5"
 
 
+@pytest.mark.slow
 def test_a_transform_of_the_users_own_takes_pictures_of_any_size(run, folder):
     Image.new("RGB", (7, 9)).save("pool/other.png")
     ran = run("score", "their_model:make", "pool")

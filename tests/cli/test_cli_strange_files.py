@@ -58,6 +58,7 @@ def tables(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["txt", "csv"])
 def test_names_that_are_no_text_are_written_and_read_again(run, printed, strange, suffix):
     out = f"chosen.{suffix}"
@@ -78,6 +79,7 @@ def test_scores_of_them(run, printed, strange, out):
     assert told in printed("select", out, 10)
 
 
+@pytest.mark.slow
 def test_names_with_spaces_around_them(run, folder):
     os.rename("pool/0.png", "pool/ a .png")
     os.rename("pool/2.png", "pool/b.png ")  # no image, by its name
@@ -86,6 +88,7 @@ def test_names_with_spaces_around_them(run, folder):
     assert "Of 9 samples 9 have a label already" in ran.err
 
 
+@pytest.mark.slow
 def test_what_other_systems_leave_in_folders(run, folder):
     Path("pool/._0.png").write_bytes(b"\0\5\x16\7")
     assert run("acquire", "their_model:make", "pool", 2).code == 0
@@ -147,6 +150,7 @@ def test_copies_of_long_names_and_of_files_that_nobody_may_write(run, folder):
     assert Path("there", name).read_bytes() == Path("pool", name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t.tsv", "T.CSV", "blank.csv", "big.npy"])
 def test_tables_as_they_come(run, tables, name):
     text = Path("t.csv").read_text()

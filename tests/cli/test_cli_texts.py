@@ -161,6 +161,7 @@ def test_a_model_of_ones_own_with_a_tokenizer_or_a_transform(run, folder, texts)
     assert_close_relative(scores_of(folder), oracle.scores(model.eval(), oracle.ones(inputs)), 1e-5)
 
 
+@pytest.mark.slow
 def test_the_length_of_texts(run, folder, texts):
     assert run("score", "tuned", "pool.txt", "--max-length", 3).code == 0
     short = scores_of(folder)
@@ -169,6 +170,7 @@ def test_the_length_of_texts(run, folder, texts):
         assert first.setdefault(text.split()[0], score) == pytest.approx(score, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_numbers(run, folder, texts):
     (folder / "table.csv").write_text(
         "id,a,b,c,y\n" + "".join(f"r{i},{i},{i / 2},{-i},1\n" for i in range(6))
@@ -247,6 +249,7 @@ def test_wrong(run, folder, texts, kind):
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_rows_without_text_are_left_out(run, folder, texts):
     (folder / "gaps.jsonl").write_text('{"body": "a"}\n{"body": " "}\n{"body": "fine"}\n')
     ran = run("score", "tuned", "gaps.jsonl", "--text", "body", "--skip-bad")

@@ -23,6 +23,7 @@ def tuned(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["acquire", "score"])
 def test_a_folder_without_a_tokenizer(run, tuned, command):
     """The library makes one of the kind of model, to which every word is unknown."""
@@ -45,6 +46,7 @@ def test_folders_of_which_the_library_makes_an_empty_tokenizer(run, tuned, kind)
     assert "empty holds no tokenizer" in ran.err
 
 
+@pytest.mark.slow
 def test_texts_of_which_no_token_is_known(run, tuned):
     (tuned / "other.txt").write_text("ein Film\nzwei Filme\n" * 50)
     ran = run("acquire", "tuned", "other.txt", 3)
@@ -57,6 +59,7 @@ def test_texts_of_which_no_token_is_known(run, tuned):
     assert "unknown" not in run("acquire", "tuned", "pool.txt", 3).err
 
 
+@pytest.mark.slow
 def test_more_tokens_than_the_model_knows(run, tuned):
     larger = tokenizer()
     larger.add_tokens(["wonderful"])
@@ -87,6 +90,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_who_answers_and_who_does_not(silent, monkeypatch):
     monkeypatch.setattr(_hub, "_SECONDS", 0.3)
     begun = time.monotonic()
@@ -99,6 +103,7 @@ def test_who_answers_and_who_does_not(silent, monkeypatch):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, told",
     [

@@ -115,6 +115,7 @@ def standardised():
     return (torch.from_numpy(X) - mean) / scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_rows_are_chosen_by_what_the_transform_makes_of_them(run, model, kind):
     write, path = FILES[kind]
@@ -171,6 +172,7 @@ def test_what_no_batch_can_be_made_of(run, model, maker, told):
     assert told in ran.err
 
 
+@pytest.mark.slow
 def test_rows_of_other_samples_that_have_labels(run, model):
     save_csv()
     np.save("known.npy", X[:4])
@@ -179,6 +181,7 @@ def test_rows_of_other_samples_that_have_labels(run, model):
     assert [*map(int, ran.out.split())] == made.indices.tolist()
 
 
+@pytest.mark.slow
 def test_pictures_in_bytes_and_arrays_by_name(run, model):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
     np.save("pixels.npy", pixels)

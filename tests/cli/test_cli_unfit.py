@@ -55,6 +55,7 @@ def test_samples_that_the_model_does_not_take(scripts, run, command):
     assert "This layer takes [..., 2]" in ran.err
 
 
+@pytest.mark.slow
 def test_a_model_as_it_stands_in_the_file(scripts, run):
     ran = run("acquire", "their_model:model", "pool", "2")
     assert (ran.code, len(ran.out.split())) == (0, 2)
@@ -101,6 +102,7 @@ def test_files_that_are_no_weights(folder, run, content, told):
     assert "weights_only" not in ran.err  # no advice to run what strangers wrote
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:10 of 10 scores are NaN")
 def test_weights_of_nan_are_told_as_that(folder, run):
     run("explain", "their_model:make", "pool")
@@ -156,6 +158,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     assert ran.out == ""
 
 
+@pytest.mark.slow
 def test_a_folder_to_be_made_is_not_made_before_the_work(folder, run):
     assert run("acquire", "their_model:make", "pool", "99", "--report", "new/page").code == 2
     assert not (folder / "new").exists()

@@ -26,6 +26,7 @@ def trained(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_names_that_wrappers_leave(run, folder, trained, images, wrapper):
     state = {WRAPPERS[wrapper](name): value for name, value in trained.state_dict().items()}

@@ -70,6 +70,7 @@ def test_arguments_are_options(message, told):
     assert spoken(message) == told
 
 
+@pytest.mark.slow
 def test_no_message_of_the_package_tells_of_an_argument_that_is_an_option():
     """Every text in the source that assigns an argument, spoken."""
     texts = []
@@ -84,6 +85,7 @@ def test_no_message_of_the_package_tells_of_an_argument_that_is_an_option():
         assert not {*left} & {*_CALLED}, text
 
 
+@pytest.mark.slow
 def test_a_model_without_a_last_layer(run, given):
     ran = run("acquire", "speaking:twice", "x.npy", 3)
     assert ran.code == 2
@@ -106,6 +108,7 @@ def test_a_model_of_several_outputs(run, given):
     assert "forward=" not in ran.err
 
 
+@pytest.mark.slow
 def test_no_message_of_the_package_tells_to_pass_a_function():
     """Every text in the source that does, spoken: it names what there is here."""
     texts = []
@@ -131,6 +134,7 @@ def test_what_is_in_doubt_is_not_said_to_be_in_a_variable():
     assert found > 1
 
 
+@pytest.mark.slow
 def test_labels_of_their_own(run, given):
     assert run("score", "speaking:labels", "x.npy", "--likelihood", "bernoulli").code == 0
     model = torch.nn.Linear(5, 4)

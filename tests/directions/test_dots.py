@@ -42,6 +42,7 @@ def test_products(name, count):
     assert_close(dots(model, batches, directions, **options), found, directions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_cosines_and_means(name):
     torch.manual_seed(2)
@@ -95,6 +96,7 @@ def test_gradients_without_labels(scheme, classes):
     assert_close(actual, gradients(model, [(x,)], loss), directions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", nn.SmoothL1Loss(), lambda o, b: (o - b[1]).abs().sum()])
 def test_any_loss_in_any_batches(loss):
     torch.manual_seed(5)
@@ -114,6 +116,7 @@ def test_any_loss_in_any_batches(loss):
         assert_close(dots(model, batches, directions, loss=loss), found, directions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, "amsgrad"])
 def test_adams_metric(kind):
     torch.manual_seed(6)
@@ -192,6 +195,7 @@ def test_models_that_vmap_cannot_run():
     assert float((mean["layer.weight"] - exact).norm()) <= TOLERANCE * float(exact.norm())
 
 
+@pytest.mark.slow
 def test_wrong_products_are_noticed(monkeypatch):
     torch.manual_seed(9)
     model, batches, _, _ = case("convolutions")
@@ -202,6 +206,7 @@ def test_wrong_products_are_noticed(monkeypatch):
     assert dots(model, batches, random_directions(model, 3), verify=False).shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_callers_changes():
     torch.manual_seed(10)
     model, batches, _, _ = case("text")
@@ -212,6 +217,7 @@ def test_nothing_of_the_callers_changes():
     assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["apart", "of any kind", "views"])
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "text"])
 def test_directions_as_they_lie_in_memory(name, kind):
@@ -238,6 +244,7 @@ def test_directions_as_they_lie_in_memory(name, kind):
         assert_close(dots(model, batches, chosen, **options), found, known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [False, True])
 def test_directions_are_not_copied(cosine):
     torch.manual_seed(12)

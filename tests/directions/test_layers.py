@@ -22,6 +22,7 @@ def loss(model, sample):
     return F.cross_entropy(model(sample[0]), sample[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_products(name):
     model, batch = made(name)

@@ -99,6 +99,7 @@ class Padded(nn.Module):
         return self.head((x * seen[..., None]).sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("side", ["before", "after", "nothing but"])
 def test_positions_that_look_at_nothing(side, bias):

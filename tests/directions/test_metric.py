@@ -61,6 +61,7 @@ def check(model, batches, optimizer, exact, **options):
     assert torch.allclose(norms.double(), sizes, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_moments_of_another_dtype(dtype):
     model, batches, optimizer = trained()
@@ -69,6 +70,7 @@ def test_moments_of_another_dtype(dtype):
     check(model, batches, optimizer, scaled(model, batches, optimizer))
 
 
+@pytest.mark.slow
 def test_steps_counted_once_a_group():
     model, batches, optimizer = trained()
     for state in optimizer.state.values():
@@ -77,6 +79,7 @@ def test_steps_counted_once_a_group():
     check(model, batches, optimizer, scaled(model, batches, optimizer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", [True, False])
 def test_the_largest_moments_count_where_steps_take_them(on):
     model, batches, optimizer = trained(amsgrad=True)
@@ -87,6 +90,7 @@ def test_the_largest_moments_count_where_steps_take_them(on):
     check(model, batches, optimizer, scaled(model, batches, optimizer, moment=moment))
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_the_parameters_that_count():
     model, batches, optimizer = trained(names="4")
     exact = scaled(model, batches, optimizer, names="4")
@@ -126,6 +130,7 @@ OF_SQUARES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_SQUARES)
 def test_other_optimizers_that_divide_by_second_moments(name):
     torch.manual_seed(0)

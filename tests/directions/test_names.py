@@ -106,6 +106,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
 def test_names_of_a_wrapper(wrap):
     """As `wrapper.named_parameters()` and its state dict have them, or as the model inside does."""

@@ -91,6 +91,7 @@ def given(name, in_place):
     return model, batch, {**options, "loss": None, "progress": False}, loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True], ids=["", "in place"])
 @pytest.mark.parametrize("scheme", ["entropy", "predicted"])
 @pytest.mark.parametrize("name", CASES)

@@ -22,6 +22,7 @@ def dots(model, batches, directions, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(given, tmp_path):
     model, batches, directions = given
     path = tmp_path / "dots.jsonl"
@@ -91,6 +92,7 @@ def test_an_optimizer_without_moments(given):
             dots(model, batches, directions, metric=optimizer)
 
 
+@pytest.mark.slow
 def test_products_that_are_no_numbers(given):
     model, batches, directions = given
     (x, y), *others = batches
@@ -112,6 +114,7 @@ def test_no_samples(given):
         mean_gradient(model, [], loss="mse", checkpoint="x")
 
 
+@pytest.mark.slow
 def test_a_generator_cannot_be_read_for_each_checkpoint(given):
     model, batches, directions = given
     states = [(model.state_dict(), 0.1)]

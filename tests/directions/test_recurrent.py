@@ -41,6 +41,7 @@ class Series(nn.Module):
         return self.head(last.movedim(0, 1).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [False, True], ids=["outputs", "states"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_recurrent_layers(name, states):

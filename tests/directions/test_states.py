@@ -108,6 +108,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("verify", [True, False])
 def test_losses_that_read_weights(name, verify):
@@ -127,6 +128,7 @@ def test_losses_that_read_weights(name, verify):
     assert model.training and model.norm.training
 
 
+@pytest.mark.slow
 def test_directions_by_a_loss_that_reads_weights():
     model = made(0)
 

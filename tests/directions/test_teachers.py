@@ -41,6 +41,7 @@ def exact(model, batches, teacher, loss):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-4, 1e-2])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_student_near_its_teacher(name, distance):

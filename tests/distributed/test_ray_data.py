@@ -96,6 +96,7 @@ def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
     assert len(verified) == 1  # how many samples it rested on
 
 
+@pytest.mark.slow
 def test_not_finite_scores_are_told_by_id_and_the_next_batch_goes_on():
     rows = pools.inputs()
     rows[[4, 9]] = torch.nan
@@ -133,6 +134,7 @@ def test_unknown_options_are_refused():
         actor(schema="entropy")
 
 
+@pytest.mark.slow
 def test_each_batch_has_its_scores_before_the_next_one_is_there():
     """Nothing is held back to be scored with rows that are not there yet, whatever is asked for."""
     model, rows = pools.mlp(), pools.inputs()[:12].numpy()

@@ -120,6 +120,7 @@ def test_mean_entropy_over_valid_positions(
     assert_close_relative(naive_score_pool(model, batches, **options), expected, RTOL)
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 def test_what_is_masked_out_has_no_part_in_a_score(masked, way, likelihood):
@@ -185,6 +186,7 @@ def head_only(name):
     return name.startswith("head")
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("classes", [1, 2, 4])
@@ -228,6 +230,7 @@ def test_dense_outputs_of_one_position():
         assert_close_relative(dense[scheme], plain[scheme], RTOL, scheme)
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -34,6 +34,7 @@ def resnet():
     return model, inputs[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [resnet, bert])
 def test_no_parameter_of_common_models_needs_a_loop_and_leftovers_are_small(make):
     model, batch = make()
@@ -143,6 +144,7 @@ def test_measured_shares_add_up_to_no_more_than_the_whole():
 
 
 class TestReplays:
+    @pytest.mark.slow
     def test_what_is_traced_is_told_with_what_it_takes(self, monkeypatch):
         monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
         model, batch = nn.Linear(4, 3), torch.randn(3, 4)
@@ -151,6 +153,7 @@ class TestReplays:
         assert "traced and replayed where a pool is long enough" in str(table)
         assert GradNormScorer(model).explain(batch).replays is None
 
+    @pytest.mark.slow
     def test_a_machine_that_grows_busier_is_no_reason_not_to_trace(self, monkeypatch):
         ticks = (1e-6 * i**2 for i in itertools.count())  # each second is longer than that before
         clocks = SimpleNamespace(perf_counter=lambda: next(ticks), thread_time=time.thread_time)
@@ -159,6 +162,7 @@ class TestReplays:
         table = GradNormScorer(model).explain(torch.randn(3, 4), measure=True)
         assert table.replays["replayed"] >= 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "value", "reason"),
         [
@@ -196,6 +200,7 @@ class TestReplays:
         assert told["passes"] == (3 if latency == 0 else 1) and reason in told["reason"]
         assert json.loads(json.dumps(told)) == told
 
+    @pytest.mark.slow
     def test_and_of_what_was_replayed(self, monkeypatch):
         monkeypatch.setattr(traces, "_seconds", lambda traced, args: -1.0)
         monkeypatch.setattr(traces, "_BEEN", 2)

@@ -60,6 +60,7 @@ def test_one_batch_that_is_worked_on_in_place(case):
     assert_close_relative(actual, expected, 0.05 if "autocast" in options else RTOL)
 
 
+@pytest.mark.slow
 def test_sketches_and_the_loop_leave_the_batch_as_it_was():
     class InPlace(MLP):
         def forward(self, x):

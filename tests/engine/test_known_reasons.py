@@ -143,6 +143,7 @@ class Failing(MLP):
         return Backwards.apply(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [*ERRORS.values(), IndexError("no such place")], ids=repr)
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_errors_of_the_model_lead_to_the_loop(where, error):

@@ -155,6 +155,7 @@ def test_features_of_several_lengths_are_no_points_of_one_space():
     assert len(acquire(model, x.split(4), 2, space="sketch", progress=False, verify=False)) == 2
 
 
+@pytest.mark.slow
 def test_a_constant_of_the_batch_says_which():
     """Every batch of its own kind: nothing is read from the samples."""
 

@@ -215,6 +215,7 @@ class TestMaxMemory:
         with pytest.raises(ValueError, match="`max_memory`"):
             score_pool(model, [inputs[:6]], max_memory=needed - 1, progress=False)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     def test_bounds_the_chunks(self, tight, limits, params):
         model, inputs = tight

@@ -45,6 +45,7 @@ class TestFrozenAndUnused:
         whole = score_pool(model, [inputs[:4]], scheme="entropy", progress=False)
         assert_close_relative(sum(part**2 for part in parts).sqrt(), whole, 1e-6)
 
+    @pytest.mark.slow
     def test_unused_parameters_count_zero(self):
         model, inputs = CASES["mlp"].random()
         expected = score_pool(model, [inputs[:4]], progress=False)
@@ -81,6 +82,7 @@ class TestFrozenAndUnused:
 
 
 class TestTiedAndReused:
+    @pytest.mark.slow
     def test_embedding_tied_to_the_head(self):
         def function(m, ids):
             return F.linear(torch.tanh(m.embed(ids).mean(1)), m.embed.weight)

@@ -118,6 +118,7 @@ def test_a_much_smaller_batch_is_a_kind_of_its_own(captured):
     assert replayed(captured) == 3
 
 
+@pytest.mark.slow
 def test_lengths_are_kinds_of_their_own(captured):
     batches = [torch.randn(3, length, 4) for length in (2, 5, 2, 5, 2, 5)]
     assert_same(Model().eval(), batches, forward=lambda model, x: model(x).mean(1))
@@ -137,6 +138,7 @@ class TestRounds:
 
     OPTIONS = ({}, {"scheme": ("expected", "entropy")}, {"scheme": "expected_squared"})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     @pytest.mark.parametrize("rtol", [0.1, 0.03, 0.01, 1e-12])
     def test_later_rounds_and_batches_are_replayed(self, captured, rtol, options):
@@ -165,6 +167,7 @@ class TestRounds:
         assert replayed(captured) > 3 * StandIn.made
         assert sum(len(sizes) for each in captured for sizes in each._kinds.values()) <= 10
 
+    @pytest.mark.slow
     def test_a_forward_of_integers(self, captured):
         class Words(Many):
             def __init__(self):

@@ -54,12 +54,14 @@ class TestAgainstTheReferee:
                 assert (actual.standard_error <= 0.0201 * actual.values).all()
                 assert (errors * expected <= 5 * actual.standard_error + 1e-5 * expected).all()
 
+    @pytest.mark.slow
     def test_pulls_back_less(self, many):
         model, x = many
         facts = scorer(model).score([x]).provenance
         assert 2 * len(x) <= facts["pull_backs"] < 0.7 * 24 * len(x)
         assert facts["options"]["rtol"] == 0.02
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["mlp", "transformer"])
     def test_confident_samples(self, name):
         model, x = CASES[name].confident()
@@ -115,6 +117,7 @@ class TestGuarantees:
         assert actual.values.isfinite().all()
         assert (actual.values > 0).all()
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
     def test_samples_that_branch_apart(self):
         def forward(m, x):
@@ -139,6 +142,7 @@ class TestGuarantees:
 
 
 class TestWhereItDoesNotMatter:
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{"scheme": "entropy"}, {"params": "last_layer"}])
     def test_what_is_cheap_stays_exact(self, many, options):
         model, x = many

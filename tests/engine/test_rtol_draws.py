@@ -89,6 +89,7 @@ def table(n, c, spread, sharpness):
     return logits, cotangent_sizes(posterior(logits)) * factors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("powers", [{"expected": 1}, {"expected_squared": 2}])
 @pytest.mark.parametrize("classes, sharpness", [(10, 2.0), (300, 2.5)])
 def test_errors_are_within_rtol_and_honest(classes, sharpness, powers):

@@ -173,6 +173,7 @@ def test_batches_and_precision(name, form):
     assert float(((found(model, [(x, y)], 32, 5) - exact).norm(dim=1) / sizes).max()) < 1e-12
 
 
+@pytest.mark.slow
 def test_some_parameters(form):
     model, batch = made("ties")
     model.square.weight.requires_grad_(False)
@@ -196,6 +197,7 @@ def test_one_use_under_no_grad_and_one_that_counts(form):
     assert float(((found(model, [batch], 8, 2) - exact).norm(dim=1) / sizes).max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_wrong_form_is_noticed(monkeypatch):
     model, batch = made("positions")
     right = tensor_sketch.ParameterMap.outer

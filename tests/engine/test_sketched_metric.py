@@ -37,6 +37,7 @@ def stepped(model, batch, **options):
     return optimizer, scales
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [None, "parameter"])
 @pytest.mark.parametrize("name", ["positions", "groups", "text", "ties", "lstm"])
 def test_they_are_of_the_divided_gradients(name, by):
@@ -57,6 +58,7 @@ def test_they_are_of_the_divided_gradients(name, by):
         assert bool(((norm.double() - known).abs() < 1e-5 * sizes).all())
 
 
+@pytest.mark.slow
 def test_stores_are_of_one_state(tmp_path):
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
     x, y = torch.randn(400, 6), torch.randint(0, 3, (400,))

@@ -49,6 +49,7 @@ def test_layers(name, form):
     assert float(((sketches - alone).norm(dim=1) / exact).max()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ties", "text", "lstm"])
 def test_groups(name):
     model, batch = made(name)
@@ -108,6 +109,7 @@ def test_squares_that_rounding_makes_negative():
     assert torch.allclose(norms["head.weight"], exact, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_some_samples_use_twice(form):
     """By branches: the first sample's plan has one use of it."""
 
@@ -128,6 +130,7 @@ def test_a_parameter_that_some_samples_use_twice(form):
     assert float(((norms - exact).abs() / exact).max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_parameter_that_some_samples_use_otherwise_too(form):
     def run(model, x):
         h = torch.tanh(model.inner(x))
@@ -156,6 +159,7 @@ def test_wrong_norms_are_noticed(monkeypatch):
     both(model, [batch], verify=False)
 
 
+@pytest.mark.slow
 def test_checkpoints(tmp_path):
     model, (x, y) = made("positions", samples=6)
     batches = [*zip(x.split(2), y.split(2), strict=True)]

@@ -53,6 +53,7 @@ def norms(model, x):
     return table.label_norms[..., table.names.index("gain")] / whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.002, 2e-4])
 @pytest.mark.parametrize("factor", [0.97, 1.05, 2.0])
 def test_a_wrong_rule_is_noticed_however_small_its_parameter(share, factor):
@@ -73,6 +74,7 @@ def test_a_wrong_rule_is_noticed_however_small_its_parameter(share, factor):
         score_pool(model, x.split([1, 3]), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"rtol": 0.2}, {"reduction": "per_tensor"}], ids=str)
 def test_verification_under_autocast(options):
     """Its tolerance is that of half precision, and no excuse for a rule that is wrong."""

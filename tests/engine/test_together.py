@@ -90,6 +90,7 @@ def scaled_if_long(m, x):
     return m.head(h if x.shape[1] < 7 else h / float(h.detach().abs().amax()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", [reading_if_long, scaled_if_long])
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
@@ -133,6 +134,7 @@ def test_a_model_that_fails_on_more_samples_than_its_batches_have_is_run_apart(p
     torch.testing.assert_close(found.double(), exact(model, X), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_bits(tmp_path):
     model, path = Custom(FORMS["recurrent"], **PARTS, **MORE), tmp_path / "scores.ckpt"
     whole = last(model, X)

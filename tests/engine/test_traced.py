@@ -222,6 +222,7 @@ def test_short_pools_are_not_traced(monkeypatch):
     assert replayed() == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "batches", "traced"),
     [(0.0, 6, True), (1.0, 9, False), (1.0, 11, True), (2.0, 99, False)],
@@ -239,6 +240,7 @@ def test_longer_passes_want_longer_pools(monkeypatch, seconds, batches, traced):
     assert bool(replayed()) is traced
 
 
+@pytest.mark.slow
 def test_where_memory_is_bounded_long_passes_are_not_traced(monkeypatch):
     monkeypatch.setattr(traces, "_LONGEST", 1.5)
     clock = iter(i * 0.2 for i in range(10**6))

@@ -20,6 +20,7 @@ UNSEEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("way", UNSEEN)
 def test_other_samples_have_scores_of_their_own(monkeypatch, way, size):
@@ -30,6 +31,7 @@ def test_other_samples_have_scores_of_their_own(monkeypatch, way, size):
     assert torch.equal(scores(model, batches), expected)
 
 
+@pytest.mark.slow
 def test_equal_samples_tell_nothing_and_others_do(monkeypatch):
     torch.manual_seed(0)
     model = Custom(lambda m, x: m.head(features(m, x)), body=linear(4, 5), head=linear(5, 3))
@@ -43,6 +45,7 @@ def test_equal_samples_tell_nothing_and_others_do(monkeypatch):
     assert [each.reason for each in Kept.made if each.reason is not None] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_others_are_replayed(monkeypatch, size):
     torch.manual_seed(0)

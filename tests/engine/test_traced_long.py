@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from fastgradnorm._engine import traces
 from fastgradnorm._engine.traced import Traced
 
 
+@pytest.mark.slow
 def test_a_long_pass_of_special_samples_is_traced_once_a_short_one_nine_times(monkeypatch):
     made = []
 

@@ -38,6 +38,7 @@ def mixed_up(m, h):
 WAYS = [generator, in_place, forked, seldom, mixed_up]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize(

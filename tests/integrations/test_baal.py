@@ -124,6 +124,7 @@ def test_several_steps_of_the_loop(experiment):
         assert len(dataset) == 6 + 5 * (cycle + 1)
 
 
+@pytest.mark.slow
 @in_baal
 def test_a_random_part_of_the_pool_and_streams(experiment):
     from baal.active import ActiveLearningLoop

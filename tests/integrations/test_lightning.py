@@ -52,6 +52,7 @@ def trainer(*callbacks, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_writer_and_predict_step_select_what_score_pool_selects(data, inference_mode, tmp_path):
     model, writer = Classifier(inside=True), GradNormWriter(tmp_path / "scores.npz")
@@ -75,6 +76,7 @@ def test_scores_are_in_the_order_of_the_dataset(data):
     assert_close_relative(writer.scores.values, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_prediction_starts_anew_with_the_model_of_that_time(data):
     writer, model = GradNormWriter(), Classifier()
     run = trainer(writer)
@@ -86,6 +88,7 @@ def test_a_second_prediction_starts_anew_with_the_model_of_that_time(data):
     assert_close_relative(writer.scores.values, score_pool(model.net, part, progress=False), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_stream_without_indices_is_kept_in_its_order(data):
     class Stream(IterableDataset):
         def __iter__(self):
@@ -114,6 +117,7 @@ def test_shares_of_several_processes_are_merged_and_repeats_dropped(monkeypatch)
     assert writer.scores.values.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
 
 
+@pytest.mark.slow
 def test_nan_is_kept_and_several_loaders_are_refused(data):
     data.tensors[0][4] = np.nan
     writer, loader = GradNormWriter(), DataLoader(data, batch_size=8)
@@ -130,6 +134,7 @@ class SeveralLoaders(Classifier):
         return self(batch[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {"sampler": [3, 9, 20, 4]}, {"sampler": range(20, 4, -1)}, {"sampler": [20]},
     {"sampler": [5, 2, 11], "batch_size": 2}, {"sampler": SubsetRandomSampler([1, 2, 7, 12])},

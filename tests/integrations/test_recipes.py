@@ -76,6 +76,7 @@ class ScoreStreamingStrategy:
         return [index for _, index in sorted(found, key=lambda pair: -float(pair[0]))][:budget]
 
 
+@pytest.mark.slow
 def test_distil(model, X):
     class GradNorm(DistilGradNorm, ScoreStreamingStrategy):
         pass

@@ -50,6 +50,7 @@ def test_chooses_what_acquire_does(data, fitted, name):
     assert found.tolist() == made.indices.tolist()
 
 
+@pytest.mark.slow
 def test_options_and_utilities(data, fitted):
     X, y, _ = data
     options = {"params": "all", "scheme": "entropy", "space": "sketch"}
@@ -90,6 +91,7 @@ def test_candidates_as_indices_and_as_samples(data, fitted):
     assert X[few][outside].tolist() == X[inside].tolist()
 
 
+@pytest.mark.slow
 def test_cycles_from_no_label_to_the_last(data):
     X, y, truth = data
     y = np.full(len(X), np.nan)
@@ -102,6 +104,7 @@ def test_cycles_from_no_label_to_the_last(data):
     assert sorted(seen) == list(range(30))
 
 
+@pytest.mark.slow
 def test_a_drawn_seed_and_a_subsampling_wrapper(data, fitted):
     X, y, _ = data
     asked = {"fit_clf": False, "batch_size": 6}

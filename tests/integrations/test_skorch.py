@@ -57,6 +57,7 @@ def test_selects_what_score_pool_selects(X, options):
     assert net.module_.training == training
 
 
+@pytest.mark.slow
 def test_a_module_of_probabilities_is_scored_by_its_own_loss(X, options):
     net = fit(skorch.NeuralNetClassifier(Probabilities, **options), X)
     eps = torch.finfo(torch.float32).eps
@@ -91,6 +92,7 @@ def test_what_is_no_fitted_net_is_refused(X):
         score_skorch(skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loading", [
     {"iterator_valid__shuffle": True},
     {"iterator_valid__sampler": [*range(22, -1, -1)]},
@@ -142,6 +144,7 @@ def initialised(module, criterion, options, kind=skorch.NeuralNet, **more):
     return kind(module, criterion=criterion, **given, **options).initialize()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["expected", "entropy"])
 @pytest.mark.parametrize(
     "more",
@@ -159,6 +162,7 @@ def test_probabilities_of_labels(X, options, more, scheme):
     assert_close_relative(said, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss])
 @pytest.mark.parametrize("labels", [2, 5])
 def test_logits_of_labels(X, options, criterion, labels):
@@ -207,6 +211,7 @@ def test_what_is_given_counts_instead_of_the_criterion(X, options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_pipeline_is_scored_by_what_its_steps_make(X, options, nested):
     pipelines = pytest.importorskip("sklearn.pipeline")

@@ -57,6 +57,7 @@ def query(strategy, clf, dataset, n=5, labeled=6):
     )
 
 
+@pytest.mark.slow
 def test_selects_what_score_pool_selects(clf, dataset):
     clf.model.train()
     strategy = ExpectedGradientLength(CLASSES, batch_size=5, pbar=None)
@@ -69,6 +70,7 @@ def test_selects_what_score_pool_selects(clf, dataset):
     assert all(p.grad is None for p in clf.model.parameters())
 
 
+@pytest.mark.slow
 def test_layer_strategy_has_small_texts_own_scores(clf, dataset):
     """Theirs takes an L2 norm here, so that the two implementations referee each other."""
     own = theirs.ExpectedGradientLengthLayer(CLASSES, "fc", batch_size=7)
@@ -81,6 +83,7 @@ def test_layer_strategy_has_small_texts_own_scores(clf, dataset):
     assert sorted(found.tolist()) == sorted(expected.tolist())
 
 
+@pytest.mark.slow
 def test_a_layer_whose_name_begins_like_another(clf, dataset):
     clf.model.fc2 = torch.nn.Linear(2, 2)
 
@@ -118,6 +121,7 @@ def test_theirs_is_an_l1_norm_and_ours_the_l2_norm(clf, dataset):
         assert own.scores_[i] == pytest.approx(l1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_options_and_the_whole_pool(clf, dataset):
     strategy = ExpectedGradientLength(CLASSES, pbar=None, params="last_layer", scheme="entropy")
     found = query(strategy, clf, dataset)

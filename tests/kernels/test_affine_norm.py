@@ -43,6 +43,7 @@ def test_nothing_to_sum(shape):
     assert (bias == 0).all()
 
 
+@pytest.mark.slow
 def test_two_layouts():
     x, g = randn(2, 45, 37), randn(2, 3, 45, 37)
     expected = affine_norm.affine_sq_norm(x, g)

@@ -72,6 +72,7 @@ def test_hashed_sums(N, G, R, C, dim, shifted, dtype):
     assert_within_budget(interpreted(x, table, shifts), reference, exact, 1e-6)
 
 
+@pytest.mark.slow
 def test_one_table_for_all_groups_and_any_strides():
     x, table, codes, _ = given(2, 3, 4, 5, 6)
     table = table[:1]
@@ -87,6 +88,7 @@ def test_beyond_32_bits():
     assert torch.equal(interpreted(far_apart(x), table, codes), interpreted(x, table, codes))
 
 
+@pytest.mark.slow
 def test_a_sample_has_the_same_bits_alone():
     x, table, codes, _ = given(3, 1, 40, 6, 5, sample_shifts=True)
     expected = interpreted(x, table, codes)
@@ -111,6 +113,7 @@ def test_nothing_to_sum(shape):
     assert torch.equal(interpreted(x, table, codes), x.new_zeros(*shape[:2], 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_within_vmap(backend, per_sample):

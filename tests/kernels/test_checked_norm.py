@@ -19,6 +19,7 @@ def _pair(n, k, t, i, o, dtype):
     return guarded(a), guarded(g)
 
 
+@pytest.mark.slow
 @dtypes
 @pytest.mark.parametrize(
     "n, k, t, i, o",
@@ -36,6 +37,7 @@ def test_lost_norms_are_formed_again(n, k, t, i, o, dtype):
     torch.testing.assert_close(checked[~lost], ghost.sq_norm[~lost], rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_norms_that_kept_their_digits_are_not_formed_again(monkeypatch):
     a, g = randn(2, 20, 7, dtype=torch.float32) + 20, randn(2, 6, 20, 5, dtype=torch.float32)
     left = torch.tensor([0, 1e-2, 3e-2, 0.15, 0.2, 1], dtype=g.dtype, device=g.device)
@@ -57,6 +59,7 @@ def test_norms_that_kept_their_digits_are_not_formed_again(monkeypatch):
     assert torch.equal(torch.cat(again, 1), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [16, 8], ids=["two and three", "one by one"])
 def test_cotangents_that_come_in_parts(most, monkeypatch):
     a, g = _pair(2, 5, 20, 7, 5, torch.float32)
@@ -73,6 +76,7 @@ def test_nothing(shape):
     assert (found == 0).all()
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_stays():
     a, g = _pair(2, 2, 20, 7, 5, torch.float32)
     g[0, 1, 3, 2] = torch.nan

@@ -137,6 +137,7 @@ def test_compiles_as_one_graph(name, backend):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @backends
 def test_against_the_oracle(backend):
     a, g = randn(2, 5, 4), randn(2, 3, 5, 6)

@@ -94,6 +94,7 @@ def test_numbers_of_any_size(scale):
     assert max(_both(x, weight, None, SQUARE)) < 3e-7
 
 
+@pytest.mark.slow
 def test_channels_of_any_size_that_weights_make_up_for():
     """As batch norms fold into weights: half precision alone would lose the small channels."""
     level = _levels(16, 9)[:, None, None]
@@ -103,6 +104,7 @@ def test_channels_of_any_size_that_weights_make_up_for():
     assert _error(found, y.detach()) < 3e-7
 
 
+@pytest.mark.slow
 def test_outputs_of_any_size():
     """Each is as exact as the others, not as the largest."""
     weight = randn(16, 16, 3, 3) * _levels(16, 9)[:, None, None, None]
@@ -126,6 +128,7 @@ def test_rows_of_any_size():
         assert _error(found[row], y[row].detach()) < 3e-7
 
 
+@pytest.mark.slow
 def test_a_row_of_zeros_gives_zeros():
     x, weight = randn(2, 16, 4, 4), randn(16, 16, 3, 3)
     x[0] = 0
@@ -183,6 +186,7 @@ def test_no_rows():
     )
 
 
+@pytest.mark.slow
 def test_linear_layers():
     x, weight, bias = randn(2, 3, 32), randn(16, 32), randn(16)
     found = exact_products.linear(x, weight, bias)

@@ -118,6 +118,7 @@ def test_scoring_raises_it(name, reason, verify, failing):
     assert caught.value.__cause__ is REASONS[reason]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_at_a_launch_halves_the_chunk(monkeypatch):
     """Triton's driver says so by an ordinary `RuntimeError`."""
     launch, sizes = LAUNCHER.run, []

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import fastgradnorm_kernels
+import pytest
 from fastgradnorm_kernels._launch import LAUNCH
 
 KERNELS = Path(fastgradnorm_kernels.__file__).parent
@@ -19,6 +20,7 @@ def launches(tree):
                     yield function, node
 
 
+@pytest.mark.slow
 def test_every_launch_has_the_same_options():
     found = 0
     for path in KERNELS.glob("*.py"):

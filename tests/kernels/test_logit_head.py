@@ -58,6 +58,7 @@ def test_many_classes(C):
         assert_within_budget(got, expected, true, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 4.0])
 @pytest.mark.parametrize("lead", [0.0, 3.0, 30.0])
 def test_flat_and_steep_rows(scale, lead, kernel):
@@ -85,6 +86,7 @@ def confident_logits(C):
     return z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("C", [2, 7, 130])
 def test_confident_samples(C, kernel):
     z = confident_logits(C)
@@ -163,6 +165,7 @@ def test_no_rows(kernel):
     assert [score.shape for score in scores] == [(0,)] * 3
 
 
+@pytest.mark.slow
 def test_strides(kernel):
     z, q = randn(3, 9), randn(3).square()
     expected = kernel(z, q)

@@ -44,6 +44,7 @@ def test_same_for_any_layout_and_leading_dimensions(width):
     torch.testing.assert_close(torch.func.vmap(sum_of_squares)(rows), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"scheme": "el2n"}, {"loss": "cross_entropy"}, {}], ids=str)
 def test_many_classes(options):
     model = nn.Linear(3, 4096).eval()

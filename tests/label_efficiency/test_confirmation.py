@@ -62,6 +62,7 @@ def test_what_is_corrected_was_fixed_beforehand():
     assert not set(tasks.CONFIRMING) & {"digits", "digits_paper", "segments", "segments_paper"}
 
 
+@pytest.mark.slow
 def test_full_models_are_kept_apart_with_a_family_of_their_own(tmp_path):
     settings = Settings(root=tmp_path, runs=tmp_path / "runs")
     few, many = of_full_model(settings, "digits"), of_full_model(settings, "digits_paper")

@@ -157,6 +157,7 @@ def test_placement_turns_then_shifts():
     assert where == pytest.approx({"x": 4, "y": 6, "z": -2}, abs=0.01)
 
 
+@pytest.mark.slow
 def test_neighbours_surround_without_covering(densities, generator):
     alone = Imaging(snr=1, shift=0.0)
     classes = torch.zeros(16, dtype=torch.int64)

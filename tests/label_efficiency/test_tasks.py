@@ -73,6 +73,7 @@ def test_cryoet_without_data(own_cache):
     assert task.evaluate(model)["accuracy"] > 0.75
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_leaves_random_states():
     task = quick("digits")
     state = torch.get_rng_state()
@@ -156,6 +157,7 @@ def test_shifted_images_keep_their_pixels():
     assert set(found.unique().tolist()) <= set(range(257))
 
 
+@pytest.mark.slow
 def test_resnet18():
     model = ResNet18(10)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # of the 32x32 variant

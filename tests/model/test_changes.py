@@ -227,6 +227,7 @@ def test_weights_that_each_call_makes_are_not_told(name):
     assert len(score_pool(model, loader, verify=False, progress=False)) == 12
 
 
+@pytest.mark.slow
 def test_a_model_that_another_thread_calls_is_looked_at_when_that_is_over():
     model, seen = nn.Linear(4, 3), []
     model.calls = 0

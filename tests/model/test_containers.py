@@ -190,6 +190,7 @@ class TestContainers:
         batch = CONTAINERS[name][0](X, MASK)
         assert_close_relative(score_pool(model, [batch], progress=False), exact(model), 1e-5)
 
+    @pytest.mark.slow
     def test_of_transformers(self, model):
         transformers = pytest.importorskip("transformers")
         for kind in (transformers.BatchEncoding, transformers.BatchFeature):

@@ -99,6 +99,7 @@ def messages(model, loader, function=scored):
 
 
 class TestDroppedInputs:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", DROPPED)
     def test_are_told_with_the_cure(self, name):
         make, tensors, cure = DROPPED[name]
@@ -119,6 +120,7 @@ class TestDroppedInputs:
         without, _ = messages(model, loader)
         assert ((without - exact).abs() / exact).max() > 0.05
 
+    @pytest.mark.slow
     def test_of_several_modalities_and_lengths(self):
         class Two(nn.Module):
             def __init__(self):
@@ -162,6 +164,7 @@ class TestDroppedInputs:
         model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
         assert messages(model, DataLoader(TensorDataset(rows(4, 3, 6, 6), labels), 2))[1] == []
 
+    @pytest.mark.slow
     def test_are_told_once_and_for_a_single_batch(self):
         model = seeded(Optional)
         assert len(messages(model, DataLoader(TensorDataset(IDS, MASK, LABELS), 1))[1]) == 1

@@ -134,6 +134,7 @@ def test_verification_is_not_skipped_for_a_model_that_counts_on_it():
     assert not engine.passes.settings.channels_last
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_layout(tmp_path):
     """What the second batch taught it holds for the third: other layouts may differ in bits."""
 

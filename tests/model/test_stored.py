@@ -91,6 +91,7 @@ def test_what_a_model_stores_is_that_of_the_pass(read, before, verify):
     assert model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READ.values(), ids=READ.keys())
 def test_other_functions_too(read):
     torch.manual_seed(1)
@@ -193,6 +194,7 @@ def test_a_loss_that_keeps_something_begins_anew(verify):
     assert loss.mean is None and loss.means == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, False])
 def test_what_a_loss_writes_to_is_a_copy(verify):
     torch.manual_seed(7)

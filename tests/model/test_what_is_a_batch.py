@@ -92,6 +92,7 @@ class TestLists:
         for batch in ([x, *rest], (x, *rest)):
             assert_close_relative(scored(model, [batch]), expected, 1e-5)
 
+    @pytest.mark.slow
     def test_that_a_loader_has_collated_are_inputs_and_labels(self):
         """Though two tensors of one shape could be samples: the sampler drew as many."""
         model, x = MLP(), rows(6, 10)

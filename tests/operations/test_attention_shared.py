@@ -50,6 +50,7 @@ def pulls(request, monkeypatch):
 FORMS = [(mask, False, False) for mask in MASKS] + [("none", True, False), ("none", False, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_scores(form, pulls):
     model, x = Attending(*form).eval(), torch.randn(3, 8, 6)
@@ -61,6 +62,7 @@ def test_scores(form, pulls):
     assert_close_relative(rounded, exact, 3e-2, "bfloat16")
 
 
+@pytest.mark.slow
 def test_traced_passes_hold_one_operator_a_layer(pulls, monkeypatch):
     names = []
 

@@ -56,6 +56,7 @@ def test_of_class_indices(shape, reduction, weighted, smoothing):
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.slow
 def test_means_of_smoothed_labels_are_made_at_once():
     torch.manual_seed(0)
     model, x, y = torch.nn.Linear(3, 4), torch.randn(5, 3), torch.tensor([0, 3, -100, 1, 1])

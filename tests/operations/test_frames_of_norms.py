@@ -41,6 +41,7 @@ NORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 2, 4])
 @pytest.mark.parametrize("name", NORMS)
 def test_scores_are_those_of_the_loop(name, frames):

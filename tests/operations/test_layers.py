@@ -31,6 +31,7 @@ class TestModelsThatKeepTensors:
             self.calls += 1
             return self.head(self.activations * self.table)
 
+    @pytest.mark.slow
     def test_no_stale_value_is_used_and_nothing_stays_behind(self):
         model, x = self.Caching(), torch.randn(4, 4)
         assert_exact(model, x)
@@ -42,18 +43,21 @@ class TestModelsThatKeepTensors:
             model.scale.add_(1.0)
         assert_exact(model, x)
 
+    @pytest.mark.slow
     def test_hooks_that_keep_activations_on_a_module(self):
         model, inputs = CASES["mlp"].random()
         model.body.register_forward_hook(lambda m, args, out: setattr(m, "kept", out))
         assert_exact(model, inputs[:4])
         assert not hasattr(model.body, "kept")
 
+    @pytest.mark.slow
     def test_hooks_that_change_activations(self):
         model, inputs = CASES["mlp"].random()
         model.body.register_forward_hook(lambda m, args, out: 2 * out)
         model.head.register_forward_pre_hook(lambda m, args: (args[0] + 0.5,))
         assert_exact(model, inputs[:4])
 
+    @pytest.mark.slow
     def test_running_statistics_are_not_updated_and_eval_statistics_used(self):
         model, inputs = CASES["cnn3d"].random()
         model.train()
@@ -119,6 +123,7 @@ class TestNormsAndPositions:
         ).eval()  # fmt: skip
         assert_exact(model, torch.randn(4, *shape))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "norm",
         [nn.BatchNorm2d, lambda c: nn.InstanceNorm2d(c, affine=True)],
@@ -139,6 +144,7 @@ class TestNormsAndPositions:
         )  # fmt: skip
         assert_exact(model, torch.randn(5, *shape))
 
+    @pytest.mark.slow
     def test_token_gradients_that_nearly_cancel(self):
         """The gradient is a small difference of large terms: the Gram form alone loses it."""
 
@@ -186,6 +192,7 @@ class TestParametersThatBroadcast:
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 3, 4))
 
+    @pytest.mark.slow
     def test_in_a_head(self, function, weight, bias):
         model = Custom(
             by_sample(lambda m, x: function(torch.tanh(m.body(x)), m.w, m.b).reshape(1, -1)),

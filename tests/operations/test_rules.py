@@ -74,6 +74,7 @@ PLANTED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("func, layer, inputs, width", PLANTED)
 def test_verification_catches_a_fault_in_any_rule(monkeypatch, func, layer, inputs, width):
     model = Model(layer, width).eval()
@@ -95,6 +96,7 @@ def test_verification_catches_a_fault_in_any_rule(monkeypatch, func, layer, inpu
         score_pool(model, [inputs], progress=False)
 
 
+@pytest.mark.slow
 def test_verification_catches_a_fault_in_joined_uses(monkeypatch):
     class Twice(nn.Module):
         def __init__(self):
@@ -132,6 +134,7 @@ def amplify_rule(call):
     return Rule(slots=("gain",), saved=(call["x"],), sq_norms=sq_norms)
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_users_own_is_used_and_exact(monkeypatch):
     model, x = Amplifier(), torch.randn(5, 4)
     expected = naive_score_pool(model, [x])

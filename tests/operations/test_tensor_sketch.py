@@ -31,6 +31,7 @@ def rms(gradient, dim, seeds=SEEDS):
     return float((y.square().sum(1) / gradient.square().sum() - 1).square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [16, 63])
 def test_products_are_unbiased_over_seeds(dim):
     gradients = torch.stack([of_rank(1), of_rank(1) + of_rank(2), of_rank(30)])

@@ -49,6 +49,7 @@ def _pools():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _pools())
 def test_another_pool_is_refused(model, name, tmp_path):
     first, second = _pools_of(name)
@@ -65,6 +66,7 @@ def _pools_of(name):
     return _pools()[name]
 
 
+@pytest.mark.slow
 def test_what_is_labelled(model, tmp_path):
     first, second = _pools_of("tensors")
     options = {"checkpoint": tmp_path / "scores", "progress": False}
@@ -75,6 +77,7 @@ def test_what_is_labelled(model, tmp_path):
         acquire(model, pool, 3, labelled=second, **options)
 
 
+@pytest.mark.slow
 def test_the_same_pool_said_otherwise(model, tmp_path):
     torch.manual_seed(1)
     data, path = Rows(torch.randn(N, 4)), tmp_path / "scores"
@@ -85,6 +88,7 @@ def test_the_same_pool_said_otherwise(model, tmp_path):
         assert_same(again, scored)
 
 
+@pytest.mark.slow
 def test_labels_of_tensors_are_not_looked_at(model, tmp_path):
     torch.manual_seed(1)
     x, options = torch.randn(N, 4), {"checkpoint": tmp_path / "scores", "progress": False}

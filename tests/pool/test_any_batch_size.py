@@ -104,6 +104,7 @@ def test_batches_of_any_size_give_the_same_bits(form, chunked):
     torch.testing.assert_close(found[0]["expected"].values, wanted, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_they_are_those_of_the_definition(size):
     model, x = CASES["mlp"].random()
@@ -120,6 +121,7 @@ UNLIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", UNLIKE)
 @pytest.mark.parametrize("size", [1, 4])
 def test_what_batches_do_not_share_is_not_mixed(form, size):
@@ -141,6 +143,7 @@ def test_what_batches_do_not_share_is_not_mixed(form, size):
     torch.testing.assert_close(found.values, torch.cat(wanted), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_attributes_beside_the_items_are_not_mixed():
     """Of a mapping: no leaf, but a forward may read them."""
     model, x = Both().double(), inputs(12).double()
@@ -185,6 +188,7 @@ def test_the_sample_that_is_not_finite_is_named(size):
     assert raised.value.indices == [2, 33, 57]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [False, "first", "sampled", "all"])
 @pytest.mark.parametrize("size", [1, 20])
 def test_verification_changes_no_bit(verify, size):
@@ -194,6 +198,7 @@ def test_verification_changes_no_bit(verify, size):
     assert torch.equal(score_pool(model, x.split(size), progress=False, verify=verify), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 7, 58])
 @pytest.mark.parametrize("verify", ["first", "all"])
 def test_verification_sees_scores_in_another_order(size, verify, monkeypatch):
@@ -209,6 +214,7 @@ def test_verification_sees_scores_in_another_order(size, verify, monkeypatch):
         score_pool(MLP(), inputs().split(size), progress=False, verify=verify)
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out_is_told(monkeypatch):
     model, x = MLP(), inputs()
     wanted = score_pool(model, [x], progress=False, verify=False)
@@ -251,6 +257,7 @@ def test_a_large_batch_is_not_kept_for_the_few_that_wait():
     assert torch.equal(scores, score_pool(model, [x], progress=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", [0.4, 37])
 @pytest.mark.parametrize("size", [3, 64])
 def test_a_subset_has_the_same_bits_in_any_batches(subset, size):

@@ -114,6 +114,7 @@ def model_of(dtype=torch.float32):
     return model.to(dtype).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*scores come in another order:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*PoolScores.indices:UserWarning")
 @pytest.mark.parametrize("verify", [False, True, pytest.param("all", marks=pytest.mark.slow)])
@@ -230,6 +231,7 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_found_in_the_callers_batch
         GradNormScorer(Mixing().eval(), verify=True, progress=False).score(loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["single samples", "pairs, and one more", "a list"])
 def test_each_is_verified_in_its_turn(name):
     """As often, and in the company of as many, as where batches do not come as one."""
@@ -241,6 +243,7 @@ def test_each_is_verified_in_its_turn(name):
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_images_of_another_layout_score_alike():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 3)).eval()
@@ -256,6 +259,7 @@ def test_a_stream_of_samples_by_chance_draws_the_same():
     assert torch.equal(found.indices, apart.indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_some_samples_of_a_dataset_have_its_indices(size):
     scorer = GradNormScorer(model_of(), subset=0.6, seed=3, progress=False)
@@ -265,6 +269,7 @@ def test_some_samples_of_a_dataset_have_its_indices(size):
     assert torch.allclose(found.values, exact.values[found.indices], 1e-5)
 
 
+@pytest.mark.slow
 def test_within_inference_mode():
     with torch.inference_mode():
         found = GradNormScorer(model_of(), progress=False).score([x.clone() for x in X.split(1)])

@@ -32,6 +32,7 @@ class Labelled(Dataset):
         return X[index], (index * 7) % 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("target", [None, 1])
 def test_labels_come_with_their_samples(size, target, monkeypatch):
@@ -44,6 +45,7 @@ def test_labels_come_with_their_samples(size, target, monkeypatch):
     assert len(reads(monkeypatch, DataLoader(Labelled(), size), **given)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_means_products_and_sketches_of_small_batches(size):
     model, loader = model_of(), DataLoader(Labelled(), size)
@@ -58,6 +60,7 @@ def test_means_products_and_sketches_of_small_batches(size):
     assert torch.allclose(sketches, apart, 1e-4, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["own", "module"])
 def test_a_loss_of_ones_own_is_given_the_callers_batches(loss, monkeypatch):
     def own(output, batch):

@@ -35,6 +35,7 @@ class TestResuming:
         counted = expected["expected"].provenance["parameters"]
         assert actual["expected"].provenance["parameters"] == counted
 
+    @pytest.mark.slow
     def test_adds_up_the_seconds_and_tells_the_model(self, pool, path):
         model, inputs = pool
         with pytest.raises(Stop):
@@ -56,6 +57,7 @@ class TestResuming:
         with pytest.raises(ValueError, match="pool's size"):
             scorer(model, path).score(DataLoader(data, 4))
 
+    @pytest.mark.slow
     def test_score_pool_and_stream(self, pool, path):
         model, inputs = pool
         options = {"scheme": "entropy", "progress": False}
@@ -220,6 +222,7 @@ class TestTornWrites:
             assert_same(scorer(model, path).score(inputs.split(11)), expected)
             assert path.read_bytes().count(b"\n") == content.count(b"\n")
 
+    @pytest.mark.slow
     def test_a_full_disk_costs_no_score(self, pool, path, monkeypatch):
         model, inputs = pool
         expected = GradNormScorer(model, **OPTIONS).score(inputs.split(4))

@@ -38,6 +38,7 @@ RUNNING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OTHER])
 def test_other_options(begun, path, name):
     """Begun with the default or with another value: neither is gone on with by the other."""
@@ -102,6 +103,7 @@ def test_another_loss(begun, path, name):
     assert torch.equal(resumed.values, whole.values)
 
 
+@pytest.mark.slow
 def test_other_labels(begun, path):
     model, inputs = begun
     path.unlink()

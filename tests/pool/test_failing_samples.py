@@ -92,6 +92,7 @@ def test_of_a_subset(nested, options):
     assert found == loading(f"at sample {at} of the dataset, sample 23 of what it is a subset of")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [None, [*range(39, -1, -1)]])
 def test_of_a_part_that_is_drawn(draws):
     loader, told = DataLoader(Files(), 6, sampler=draws), 0

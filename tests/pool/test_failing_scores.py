@@ -63,6 +63,7 @@ def test_so_is_the_sample_of_another_shape():
     assert found == ["Scoring `loader` failed at sample 13 in its order."]
 
 
+@pytest.mark.slow
 def test_a_stream_is_told_alike():
     scorer = GradNormScorer(Words().eval(), verify=False, latency=0, progress=False)
     with pytest.raises(IndexError) as raised:
@@ -99,6 +100,7 @@ def test_a_label_that_there_is_none_of_is_told_by_its_sample(size, loss):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_that_a_worker_cannot_load_is_one_sample():
     class Broken(Own):
         def __getitem__(self, index):

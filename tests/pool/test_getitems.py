@@ -107,6 +107,7 @@ def test_those_that_keep_the_order_are_not_told(take, sample):
     torch.testing.assert_close(found.values, alone[found.indices])
 
 
+@pytest.mark.slow
 def test_in_the_order_in_which_it_reads_nothing_is_told():
     found = score_pool(model(), DataLoader(OneByOne(sorted), 8), **OPTIONS)
     torch.testing.assert_close(found, score_pool(model(), [X], verify=False, progress=False))

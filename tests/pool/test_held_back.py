@@ -144,6 +144,7 @@ def test_a_resumed_run_may_have_another_batch_size(made, extra, path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", MADE)
 def test_a_resumed_stream_gives_the_batches_of_its_loader(made, path):
     model, x = MLP(), inputs()

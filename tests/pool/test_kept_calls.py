@@ -206,6 +206,7 @@ def kept(scorer):
     return last.kept and last.kept.engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_the_model_reads_makes_another_engine(monkeypatch, model, patch, change):
     monkeypatch.setattr(traces, "_BEEN", 99)  # which takes less time than to trace
@@ -269,6 +270,7 @@ def test_an_engine_that_was_short_of_memory_is_not_kept(monkeypatch, model):
     assert before is not None and kept(scorer) is not before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_trained_in_between_is_not_kept(model):
     scorer, x = GradNormScorer(model), X
     for _ in range(3):

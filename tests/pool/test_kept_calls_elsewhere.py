@@ -146,6 +146,7 @@ def test_a_model_that_reads_the_process_is_read_each_time(tmp_path, read):
     assert kept(scorer) is None
 
 
+@pytest.mark.slow
 def test_a_method_of_such_a_name_is_none_of_that():
     model = Reading().double()
     model.teacher = nn.Linear(4, 4).double().requires_grad_(False)

@@ -80,6 +80,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [3, 8])
 def test_lengths_between_two_follow_from_their_plans(kind, size, planned):
@@ -146,6 +147,7 @@ def widths(monkeypatch):
     return widths_scored(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 8])
 @pytest.mark.parametrize("first", [MOST, 21])
 def test_longest_texts_are_padded_to_lengths_that_many_have(size, first, widths):
@@ -162,6 +164,7 @@ def test_longest_texts_are_padded_to_lengths_that_many_have(size, first, widths)
     assert {n for n in widths if n > first} <= own | {*range(STEP, MOST, STEP)}
 
 
+@pytest.mark.slow
 def test_padding_that_cannot_be_told_is_not_made(widths):
     """Samples say where they are, also where they are not."""
 
@@ -180,6 +183,7 @@ def test_padding_that_cannot_be_told_is_not_made(widths):
     assert {batch["input_ids"].shape[1] for batch in pool} <= {*widths}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_pads_as_the_first_one(widths, tmp_path, monkeypatch):
     monkeypatch.setattr(gather, "_CHUNKS", 1)
     monkeypatch.setattr(gather, "_LEAST", 1)

@@ -48,6 +48,7 @@ class TestIndices:
         assert not distinct or torch.equal(result.select(3), result.indices[best])
         assert result.select(3).unique().numel() == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", [
         lambda d: of(d), lambda d: of(d, num_workers=2), lambda d: of(d, range(N)),
         lambda d: of(d, DistributedSampler(d, 1, 0, shuffle=False)),
@@ -75,6 +76,7 @@ class TestIndices:
         assert torch.equal(loaded.indices, both["entropy"].indices)
         assert [row["id"] for row in loaded.to_records()] == loaded.indices.tolist()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", ["shuffle", "subset at random", "own", "share", "own batches"])
     def test_tell_bad_samples(self, drawn, way):
         model, inputs, _ = drawn
@@ -121,6 +123,7 @@ class TestSubset:
             assert {*result.indices.tolist()} <= allowed
         assert len(result.indices.unique()) == len(result)
 
+    @pytest.mark.slow
     def test_of_a_sampler_that_only_shuffles_is_the_same_each_time(self, drawn):
         model, inputs, _ = drawn
         for way in ("shuffle", "subset at random", "batches"):
@@ -161,6 +164,7 @@ RESUMED = {
 
 
 class TestCheckpoint:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", RESUMED)
     @pytest.mark.parametrize("subset", [None, 10])
     def test_goes_on_with_the_same_indices(self, drawn, name, subset, tmp_path):

@@ -105,6 +105,7 @@ class Stream(IterableDataset):
 
 
 class TestWhatCannotBeTraced:
+    @pytest.mark.slow
     @pytest.mark.parametrize("function", [
         scored, lambda *a: told(BARE["score_pool"], *a), lambda *a: told(naive_score_pool, *a),
     ])  # fmt: skip
@@ -137,6 +138,7 @@ class TestWhatCannotBeTraced:
         _, messages = told(BARE["score_pool"], model, wrap(of(Rows(inputs))))
         assert not messages
 
+    @pytest.mark.slow
     def test_a_loader_that_iterates_in_its_own_way(self, drawn):
         model, inputs, _ = drawn
         _, messages = scored(model, Twice(Rows(inputs), SIZE))

@@ -56,6 +56,7 @@ def test_collations_are_told(order, data):
         assert score(DataLoader(data, 4, collate_fn=collate(order, data))).indices is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [128, 300])
 def test_ends_of_large_batches_are_told(count):
     """The last place, and the first, of more rows than are compared."""
@@ -65,6 +66,7 @@ def test_ends_of_large_batches_are_told(count):
             score(DataLoader(data, count, collate_fn=collate(order)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_collation_is_told_by_workers_also():
     loader = DataLoader(X, 4, collate_fn=lambda b: torch.stack(b[::-1]), num_workers=2)
@@ -147,6 +149,7 @@ def test_loaders_are_told(loader):
         score(loader())
 
 
+@pytest.mark.slow
 def test_every_way_is_told():
     ways = [
         lambda loader: acquire(MODEL, loader, 2),

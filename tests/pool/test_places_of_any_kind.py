@@ -40,6 +40,7 @@ def inputs_of(samples):
     return torch.stack([torch.from_numpy(np.array(s, np.float32, order="C")) for s in samples])
 
 
+@pytest.mark.slow
 @STRANGELY
 def test_samples_of_any_kind_are_told(kind):
     """Of what cannot be compared the rest is."""

@@ -30,6 +30,7 @@ def both(model, loader, **options):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", [None, 11, 0.5])
 def test_scores_and_indices_of_many_batches(one_rank, subset):
     loader = DataLoader(TensorDataset(torch.randn(23, 10)), 4)

@@ -78,6 +78,7 @@ def test_only_the_first_of_a_model_that_stays_is_verified(model, compared):
     assert len(compared) == 2
 
 
+@pytest.mark.slow
 def test_some_later_ones_are_too(model, compared):
     scorer = GradNormScorer(model)
     for _ in range(40):
@@ -85,6 +86,7 @@ def test_some_later_ones_are_too(model, compared):
     assert len(compared) in (2, 3)
 
 
+@pytest.mark.slow
 def test_all_are_if_all_are_asked_for(model, compared):
     scorer = GradNormScorer(model, verify="all")
     for _ in range(3):
@@ -229,6 +231,7 @@ def test_so_is_one_whose_values_nobody_counts(compared):
     assert len(compared) == 3
 
 
+@pytest.mark.slow
 def test_samples_alone_are_seen_in_company_too(model, compared):
     """The second joins the first in a call of the model, as in a pool; the third is not seen."""
     scorer, want = GradNormScorer(model, params="last_layer"), naive_score_pool
@@ -254,6 +257,7 @@ def test_a_fault_is_seen_once_the_model_changed(model, monkeypatch):
         scorer.score_batch(X)
 
 
+@pytest.mark.slow
 def test_copies_begin_anew_and_bytes_do_not_tell_of_calls(model, compared):
     scorer = GradNormScorer(model)
     before = pickle.dumps(scorer)
@@ -264,6 +268,7 @@ def test_copies_begin_anew_and_bytes_do_not_tell_of_calls(model, compared):
     assert len(compared) >= 3
 
 
+@pytest.mark.slow
 def test_what_was_replaced_is_not_kept_alive(model):
     scorer = GradNormScorer(model)
     scorer.score_batch(X)

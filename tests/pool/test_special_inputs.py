@@ -26,6 +26,7 @@ def test_jagged_tensors_are_told_as_where_they_come_by_themselves():
         GradNormScorer(model_of(), progress=False).score(jagged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize(
     "dtype", [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2]

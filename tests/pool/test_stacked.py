@@ -139,6 +139,7 @@ def test_other_tensors_in_their_place_are_read():
     assert torch.equal(next(reading)[0], X[8:16] + 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 64])
 @pytest.mark.parametrize("verify", ["sampled", "all"])
 @pytest.mark.parametrize("params", ["all", "last_layer"])
@@ -156,6 +157,7 @@ def test_batches_that_come_as_one_are_verified_each(size, verify, params, monkey
     assert together.indices is None
 
 
+@pytest.mark.slow
 def test_a_sample_in_the_last_of_several_batches_is_verified(monkeypatch):
     """A sample whose score is made wrong is found in whichever batch it came."""
     usual = Engine.score
@@ -256,6 +258,7 @@ def test_who_is_given_batches_is_given_the_callers(name, tmp_path):
     assert sizes == ([23] if name is None else [4, 4, 4, 4, 4, 3])
 
 
+@pytest.mark.slow
 def test_a_part_that_begins_as_the_whole_does():
     """Its first batch does not tell whose rows are read."""
     x, part = torch.randn(1300, 5), [*range(600), *range(650, 1300)]
@@ -264,6 +267,7 @@ def test_a_part_that_begins_as_the_whole_does():
     assert torch.equal(scores, found.score(DataLoader(TensorDataset(x[part]), 64)).values)
 
 
+@pytest.mark.slow
 def test_single_samples_of_a_model_that_reads_its_values_stay_single():
     """Batches of one each are split without a word; together they would be told as a slow loop."""
     model = Custom(lambda m, x: m.body(x) * (1 + abs(float(x.sum()))), body=nn.Linear(5, 3))

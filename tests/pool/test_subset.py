@@ -54,12 +54,14 @@ class TestOfADataset:
         assert loader.dataset.loaded == result.indices.tolist()
         assert torch.allclose(result.values, all_scores[result.indices], rtol=1e-5)
 
+    @pytest.mark.slow
     def test_the_seed_chooses(self, pool):
         model, inputs, _ = pool
         chosen = [scored(model, self.loader(inputs), 10, seed=s).indices for s in (0, 0, 1)]
         assert torch.equal(chosen[0], chosen[1])
         assert not torch.equal(chosen[0], chosen[2])
 
+    @pytest.mark.slow
     def test_each_sample_is_as_likely(self, pool):
         from fastgradnorm._pool.samples import make_pool
 
@@ -150,6 +152,7 @@ class TestResult:
         expected = result.indices[select(result.values, 4, strategy="gumbel", seed=1)]
         assert torch.equal(drawn, expected)
 
+    @pytest.mark.slow
     def test_is_saved_and_loaded(self, pool, tmp_path):
         model, inputs, _ = pool
         result = scored(model, DataLoader(TensorDataset(inputs), 8), 12, seed=4)
@@ -161,6 +164,7 @@ class TestResult:
         assert whole.indices is None
         assert PoolScores.load(whole.save(tmp_path / "all.npz")).indices is None
 
+    @pytest.mark.slow
     def test_bad_samples_are_told_by_their_place_in_the_pool(self, pool):
         model, inputs, _ = pool
         inputs = inputs.clone()

@@ -94,6 +94,7 @@ def test_padding_that_matters_stays(kind, widths):
     assert set(widths) == {WIDTH}
 
 
+@pytest.mark.slow
 def test_padding_is_looked_for_in_each_batch(widths):
     """The first batches have it at the end, where it does no harm; a later one elsewhere."""
     model, holes = Text().double(), batches(10)[2]
@@ -107,6 +108,7 @@ def test_padding_is_looked_for_in_each_batch(widths):
     assert min(widths) < WIDTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"verify": False}, {"latency": 0}])
 def test_nothing_is_left_out_unseen(options, widths):
     score_pool(Text(), batches(4), progress=False, **options)

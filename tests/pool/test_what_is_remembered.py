@@ -141,6 +141,7 @@ def test_pull_backs_and_parameters_add_up(path, stop):
         assert torch.equal(found.values, whole.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", [0.5, 0.8])
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_indices_of_a_streams_subset_go_on(path, subset, stop):
@@ -153,6 +154,7 @@ def test_indices_of_a_streams_subset_go_on(path, subset, stop):
     assert_same(scorer(model, path, **options).score(x.split(4)), whole)
 
 
+@pytest.mark.slow
 def test_the_seed_draws_the_subset_of_a_stream():
     model, x = MLP(), torch.randn(40, 10)
 

@@ -92,6 +92,7 @@ def test_modes_are_as_they_were(call, mode):
         assert not changed(before)
 
 
+@pytest.mark.slow
 @calls
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_another_default_dtype(call, dtype):

@@ -37,6 +37,7 @@ def eventful():
 
 
 class TestNothingChanges:
+    @pytest.mark.slow
     @pytest.mark.parametrize("params", ["all", "last_layer"])
     def test_after_scoring(self, params):
         model, inputs = eventful()
@@ -81,6 +82,7 @@ class TestNothingChanges:
             score_pool(model, inputs.split(1), forward=forward, progress=False)
         assert_unchanged(before, model)
 
+    @pytest.mark.slow
     def test_while_a_stream_is_half_consumed(self):
         """Between two batches, and after the stream is dropped, the caller sees an idle model."""
         model, inputs = eventful()

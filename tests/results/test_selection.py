@@ -25,6 +25,7 @@ class TestTop:
         scores = torch.tensor([1.0, -torch.inf, torch.inf, 0.0])
         assert select(scores, 4).tolist() == [2, 0, 3, 1]
 
+    @pytest.mark.slow
     @settings(max_examples=50, deadline=None)
     @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, NAN]), min_size=1, max_size=20), st.data())
     def test_is_a_stable_sort_without_nan(self, values, data):

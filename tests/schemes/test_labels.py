@@ -85,6 +85,7 @@ def test_what_is_wrong_is_told(model, case):
         score(model, [batch], **{"loss": "cross_entropy", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 6])
 def test_several_labels_a_sample(model, size):
     """As many lists as there are samples in a batch are not those of the samples."""

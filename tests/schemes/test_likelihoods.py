@@ -56,6 +56,7 @@ class TestBernoulli:
         for scheme in oracle.SCHEMES:
             assert_close_relative(actual[scheme], table.scores(scheme), RTOL, scheme)
 
+    @pytest.mark.slow
     def test_squeezed_single_logit(self):
         """Logits [N] are single logits: nothing but their shape differs from [N, 1]."""
 

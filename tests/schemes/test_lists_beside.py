@@ -78,6 +78,7 @@ def test_other_functions_tell_so_too(model):
             call()
 
 
+@pytest.mark.slow
 def test_batches_of_one_have_their_own(model):
     pool = [batch_of(slice(i, i + 1)) for i in range(6)]
     found = score(model, pool, loss=times(READ["first"]), forward=forward)

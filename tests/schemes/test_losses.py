@@ -195,6 +195,7 @@ def test_a_loss_that_vmap_cannot_run_is_named():
     assert_close_relative(actual, truth(model, batches, from_pair(F.cross_entropy)), RTOL)
 
 
+@pytest.mark.slow
 def test_a_wrong_cotangent_is_noticed(monkeypatch):
     from fastgradnorm import VerificationError
     from fastgradnorm._schemes import labelled

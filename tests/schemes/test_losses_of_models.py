@@ -91,6 +91,7 @@ def test_a_models_own_loss_leaves_its_configuration_as_it_was():
     assert_close_relative(several["entropy"], score(model, batches, scheme="entropy"), RTOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [5.0, 20.0, 40.0, 69.0])
 def test_a_label_that_the_model_is_certain_of(gap):
     torch.manual_seed(6)
@@ -124,6 +125,7 @@ def test_a_label_that_the_model_is_certain_of(gap):
     assert_close_relative(naive_score_pool(model, [(x, y)], loss="cross_entropy"), expected, RTOL)
 
 
+@pytest.mark.slow
 def test_a_model_is_given_labels_from_where_they_are():
     torch.manual_seed(11)
     model, ((x, y), _) = Given(classifier()), images()

@@ -46,6 +46,7 @@ def model():
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:std")
 @pytest.mark.parametrize("verify", ["sampled", "all"])
 @pytest.mark.parametrize("name", LOSSES)
@@ -112,6 +113,7 @@ def test_groups_and_parts_of_the_parameters(model, group_by):
     assert {*last.isnan().nonzero()[:, 0].tolist()} == bad
 
 
+@pytest.mark.slow
 def test_sketches_and_products(model):
     loss, _ = LOSSES["a factor that is NaN"]
     asked = {"loss": loss, "progress": False}
@@ -122,6 +124,7 @@ def test_sketches_and_products(model):
         gradient_dots(model, [(X, Y)], direction, **asked)
 
 
+@pytest.mark.slow
 def test_a_mean_of_what_is_no_number(model):
     loss, _ = LOSSES["a factor that is NaN"]
     asked = {"loss": loss, "progress": False}

@@ -45,6 +45,7 @@ class TestBatches:
         model, inputs, expected = mlp
         assert_close_relative(scores(model, inputs.split(4)), expected, RTOL)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [tuple, list])
     def test_labels_of_a_tuple_or_list_are_ignored(self, mlp, kind):
         model, inputs, expected = mlp

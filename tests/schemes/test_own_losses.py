@@ -42,6 +42,7 @@ class Distance(nn.Module):
         return (found,) if goal is None else (F.mse_loss(found, goal), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made, batch, loss",
     [
@@ -118,6 +119,7 @@ def test_a_loss_of_16_bits_pulls_back_what_autograd_does(model, dtype, factor):
     assert_close_relative(sizes.double(), expected, RTOL)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
 def test_a_scripted_loss(model):
     scripted = torch.jit.script(nn.CrossEntropyLoss(label_smoothing=0.1))

@@ -37,6 +37,7 @@ def test_classes_that_are_ruled_out_by_infinite_logits(params, allowed):
         assert_close_relative(actual[scheme], table.scores(scheme, keep=only), RTOL, scheme)
 
 
+@pytest.mark.slow
 def test_positions_of_which_all_but_one_class_are_ruled_out():
     model, x = positions(), torch.randn(4, 2, 5)
 

@@ -100,6 +100,7 @@ def test_a_new_scheme_of_dense_outputs(new):
         assert_close_relative(found[scheme], expected, RTOL, scheme)
 
 
+@pytest.mark.slow
 def test_a_new_scheme_in_rounds(new):
     model, x = perturb(MLP(6, classes=24)), torch.randn(7, 6)
     found = GradNormScorer(model, scheme=new, rtol=0.02, progress=False).score(x.split(4))

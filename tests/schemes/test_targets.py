@@ -216,6 +216,7 @@ class Speaker(Tagger):
         return z if labels is None else {"loss": F.cross_entropy(z.movedim(-1, 1), labels)}
 
 
+@pytest.mark.slow
 def test_a_label_that_the_models_own_loss_has_no_class_for_is_told():
     model, ids, y = Speaker().eval(), torch.randint(9, (6, 3)), torch.randint(4, (6, 3))
     batches = [(ids[:3], y[:3]), (ids[3:], y[3:])]

@@ -115,6 +115,7 @@ def test_of_many_candidates_20000_seeded_ones_are_covered(monkeypatch):
     assert int(herding(given).positions[0]) == best
 
 
+@pytest.mark.slow
 def test_lazy_updates_choose_what_plain_greedy_does():
     points = normalize(drawn(1500, 6, 4), dim=1)
     weights = torch.rand(1500, generator=torch.Generator().manual_seed(0))

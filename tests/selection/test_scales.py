@@ -120,6 +120,7 @@ class TestPoolsOfWhichManySamplesAreOne:
         blank = torch.ones(16) * (1 + noise * torch.randn(count, 16, generator=generator))
         return torch.cat([others, blank])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-5, 1e-4])
     @pytest.mark.parametrize("share", [0.35, 0.6, 0.8])
     def test_the_others_are_covered(self, noise, share):
@@ -128,6 +129,7 @@ class TestPoolsOfWhichManySamplesAreOne:
         groups = made.clamp_max(600).div(75, rounding_mode="floor").tolist()
         assert sorted(groups) == [*range(9)]  # one of each, and one blank
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-5, 1e-4])
     def test_the_bandwidth_is_that_of_the_others(self, noise):
         points = normalize(self.points(noise), dim=1)

@@ -68,6 +68,7 @@ def wrong_rule(call):
     return Rule(slots=("gain",), saved=(call["x"],), sq_norms=sq_norms)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 @pytest.mark.parametrize("mode", [True, "sampled", "all", "first"])
 def test_a_rule_that_later_samples_alone_use(mode):
@@ -114,6 +115,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.parametrize("start", [0, 3])
 def test_scores_that_are_not_those_of_the_definition(monkeypatch, change, start):
@@ -142,6 +144,7 @@ FORGOTTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, instead", FORGOTTEN.values(), ids=FORGOTTEN.keys())
 def test_norms_put_together_otherwise(monkeypatch, options, instead):
     monkeypatch.setattr(outcome, "total_norms", instead)
@@ -211,6 +214,7 @@ class TestRecord:
         assert unverified.verified == "" and "verified" not in repr(unverified)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", ["head.bias", "body.weight"])
 def test_a_parameter_that_the_engine_was_not_asked_for_is_missed(monkeypatch, left_out):
     """Which parameters count is read anew."""

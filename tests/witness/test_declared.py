@@ -132,6 +132,7 @@ def test_the_callers_word_counts_and_a_contradiction_is_told():
     assert warned(model, pool, likelihood="bernoulli") == {"declared"}
 
 
+@pytest.mark.slow
 def test_one_label_of_transformers_is_a_regression_unless_said_otherwise():
     model, pool = bert(None, 1), texts(20)
     level, message = findings(model, pool)["declared"]
@@ -139,12 +140,14 @@ def test_one_label_of_transformers_is_a_regression_unless_said_otherwise():
     assert not warned(model, pool, likelihood="bernoulli")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [None, "single_label_classification"])
 def test_ordinary_configurations_are_silent(problem):
     assert not warned(bert(problem), texts(20))
     assert not warned(Wrapping(bert(problem)), texts(20))
 
 
+@pytest.mark.slow
 def test_configurations_of_parts_and_of_other_models_say_nothing():
     """A part with a head of its own, a tagger, a configuration of the caller's."""
 

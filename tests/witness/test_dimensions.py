@@ -128,6 +128,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_a_loss_of_pytorchs_reads_dimension_1(loss):
     """With as many positions as classes it takes either order without an error."""

@@ -72,6 +72,7 @@ def test_gradients_that_mix_samples_are_refused_by_name(middle, options):
     assert "report" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_hooks_by_a_value_of_the_batch_are_told_and_scored_as_of_samples_alone():
     model = made(lambda m, h: h)
     plain = model.function
@@ -123,6 +124,7 @@ CACHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("cache", CACHES)
 def test_what_is_kept_outside_of_the_model_is_told(cache, size):
@@ -148,6 +150,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("cache", CACHES)
@@ -165,6 +168,7 @@ def test_gradients_themselves_tell_it_too(cache, way, size):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_wrong_gradient_is_the_engines(way, monkeypatch):
     """Where nothing is kept, and where something is that is not the cause."""
@@ -176,6 +180,7 @@ def test_a_wrong_gradient_is_the_engines(way, monkeypatch):
             WAYS[way](made(middle), [X], loss=None, scheme="entropy", progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("middle", [lambda m, h: h, lambda m, h: h * of_layer(m.body)])
 def test_a_fault_of_the_engine_is_still_one(middle, monkeypatch):
     norms = gradients.Comparison._norms

@@ -139,6 +139,7 @@ class TestTold:
 
 
 class TestSilent:
+    @pytest.mark.slow
     def test_as_in_training(self, model, pixels):
         assert not warned(model, pixels_in(normalised(pixels), 24))
         assert not warned(model, pixels_in(normalised(pixels), 5))
@@ -153,6 +154,7 @@ class TestSilent:
         grey = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         assert not warned(model, [normalised(grey)])
 
+    @pytest.mark.slow
     def test_dark_and_bright(self, model, pixels):
         assert not warned(model, [normalised(0.5 * pixels)])
         assert not warned(model, [normalised((pixels + 0.4).clamp(0, 1))])
@@ -204,6 +206,7 @@ def test_nor_are_those_of_a_few_odd_batches(steps, pixels):
     assert not warned(trained(norm_first(), even, steps), [normalised(pixels)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [10, 15, 30])
 @pytest.mark.parametrize("size", [0.02, 1.0])
 @pytest.mark.parametrize("momentum", [0.1, 0.01, None])

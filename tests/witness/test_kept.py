@@ -32,6 +32,7 @@ def told(caught):
     return [w for w in caught if w.category is DoubtfulScoresWarning]
 
 
+@pytest.mark.slow
 def test_once_a_run(scorer):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

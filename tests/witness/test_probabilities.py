@@ -114,6 +114,7 @@ def test_every_way_of_scoring_tells(params):
         gradient_sketch(model, x, 4, progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_advised_is_right_and_silent():
     model, x = ended(lambda z: z.softmax(-1)), pool()
     plain = perturb(Custom(model.function, body=model.body, head=model.head))

@@ -43,6 +43,7 @@ def test_rounding_at_a_kink_is_no_disagreement(at_a_kink, mode):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_float64_too_stays_wrong(at_a_kink, monkeypatch):
     model, inputs = at_a_kink
     exact = TappedPass.pull
@@ -51,6 +52,7 @@ def test_what_is_wrong_in_float64_too_stays_wrong(at_a_kink, monkeypatch):
         score_pool(model, [inputs], progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [2e-4, 2e-3, 0.05, 3.0])
 def test_what_is_wrong_in_float32_alone_is_not_excused_unless_rounding_can_do_it(
     monkeypatch, error
@@ -71,6 +73,7 @@ def test_what_is_wrong_in_float32_alone_is_not_excused_unless_rounding_can_do_it
         score_pool(model, [torch.randn(4, 6)], progress=False)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_missing_is_never_excused(at_a_kink, monkeypatch):
     model, inputs = at_a_kink
     exact = TappedPass.pull
@@ -84,6 +87,7 @@ def test_a_gradient_that_is_missing_is_never_excused(at_a_kink, monkeypatch):
         score_pool(model, [inputs], progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1, 3])  # what the unit gives is zero itself
 def test_nor_where_rounding_moves_it_by_as_much(monkeypatch, lost):
     """One unit, which rounding can turn on and off: all of the first layer's gradient is moved."""
@@ -106,6 +110,7 @@ def test_nor_where_rounding_moves_it_by_as_much(monkeypatch, lost):
         score_pool(model, [x], progress=False)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_run_in_float64_is_not_excused(at_a_kink):
     model, inputs = at_a_kink
 

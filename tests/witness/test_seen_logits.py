@@ -57,6 +57,7 @@ def test_scores_carry_the_logits_that_they_are_made_of(name, temperature):
     assert_close_relative(found, exact, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("verify", ["first", "all"])
 @pytest.mark.filterwarnings(
@@ -99,6 +100,7 @@ def test_predictions_of_all_batches_are_counted():
     assert "class 2 for 300 of the 300 samples" in told["one class"][1]
 
 
+@pytest.mark.slow
 def test_its_own_passes_are_not_traced(monkeypatch):
     """They are few: that would not repay it."""
     keys, run = [], Traces.run

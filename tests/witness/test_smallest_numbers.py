@@ -43,6 +43,7 @@ def inputs(kind):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.DoubtfulScoresWarning")
 @pytest.mark.parametrize("kind", [linear, deep, Scaled])
 @pytest.mark.parametrize("reduction", ["global", "per_tensor"])
@@ -61,6 +62,7 @@ def test_all_are_verified(kind, reduction, params):
     assert float(scores["expected"].values.min()) < 1e-25
 
 
+@pytest.mark.slow
 def test_a_score_that_is_half_of_what_it_should_be_is_told(monkeypatch):
     """Where float32 holds it: down to where chances do."""
     score = Engine.score

@@ -67,6 +67,7 @@ def test_models_that_mix_samples_are_still_refused():
         score(mixing, [x], loss=lambda z, batch: F.mse_loss(z, teacher(batch)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [1e-2, 0.5])
 def test_what_is_wrong_is_still_told(distance, monkeypatch):
     """Trials do not excuse a gradient that is off by a thousandth."""
