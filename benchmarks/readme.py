@@ -9,7 +9,7 @@ from benchmarks import bfloat16, tables, targets
 from benchmarks.attribution import pages as attribution
 from benchmarks.gradients import pages as gradients
 from benchmarks.label_efficiency import regimes
-from benchmarks.label_efficiency.tasks import CONFIRMING
+from benchmarks.label_efficiency.tasks import CONFIRMING, HARDER
 from benchmarks.provenance import RESULTS, load
 from benchmarks.recipes import pages
 
@@ -76,6 +76,11 @@ def update(paths: Sequence[Path], folder: Path = RESULTS) -> int:
         print("confirmation: no results; run `python -m benchmarks label-efficiency confirming`")
     else:
         made["confirmation"] = confirmed
+    harder = regimes.tables(folder / "harder", len(HARDER) * len(regimes.PLANNED))
+    if harder is None:
+        print("harder: no results; run `python -m benchmarks label-efficiency harder --confirm`")
+    else:
+        made["harder"] = harder
     full = regimes.tables(folder / regimes.FULL_MODEL)
     if full is None:
         print("full-model: no results; run `python -m benchmarks label-efficiency --full-model`")

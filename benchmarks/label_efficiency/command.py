@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--confirm",
         action="store_true",
         help="the default on tasks that it was not chosen on, from seed 100 on, kept apart in "
-        "results/confirmation",
+        "results/confirmation or results/harder",
     )
     parser.add_argument(
         "--full-model",
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.regimes:
         settings = runner.of_regimes(settings, arguments.task)
     if arguments.confirm:
-        settings = runner.of_confirmation(settings)
+        settings = runner.of_confirmation(settings, arguments.task)
     if arguments.full_model:
         settings = runner.of_full_model(settings, arguments.task)
     failed = False

@@ -34,6 +34,15 @@ def load_few(
     return replace(task, name=f"{task.name}_few", recipe=recipe, plan=plan)
 
 
+def load_paper(
+    root: Path, device: str = "cpu", snr: float = 0.5, pool: int = POOL, test: int = TEST
+) -> ArrayTask:
+    """The paper's budget: a tenth of the pool, then a twentieth a cycle of a half."""
+    task = load(root, device, snr, pool, test)
+    plan = Plan(start=pool // 10, budget=pool // 20, cycles=4, subset=pool // 2)
+    return replace(task, name=f"{task.name}_paper", plan=plan)
+
+
 def from_densities(
     densities: list[Tensor], imaging: Imaging, pool: int, test: int, device: str = "cpu"
 ) -> ArrayTask:

@@ -41,6 +41,13 @@ def load_few(root: Path, device: str = "cpu") -> ArrayTask:
     return replace(task, name="nuclei_few", recipe=recipe, plan=plan)
 
 
+def load_paper(root: Path, device: str = "cpu") -> ArrayTask:
+    """The paper's budget, a tenth of the pool and a twentieth a cycle of a half; 300 steps each."""
+    task = load(root, device)
+    recipe, plan = replace(task.recipe, steps=300), Plan(start=50, budget=25, cycles=4, subset=250)
+    return replace(task, name="nuclei_paper", recipe=recipe, plan=plan)
+
+
 def crop_and_flip(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A 64x64 part of the whole batch at one random place, mirrored at random."""
     top, left = torch.randint(0, x.shape[-1] - 63, (2,), generator=generator).tolist()

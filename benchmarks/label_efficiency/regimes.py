@@ -16,8 +16,9 @@ DEFAULT = "expected/last_layer/herding"
 # What the default was to be held against before anything was run; the others are told by the way.
 PLANNED = ("random", "margin", "badge")
 FULL_MODEL = "full_model"  # its folder, where all comparisons are corrected: none was planned
-SUFFIXES = {"regimes": "", "confirmation": "", FULL_MODEL: "_full"}  # of pictures, by folder
-_OPTIONS = {"confirmation": "--confirm", FULL_MODEL: "--full-model"}
+# Of pictures, by the folder of their results.
+SUFFIXES = {"regimes": "", "confirmation": "", "harder": "", FULL_MODEL: "_full"}
+_OPTIONS = {"confirmation": "--confirm", "harder": "--confirm", FULL_MODEL: "--full-model"}
 _FEWEST = 4  # seeds, below which a strategy is not told
 _HEAD = (
     "| strategy | seeds | {metric} at {last} | area | area, to random | default less this "

@@ -17,6 +17,7 @@ from benchmarks.label_efficiency.tasks import (
     EXTENTS,
     FIRST_CONFIRMED,
     FULL_MODEL,
+    HARDER,
     REGIMES,
     make,
 )
@@ -69,13 +70,14 @@ def of_regimes(settings: Settings, task: str) -> Settings:
     )
 
 
-def of_confirmation(settings: Settings) -> Settings:
+def of_confirmation(settings: Settings, task: str) -> Settings:
     """The same for tasks that had no part in choosing the default: other seeds, kept apart."""
+    family = "harder" if task in (*HARDER, "harder") else "confirmation"
     return replace(
         settings,
         first_seed=FIRST_CONFIRMED,
-        runs=settings.runs / "confirmation",
-        results=ALL_RESULTS / "confirmation",
+        runs=settings.runs / family,
+        results=ALL_RESULTS / family,
     )
 
 
