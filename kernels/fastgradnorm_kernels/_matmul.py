@@ -1,9 +1,10 @@
 """Matrix products in float32: on a GPU's matrix units; on the CPU oneDNN's, else PyTorch's own.
 
-On the CPU PyTorch gives them to MKL, which reaches half of oneDNN's rate on processors that Intel
-did not make (AMD EPYC of 2024, one core: 95 against 215 GFLOP/s) and has no switch for it. On those
-that Intel made it is ahead, of small products by a half. The arithmetic is the same. oneDNN's
-operator is private, so that it proves itself before it is relied on.
+On the CPU PyTorch gives them to MKL, which leaves AVX-512 to processors that Intel made and has no
+switch for it: on others it reaches half of oneDNN's rate (AMD EPYC of 2024, one core: 95 against
+215 GFLOP/s). On Intel's it is ahead, of small products by a half; and where there is no AVX-512 at
+all (AMD EPYC of 2021), by a seventh, of transposed factors by a third and more. The arithmetic is
+the same. oneDNN's operator is private, so that it proves itself before it is relied on.
 """
 
 import functools
@@ -84,9 +85,13 @@ def _has_onednn() -> bool:
 
 @functools.cache
 def has_fast_mkl() -> bool:
-    """Whether MKL is as fast as oneDNN, as on Intel's processors: it takes transposed factors."""
+    """Whether MKL is as fast as oneDNN, as on Intel's processors and on those without AVX-512.
+
+    It takes transposed factors as they are.
+    """
     known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(torch.backends.mkl.is_available()) and "Intel" in str(known.get("cpu_name"))
+    fast = "Intel" in str(known.get("cpu_name")) or known.get("avx512_f") is False
+    return fast and bool(torch.backends.mkl.is_available())
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -88,12 +88,19 @@ def test_other_dtypes_are_left(dtype):
 
 
 @pytest.mark.parametrize(
-    "name, expected", [("Intel Xeon", True), ("AMD EPYC", False), (None, False)]
-)
-def test_whose_processor_it_is(name, expected, monkeypatch):
+    "name, wide, expected",
+    [
+        ("Intel Xeon", True, True), ("Intel Core", False, True), ("AMD EPYC", True, False),
+        ("AMD EPYC", False, True), (None, None, False),
+    ],
+)  # fmt: skip
+def test_whose_processor_it_is(name, wide, expected, monkeypatch):
+    """MKL uses AVX-512 on Intel's alone; where nothing does, it is ahead on others too."""
     monkeypatch.undo()
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_f": wide}, raising=False
+    )
     assert _matmul.has_fast_mkl.__wrapped__() == expected
 
 
