@@ -12,9 +12,8 @@ from tests.support.cases import Custom, linear
 from tests.support.shared_models import Branching
 
 # Samples that decide by values of their own decide for the whole batch in it: that is told.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning"), pytest.mark.slow,
-]  # fmt: skip
+_TOLD = pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
+pytestmark = [_TOLD, pytest.mark.slow]
 
 
 def contains(x):

@@ -240,7 +240,6 @@ def test_longer_passes_want_longer_pools(monkeypatch, seconds, batches, traced):
     assert bool(replayed()) is traced
 
 
-@pytest.mark.slow
 def test_where_memory_is_bounded_long_passes_are_not_traced(monkeypatch):
     monkeypatch.setattr(traces, "_LONGEST", 1.5)
     clock = iter(i * 0.2 for i in range(10**6))
