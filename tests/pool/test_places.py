@@ -56,7 +56,6 @@ def test_collations_are_told(order, data):
         assert score(DataLoader(data, 4, collate_fn=collate(order, data))).indices is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [128, 300])
 def test_ends_of_large_batches_are_told(count):
     """The last place, and the first, of more rows than are compared."""
