@@ -197,6 +197,16 @@ FAULTS = [
         "--labelled refuses the paths that --paths prints",
     ),
     Fault(
+        "cli/_labelled.py", "dropped guard",
+        "both, rest = in_common(given.pool, others)", "both, rest = [], [*range(len(others.ids))]",
+        "what a labelled folder has of the pool is chosen again",
+    ),
+    Fault(
+        "cli/_same.py", "dropped guard",
+        "if size in shared:", "if False:",
+        "copies of labelled files are chosen again",
+    ),
+    Fault(
         _AL, "option that does nothing",
         "labelled=_loader(clf, X[known]) if len(known) else None,", "labelled=None,",
         "scikit-activeml's AcquireSampling starts from nothing, not from what is labelled",

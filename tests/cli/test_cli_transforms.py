@@ -110,9 +110,9 @@ def model(folder, monkeypatch):
     return space["plain"]().eval()
 
 
-def standardised():
+def standardised(rows=X):
     mean, scale = torch.arange(5) * 3.0, torch.arange(5) ** 2 + 0.5
-    return (torch.from_numpy(X) - mean) / scale
+    return (torch.from_numpy(rows) - mean) / scale
 
 
 @pytest.mark.slow
@@ -175,9 +175,10 @@ def test_what_no_batch_can_be_made_of(run, model, maker, told):
 @pytest.mark.slow
 def test_rows_of_other_samples_that_have_labels(run, model):
     save_csv()
-    np.save("known.npy", X[:4])
+    others = X[:4] + 0.25
+    np.save("known.npy", others)
     ran = run("acquire", "standard_model:standard", "pool.csv", 6, "--labelled", "known.npy")
-    made = acquire(model, [standardised()], 6, labelled=[standardised()[:4]], progress=False)
+    made = acquire(model, [standardised()], 6, labelled=[standardised(others)], progress=False)
     assert [*map(int, ran.out.split())] == made.indices.tolist()
 
 

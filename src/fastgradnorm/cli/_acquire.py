@@ -35,8 +35,8 @@ K = Annotated[
 Labelled = Annotated[
     Path | None,
     typer.Option(
-        help="What has labels: names in the pool, one a line or a CSV's `id`; or a folder or file "
-        "of other samples."
+        help="What has labels: names in the pool, one a line or a CSV's `id`; or a folder, table "
+        "or file of samples."
     ),
 ]
 Strategy = Annotated[

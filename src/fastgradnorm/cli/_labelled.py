@@ -1,6 +1,7 @@
 """What has labels already, as the command line is told: names in the pool, or other samples."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch.utils.data import DataLoader
 from fastgradnorm.atomic import ERRORS
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._files import ENCODING, read_rows
+from fastgradnorm.cli._fitting import ARRAYS
 from fastgradnorm.cli._given import Given
 from fastgradnorm.cli._pool import open_pool
+from fastgradnorm.cli._same import in_common, loader_of_both
 from fastgradnorm.cli._samples import Pool
+from fastgradnorm.cli._tables import read_table
 
 _LISTS = (".txt", ".csv", ".tsv", ".jsonl")
 
@@ -25,20 +29,56 @@ def labelled_samples(given: Given, path: Path | None, workers: int) -> Any:
     """
     if path is None:
         return None
-    if path.is_file() and path.suffix.lower() in _LISTS:
+    listed = path.is_file() and path.suffix.lower() in _LISTS
+    opening = _as_the_pool(given, path) if listed else given.opening
+    if opening is None:
         return _indices(given.pool, path)
-    if not path.exists() or path.is_file():
-        files = (*_LISTS, ".npz", ".npy", ".safetensors", ".parquet")
-        if not path.exists() or path.suffix.lower() not in files:
-            raise BadInputError(
-                f"`--labelled` must be a folder that is there, or one of {', '.join(files)}. Got "
-                f"{path}."
-            )
+    if not path.is_dir() and (not path.exists() or path.suffix.lower() not in (*_LISTS, *ARRAYS)):
+        raise BadInputError(
+            "`--labelled` must be a folder that is there, or one of "
+            f"{', '.join([*_LISTS, *ARRAYS])}. Got {path}."
+        )
     try:
-        others = open_pool(path, **given.opening)
+        others = open_pool(path, **opening)
     except BadInputError as error:
         raise BadInputError(str(error).replace("`POOL`", "`--labelled`")) from error
+    both, rest = in_common(given.pool, others)
+    if both:
+        typer.echo(
+            f"{path}: {len(both):,} of the pool {'is' if len(both) == 1 else 'are'} there too, and "
+            "not chosen again.",
+            err=True,
+        )
+    if not rest:
+        return both
+    if both:
+        return loader_of_both(given.pool, both, others, rest, given.batch_size, workers)
     return DataLoader(others.dataset, given.batch_size, num_workers=workers)
+
+
+def _as_the_pool(given: Given, path: Path) -> dict[str, Any] | None:
+    """How to open a table of other samples; None: it names samples of the pool.
+
+    It has the columns that are inputs, and no `id`, or one that has other names than the pool's.
+    """
+    inputs, suffix = given.pool.columns, path.suffix.lower()
+    if not inputs or suffix == ".txt":
+        return None
+    try:
+        columns = read_table(path)
+    except (BadInputError, OSError):
+        return None  # told where its names are read
+    pool = {str(name) for name in given.pool.ids}
+    ids = columns.get("id", [])
+    named = bool(ids) and all(str(name).strip() in pool for name in ids)
+    if named or not all(name in columns for name in inputs):
+        return None
+    opening = {**given.opening, "keys": () if given.pool.texts else inputs}
+    if given.pool.texts:
+        opening["reading"] = replace(opening["reading"], column=inputs[0])
+    if opening["id_key"] not in columns:
+        opening["id_key"] = None
+    return opening
 
 
 def _indices(pool: Pool, path: Path) -> list[int]:
@@ -50,9 +90,11 @@ def _indices(pool: Pool, path: Path) -> list[int]:
             inside = _within(pool.root, name)
             place = None if inside is None else places.get(inside)
         if place is None:
+            columns = ", ".join(pool.columns)
+            kind = f"table of their own that has {columns}" if columns else "folder of their own"
             raise BadInputError(
                 f"`--labelled` must name samples of the pool. {path} has {name!r}, which is none. "
-                "Samples that are not in the pool go into a folder or file of their own."
+                f"Samples that are not in the pool go into a {kind}."
             )
         found[place] = None
     if not found:

@@ -15,8 +15,8 @@ from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._fitting import check_there
 from fastgradnorm.cli._missing import complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
-from fastgradnorm.cli._table_pool import Reading, open_table
-from fastgradnorm.cli._tables import TABLES
+from fastgradnorm.cli._table_pool import Reading, open_table, texts_in
+from fastgradnorm.cli._tables import TABLES, read_parquet
 
 
 def open_pool(
@@ -62,7 +62,7 @@ def open_pool(
         return Pool(images, images.names, images.picture, left_out, path, files)
     check_there(path)
     suffix = path.suffix.lower()
-    if suffix in TABLES or (suffix == ".parquet" and reading and reading.column):
+    if suffix in TABLES or (suffix == ".parquet" and texts_in(path, reading, keys, id_key, target)):
         return open_table(path, reading, keys, id_key, target, skip_bad, transform)
     readers = {".npz": _npz, ".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
     try:
@@ -83,7 +83,8 @@ def open_pool(
     if missing:
         raise BadInputError(f"`--key` must be one of {', '.join(columns)}. Got {missing[0]!r}.")
     as_it_is = transform is not None
-    arrays = {key: _input(key, columns[key], as_it_is) for key in keys or columns}
+    named = bool(id_key)
+    arrays = {key: _input(key, columns[key], as_it_is, suffix, named) for key in keys or columns}
     count = _one_length(arrays)
     names: Sequence[Any] = (kept or range(count)) if ids is None else list(ids.tolist())
     if len(names) != count:
@@ -143,7 +144,7 @@ def _are_numbers(arrays: dict[str, Tensor], reading: Reading | None) -> bool:
     return not all(name in parameters for name in arrays)
 
 
-def _input(name: str, array: np.ndarray, as_it_is: bool) -> Tensor:
+def _input(name: str, array: np.ndarray, as_it_is: bool, suffix: str, named: bool) -> Tensor:
     """A tensor for the model; pictures in bytes become `[C, H, W]` in [0, 1].
 
     Where `as_it_is`, for a transform that was written for them, they stay bytes.
@@ -159,8 +160,12 @@ def _input(name: str, array: np.ndarray, as_it_is: bool) -> Tensor:
     try:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
     except TypeError as error:
+        strings = array.dtype.kind in "SU"
+        names = f" If it names the samples: --ids {name}." if strings and not named else ""
+        texts = f" For texts as inputs: --text {name}." if strings and suffix == ".parquet" else ""
         raise BadInputError(
-            f"{name!r} must hold numbers. Got {array.dtype}. Choose the inputs with --key."
+            f"{name!r} must hold numbers. Got {'texts' if strings else array.dtype}. Choose the "
+            f"inputs with --key.{names}{texts}"
         ) from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
@@ -200,16 +205,8 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _parquet(path: Path) -> dict[str, np.ndarray]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise BadInputError(f"`POOL` {path} is damaged: {error}") from error
     columns = {}
-    for name in table.column_names:
-        rows = table.column(name).to_pylist()
+    for name, rows in read_parquet(path).items():
         try:
             columns[name] = np.array(rows)
         except ValueError as error:

@@ -30,6 +30,7 @@ class Pool:
         root: The folder that the files are in, where samples are files.
         files: Of each sample, relative to it.
         texts: The samples, where they are texts.
+        columns: Those of a table that are inputs.
     """
 
     dataset: Dataset[Any]
@@ -39,6 +40,7 @@ class Pool:
     root: Path | None = None
     files: Sequence[str] = ()
     texts: Sequence[str] | None = None
+    columns: Sequence[str] = ()
 
     def path(self, index: int) -> Path:
         """The file of a sample."""

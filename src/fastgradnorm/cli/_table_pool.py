@@ -14,7 +14,14 @@ from torch import nn
 from fastgradnorm.cli._failures import BadInputError, told
 from fastgradnorm.cli._missing import are_numbers, complete
 from fastgradnorm.cli._samples import Arrays, Pool, labels_of
-from fastgradnorm.cli._tables import column, is_text, numbers, read_table, without_names
+from fastgradnorm.cli._tables import (
+    column,
+    is_text,
+    numbers,
+    read_parquet,
+    read_table,
+    without_names,
+)
 from fastgradnorm.cli._texts import Texts, by_transform, usable
 from fastgradnorm.cli._tokenizing import load_tokenizer
 
@@ -56,7 +63,7 @@ def open_table(
         BadInputError: If it cannot be read as that.
     """
     try:
-        columns = _parquet(path) if path.suffix.lower() == ".parquet" else read_table(path)
+        columns = read_parquet(path) if path.suffix.lower() == ".parquet" else read_table(path)
     except OSError as error:
         raise BadInputError(f"`POOL` cannot be read. {told(error)}") from error
     count = len(next(iter(columns.values()), ()))
@@ -89,13 +96,14 @@ def open_table(
                 err=True,
             )
         arrays = Arrays({"table": table}, labels, transform, names if id_key else (), whole)
-        return Pool(arrays, names, None, left_out)
+        return Pool(arrays, names, None, left_out, columns=[*chosen])
     texts = column(columns, name, "--text")
     kept, without = usable(texts, names, path, skip_bad)
     texts, names = [texts[i] for i in kept], [names[i] for i in kept]
     labels = None if labels is None else labels[kept]
     make = _maker(reading, texts)
-    return Pool(Texts(texts, make, labels), names, None, [*left_out, *without], texts=texts)
+    left_out = [*left_out, *without]
+    return Pool(Texts(texts, make, labels), names, None, left_out, texts=texts, columns=[name])
 
 
 def _labels(name: str, values: list[Any], path: Path) -> torch.Tensor:
@@ -149,6 +157,29 @@ def _text_column(
     return None
 
 
+def texts_in(
+    path: Path, reading: Reading | None, keys: Sequence[str], id_key: str | None, target: str | None
+) -> bool:
+    """Whether a .parquet is read as a table of texts: it was asked for, or it has some to choose.
+
+    Any other is read as arrays, of which a row may be a list of numbers.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if reading is not None and reading.column is not None:
+        return True
+    if keys or reading is None or not (reading.tokenizer or reading.transform):
+        return False
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, pyarrow.ArrowException):
+        return False  # told where it is read
+    kinds = {field.name: field.type for field in schema if field.name not in (id_key, target)}
+    plain = (k.value_type if pyarrow.types.is_dictionary(k) else k for k in kinds.values())
+    return any(pyarrow.types.is_string(k) or pyarrow.types.is_large_string(k) for k in plain)
+
+
 def _maker(reading: Reading | None, texts: Sequence[str]) -> Callable[[list[str]], list[Any]]:
     if reading is not None and reading.transform is not None and reading.tokenizer is None:
         return by_transform(reading.transform)
@@ -164,14 +195,3 @@ def _maker(reading: Reading | None, texts: Sequence[str]) -> Callable[[list[str]
             "the model's function return (model, transform), from a text to its input."
         )
     return load_tokenizer(reading.tokenizer, reading.model, reading.max_length, texts)
-
-
-def _parquet(path: Path) -> dict[str, list[Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise BadInputError(f"`POOL` {path} is damaged: {error}") from error
-    return {name: table.column(name).to_pylist() for name in table.column_names}

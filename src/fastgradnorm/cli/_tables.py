@@ -35,6 +35,23 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         ) from error
 
 
+def read_parquet(path: Path) -> dict[str, list[Any]]:
+    """Columns by name.
+
+    Raises:
+        BadInputError: If it is damaged.
+        OSError: If it cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise BadInputError(f"`POOL` {path} is damaged: {error}") from error
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
 def _csv(path: Path) -> dict[str, list[Any]]:
     before = csv.field_size_limit(_LONGEST)
     try:
