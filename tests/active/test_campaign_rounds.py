@@ -137,6 +137,32 @@ def test_the_hint_to_stop_takes_samples_and_rounds(count, rounds, same):
     assert (told.rounds, len(told.agreement)) == (rounds, rounds - 1)
 
 
+@pytest.mark.parametrize("count", [30, 1000])
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_the_same_model_again_is_asked_about(count, moved):
+    """Where not one prediction changes, it may be that nobody trained it."""
+    state = State()
+    for number in range(1, 6):
+        classes = {str(i): i % 3 for i in range(count)}
+        classes |= {str(i): number % 2 for i in range(moved * (count == 1000))}
+        state.batches[number] = Batch(number, (), (), classes, count, 5)
+    hint = status_of(state, count).hint
+    assert "hardly changed" in hint
+    assert ("was the model trained" in hint) == (count == 30 or not moved)
+
+
+@pytest.mark.parametrize("seen", [(0,), (2,), (0, 2), (1, 0)])
+def test_one_class_for_all_is_no_hint_to_stop(seen):
+    """A model that knows nothing yet agrees with itself."""
+    state = State()
+    for number in range(1, 6):
+        classes = {str(i): seen[i % len(seen)] for i in range(60)}
+        state.batches[number] = Batch(number, (), (), classes, 60, 5)
+    told = status_of(state, 60)
+    assert ("hardly changed" in told.hint) == (len(seen) > 1)
+    assert told.agreement == (1.0,) * 4
+
+
 def test_a_pool_that_shrank_counts_what_is_in_it(tmp_path):
     made = campaign(tmp_path)
     made.add_labels({KEYS[0]: 1, KEYS[5]: 2, KEYS[7]: 0})

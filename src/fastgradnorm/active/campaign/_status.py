@@ -10,6 +10,7 @@ from fastgradnorm.active.campaign._state import State
 # Bloodgood and Vijay-Shanker (2009): stop once predictions on a fixed set agree, kappa of at least
 # 0.99 on average over three rounds.
 _AGREE, _ROUNDS, _FEWEST = 0.99, 3, 30
+_UNCHANGED = " Not one did: was the model trained on the labels of each of these rounds?"
 _LAST = "Every sample of the pool is answered."
 
 
@@ -78,7 +79,10 @@ def status_of(state: State, samples: int | Sequence[str], nothing_left: bool = F
 
 
 def _compared(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[float, float, int]:
-    """Share that changed, Cohen's kappa, and over how many samples of both."""
+    """Share that changed, Cohen's kappa, and over how many samples of both.
+
+    Over none where all are of one class before and after: that two models agree says nothing then.
+    """
     common = [key for key in before if key in after]
     if not common:
         return 0.0, 0.0, 0
@@ -86,7 +90,9 @@ def _compared(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[floa
     first = Counter(before[key] for key in common)
     second = Counter(after[key] for key in common)
     by_chance = sum(count * second[c] for c, count in first.items()) / len(common) ** 2
-    kappa = 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)
+    if by_chance == 1:
+        return 0.0, 1.0, 0
+    kappa = (same - by_chance) / (1 - by_chance)
     return 1 - same, kappa, len(common)
 
 
@@ -97,7 +103,7 @@ def _hint(agreement: tuple[float, ...], counts: list[int], waiting: bool) -> str
         return (
             f"Predictions hardly changed over {_ROUNDS} rounds (kappa "
             f"{sum(recent) / _ROUNDS:.3f}): more labels may be worth little. "
-            "Check it on held-out data."
+            f"Check it on held-out data.{_UNCHANGED if min(recent) == 1 else ''}"
         )
     if waiting:
         return "Tell the answers, or release the batch."
