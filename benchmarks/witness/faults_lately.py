@@ -194,4 +194,19 @@ FAULTS = [
         "LISTED: listed(batches)", "LISTED: None",
         "a checkpoint of a list is gone on with for a longer one that begins alike",
     ),
+    Fault(
+        "_pool/functions.py", "forgotten in the fingerprint",
+        "found[name] = cell.cell_contents", "found[name] = None",
+        "a checkpoint goes on with a loss whose closure holds another one",
+    ),
+    Fault(
+        "_pool/functions.py", "forgotten in the fingerprint",
+        "            yield from self.lines(thing.__self__, depth)\n", "",
+        "a checkpoint goes on with a method of an object that is set otherwise",
+    ),
+    Fault(
+        "_pool/functions.py", "forgotten in the fingerprint",
+        "                yield from walk.lines(value, _DEPTH)\n", "",
+        "a checkpoint goes on with a model that calls another function",
+    ),
 ]  # fmt: skip

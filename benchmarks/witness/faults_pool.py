@@ -45,8 +45,8 @@ FAULTS = [
         "a checkpoint goes on with another pool of the same size",
     ),
     Fault(
-        _IDENTITY, "forgotten in the fingerprint",
-        "text = inspect.getsource(function)", 'text = getattr(function, "__qualname__", "")',
+        "_pool/functions.py", "forgotten in the fingerprint",
+        "return inspect.getsource(code)", "return code.co_name",
         "a checkpoint goes on where `forward` has other code under the same name",
     ),
     Fault(

@@ -182,6 +182,7 @@ TESTS = {
     "_model/held": "witness/test_carried model/test_shadow witness/test_left_as_it_was",
     "_options": "pool/test_checkpoint_options",
     "_pool/identity": "pool/test_what_is_remembered pool/test_checkpoint distributed/test_likeness",
+    "_pool/functions": "pool/test_what_functions_hold pool/test_what_is_remembered",
     "_pool/checkpoint": "pool/test_what_is_remembered pool/test_checkpoint pool/test_kills",
     "_pool/places": "pool/test_places pool/test_places_of_any_kind pool/test_collation",
     "_pool/run": "pool/test_what_is_remembered pool/test_checkpoint pool/test_subset "
@@ -295,5 +296,4 @@ def paths_of(fault: Fault) -> list[str]:
     known = [start for start in TESTS if fault.file.startswith(start)]
     if not known:
         raise ValueError(f"No tests are known to look at {fault.file}. Name them in `TESTS`.")
-    names = TESTS[max(known, key=len)].split()
-    return [f"tests/{name}" + (".py" if "test_" in name else "") for name in names]
+    return [f"tests/{n}" + ".py" * ("test_" in n) for n in TESTS[max(known, key=len)].split()]

@@ -3,9 +3,7 @@
 A checkpoint goes on only with the same ones, and ranks must have the same ones.
 """
 
-import functools
 import hashlib
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.draws import as_indices
+from fastgradnorm._pool.functions import code_of, settings_of
 from fastgradnorm._version import __version__
 
 LISTED = "samples in the list"  # which another process may have read from elsewhere: unknown
@@ -39,11 +38,12 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def model_hash(subject: Subject) -> str:
-    """Of parameters and buffers with their names, and of the layers as they print themselves."""
+    """Of parameters and buffers with their names, and of the layers and what they do not print."""
     # Addresses of functions that some layers print are those of this process.
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(subject.model))
     tensors = dict([*subject.model.named_parameters(), *subject.model.named_buffers()])
-    return _of_lines([layers, *tensors, digest(tensors.values())])
+    held = settings_of(subject.model, digest)
+    return _of_lines([layers, *held, *tensors, digest(tensors.values())])
 
 
 def facts(
@@ -73,7 +73,7 @@ def facts(
         "device": subject.device.type,
         "model": model_hash(subject),
         "parameters": _of_lines(subject.chosen),
-        **plain_options(options),
+        **plain_options(options, subject.model),
         "pool's size": total,
         LISTED: listed(batches),
         "pool's samples": _samples(dataset),
@@ -117,59 +117,28 @@ def _sample(one: Batch) -> str:
     return digest([*one.leaves, *(each for each in beside if each is not None)])[:16]
 
 
-def plain_options(options: Options) -> dict[str, Any]:
-    """Every option that changes a score, as JSON can hold it: functions by a hash of their code."""
-    plain = {name: _plain(value) for name, value in options.changing.items()}
+def plain_options(options: Options, model: nn.Module, whole: bool = True) -> dict[str, Any]:
+    """Every option that changes a score, as JSON can hold it: functions by a hash of their code.
+
+    Args:
+        options: All that is asked for.
+        model: The caller's, which is no part of what functions hold.
+        whole: Whether the numbers of large tensors that functions hold count too.
+    """
+    plain = {name: _plain(value, model, whole) for name, value in options.changing.items()}
     # Which parameters a function has chosen is known, and tells more than its code.
     params = options.params if isinstance(options.params, str) else "by function"
     return {**plain, "scheme": list(options.whole.schemes), "params": params}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, model: nn.Module, whole: bool) -> Any:
     if isinstance(value, torch.dtype):
         return str(value)
-    return _code(value) if callable(value) else value
+    return code_of(value, model, digest, whole) if callable(value) else value
 
 
 def _of_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _code(function: Any) -> str:
-    """A function by its source and what it holds, or by its name where it has none."""
-    if isinstance(function, nn.Module):
-        tensors = [*function.parameters(), *function.buffers()]
-        return _of_lines([repr(function), _values(vars(function).items()), digest(tensors)])
-    if isinstance(function, functools.partial):
-        held = [*enumerate(function.args), *function.keywords.items()]
-        return _of_lines([_code(function.func), _values(held)])
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        text = getattr(function, "__qualname__", type(function).__qualname__)
-    return _of_lines([text, *_held(function)])
-
-
-def _held(function: Any) -> list[str]:
-    """Plain values and tensors that a function's source names, and does not tell.
-
-    Also what it reads: two functions on one line have the same source.
-    """
-    try:
-        outside = inspect.getclosurevars(function).nonlocals
-    except (TypeError, ValueError):
-        return []
-    defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
-    code = getattr(function, "__code__", None)
-    constants = [*enumerate(code.co_consts)] if code else []
-    return [_values([*defaults, *outside.items(), *constants]), *(code.co_names if code else ())]
-
-
-def _values(named: Iterable[tuple[Any, Any]]) -> str:
-    plain = (str, bytes, int, float, type(None))
-    found = [f"{name}={value!r}" for name, value in named if isinstance(value, plain)]
-    found += [f"{name}={digest([value])}" for name, value in named if isinstance(value, Tensor)]
-    return " ".join(found)
 
 
 def tensor_digests(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:

@@ -37,6 +37,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
     subject, names = run.subject, run.counted
     options = subject.options
     selected = options.params
+    plain = plain_options(options, subject.model, whole=options.checkpoint is not None)
     told = {
         "parameters": {
             "selected": selected if isinstance(selected, str) else "by function",
@@ -44,7 +45,7 @@ def provenance(run: Run | SharedRun) -> dict[str, Any]:
             "elements": sum(subject.parameters[name].numel() for name in names),
             "names": list(names),
         },
-        "options": {k: v for k, v in plain_options(options).items() if k not in _ELSEWHERE},
+        "options": {k: v for k, v in plain.items() if k not in _ELSEWHERE},
         "versions": {
             "fastgradnorm": __version__,
             "torch": torch.__version__,

@@ -243,13 +243,13 @@ class Run:
     def _opened(self, taken: Taken | None) -> Iterator[None]:
         first, drawn = (None, None) if taken is None else (taken.batch, taken.drawn)
         with interrupts_wait(), autograd_ready():
-            sizes = self.pool.total, first, drawn
-            known = facts(self.subject, *sizes, self.pool.dataset, self.pool.loader)
-            known |= getattr(self.engine.outcome, "facts", {})
+            of = self.pool.total, first, drawn, self.pool.dataset, self.pool.loader
+            known = facts(self.subject, *of) | getattr(self.engine.outcome, "facts", {})
         with self._store.opened(known, first):
             if self._store.done.state and first is not None:
                 state = self._store.done.state
                 self._earlier, self._earlier_pulled = state["seconds"], state["pulled"]
+                self._unchanged.settle()  # it was run to be planned
                 if self.witness.record is not None and state.get("verified"):
                     self.witness.record.add(state["verified"])
             yield
