@@ -10,11 +10,24 @@ from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
 
+SLICE = torch.ops.aten.slice.Tensor
 SCALE = torch.arange(1.0, 6.0)
 
 
 def head_of(given):
     return lambda m, x: 2 * m.head(m.body(given(x)).tanh())
+
+
+def written(write):
+    """The head is given new memory, to a part of which the body's output is written."""
+
+    def forward(m, x):
+        y = m.body(x)
+        canvas = torch.zeros(len(x), 5, dtype=x.dtype)
+        write(canvas, y[:, :3])
+        return m.head(torch.tanh(canvas))
+
+    return forward
 
 
 WAYS = {
@@ -24,6 +37,11 @@ WAYS = {
     "weight times a constant": lambda m, x: F.linear(
         m.body(x).tanh(), m.head.weight * SCALE.to(x.dtype), m.head.bias
     ),
+    "written by a slice": written(lambda canvas, y: canvas[:, 1:4].copy_(y)),
+    "written by a narrowed view": written(lambda canvas, y: canvas.narrow(1, 1, 3).add_(y)),
+    "written by a view of a view": written(lambda canvas, y: canvas.T[1:4].sub_(y.T)),
+    "written by an operator": written(lambda canvas, y: SLICE(canvas, 1, 0, 3).copy_(y)),
+    "written to a column": written(lambda canvas, y: canvas.select(1, 2).add_(y[:, 0])),
 }
 
 

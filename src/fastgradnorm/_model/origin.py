@@ -35,16 +35,19 @@ class Origins:
     def note(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        """Of a call: what it returned, and what it wrote to."""
+        """Of a call: what it returned, and what it wrote to, also by a view of it."""
         name, given = getattr(func, "__name__", ""), tensors_in(args, kwargs)
-        found = tensors_in([output], {})
-        if name not in FACTORIES and any(t in self.sample for t in given):
-            written = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-            found += tensors_in(args[:1] if written else [], {"out": kwargs.get("out")})
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        written = tensors_in(args[:1] if writes else [], {"out": kwargs.get("out")})
+        found = [*tensors_in([output], {}), *written, *_viewed(written)]
+        if name not in FACTORIES and any(map(self._is_of_sample, given)):
             self.sample.add(found)
         elif name not in _READ and all(map(self._is_without, given)):
             self.made.add(t for t in found if t.grad_fn is not None)
             self.constants.add(t for t in found if t.grad_fn is None)
+
+    def _is_of_sample(self, tensor: Tensor) -> bool:
+        return tensor in self.sample or any(t in self.sample for t in _viewed([tensor]))
 
     def _is_without(self, tensor: Tensor) -> bool:
         return tensor in self.made or tensor in self.constants or self._stands_in(tensor)
@@ -56,8 +59,14 @@ class Origins:
         """
         if "weight" in call or "bias" in call:
             named = tensors_in([call.get("weight"), call.get("bias")], {})
-            return [t for t in named if t.grad_fn is not None and t not in self.sample]
-        return [t for t in tensors_in(call.values(), {}) if t in self.made and t not in self.sample]
+            return [t for t in named if t.grad_fn is not None and not self._is_of_sample(t)]
+        known = [t for t in tensors_in(call.values(), {}) if t in self.made]
+        return [t for t in known if not self._is_of_sample(t)]
+
+
+def _viewed(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What those are views of that are some."""
+    return [base for t in tensors if (base := t._base) is not None]
 
 
 class _Known:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._model.standins import StandIns
-from fastgradnorm._operations import ASKED, CONTROL_FLOW, FORMS, tensors_in
+from fastgradnorm._operations import ASKED, CONTROL_FLOW, FORMS, in_python, tensors_in
 
 _MISREAD = frozenset({F.batch_norm, F.instance_norm})
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
@@ -46,6 +46,9 @@ class Unharmed(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if (called := in_python(func)) is not None:
+            with self:
+                return called(*args, **kwargs)
         if func in CONTROL_FLOW:  # traced, they drop the gradients of what a branch closes over
             with self:
                 return CONTROL_FLOW[func](*args, **kwargs)

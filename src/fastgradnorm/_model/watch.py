@@ -18,7 +18,7 @@ from fastgradnorm._model.layout import check_copies, check_memory
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
-from fastgradnorm._operations import autocast_dtype, table, tensors_in
+from fastgradnorm._operations import autocast_dtype, in_python, table, tensors_in
 
 _TEXTS = frozenset({"__format__", "__repr__"})  # numbers in a text, which may be looked at
 _BRANCHES = _TEXTS | {
@@ -111,6 +111,9 @@ class Watch(TorchFunctionMode):
             # wrap, and what has no graph is all the same.
             with torch.inference_mode(False), torch.no_grad():
                 return Watch.__torch_function__(self, func, types, args, kwargs)
+        if (called := in_python(func)) is not None:
+            with self:
+                return called(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name in _BRANCHES and _is_batched(args[0]):
             read = functools.partial(_written_out, func, args[1:]) if name in _TEXTS else func
@@ -148,8 +151,7 @@ class Watch(TorchFunctionMode):
                 call = {**call, "sparse": False}
                 args, kwargs = table.replaced(func, args, kwargs, sparse=False)
             self.check(func, call)
-            narrowed = self._narrowed(call) if operation.narrow else None
-            if narrowed:
+            if operation.narrow and (narrowed := self._narrowed(call)):
                 call = {**call, **narrowed}
                 args, kwargs = table.replaced(func, args, kwargs, **narrowed)
                 tensors = tensors_in(args, kwargs)

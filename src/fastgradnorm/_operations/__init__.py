@@ -6,6 +6,7 @@ from fastgradnorm._operations.control_flow import CONTROL_FLOW
 from fastgradnorm._operations.losses import FORMS
 from fastgradnorm._operations.numbered import COPIED
 from fastgradnorm._operations.numbers import count, in_double, is_finite, model_in_double, numbers
+from fastgradnorm._operations.operators import in_python
 from fastgradnorm._operations.others import ASKED
 from fastgradnorm._operations.recurrence_operators import DIRECTLY
 from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
@@ -35,6 +36,7 @@ __all__ = [
     "count",
     "current_level",
     "in_double",
+    "in_python",
     "inverse",
     "is_finite",
     "joint_sq_norm",
