@@ -74,7 +74,7 @@ def acquire(
             `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see `docs/active.md`).
         groups: Which group each sample of the pool is of (a patient, a video), in its order, or a
             mapping from indices. Samples of None or NaN are in no group.
-        max_per_group: How many of a group may be chosen.
+        max_per_group: How many of a group may be chosen; what is labelled does not count.
         max_similarity: Of samples whose points have a larger cosine than this, such as 0.99, only
             one is chosen, and none that is so near to a labelled one.
         space: What strategies over points look at: what the `"last_layer"` is given (of dense

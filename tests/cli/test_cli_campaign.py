@@ -56,6 +56,25 @@ def test_rounds(run, folder):
     assert len(names(run(*ASK, 6))) == 6
 
 
+@pytest.mark.slow
+def test_a_sample_with_several_labels_in_one_file_is_told(run, folder):
+    """As where two people answered: the last counts, be it none."""
+    first = names(run(*ASK, 4))
+    rows = [("cat", "dog"), ("cat", ""), ("", "cat"), ("cat", " cat ")]
+    lines = [f"{name},{label}" for name, both in zip(first, rows, strict=True) for label in both]
+    (folder / "answers.csv").write_text("\n".join(["id,label", *lines]))
+    ran = run("tell", 1, "--answers", "answers.csv")
+    assert "4 new or corrected" in ran.out
+    told = (
+        f"3 samples have several labels, such as {first[0]!r}, 'cat' and 'dog': of these the last"
+    )
+    assert told in ran.err
+    found = dict(line.split(",") for line in run("labels").out.split()[1:])
+    assert found == {first[0]: "dog", first[2]: "cat", first[3]: "cat"}
+    (folder / "answers.csv").write_text(f"id,label\n{first[1]},cat\n{first[1]},cat\n")
+    assert "several" not in run("tell", 1, "--answers", "answers.csv").err
+
+
 ASKED = [
     ({"strategy": "random", "seed": 0}, ()),
     ({"strategy": "random", "seed": 3}, ()),

@@ -35,7 +35,6 @@ _KEPT = (
 )
 # A sampler is looked for in wrappers of wrappers, such as `tqdm(map(function, loader))`.
 _DEPTH = 6
-_ALONE = ", one by one, as only `acquire` takes them"
 _NOT_LOADERS = (list, str, bytes, dict, Dataset, Tensor, nn.Module, np.ndarray)
 
 
@@ -44,6 +43,8 @@ def check_loader(loader: Any, name: str = "loader") -> None:
     wanted = "an iterable of batches"
     wrapped = "DataLoader({}, batch_size=64)`"
     root = type(loader).__module__.partition(".")[0]
+    sized = hasattr(type(loader), "__len__") and not isinstance(loader, IterableDataset)
+    alone = ", one by one, as only `acquire` takes them" if sized else ""
     if root == "datasets" and isinstance(loader, Mapping):
         splits = ", ".join(map(repr, loader))
         raise fail_type(name, wanted, loader, f"Pass one of its splits ({splits}): `dataset[...]`.")
@@ -54,17 +55,18 @@ def check_loader(loader: Any, name: str = "loader") -> None:
         )  # fmt: skip
     if root == "datasets" and hasattr(loader, "column_names"):
         raise fail_type(
-            name, wanted, loader, f"A dataset yields samples{_ALONE}. Wrap it: `"
+            name, wanted, loader, f"A dataset yields samples{alone}. Wrap it: `"
             + wrapped.format('dataset.with_format("torch")')
             + ", with `collate_fn=DataCollatorWithPadding(tokenizer)` for texts.",
         )  # fmt: skip
     if isinstance(loader, Dataset):
-        whole = ", batch_size=None if it yields whole batches"
+        streamed = isinstance(loader, IterableDataset)
+        if not streamed and not alone:  # nor does a DataLoader take it
+            raise fail_type(name, wanted, loader, "Give the dataset a `__len__`.")
         raise fail_type(
-            name, wanted, loader, "A dataset yields samples"
-            + ("" if isinstance(loader, IterableDataset) else _ALONE) + ". Wrap it: `"
-            + wrapped.format("dataset") + (whole if isinstance(loader, IterableDataset) else "")
-            + ".",
+            name, wanted, loader, f"A dataset yields samples{alone}. Wrap it: `"
+            + wrapped.format("dataset")
+            + (", batch_size=None if it yields whole batches." if streamed else "."),
         )  # fmt: skip
     if isinstance(loader, (Tensor, Mapping, np.ndarray)) and not hasattr(loader, "__next__"):
         advice = "Wrap one batch in a list: `[batch]`."
@@ -77,7 +79,8 @@ def check_loader(loader: Any, name: str = "loader") -> None:
             "the command line.",
         )  # fmt: skip
     if not isinstance(loader, Iterable):
-        raise fail_type(name, wanted, loader)
+        called = callable(loader) and not isinstance(loader, nn.Module)
+        raise fail_type(name, wanted, loader, "Pass what it returns." if called else "")
     if _is_one_batch(loader):
         advice = "Wrap inputs and their labels, one batch, in a list: `[(inputs, labels)]`."
         raise fail_type(name, wanted, loader, advice)

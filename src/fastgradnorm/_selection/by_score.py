@@ -1,13 +1,13 @@
 """From scores to the samples to label."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastgradnorm._validate import check_choice, check_integer, fail, fail_type
+from fastgradnorm._validate import check_integer, fail, fail_type
 
 Strategy = Literal["top", "gumbel", "proportional"]
 
@@ -59,7 +59,10 @@ def select(
     if values.dim() != 1:
         raise fail("scores", "one-dimensional", values)
     k = check_integer("k", k, at_least=0)
-    check_choice("strategy", strategy, ("top", "gumbel", "proportional"))
+    if strategy not in get_args(Strategy):
+        wanted = "one of " + ", ".join(map(repr, get_args(Strategy)))
+        advice = "Those that look at predictions or features are `acquire`'s."
+        raise fail("strategy", wanted, strategy, advice)
     check_integer("seed", seed, at_least=0)
     keys = values if strategy == "top" else _random_keys(values, strategy, seed)
     usable = int((~keys.isnan()).sum())

@@ -165,6 +165,25 @@ def _labels_there(path: Path) -> dict[str, Any]:
     return known
 
 
+def _of_rows(path: Path) -> dict[str, Any]:
+    """Labels by name, of which the last counts; tells of names with several."""
+    found: dict[str, str | None] = {}
+    several: dict[str, str] = {}
+    for row in read_rows(path, "id", "label"):
+        name, label = row["id"], row["label"].strip() or None
+        if found.setdefault(name, label) != label:
+            several.setdefault(name, f"{name!r}, {found[name] or ''!r} and {label or ''!r}")
+            found[name] = label
+    if several:
+        samples = "samples have" if len(several) > 1 else "sample has"
+        typer.echo(
+            f"warning: {path}: {len(several)} {samples} several labels, such as "
+            f"{next(iter(several.values()))}: of these the last counts.",
+            err=True,
+        )
+    return found
+
+
 def _answers(path: Path, option: str) -> dict[str, Any]:
     try:
         if path.suffix == ".json":
@@ -172,7 +191,7 @@ def _answers(path: Path, option: str) -> dict[str, Any]:
             first = items[0] if isinstance(items, list) and items else None
             records = isinstance(first, dict) and "responses" in first
             return argilla_answers(items) if records else label_studio_answers(items)
-        return {row["id"]: row["label"].strip() or None for row in read_rows(path, "id", "label")}
+        return _of_rows(path)
     except OSError as error:
         raise BadInputError(f"`{option}` cannot be read. {told(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

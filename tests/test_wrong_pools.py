@@ -1,0 +1,60 @@
+"""What is no pool, and no scores: told with what to pass instead."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from fastgradnorm import acquire, score_pool, select
+
+MODEL = nn.Sequential(nn.Linear(4, 3)).eval()
+X = torch.ones(6, 4)
+
+
+class Endless(Dataset):
+    def __getitem__(self, i):
+        return X[0]
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        (Endless(), "Endless. Give the dataset a `__len__`."),
+        (Streamed(), "Streamed. A dataset yields samples. Wrap it: `DataLoader"),
+        (lambda: [X], "function. Pass what it returns."),
+        (3, "int."),
+    ],
+)
+@pytest.mark.parametrize(
+    "call", [lambda pool: acquire(MODEL, pool, 1), lambda pool: score_pool(MODEL, pool)]
+)
+def test_what_is_no_pool(wrong, told, call):
+    with pytest.raises(TypeError, match=re.escape(f"must be an iterable of batches. Got {told}")):
+        call(wrong)
+
+
+def test_a_dataset_is_for_acquire_alone_where_it_takes_it():
+    datasets = pytest.importorskip("datasets").Dataset.from_dict({"input": X.tolist()})
+    for wrong, other in (
+        (datasets, datasets.to_iterable_dataset()),
+        (TensorDataset(X), Streamed()),
+    ):
+        with pytest.raises(TypeError, match="as only `acquire` takes them"):
+            score_pool(MODEL, wrong)
+        for call in (lambda: score_pool(MODEL, other), lambda: acquire(MODEL, other, 1)):  # noqa: B023
+            with pytest.raises(TypeError) as caught:
+                call()
+            assert "acquire" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["herding", "margin", "badge", None, 3])
+def test_scores_alone_are_selected_by_score(strategy):
+    with pytest.raises(ValueError, match=r"`strategy` must be one of 'top'.*`acquire`'s"):
+        select([1.0, 2.0], 1, strategy=strategy)
