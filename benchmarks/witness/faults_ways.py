@@ -94,7 +94,7 @@ FAULTS = [
     ),
     Fault(
         _PLACING, "lost in one branch",
-        "    return input.copy_(function(", "    return (function(",
+        "partial(copied_back, masked_scatter)", "masked_scatter",
         "masked_scatter_ leaves its input as it was",
     ),
     Fault(

@@ -64,9 +64,9 @@ def acquire(
         k: How many to choose.
         labelled: What has labels already: indices of the pool, which are not chosen again (any
             collection, iterator or array of integers, or a mapping from them, as to labels), or a
-            loader or dataset of other samples, whose inputs are read; those of them that the pool
-            has too, such as those of a `Subset` of its dataset, are not chosen again. None, or
-            none: nothing.
+            loader or dataset of other samples, whose inputs are read; those of them that are of the
+            pool's own dataset, as of a `Subset`, are not chosen again, but copies are not told from
+            others. None, or none: nothing.
         strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
             `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
             `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,

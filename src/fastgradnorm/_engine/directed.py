@@ -105,7 +105,7 @@ def _reader_of_uses(directions: Directions, extra: Tensor) -> Reader:
 
     def reader(name: str, rule: Rule, joint: Joint) -> tuple[Tensor, Read] | None:
         own = directions[name]
-        positions = rule.shapes.get(joint.slot, rule.shape).positions
+        positions = rule.shape_of(joint.slot).positions
         if not _fits(own.shape, rule, joint):
             return None
 
@@ -130,7 +130,7 @@ def form_of(shape: Sequence[int], count: int, rule: Rule, joint: Joint) -> str:
         return "gradient"
     if joint.kind == "rows":
         return "lookup"
-    positions = rule.shapes.get(joint.slot, rule.shape).positions
+    positions = rule.shape_of(joint.slot).positions
     return "formed" if _forms(count, positions) else "product"
 
 
@@ -139,7 +139,7 @@ def dots_elements(plan: Plan, subject: Subject, count: int, whole: bool) -> int:
 
     def elements(parameter: Tensor, rule: Rule, joint: Joint) -> int | None:
         form = "gradient" if whole else form_of(parameter.shape, count, rule, joint)
-        shape = rule.shapes.get(joint.slot, rule.shape)
+        shape = rule.shape_of(joint.slot)
         if form in ("lookup", "product"):  # and what of it is multiplied, one direction at a time
             return 2 * rule.groups * shape.positions * shape.outputs
         return None
@@ -156,7 +156,7 @@ def _fits(shape: Sequence[int], rule: Rule, joint: Joint) -> bool:
     """Whether a use's gradient stands as the parameter does, in blocks of rows, one a group."""
     if joint.kind == "rows":
         return len(shape) == 2
-    sizes = rule.shapes.get(joint.slot, rule.shape)
+    sizes = rule.shape_of(joint.slot)
     if math.prod(shape) != rule.groups * sizes.inputs * sizes.outputs:
         return False
     # Transposed convolutions in groups are left to the parameter.

@@ -182,7 +182,7 @@ def _in_words(replays: dict[str, Any]) -> str:
 
 def _row(subject: Subject, plan: Plan, name: str, k: int, loop: bool, share: float | None) -> Row:
     shape = tuple(subject.parameters[name].shape)
-    uses = [u for u in plan.uses if name in _names(u)]
+    uses = [u for u in plan.uses if name in u.names]
     operation = operation_of(uses)
     leftover = name in plan.coverage.leftovers
     rule, t, i, o, flops, peak = _cost(name, uses, leftover, k, subject.parameters[name].numel())
@@ -195,10 +195,6 @@ def operation_of(uses: Sequence[Use]) -> str:
     """What uses a parameter, and how often."""
     operation = uses[0].operation if uses else "hidden"
     return operation if len(uses) < 2 else f"{operation} x{len(uses)}"
-
-
-def _names(use: Use) -> set[str]:
-    return {piece.name for piece in (*use.slots.values(), *use.others)}
 
 
 def _cost(
@@ -217,7 +213,7 @@ def _cost(
         flops = k * (products + 2 * numel + (0 if products else outputs))
         return "leftover", 1, 1, numel, flops, 4 * k * numel
     t = sum(r.shape.positions for r in rules)
-    shape, groups = rules[0].shapes.get(slots[0], rules[0].shape), rules[0].groups
+    shape, groups = rules[0].shape_of(slots[0]), rules[0].groups
     weights = rules[0].shapes or (rules[0].joint.slot if rules[0].joint else "weight",)
     outer = slots[0] in weights
     rows = rules[0].joint is not None and rules[0].joint.kind == "rows"

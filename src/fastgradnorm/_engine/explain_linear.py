@@ -31,7 +31,7 @@ def explain_sketches(subject: Subject, plan: Plan, dim: int, slow: str | None) -
 
     def read(name: str, rule: Rule, joint: Joint) -> _Cost:
         form = choose_form(rule, joint, subject.parameters[name], dim)
-        t, i, o = _sizes(rule, joint)
+        t, i, o = rule.shape_of(joint.slot)
         if form == "rows":
             return _Cost("lookup", _ADDITIONS * t * o, scratch(rule, joint, form, dim))
         if form == "formed":
@@ -48,7 +48,7 @@ def explain_dots(
     """Of products with `count` directions; `taps`: why by those, None where by forward mode."""
 
     def read(name: str, rule: Rule, joint: Joint) -> _Cost:
-        t, i, o = _sizes(rule, joint)
+        t, i, o = rule.shape_of(joint.slot)
         if taps is None:  # the direction through the layer, and what comes to it
             return _Cost("forward mode", 4 * rule.groups * t * i * o, 2 * t * o)
         parameter = subject.parameters[name]
@@ -81,15 +81,16 @@ def _explained(
         if name in plan.coverage.unused:
             continue
         numel = subject.parameters[name].numel()
-        uses = [use for use in plan.uses if name in _names(use)]
+        uses = [use for use in plan.uses if name in use.names]
         costs = [_cost(name, use, read) for use in uses]
         known = [cost for cost in costs if cost is not None]
         if len(known) < len(costs) or not costs:
             known.append(_Cost("gradient", each * numel, numel))
         rules = dict.fromkeys(cost.rule for cost in known)
         found = [use.rule for use, cost in zip(uses, costs, strict=True) if cost is not None]
-        shapes = [_sizes(rule, rule.joint) for rule in found if rule and rule.joint]
-        t, i, o = (sum(s[0] for s in shapes), *shapes[0][1:]) if shapes else (1, 1, numel)
+        shapes = [rule.shape_of(rule.joint.slot) for rule in found if rule and rule.joint]
+        t, i, o = shapes[0] if shapes else (1, 1, numel)
+        t = sum(shape.positions for shape in shapes) or t
         rows.append(
             Row(
                 name,
@@ -128,12 +129,3 @@ def _cost(name: str, use: Use, read: _Read) -> _Cost | None:
         return None
     found = read(name, use.rule, joint)
     return None if found.rule == "gradient" else found
-
-
-def _names(use: Use) -> set[str]:
-    return {piece.name for piece in (*use.slots.values(), *use.others)}
-
-
-def _sizes(rule: Rule, joint: Joint) -> tuple[int, int, int]:
-    shape = rule.shapes.get(joint.slot, rule.shape)
-    return shape.positions, shape.inputs, shape.outputs

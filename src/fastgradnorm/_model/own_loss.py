@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from fastgradnorm._errors import LossError
 from fastgradnorm._model.beyond import has_classes_last, out_of_range
 from fastgradnorm._model.labels import Item
+from fastgradnorm._model.opened import vars_of
 from fastgradnorm._operations import tensors_in
 from fastgradnorm._options import Options
 from fastgradnorm._schemes import (
@@ -184,9 +185,3 @@ def undeclared(model: nn.Module) -> Iterator[None]:
         for config, before in kept:
             if config.problem_type != before:
                 config.problem_type = before
-
-
-def vars_of(item: Any) -> dict[str, Any]:
-    """Its attributes, if it has a dictionary of them."""
-    found = getattr(item, "__dict__", None)
-    return found if isinstance(found, dict) else {}

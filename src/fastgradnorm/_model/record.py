@@ -55,6 +55,11 @@ class Use:
         """What the same use looks like in another pass."""
         return self.operation, *sorted(self.slots.items())
 
+    @property
+    def names(self) -> set[str]:
+        """Of the parameters among its arguments."""
+        return {piece.name for piece in (*self.slots.values(), *self.others)}
+
 
 class Recorder(Followed):
     """Notes each use of a tracked parameter in a plain forward pass with autograd.

@@ -7,7 +7,6 @@ kernel makes of them, memory linear in length. Which kernel that is: see `_atten
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -22,6 +21,7 @@ from fastgradnorm._operations.attention_kernels import ON_CPU, Given, Gradients,
 from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.single_level import (
     SingleLevel,
+    dtypes_as_given,
     is_differentiated,
     unwrap,
     wrap,
@@ -152,19 +152,13 @@ def _flat(tensor: Tensor, count: int) -> Tensor:
     return tensor.transpose(-3, -2).flatten(0, count).transpose(1, 2)
 
 
-def _as_given(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast has had its say where dtypes were chosen: within, sums are as wide as they are."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-
-
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Any, Any]:
     """Output, log-sum-exp of the rows, and for the backward pass what was kept, and the way."""
     (q_, k_, v_, mask), unfold = _folded(q, k, v, mask)
     assert q_ is not None and k_ is not None and v_ is not None
-    with outside(), _as_given(q_):
+    with outside(), dtypes_as_given(q_):
         way = attention_choice.choose(q_, k_, v_, mask, is_causal)
         output, rows, kept = way.forward(Given(q_, k_, v_, mask, is_causal, scale))
         return unfold(output), unfold(rows), kept, way
@@ -197,7 +191,7 @@ class _Attention(SingleLevel):
             return (*shared, None, None, None)
         tensors, unfold = _folded(g, *ctx.saved_tensors)
         g_, q, k, v, mask, output, rows = cast("list[Any]", tensors)  # the mask alone may be None
-        with outside(), _as_given(g_):
+        with outside(), dtypes_as_given(g_):
             given = Given(q, k, v, mask, ctx.is_causal, ctx.scale)
             grads = ctx.way.backward(g_, given, Made(output, rows, ctx.kept))
             return (*(unfold(grad) for grad in grads), None, None, None)
@@ -225,7 +219,7 @@ def _shared(g: Tensor, ctx: Any) -> Gradients | None:
         return tensor[index].flatten(0, len(own))
 
     assert g_ is not None
-    with outside(), _as_given(g_):
+    with outside(), dtypes_as_given(g_):
         q, k, v, mask, output, sums = map(rows, saved)
         assert q is not None and k is not None and v is not None
         assert output is not None and sums is not None

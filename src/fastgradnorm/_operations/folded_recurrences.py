@@ -6,7 +6,6 @@ through all steps gives it its gradient.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import fastgradnorm_kernels as kernels
@@ -22,6 +21,7 @@ from fastgradnorm._operations.recurrences import SCANS, Weights
 from fastgradnorm._operations.recurrent_gates import recurrent_gates, recurrent_projection
 from fastgradnorm._operations.single_level import (
     SingleLevel,
+    dtypes_as_given,
     is_differentiated,
     unwrap,
     wrap,
@@ -81,12 +81,6 @@ def _steps(
         return _Steps(kind, found, Weights(*cast(Any, own)), backwards)
 
 
-def _as_given(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast has had its say in the dtype of the gates: within, dtypes are left alone."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-
-
 class _Steps:
     """All steps of a layer in one direction, for all samples.
 
@@ -116,7 +110,7 @@ class _Steps:
             product = F.linear if torch.is_autocast_enabled(x.device.type) else kernels.linear
             bias = SCANS[kind].shared_bias(Weights(*cast(Any, own)))
             gates = product(rows, cast(Tensor, own[0]), bias)
-        with outside(), _as_given(x):
+        with outside(), dtypes_as_given(x):
             own = [None if weight is None else weight.to(gates.dtype) for weight in own]
             self._scan = made = scanned(kind, gates, begin, Weights(*cast(Any, own)), backwards)
             outputs = self._by_sample(made.outputs)
@@ -170,7 +164,7 @@ class _Steps:
         found = aligned(g, g_cell, wrapped(samples, self._levels))
         assert found is not None
         (g, g_cell, _), levels, sizes = found
-        with outside(), _as_given(self._scan.outputs):
+        with outside(), dtypes_as_given(self._scan.outputs):
             if g is None:  # nobody uses the outputs
                 steps = self._scan.outputs.unflatten(1, (-1, self._batch)).transpose(0, 1)
                 g = steps.new_zeros(()).expand(*sizes, *steps.shape[1:])

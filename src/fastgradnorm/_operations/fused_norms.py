@@ -81,7 +81,12 @@ def _by_its_own(
         running_mean.lerp_(mean.detach().reshape(-1), momentum)
         running_var.lerp_(unbiased, momentum)
     output = (input - mean) * (var + eps).rsqrt()
-    shape = (1, -1) + (1,) * (input.dim() - 2)
+    return _of_channels(output, weight, bias)
+
+
+def _of_channels(output: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Times a weight and plus a bias of each channel."""
+    shape = (1, -1) + (1,) * (output.dim() - 2)
     if weight is not None:
         output = output * weight.view(shape)
     return output if bias is None else output + bias.view(shape)
@@ -166,10 +171,7 @@ def group_norm(
     var, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     scale: Tensor = (var + eps).rsqrt()
     output = ((rows - mean) * scale).reshape(input.shape)
-    shape = (1, -1) + (1,) * (input.dim() - 2)
-    if weight is not None:
-        output = output * weight.view(shape)
-    return output if bias is None else output + bias.view(shape)
+    return _of_channels(output, weight, bias)
 
 
 def instance_norm(

@@ -20,8 +20,10 @@ _OPERATORS = {"__ipow__": "pow", "__ifloordiv__": "floor_divide", "__imod__": "r
 # fmt: on
 
 
-def _copied_back(function: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    # Of a copy: what the derivative needs of the input is gone with the change.
+def copied_back(
+    function: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Of a copy: what the derivative needs of the input is gone with the change."""
     return input.copy_(function(input.clone(), *args, **kwargs))
 
 
@@ -29,7 +31,7 @@ def _operations() -> dict[Callable[..., Any], Operation]:
     names = {name: name[:-1] for name in _WITHOUT_RULE} | _OPERATORS
     found = {}
     for name, other in names.items():
-        operation = Operation(form=partial(_copied_back, getattr(Tensor, other)))
+        operation = Operation(form=partial(copied_back, getattr(Tensor, other)))
         for owner in (torch, Tensor):
             if hasattr(owner, name):
                 found[getattr(owner, name)] = operation

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgradnorm._operations.in_place import copied_back
 from fastgradnorm._operations.operation import Operation
 
 _MANY = 1 << 22  # comparisons, from which on PyTorch sorts
@@ -55,11 +56,6 @@ def isin(
     return ~found if invert else found
 
 
-def _in_place(function: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    # Of a copy: what the derivative needs of the input is gone with the change.
-    return input.copy_(function(input.clone(), *args, **kwargs))
-
-
 def max_unpool(
     function: Callable[..., Tensor],
     dims: int,
@@ -95,7 +91,7 @@ def _forms() -> dict[Callable[..., Any], Callable[..., Any]]:
     for owner in (torch, Tensor):
         found |= {owner.masked_fill: masked_fill, owner.masked_scatter: masked_scatter}
     found |= {torch.put: put, Tensor.put: put, torch.isin: isin}
-    found |= {Tensor.masked_scatter_: partial(_in_place, masked_scatter)}
+    found |= {Tensor.masked_scatter_: partial(copied_back, masked_scatter)}
     for dims, function in enumerate((F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), 1):
         found[function] = partial(max_unpool, function, dims)
     return found

@@ -1,6 +1,6 @@
 """Rules: how squared norms of parameters' gradients follow from the gradient at an output."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,10 @@ class Shape:
     positions: int
     inputs: int
     outputs: int
+
+    def __iter__(self) -> Iterator[int]:
+        """T, I, O."""
+        yield from (self.positions, self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Rule:
     groups: int = 1
     joint: Joint | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def shape_of(self, slot: str) -> Shape:
+        """T, I and O of one weight."""
+        return self.shapes.get(slot, self.shape)
 
 
 def outer_sq_norm(a: Tensor, g: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ PyTorch takes a custom function through every transform that is active, in Pytho
 at the innermost alone, for a fraction of the time; what they compute they compute on plain tensors.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.functorch import SingleLevel, current_level, unwrap, wrap
@@ -48,6 +51,12 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     dtype = multiplied(tensor)
     casts = tensor.is_floating_point() and tensor.dtype not in (torch.float64, dtype)
     return dtype if casts else None
+
+
+def dtypes_as_given(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast has had its say where dtypes were chosen: inside, they are left alone."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -167,7 +167,7 @@ def choose_form(rule: Rule | None, joint: Joint | None, parameter: Tensor, dim: 
         return "formed"
     if joint.kind == "rows":
         return "rows" if parameter.dim() == 2 else "formed"
-    positions, inputs, outputs = _sizes(rule, joint)
+    positions, inputs, outputs = rule.shape_of(joint.slot)
     width, rest = (inputs, outputs) if joint.flipped else (outputs, inputs)
     if joint.flipped and (rule.groups > 1 or parameter.dim() != 2):
         return "formed"
@@ -180,17 +180,12 @@ def choose_form(rule: Rule | None, joint: Joint | None, parameter: Tensor, dim: 
 
 def scratch(rule: Rule, joint: Joint, form: Form, dim: int) -> int:
     """Elements that a use needs at a time, beside a gradient that is formed."""
-    positions, inputs, outputs = _sizes(rule, joint)
+    positions, inputs, outputs = rule.shape_of(joint.slot)
     if form == "rows":
         return positions * 4 * outputs  # an index is twice as wide as a number
     if form == "formed":
         return 0
     return rule.groups * positions * (2 * (inputs + outputs) + 6 * dim)
-
-
-def _sizes(rule: Rule, joint: Joint) -> tuple[int, int, int]:
-    shape = rule.shapes.get(joint.slot, rule.shape)
-    return shape.positions, shape.inputs, shape.outputs
 
 
 def _hashes(name: str, side: str, size: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
