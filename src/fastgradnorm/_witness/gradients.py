@@ -15,6 +15,7 @@ from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.company import differ
 from fastgradnorm._witness.counted import counted, spread
 from fastgradnorm._witness.errors import disagreement
+from fastgradnorm._witness.estimates import Estimates
 from fastgradnorm._witness.formulas import Asked, asked
 from fastgradnorm._witness.logits import check_rows, seen_logits
 from fastgradnorm._witness.own_call import OwnModel
@@ -91,8 +92,7 @@ class Comparison:
         seen = seen_logits(self.engine, self.batch) if scored.logits is None else scored.logits
         runs = self._runs(seen)
         valid = self.batch.valid(seen.shape[1:])
-        options = self.engine.options
-        target = self.batch.target
+        options, target = self.engine.options, self.batch.target
         asks = [
             asked(
                 row,
@@ -229,14 +229,14 @@ class Comparison:
     ) -> None:
         lost = ask.lost(sq_norms)
         for scheme, (score, error) in ask.scores(sq_norms, self.engine.options).items():
-            pairs = [("score", float(scored.scores[scheme][row]), score)]
-            found = scored.errors.get(scheme)
-            if found is not None and error is not None and not math.isnan(error):
-                pairs.append(("standard error", float(found[row]), error))
-            # Where some classes stand for all, the score is an estimate.
-            slack = 0.0 if found is None or error is not None else _ERRORS * float(found[row])
-            if slack > 0:
-                slack += self.engine.options.rtol * score
+            actual, found, slack = float(scored.scores[scheme][row]), scored.errors.get(scheme), 0.0
+            told = None if found is None else float(found[row])
+            if told is not None and told > 0 and error is None:  # some classes stand for all
+                estimates = Estimates(ask.logits, sq_norms, self.engine, self._limits.rounding)
+                score, slack = estimates.wanted(scheme, actual, score, told)
+            pairs = [("score", actual, score)]
+            if told is not None and error is not None and not math.isnan(error):
+                pairs.append(("standard error", told, error))
             for what, actual, wanted in pairs:
                 size = max(abs(wanted), torch.finfo(torch.float32).tiny)
                 if actual == wanted or (math.isnan(actual) and math.isnan(wanted)):
@@ -247,8 +247,8 @@ class Comparison:
                 if relative <= self._limits.rounding:
                     self.record.differ(relative)
                 elif not self._is_excused(row, ask, scheme, relative):
-                    told = f"the {what} by `{scheme}` is {wanted:.6g}, the engine computed "
-                    raise disagreement(sample, f"{told}{actual:.6g}", actual == 0)
+                    gives = f"the {what} by `{scheme}` is {wanted:.6g}, the engine computed "
+                    raise disagreement(sample, f"{gives}{actual:.6g}", actual == 0)
         self.record.scores += 1
 
     def _is_excused(self, row: int, ask: Asked, scheme: str, relative: float) -> bool:
