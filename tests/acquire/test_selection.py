@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgradnorm import acquire
+from fastgradnorm.active import argilla_answers, label_studio_answers
 from tests.support.small_task import Blobs
 
 X = Blobs(50).x
@@ -124,6 +125,13 @@ def test_a_page(chosen, tmp_path):
         ),
         (lambda s, p: s.to_label_studio(p, ["a"]), "`data` must be one for each"),
         (lambda s, p: s.to_label_studio(p, range(50), names=[]), "`names` must be one for each"),
+        *(
+            (
+                lambda s, p, f=field: s.to_label_studio(p, range(50), field=f),
+                "`field` must be another",
+            )
+            for field in ("key", "score", "rank", "predicted", "confidence")
+        ),
     ],
 )
 def test_errors(chosen, tmp_path, call, match):
@@ -202,3 +210,31 @@ def test_records_for_argilla(chosen, tmp_path):
         row["confidence"],
     )
     assert not json.loads(chosen.to_argilla(path, range(50)).read_text())[0]["suggestions"]
+
+
+def test_fields_and_questions_of_other_names(chosen, tmp_path):
+    """As a project has them that is there already; the key comes back by the name it went by."""
+    texts = [f"text {i}" for i in range(50)]
+    path = chosen.to_label_studio(tmp_path / "t.json", texts, field="review")
+    tasks = json.loads(path.read_text())
+    assert [task["data"]["review"] for task in tasks] == [texts[i] for i in chosen]
+    done = {"annotations": [{"result": [{"value": {"choices": ["cat"]}}]}]}
+    answered = [{"data": {"nr": task["data"]["key"]}, **done} for task in tasks]
+    found = label_studio_answers(answered, key="nr")
+    assert found == dict.fromkeys(map(str, chosen), "cat")
+    records = json.loads(
+        chosen.to_argilla(
+            tmp_path / "a.json", texts, field="review", question="kind", names="abc"
+        ).read_text()
+    )
+    assert records[0]["fields"] == {"review": texts[chosen[0]]}
+    assert [*records[0]["suggestions"]] == ["kind"]
+    for record in records:
+        record["responses"] = {"kind": [{"value": "dog", "status": "submitted"}]}
+    assert argilla_answers(records, question="kind") == dict.fromkeys(map(str, chosen), "dog")
+
+
+def test_facts(chosen):
+    told = json.loads(chosen.facts())
+    assert told["provenance"]["strategy"] == chosen.provenance["strategy"]
+    assert told["pool"]["samples"] == 50

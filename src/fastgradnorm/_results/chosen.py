@@ -83,19 +83,16 @@ def write_tasks(
     """Label Studio's tasks."""
     tasks = []
     for row in map(_plain, records):
-        predicted = row["predicted"]
-        tasks.append(
-            {
-                "data": {
-                    field: of_index(data, row["index"], "data"),
-                    "key": row["id"],
-                    "score": row["score"],
-                    "rank": row["rank"],
-                    "predicted": class_name(predicted, names),
-                    "confidence": row["confidence"],
-                }
-            }
-        )
+        facts = {
+            "key": row["id"],
+            "score": row["score"],
+            "rank": row["rank"],
+            "predicted": class_name(row["predicted"], names),
+            "confidence": row["confidence"],
+        }
+        if field in facts:
+            raise fail("field", f"another name than {', '.join(facts)}", field)
+        tasks.append({"data": {field: of_index(data, row["index"], "data"), **facts}})
     write_text(path, in_json(tasks, indent=1))
     return Path(path)
 

@@ -121,7 +121,8 @@ class Selection:
         Args:
             path: A `.json` file.
             data: Address or text of each sample of the dataset, or a mapping from indices.
-            field: The name that the labelling configuration has for it, as in `$image`.
+            field: The name that the labelling configuration has for it, as in `$image`; none of
+                those above.
             ids: As in `to_records`.
             names: Of the classes.
         """
