@@ -181,7 +181,7 @@ class TestRefusals:
 
     def test_a_file_of_something_else(self, pool, path):
         model, inputs = pool
-        for content in (b"", b"hello", b"hello\nworld\n", b'{"kind": 1}\n'):
+        for content in (b"\n", b"hello", b"hello\nworld\n", b'{"kind": 1}\n'):
             path.write_bytes(content)
             with pytest.raises(ValueError, match=r"`checkpoint` must be a file that scoring wrote"):
                 scorer(model, path).score(inputs.split(4))

@@ -1,5 +1,7 @@
 """A checkpoint knows all that scores depend on, and a resumed run all that came before it."""
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -224,3 +226,44 @@ def test_what_failed_before_its_first_score_blocks_nothing(tmp_path):
     with pytest.raises(ValueError, match=REFUSED):  # there are scores in it now
         score_pool(model, [torch.randn(4, 3)], checkpoint=path, scheme="expected")
     assert torch.equal(score_pool(model, loader, checkpoint=path, scheme="entropy"), scores)
+
+
+def _holding(path):
+    """A process that has made the file and locked it, before it wrote to it."""
+    code = (
+        "import fcntl, os, sys\n"
+        f"held = os.open({str(path)!r}, os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.lockf(held, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_it_looked", ["there", "not there yet"])
+def test_two_processes_that_begin_together(statistics, path, as_it_looked, monkeypatch):
+    model, x = statistics
+    other = _holding(path)
+    if as_it_looked == "not there yet":  # when this process looked, a moment ago
+        real = type(path).exists
+        monkeypatch.setattr(type(path), "exists", lambda p, **_: p != path and real(p))
+    try:
+        with pytest.raises(ValueError, match="which another process is writing"):
+            scorer(model, path).score(x.split(4))
+    finally:
+        other.communicate()
+    monkeypatch.undo()
+    assert path.stat().st_size == 0  # that process was stopped
+    assert_same(scorer(model, path).score(x.split(4)), scorer(model, None).score(x.split(4)))
+
+
+def test_a_first_line_that_was_being_written(statistics, path):
+    model, x = statistics
+    whole = scorer(model, path).score(x.split(4))
+    first = path.read_bytes().partition(b"\n")[0]
+    path.write_bytes(first[: len(first) // 2])
+    assert_same(scorer(model, path).score(x.split(4)), whole)

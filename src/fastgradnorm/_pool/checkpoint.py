@@ -9,7 +9,7 @@ whose name ends in `.bin` too: see `rows.py`.
 """
 
 import base64
-import itertools
+import errno
 import json
 import os
 import time
@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from fastgradnorm._errors import ArgumentError
-from fastgradnorm._pool.identity import LISTED
+from fastgradnorm._pool.identity import refuse_others
 from fastgradnorm._pool.rows import RowsFile
-from fastgradnorm.atomic import replacing
 
 _KIND = "fastgradnorm checkpoint 2"
 _SECONDS_BETWEEN_SYNCS = 5.0
@@ -72,15 +71,13 @@ class Checkpoint:
         self._rows: RowsFile | None = None
         header = {"kind": _KIND, **json.loads(json.dumps(facts))}
         try:
-            if not self.path.exists():
-                with replacing(self.path) as partial:
-                    partial.write_bytes(_line(header))
-            self._file: int | None = os.open(self.path, os.O_RDWR)
+            # Made empty, and written once it is locked: processes may begin at the same moment.
+            self._file: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            told = f"`checkpoint` must be a file that can be written. {error.strerror}"
-            raise OSError(error.errno, told, str(self.path)) from error
+            raise _unwritable(error, self.path) from error
         try:
             self._lock()
+            self._begin(_line(header))
             self._end = self._read(header)
             os.ftruncate(self._file, self._end)
             if self._rows is not None:
@@ -169,6 +166,21 @@ class Checkpoint:
         except (ImportError, OSError):
             pass  # a system or file system without locks
 
+    def _begin(self, line: bytes) -> None:
+        """Writes the first line, unless there is one: a process may be stopped before it is."""
+        assert self._file is not None
+        there = os.pread(self._file, len(line), 0)
+        if there == line or not line.startswith(there):
+            return
+        try:
+            written = os.pwrite(self._file, line, 0)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, 0)
+            raise _unwritable(error, self.path) from error
+
     def _read(self, header: Mapping[str, Any]) -> int:
         """Fills `entries`; returns where the last whole line ends."""
         assert self._file is not None
@@ -188,7 +200,7 @@ class Checkpoint:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, line, 0)
             return len(line)
-        _refuse_others(self.path, found, header)
+        refuse_others(self.path, found, header)
         end = len(lines[0]) + 1
         for number, line in enumerate(lines[1:], 2):
             item = _parsed(line)
@@ -240,34 +252,9 @@ def rows_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.bin")
 
 
-def _refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differ = [
-        f"{name} ({_short(found.get(name))} there, {_short(wanted.get(name))} here)"
-        for name in dict.fromkeys([*wanted, *found])
-        if not _agree(name, found.get(name), wanted.get(name))
-    ]
-    if differ:
-        raise ArgumentError(
-            f"`checkpoint` must be of the same model, options and pool. Got {str(path)!r}, which "
-            f"differs in {', '.join(differ)}. Use another path, or delete it to start anew.",
-            "checkpoint",
-        )
-
-
-def _agree(name: str, there: Any, here: Any) -> bool:
-    """Whether two facts are one; of the first samples, as many as both tell."""
-    if name == LISTED:
-        return there == here or None in (there, here)
-    if there == here or not name.startswith("first "):
-        return bool(there == here)
-    # None: in sequence.
-    pairs = zip(there or itertools.count(), here or itertools.count(), strict=False)
-    return all(a == b for a, b in pairs)
-
-
-def _short(value: Any, most: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _unwritable(error: OSError, path: Path) -> OSError:
+    told = f"`checkpoint` must be a file that can be written. {error.strerror}"
+    return OSError(error.errno, told, str(path))
 
 
 def _line(item: Mapping[str, Any]) -> bytes:

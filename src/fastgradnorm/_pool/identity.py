@@ -4,8 +4,10 @@ A checkpoint goes on only with the same ones, and ranks must have the same ones.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import Subset, TensorDataset
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import Batch, Subject
 from fastgradnorm._options import Options
 from fastgradnorm._pool.draws import as_indices
@@ -80,6 +83,37 @@ def facts(
         "first indices": None if drawn is None else drawn[:_FEW].tolist(),
         "first samples": [_sample(one) for one in few],
     }
+
+
+def refuse_others(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises where the facts of a file are not those of a run, and says which."""
+    differ = [
+        f"{name} ({_short(found.get(name))} there, {_short(wanted.get(name))} here)"
+        for name in dict.fromkeys([*wanted, *found])
+        if not _agree(name, found.get(name), wanted.get(name))
+    ]
+    if differ:
+        raise ArgumentError(
+            f"`checkpoint` must be of the same model, options and pool. Got {str(path)!r}, which "
+            f"differs in {', '.join(differ)}. Use another path, or delete it to start anew.",
+            "checkpoint",
+        )
+
+
+def _agree(name: str, there: Any, here: Any) -> bool:
+    """Whether two facts are one; of the first samples, as many as both tell."""
+    if name == LISTED:
+        return there == here or None in (there, here)
+    if there == here or not name.startswith("first "):
+        return bool(there == here)
+    # None: in sequence.
+    pairs = zip(there or itertools.count(), here or itertools.count(), strict=False)
+    return all(a == b for a, b in pairs)
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def listed(batches: Any) -> int | None:
