@@ -67,10 +67,10 @@ def acquire(
             loader or dataset of other samples, whose inputs are read; those of them that are of the
             pool's own dataset, as of a `Subset`, are not chosen again, but copies are not told from
             others. None, or none: nothing.
-        strategy: `"auto"`, or another name: `"herding"`, `"maxherding"`, `"uherding"`,
-            `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`, `"diverse"`,
-            `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`, `"entropy"`,
-            `"least_confidence"`, `"random"`; or one that says its score or its points too, such as
+        strategy: `"auto"`, or another name: `"herding"`, `"adaptive"`, `"maxherding"`,
+            `"uherding"`, `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`,
+            `"diverse"`, `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`,
+            `"entropy"`, `"least_confidence"`, `"random"`; or one that says its score or its points too, such as
             `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see `docs/active.md`).
         groups: Which group each sample of the pool is of (a patient, a video), in its order, or a
             mapping from indices. Samples of None or NaN are in no group.

@@ -2,7 +2,7 @@
 
 The fused kernels have no vmap rule, and without one PyTorch runs them once a sample and cotangent.
 Attention has no parameters, so nothing but its speed and memory is at stake: both stay what the
-kernel makes of them, memory linear in length. Which kernel that is: see `_attention_choice`.
+kernel makes of them, memory linear in length. Which kernel that is: see `attention_choice`.
 """
 
 import math

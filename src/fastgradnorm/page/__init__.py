@@ -1,4 +1,4 @@
-"""Reports as one HTML file: the demo's, and that of ``fastgradnorm score --report``."""
+"""Reports as one HTML file: of scores, of a choice, and of the demo."""
 
 from fastgradnorm.page._frame import beginning, definitions, page, table
 from fastgradnorm.page._numbers import number, percent
