@@ -30,7 +30,7 @@ FAULTS = [
         "models that put hooks without asking for a graph are slow or refused with last_layer",
     ),
     Fault(
-        "_sketches/sketched.py", "dropped branch",
+        "_directions/pulled.py", "dropped branch",
         "        if subject.clips:\n            unit, scale", "        if False:\n            unit, scale",
         "sketches of clipped gradients are of others",
     ),

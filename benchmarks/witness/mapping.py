@@ -38,7 +38,8 @@ TESTS = {
     "engine/test_sketched engine/test_sketched_alone any_model/test_clipped_gradients "
     "test_sketch_store",
     "_directions/directions": "directions/test_states directions/test_dots directions",
-    "_directions/pulled": "directions/test_options directions/test_dots test_sketch",
+    "_directions/pulled": "directions/test_options directions/test_dots test_sketch "
+    "any_model/test_clipped_gradients",
     "_schemes/losses": "schemes/test_losses schemes/test_labels schemes/test_losses_of_models",
     "_schemes/labelled": "schemes/test_own_losses schemes/test_losses",
     "_schemes/groups": "schemes/test_labels",
@@ -62,9 +63,8 @@ TESTS = {
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",
     "_engine/plan": "any_model/test_meta_and_nested engine/test_last_layer_made "
-    "engine/test_combinations "
-    "process/test_side_effects test_errors any_model/test_weight_standardisation "
-    "any_model/test_custom_functions",
+    "engine/test_combinations process/test_side_effects test_errors "
+    "any_model/test_weight_standardisation any_model/test_custom_functions",
     "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
     "any_model/test_control_flow any_model/test_reached operations/test_frozen "
     "any_model/test_raw_parameters",
@@ -72,8 +72,7 @@ TESTS = {
     "any_model/test_control_flow engine/test_parameters any_model/test_execution",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
     "_model/batches": "test_batch_errors model/test_dropped_inputs model/test_constants "
-    "engine/test_combinations "
-    "test_errors integrations/test_huggingface",
+    "engine/test_combinations test_errors integrations/test_huggingface",
     "_model/branches": "any_model/test_control_flow any_model/test_slow_paths",
     "_model/chance": "test_randomness",
     "_model/generators": "test_randomness pool/test_kept_calls",
@@ -147,8 +146,7 @@ TESTS = {
     "_operations/linear": "operations/test_layers operations/test_linear "
     "any_model/test_raw_parameters",
     "_operations/products": "operations/test_calls any_model/test_raw_parameters "
-    "operations/test_linear "
-    "operations/test_layers",
+    "operations/test_linear operations/test_layers",
     "_operations/rows": "operations/test_frames_of_norms operations/test_layers "
     "any_model/test_norm_layers",
     "_operations": "operations/test_layers operations/test_light any_model/test_raw_parameters "

@@ -70,8 +70,9 @@ def acquire(
         strategy: `"auto"`, or another name: `"herding"`, `"adaptive"`, `"maxherding"`,
             `"uherding"`, `"typiclust"`, `"probcover"`, `"coreset"`, `"lcmd"`, `"bait"`, `"badge"`,
             `"diverse"`, `"kmeans++"`, `"top"`, `"gumbel"`, `"proportional"`, `"margin"`,
-            `"entropy"`, `"least_confidence"`, `"random"`; or one that says its score or its points too, such as
-            `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see `docs/active.md`).
+            `"entropy"`, `"least_confidence"`, `"random"`; or one that says its score or its points
+            too, such as `"expected/all/herding"`, `"sketch/predicted/all/lcmd"` (see
+            `docs/active.md`).
         groups: Which group each sample of the pool is of (a patient, a video), in its order, or a
             mapping from indices. Samples of None or NaN are in no group.
         max_per_group: How many of a group may be chosen; what is labelled does not count.

@@ -16,7 +16,6 @@ from fastgradnorm._engine import (
     ForwardMode,
     Outcome,
     Passes,
-    PlainPass,
     Plan,
     Vectors,
     dots_elements,
@@ -141,11 +140,8 @@ class Dots:
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
     ) -> Scored:
         """By plain autograd."""
-        plain = PlainPass(subject, sample, list(self._directions))
-        unit, scale = self._pulled.of_sample(plain.logits, sample)
-        if subject.clips:
-            unit, scale = unit * scale, torch.ones_like(scale)
-        return self._scored(self._of(plain.gradients(unit), scale)[None])
+        found, scale = self._pulled.plain_gradients(subject, sample, list(self._directions))
+        return self._scored(self._of(found, scale)[None])
 
     def check(self, plan: Plan, batch: Batch) -> None:
         """As in `Outcome`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 
 from fastgradnorm._directions.pulled import Pulled
-from fastgradnorm._engine import Outcome, Passes, PlainPass, Plan
+from fastgradnorm._engine import Outcome, Passes, Plan
 from fastgradnorm._errors import ArgumentError, NonFiniteScoreError, VerificationError
 from fastgradnorm._model import Batch, Passage, Pieces, Subject, Watch
 from fastgradnorm._operations import in_double, numbers
@@ -197,11 +197,7 @@ class Sums:
         self, subject: Subject, sample: Batch, error: Exception | None, run: Callable[[], Scored]
     ) -> Scored:
         """By plain autograd."""
-        plain = PlainPass(subject, sample, list(self.totals))
-        unit, scale = self._pulled.of_sample(plain.logits, sample)
-        if subject.clips:
-            unit, scale = unit * scale, torch.ones_like(scale)
-        found = plain.gradients(unit)
+        found, scale = self._pulled.plain_gradients(subject, sample, list(self.totals))
         return self._added([None if g is None else g * scale for g in found], sample)
 
     def check(self, plan: Plan, batch: Batch) -> None:

@@ -7,7 +7,8 @@ import torch
 from fastgradnorm_kernels import accumulation_dtype
 from torch import Tensor
 
-from fastgradnorm._model import Batch
+from fastgradnorm._engine import PlainPass
+from fastgradnorm._model import Batch, Subject
 from fastgradnorm._operations import is_finite
 from fastgradnorm._options import Options
 from fastgradnorm._schemes import (
@@ -80,6 +81,19 @@ class Pulled:
         valid, target = sample.valid(logits.shape), self.target(sample, logits.shape)
         parts = (None if part is None else part[0] for part in (valid, target))
         return self.cotangent(logits, *parts)
+
+    def plain_gradients(
+        self, subject: Subject, sample: Batch, names: Sequence[str]
+    ) -> tuple[list[Tensor | None], Tensor]:
+        """By plain autograd, of a batch of one: gradients over a scale, and that scale.
+
+        Where gradients do not grow with what is pulled back, that is pulled back at its own size.
+        """
+        plain = PlainPass(subject, sample, names)
+        unit, scale = self.of_sample(plain.logits, sample)
+        if subject.clips:
+            unit, scale = unit * scale, torch.ones_like(scale)
+        return plain.gradients(unit), scale
 
     def alone(
         self, own: OwnModel, names: Sequence[str], batch: Batch, most: int

@@ -13,7 +13,6 @@ from fastgradnorm._engine import (
     Maps,
     Outcome,
     Passes,
-    PlainPass,
     Plan,
     make_plan,
     rescaled,
@@ -126,12 +125,9 @@ class Sketches:
         last = self.options.params == "last_layer"
         names = make_plan(subject, sample).tracked if last else list(subject.chosen)
         check_metric(self._scales, names)
-        plain = PlainPass(subject, sample, names)
-        unit, scale = self._made.of_sample(plain.logits, sample)
-        if subject.clips:
-            unit, scale = unit * scale, torch.ones_like(scale)
+        gradients, scale = self._made.plain_gradients(subject, sample, names)
         like = torch.empty(0, dtype=accumulation_dtype(subject.dtype), device=scale.device)
-        sketches, sizes = self._exact(names, plain.gradients(unit), scale, like)
+        sketches, sizes = self._exact(names, gradients, scale, like)
         if not self.norms:
             return self._scored(sketches[None])
         norms = (sizes.sqrt() * float(scale)).to(sketches)
