@@ -154,3 +154,29 @@ def test_a_method_of_such_a_name_is_none_of_that():
     for _ in range(3):
         scorer.score_batch(X)
     assert kept(scorer) is not None
+
+
+features, losses = torch.zeros(1), [0.0]  # of the caller's script, called as attributes are
+
+
+class Named(nn.Module):
+    """Its attributes are called as names of its file are, which it does not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head, self.losses = nn.Linear(4, 6), nn.Linear(6, 3), 1.0
+
+    def forward(self, x):
+        return self.head(torch.cat([*map(lambda part: part.features(x), [self])])) * self.losses
+
+
+def test_a_name_that_is_only_called_as_an_attribute_is_makes_no_other_engine(monkeypatch):
+    monkeypatch.setattr(traces, "_BEEN", 99)
+    scorer = GradNormScorer(Named().double())
+    for _ in range(2):
+        scorer.score_batch(X)
+    before = scorer._calls._last.kept.engine
+    for _ in range(2):
+        losses.append(float(scorer.score_batch(X).mean()))
+        monkeypatch.setitem(globals(), "features", torch.randn(3))
+        assert scorer._calls._last.kept.engine is before

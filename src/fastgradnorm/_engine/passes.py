@@ -20,7 +20,7 @@ from fastgradnorm._engine.replay import Replays
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
-from fastgradnorm._engine.together import Head, head_together
+from fastgradnorm._engine.together import Head, Seen, head_together
 from fastgradnorm._engine.traces import Traces
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
@@ -61,6 +61,7 @@ class Passes:
         self.traces.bounded = subject.options.max_memory is not None
         self._latest = Passage(settings)
         self._kept = Kept(subject.values([*subject.parameters]).values())
+        self._seen: dict[int, Seen] = {}  # by the `id` of plans, which stay as long
         self.branched = False
 
     def clear(self) -> None:
@@ -221,7 +222,8 @@ class Passes:
 
         def run(_: Branches, *leaves: Tensor) -> Head | None:
             passage = Passage(self.settings)
-            return head_together(self.subject, batch, leaves, plan.names, width, passage)
+            seen = self._seen.setdefault(id(plan), Seen())
+            return head_together(self.subject, batch, leaves, plan.names, width, passage, seen)
 
         found = self._again(f"together {id(plan)}", run, batch)
         self._check_repeatable(batch)

@@ -2,19 +2,37 @@
 
 No transform, no derivative: the pass costs what a forward pass costs. That samples do not mix in it
 is not seen here. Who allows it has compared such a call with samples alone; and where the model
-reads a value, which may be of several samples, it is left.
+reads a value, which may be of several samples, it is left. Its operations are watched once; those
+of which nothing had to be done but to call them are only called from then on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._errors import NOT_THE_MODELS
-from fastgradnorm._model import READING, Batch, Passage, Pieces, PlanChangedError, Subject
+from fastgradnorm._model import (
+    READING,
+    Batch,
+    Passage,
+    Pieces,
+    PlanChangedError,
+    StandIns,
+    Subject,
+    check_copies,
+    check_memory,
+    is_only_called,
+    may_be_in_place,
+)
+from fastgradnorm._operations import COPIED, table
 from fastgradnorm._process import is_out_of_memory
+
+_CONVOLUTIONS = frozenset({F.conv2d, F.conv_transpose2d})
 
 
 class Head(NamedTuple):
@@ -33,8 +51,46 @@ class _ApartError(Exception):
     """The samples have to be run each by itself."""
 
 
+@dataclass
+class Seen:
+    """What the passes of a model have shown of its operations.
+
+    Attributes:
+        plain: Those that are only called, unless it is with a parameter of the last layer.
+        watched: Those that are watched each time, as what they did was more than that.
+        channels_last: Whether images may have the channels last in memory.
+    """
+
+    plain: set[Callable[..., Any]] = field(default_factory=set)
+    watched: set[Callable[..., Any]] = field(default_factory=set)
+    channels_last: bool = True
+
+    @property
+    def has_layout(self) -> bool:
+        """Whether there are convolutions, which are faster so."""
+        return self.channels_last and not _CONVOLUTIONS.isdisjoint(self.plain)
+
+    def add(self, found: Mapping[Callable[..., Any], bool]) -> None:
+        """Notes which operations of one pass were plain, at each of their calls."""
+        self.watched.update(func for func, plain in found.items() if not plain)
+        self.plain.update(found)
+        self.plain -= self.watched
+
+
 class _Rows(HeadInput):
-    """As that, of a plain pass of many samples."""
+    """As that, of a plain pass of many samples.
+
+    Attributes:
+        found: Operations that were not known, and whether they were plain.
+    """
+
+    def __init__(
+        self, tracked: Mapping[str, Tensor], stand_ins: StandIns, passage: Passage, seen: Seen
+    ) -> None:
+        super().__init__(Pieces(tracked), stand_ins, passage, ())
+        self._own, self._seen = frozenset(map(id, tracked.values())), seen
+        self._calls: list[_Call] = []
+        self.found: dict[Callable[..., Any], bool] = {}
 
     def __torch_function__(
         self,
@@ -43,9 +99,58 @@ class _Rows(HeadInput):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__name__", "") in READING:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        others = self._own.isdisjoint(map(id, (*args, *kwargs.values())))
+        if func in self._seen.plain and others and not self._may_harm(name, args, kwargs):
+            return func(*args, **kwargs)
+        if name in READING:
             raise _ApartError
-        return super().__torch_function__(func, types, args, kwargs)
+        call = _Call(func, args)
+        self._calls.append(call)
+        try:
+            output = super().__torch_function__(func, types, args, kwargs)
+        finally:
+            self._calls.pop()
+        if others and func not in self._seen.watched:
+            plain = call.plain and is_only_called(name)
+            if not plain or func not in self._seen.plain:
+                self.found[func] = self.found.get(func, True) and plain
+        return output
+
+    def _may_harm(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether it may change what is the caller's, or a copy that would have been a view."""
+        if torch.is_inference_mode_enabled():
+            return True
+        if not args or not may_be_in_place(name, args, kwargs):
+            return False
+        return hasattr(args[0], COPIED) or self.stand_ins.stands_in(args[0])
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Calls a layer as it is: its forms are for samples by themselves."""
+        operation, call = table.known(func), self._calls[-1]
+        if operation.form is not None and operation.rule is None and not operation.has_layout:
+            return self.run(func, args, kwargs)
+        call.plain = call.func is func and call.args is args
+        name = getattr(func, "__name__", "")
+        check_copies(name, args, kwargs)
+        output = func(*args, **kwargs)
+        check_memory(name, args, kwargs, output)
+        return output
+
+
+@dataclass
+class _Call:
+    """One that is watched: whether nothing came of that but the call itself."""
+
+    func: Callable[..., Any]
+    args: Sequence[Any]
+    plain: bool = False
 
 
 def head_together(
@@ -55,8 +160,11 @@ def head_together(
     names: Sequence[str],
     width: tuple[int, int],
     passage: Passage,
+    seen: Seen,
 ) -> Head | None:
-    """Runs the model once on all samples.
+    """Runs the model once on all samples; once more where its operations were not known before.
+
+    So a pass does the same, to the bit, whichever came before it.
 
     Args:
         subject: The model.
@@ -65,26 +173,50 @@ def head_together(
         names: Parameters of its last layer.
         width: Inputs and outputs of that.
         passage: How the model is run.
+        seen: What earlier passes have shown of it; what this one shows is added.
 
     Returns:
         None where that does not tell each sample's features and logits.
     """
     tracked = {name: value.detach() for name, value in subject.values(names).items()}
-    view, stand_ins = subject.view(tracked)
-    mode = _Rows(Pieces(tracked), stand_ins, passage, ())
-    try:
-        with torch.no_grad():
-            logits = subject.rows(view, batch, [leaf.clone() for leaf in leaves], mode)
-        same = logits is not None and mode.is_output(logits)
-    except (_ApartError, PlanChangedError):
-        return None
-    except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
-            raise
-        subject.blamed = False
-        return None  # what a model raises for a batch it may not raise for one sample
+    while True:
+        laid_out = passage.settings.channels_last and seen.has_layout
+        view, stand_ins = subject.view(tracked)
+        mode = _Rows(tracked, stand_ins, passage, seen)
+        try:
+            with torch.no_grad():
+                given = [_laid_out(leaf, laid_out) for leaf in leaves]
+                logits = subject.rows(view, batch, given, mode)
+            same = logits is not None and mode.is_output(logits)
+        except (_ApartError, PlanChangedError):
+            return None
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+                raise
+            subject.blamed = False
+            if not laid_out:
+                return None  # what a model raises for a batch it may not raise for one sample
+            seen.channels_last = False
+            continue
+        if not mode.found:
+            break
+        seen.add(mode.found)
+    return _read(mode, logits, same, len(leaves[0]), width)
+
+
+def _laid_out(leaf: Tensor, channels_last: bool) -> Tensor:
+    """A copy, of images with the channels last where convolutions are to see them so."""
+    if channels_last and leaf.dim() == 4 and leaf.is_floating_point():
+        return leaf.clone(memory_format=torch.channels_last)
+    return leaf.clone()
+
+
+def _read(
+    mode: _Rows, logits: Tensor | None, same: bool, count: int, width: tuple[int, int]
+) -> Head | None:
+    """What a pass tells of `count` samples, by a layer of so many inputs and outputs."""
     inputs, outputs = width
-    count, given, made = len(leaves[0]), mode.given, mode.output
+    given, made = mode.given, mode.output
     if given is None or made is None or logits is None or logits.shape != (count, outputs):
         return None
     if given.numel() != count * inputs or made.numel() != count * outputs:

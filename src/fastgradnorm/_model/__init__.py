@@ -10,6 +10,12 @@ from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
 from fastgradnorm._model.held import Held
+from fastgradnorm._model.layout import (
+    check_copies,
+    check_memory,
+    is_only_called,
+    may_be_in_place,
+)
 from fastgradnorm._model.marks import marked
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.numbers_of import parts, same
@@ -58,13 +64,17 @@ __all__ = [
     "Watch",
     "as_batch",
     "behind",
+    "check_copies",
+    "check_memory",
     "check_repeatable",
     "check_unmixed",
     "constant",
     "extract",
     "is_of_packages",
+    "is_only_called",
     "loss_failed",
     "marked",
+    "may_be_in_place",
     "meaning_of_loss",
     "names_in",
     "own_states",

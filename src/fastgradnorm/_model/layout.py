@@ -11,7 +11,7 @@ from typing import Any
 from fastgradnorm_kernels.functorch import in_memory
 from torch import Tensor
 
-from fastgradnorm._model.standins import IN_PLACE
+from fastgradnorm._model.standins import IN_PLACE, is_looked_at
 from fastgradnorm._operations import COPIED
 
 # What may give a view of a contiguous tensor, and a copy of another.
@@ -24,7 +24,7 @@ class LayoutError(RuntimeError):
 
 def check_copies(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises `LayoutError` for a change in place of a copy that would have been a view."""
-    if args and hasattr(args[0], COPIED) and _may_be_in_place(name, args, kwargs):
+    if args and hasattr(args[0], COPIED) and may_be_in_place(name, args, kwargs):
         raise LayoutError(f"`{name}` of a copy that would have been a view")
 
 
@@ -44,7 +44,14 @@ def check_memory(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], outp
             setattr(output, COPIED, True)
 
 
-def _may_be_in_place(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def is_only_called(name: str) -> bool:
+    """Whether a call of that name is no matter of memory: nothing is to be done but to make it."""
+    special = name in _VIEW_OR_COPY or name in ("as_strided", "__array__", "numpy", "register_hook")
+    return not special and not is_looked_at(name)
+
+
+def may_be_in_place(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call may change what it is given."""
     if name.startswith("__"):
         return name in IN_PLACE
     return name.endswith("_") or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])

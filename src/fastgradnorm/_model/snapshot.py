@@ -7,7 +7,6 @@ in an installed one, of which all else is taken to stay. Where something cannot 
 is read of the process, there is no snapshot. It keeps alive what it has seen.
 """
 
-import dis
 import enum
 import functools
 import logging
@@ -28,7 +27,7 @@ from fastgradnorm_kernels.switches import global_hooks, has_version, writes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgradnorm._model.code_names import names_in
+from fastgradnorm._model.code_names import globals_in, names_in
 from fastgradnorm._model.glance import Mappings, are
 
 # What is not changed itself, whatever holds it.
@@ -179,14 +178,17 @@ class Snapshot:
         cells = function.__closure__ or ()
         yield from self._list(lambda: [_content(cell) for cell in cells])
         yield from self._list(lambda: [*vars(function).values()])
-        read = set(names_in(code))
-        if read & _ELSEWHERE or any(_loads(code, name) for name in read & _BUILTINS - names.keys()):
+        read, loaded = set(names_in(code)), globals_in(code)
+        if read & _ELSEWHERE or loaded & _BUILTINS - names.keys():
             raise NoSnapshotError("what a function reads elsewhere is not known")
         package = str(names.get("__package__") or "").split(".")
         places = [".".join(package[:i]) + "." for i in range(1, len(package) + 1)]
         for name in read:
-            yield from self._name(names, name, read)
-            for each in () if name in names else (name, *(place + name for place in places)):
+            of_module = name in loaded  # not an attribute that is called as a global is
+            if of_module:
+                yield from self._name(names, name, read)
+            found = of_module and name in names
+            for each in () if found else (name, *(place + name for place in places)):
                 if each in sys.modules:  # as it is imported by the function itself
                     yield from self._name(sys.modules, each, read)
 
@@ -212,18 +214,6 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # of a name that has no value yet
         return _NOTHING
-
-
-def _loads(code: types.CodeType, name: str) -> bool:
-    """Whether it, or a function in it, reads a name of its module, or a builtin."""
-    found = (
-        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    )
-    return name in found or any(
-        _loads(constant, name)
-        for constant in code.co_consts
-        if isinstance(constant, types.CodeType)
-    )
 
 
 def _state(tensor: Tensor) -> Any:

@@ -103,7 +103,7 @@ class StandIns:
             OwnDerivativeError: If it takes a derivative that the transforms around would not see.
         """
         name = getattr(func, "__name__", "")
-        if not _is_looked_at(name) and kwargs.get("out") is None:  # as nearly all
+        if not is_looked_at(name) and kwargs.get("out") is None:  # as nearly all
             return None
         if name in derivatives.NAMES:
             if derivatives.takes_by_autograd(func, args, kwargs, self._level):
@@ -247,7 +247,7 @@ def _is_in_place(name: str) -> bool:
 
 
 @functools.cache
-def _is_looked_at(name: str) -> bool:
+def is_looked_at(name: str) -> bool:
     """Whether a call of that name may be one that is not carried out on a stand-in."""
     return name in ("__get__", "__set__") or name in derivatives.NAMES or _is_in_place(name)
 

@@ -1,0 +1,140 @@
+"""Operations of plain passes, watched once and only called from then on."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastgradnorm import GradNormScorer, score_pool
+from fastgradnorm._engine import together
+from fastgradnorm._model import Watch
+from tests.engine.test_together import exact, last
+from tests.support.cases import Custom, linear
+
+X = torch.randn(12, 3, 8, 8)
+PARTS = {
+    "conv": nn.Conv2d(3, 8, 3, padding=1), "norm": nn.BatchNorm2d(8), "act": nn.ReLU(inplace=True),
+    "head": linear(8, 3),
+}  # fmt: skip
+
+
+def network(m, x):
+    return m.head(m.act(m.norm(m.conv(x))).mean((2, 3)))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Of each plain pass: whether anything was to be had from it, and how many calls it watched."""
+    found, watched = [], [0]
+    right, seen = together.head_together, Watch.__torch_function__
+
+    def counting(*args, **kwargs):
+        watched[0] += 1
+        return seen(*args, **kwargs)
+
+    def noting(*args):
+        watched[0] = 0
+        made = right(*args)
+        found.append((made is not None, watched[0]))
+        return made
+
+    monkeypatch.setattr(Watch, "__torch_function__", counting)
+    monkeypatch.setattr("fastgradnorm._engine.passes.head_together", noting)
+    return found
+
+
+def scores(model, *batches):
+    scorer = GradNormScorer(model, params="last_layer")
+    return [scorer.score_batch(batch) for batch in batches]
+
+
+def test_layers_are_watched_once(passes):
+    model = Custom(network, **PARTS)
+    found = scores(model, X, X.flip(0), X + 1, X * 2, X)
+    for batch, score in zip((X, X.flip(0), X + 1, X * 2, X), found, strict=True):
+        torch.testing.assert_close(score.double(), exact(model, batch), rtol=1e-5, atol=0)
+    assert all(made for made, _ in passes)
+    counts = [count for _, count in passes]
+    # The head is left, and the mean, which has a form of its own; an engine is kept from two on.
+    assert max(counts[2:]) <= 4 < 8 <= counts[0]
+
+
+def by_view(m, x):
+    """Which fails for channels that are last in memory."""
+    return m.head(m.conv(x).view(len(x), 8, -1).mean(-1))
+
+
+def by_stride(m, x):
+    """A stack of what lies next to each other, of contiguous images alone the channels."""
+    rows = m.conv(x)
+    return m.head(rows.as_strided((len(x), 8, 64), (8 * 64, 64, 1)).mean(-1))
+
+
+def changed_in_place(m, x):
+    """Rows that are a view of contiguous images, and a copy of others."""
+    images = m.conv(x)
+    m.act(images.flatten(2))
+    return m.head(images.mean((2, 3)))
+
+
+def changed_by_an_operator(m, x):
+    images = m.conv(x)
+    images.reshape(len(x), -1).mul_(2)
+    return m.head(images.mean((2, 3)))
+
+
+LAYOUTS = [by_view, by_stride, changed_in_place, changed_by_an_operator]
+
+
+@pytest.mark.parametrize("forward", LAYOUTS)
+def test_models_that_count_on_how_images_lie_in_memory(forward, passes):
+    model = Custom(forward, **PARTS)
+    for batch, score in zip((X, X + 1, X), scores(model, X, X + 1, X), strict=True):
+        torch.testing.assert_close(score.double(), exact(model, batch), rtol=1e-5, atol=0)
+    assert passes and all(made for made, _ in passes)
+
+
+def widely(m, x):
+    """Wider images take another way, of operations that were not seen before."""
+    images = m.conv(x)
+    images = F.elu(images).sigmoid() if x.shape[-1] > 8 else images.relu()
+    return m.head(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("verify", [True, "all"])
+def test_bits_are_the_same_whichever_pass_came_before(verify):
+    model, wide = Custom(widely, **PARTS), torch.randn(12, 3, 8, 9)
+    after = score_pool(model, [X, wide, X], params="last_layer", verify=verify, progress=False)
+    alone = [last(model, batch) for batch in (X, wide)]
+    assert torch.equal(after, torch.cat([alone[0], alone[1], alone[0]]))
+
+
+def test_a_tensor_of_the_callers_is_not_written_to():
+    """By an operation that was plain on what the model had made, when it was watched."""
+    wide = torch.randn(12, 3, 8, 9)
+
+    def forward(m, x):
+        h = m.act(m.conv(x)).mean((2, 3))
+        return m.head(h + m.act(m.kept[0]) if x.shape[-1] > 8 else h)
+
+    model = Custom(forward, **PARTS)
+    model.kept = [torch.full((8,), -1.0)]
+    expected = exact(model, wide)
+    scorer = GradNormScorer(model, params="last_layer")
+    for batch in (X, X, wide, wide):
+        found = scorer.score_batch(batch)
+        assert torch.equal(model.kept[0], torch.full((8,), -1.0))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_last_layer_that_a_later_batch_calls_otherwise():
+    def forward(m, x):
+        h = m.conv(x).mean((2, 3))
+        if x.shape[-1] > 8:
+            return F.linear(input=h, weight=m.head.weight, bias=m.head.bias)
+        return m.head(m.square(h))
+
+    model, wide = Custom(forward, **PARTS, square=linear(8, 8)), torch.randn(12, 3, 8, 9)
+    batches = (X, X, wide, wide, X)
+    for batch, score in zip(batches, scores(model, *batches), strict=True):
+        torch.testing.assert_close(score.double(), exact(model, batch), rtol=1e-5, atol=0)
