@@ -33,17 +33,17 @@ FAULTS = [
     ),
     Fault(
         _SNAPSHOT, "dropped guard",
-        "        if read & _ELSEWHERE or any(", "        if any(",
+        "if read & _ELSEWHERE or loaded", "if loaded",
         "score_batch replays traces of what the environment or a file said before",
     ),
     Fault(
         _SNAPSHOT, "lost in one branch",
-        "    return name in found or any(", "    return False and any(",
+        "if read & _ELSEWHERE or loaded & _BUILTINS - names.keys():", "if read & _ELSEWHERE:",
         "score_batch replays traces of what an opened file said before",
     ),
     Fault(
         _SNAPSHOT, "over-eager guard",
-        "    return name in found or any(", "    return True or any(",
+        "or loaded & _BUILTINS - names.keys():", "or read & _BUILTINS:",
         "score_batch replays no traces of a model that calls eval() of a module while it runs",
     ),
     Fault(
@@ -147,5 +147,26 @@ FAULTS = [
         "_model/generators.py", "dropped step",
         "with unwatched(), outside():", "with unwatched():",
         "score_batch fails on a model that holds a generator, in PyTorch's words",
+    ),
+    Fault(
+        "_engine/together.py", "dropped guard",
+        " and not self._may_harm(name, args, kwargs):", ":",
+        "a layer that works in place writes to the caller's tensors",
+    ),
+    Fault(
+        "_engine/together.py", "dropped step",
+        "        if not mode.found:\n            break\n        seen.add(mode.found)\n",
+        "        seen.add(mode.found)\n        break\n",
+        "the bits of a batch depend on those that came before it",
+    ),
+    Fault(
+        "_engine/together.py", "lost in one branch",
+        "            if not laid_out:\n", "            if True:\n",
+        "models that count on how images lie in memory lose the plain pass",
+    ),
+    Fault(
+        _SNAPSHOT, "dropped guard",
+        "of_module = name in loaded ", "of_module = True ",
+        "score_batch plans anew where a name of the script is called as an attribute is",
     ),
 ]  # fmt: skip

@@ -271,7 +271,7 @@ FAULTS = [
     ),
     Fault(
         "_model/layout.py", "dropped guard",
-        "if args and hasattr(args[0], COPIED) and _may_be_in_place(name, args, kwargs):",
+        "if args and hasattr(args[0], COPIED) and may_be_in_place(name, args, kwargs):",
         "if False:",
         "a change in place of what would have been a view is lost",
     ),

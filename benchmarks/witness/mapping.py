@@ -46,7 +46,7 @@ TESTS = {
     "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
-    "_engine/together": "engine/test_together",
+    "_engine/together": "engine/test_together engine/test_together_watched",
     "_engine/traced": "engine/test_traced engine/test_traced_random",
     "_engine/traces": "engine/test_traced engine/test_traced_layouts "
     "engine/test_traced_kinds engine/test_traced_contract",
