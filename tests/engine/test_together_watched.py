@@ -1,5 +1,7 @@
 """Operations of plain passes, watched once and only called from then on."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -109,22 +111,26 @@ def test_bits_are_the_same_whichever_pass_came_before(verify):
     assert torch.equal(after, torch.cat([alone[0], alone[1], alone[0]]))
 
 
-def test_a_tensor_of_the_callers_is_not_written_to():
-    """By an operation that was plain on what the model had made, when it was watched."""
-    wide = torch.randn(12, 3, 8, 9)
+def test_a_buffer_of_the_callers_is_not_written_to():
+    """By a layer that was plain on what the model had made, when it was watched."""
+    callers, usual = [], sys.getswitchinterval()
 
     def forward(m, x):
         h = m.act(m.conv(x)).mean((2, 3))
-        return m.head(h + m.act(m.kept[0]) if x.shape[-1] > 8 else h)
+        return m.head(h + m.act(callers[0]) if sys.getswitchinterval() > usual else h)
 
     model = Custom(forward, **PARTS)
-    model.kept = [torch.full((8,), -1.0)]
-    expected = exact(model, wide)
+    model.register_buffer("shift", torch.full((8,), -1.0))
+    callers.append(model.shift)
     scorer = GradNormScorer(model, params="last_layer")
-    for batch in (X, X, wide, wide):
-        found = scorer.score_batch(batch)
-        assert torch.equal(model.kept[0], torch.full((8,), -1.0))
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    for _ in range(3):
+        scorer.score_batch(X)
+    try:
+        sys.setswitchinterval(2 * usual)  # of the process, where nobody looks for what a model does
+        scorer.score_batch(X)
+    finally:
+        sys.setswitchinterval(usual)
+    assert torch.equal(model.shift, torch.full((8,), -1.0))
 
 
 def test_a_last_layer_that_a_later_batch_calls_otherwise():
