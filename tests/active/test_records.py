@@ -21,6 +21,15 @@ def record(cycle, chosen=(1,), value=0.5):
     }
 
 
+def test_a_run_in_one_line():
+    made = Run(settings("margin", 3), (record(0, value=0.25), record(4, value=0.87654)))
+    assert repr(made) == (
+        "Run('small' by 'margin', seed 3: 10 to 14 labels, accuracy 0.25 to 0.8765, "
+        "loss -0.25 to -0.8765)"
+    )
+    assert repr(Run(settings(), ())) == "Run('small' by 'random', seed 0, nothing yet)"
+
+
 def runs(count=3):
     return [
         Run(settings(s, n), tuple(record(c, value=n + c) for c in range(4)))

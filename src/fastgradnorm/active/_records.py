@@ -15,7 +15,7 @@ from fastgradnorm import ArgumentError
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One strategy from one seed: its records, cycle by cycle.
 
@@ -28,6 +28,16 @@ class Run:
 
     settings: Mapping[str, Any]
     records: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        told = f"Run({self.task!r} by {self.strategy!r}, seed {self.seed}"
+        if not self.records:
+            return f"{told}, nothing yet)"
+        first, last = self.records[0], self.records[-1]
+        changes = [f"{first['labelled']} to {last['labelled']} labels"]
+        for name in (name for name in first["metrics"] if name in last["metrics"]):
+            changes.append(f"{name} {first['metrics'][name]:.4g} to {last['metrics'][name]:.4g}")
+        return f"{told}: {', '.join(changes)})"
 
     @property
     def task(self) -> str:
