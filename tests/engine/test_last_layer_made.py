@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from fastgradnorm import GradNormScorer, naive_score_pool
+from fastgradnorm import GradNormScorer, acquire, naive_score_pool
 from tests.support import oracle
 from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear, perturb
@@ -80,6 +80,23 @@ MADE = {
         lambda: {"head": Held(w=(5, 3), c=(3,), scale=(1,))},
         headed(lambda h, z: torch.addmm(h.c * h.scale, z, h.w)),
     ),
+    "weight norm, no bias": (
+        lambda: {"head": parametrizations.weight_norm(nn.Linear(5, 3, bias=False))},
+        None,
+    ),
+    "cosines": (
+        lambda: {"head": Held(w=(3, 5))},
+        headed(lambda h, z: 8 * F.linear(F.normalize(z), F.normalize(h.w))),
+    ),
+    "low rank": (lambda: {"head": Held(a=(5, 2), b=(2, 3))}, headed(lambda h, z: z @ (h.a @ h.b))),
+    "low rank, beside a constant": (
+        lambda: {"head": Held(a=(5, 2), b=(2, 3))},
+        headed(lambda h, z: torch.addmm(torch.ones(3, dtype=z.dtype), z, 1 - h.a @ h.b)),
+    ),
+    "convolution, no bias": (
+        lambda: {"head": Held(w=(3, 5, 1))},
+        headed(lambda h, z: F.conv1d(z[..., None], h.w.exp())[..., 0]),
+    ),
     "made in place": (
         lambda: {"head": Held(w=(3, 5), c=(3,), row=(5,))},
         headed(lambda h, z: F.linear(z, _with_row(h.w, h.row), h.c)),
@@ -126,6 +143,19 @@ def test_counts_with_what_it_is_made_of(name, trained, verify):
         assert {*found[scheme].provenance["parameters"]["names"]} == names
     plain = naive_score_pool(model, [X], params="last_layer")
     assert_close_relative(plain, table.scores("expected", keep=is_head), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["weight norm, no bias", "cosines", "low rank", "pruned"])
+def test_features_are_what_it_is_given(name):
+    model, pool = model_of(name, trained=True), torch.randn(30, 4)
+    if name == "cosines":
+        given = Custom(lambda m, x: m.head(F.normalize(features(m, x))), body=model.body)
+    else:
+        given = Custom(lambda m, x: m.head(features(m, x)), body=model.body)
+    given.head = linear(5, 3)
+    options = {"strategy": "coreset", "progress": False}
+    chosen = [acquire(each, [pool], 5, **options).indices for each in (model, given)]
+    assert torch.equal(*chosen)
 
 
 class Doubled(torch.autograd.Function):

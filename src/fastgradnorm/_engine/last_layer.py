@@ -12,12 +12,14 @@ from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model import (
     Batch,
     Followed,
+    Lineage,
     Passage,
     Pieces,
     PlanChangedError,
     Settings,
     Subject,
 )
+from fastgradnorm._operations import table
 
 # How many dimensions follow the channels of the input; a linear layer has its features last.
 _LAYERS: dict[Callable[..., Any], int] = {
@@ -61,8 +63,13 @@ def _input_of(
 
 
 class LayerInput(Followed):
-    """Keeps the input of the last such layer that holds a tracked parameter."""
+    """Keeps the input of the last such layer that holds a tracked parameter, or what is made of it.
 
+    Attributes:
+        lineage: Knows what is made of tracked parameters.
+    """
+
+    lineage: Lineage | None = None
     given: Tensor | None = None
     after = 0
     other = ""
@@ -76,11 +83,32 @@ class LayerInput(Followed):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """Notes the input."""
+        self._note(func, call, slots)
+        return self.run(func, args, kwargs)
+
+    def _note(
+        self, func: Callable[..., Any], call: Mapping[str, Any], slots: Sequence[str]
+    ) -> None:
         found = _input_of(func, call, slots)
         if found is None:
             self.other = getattr(func, "__name__", "")
         else:
             self.given, self.after = found
+
+    def plain(
+        self,
+        func: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Notes the input of a layer whose weight is made, and which has no bias of its own."""
+        operation, lineage = table.known(func), self.lineage
+        if operation.rule is not None and lineage is not None:
+            call = operation.bind(args, kwargs)
+            own = [k for k, v in call.items() if isinstance(v, Tensor) and lineage.is_own(v)]
+            if own:
+                self._note(func, call, own)
         return self.run(func, args, kwargs)
 
 
@@ -130,7 +158,7 @@ def _seen(
     tracked = {k: v.detach() for k, v in subject.values(names).items()}
     view, stand_ins = subject.view(tracked)
     mode = LayerInput(Pieces(tracked), stand_ins, passage, leaves)
-    mode.follower = lineage = subject.lineage(tracked, given) if names else None
+    mode.follower = mode.lineage = lineage = subject.lineage(tracked, given) if names else None
     # No tensor has a gradient here; what the model itself keeps out of its graph is still seen.
     with torch.enable_grad(), mode:
         logits = subject.with_head(view, batch, list(given), lineage).detach()

@@ -273,14 +273,15 @@ def _layer(view: nn.Module, recorder: Recorder) -> str:
 
 def _last_layer(run: _Run) -> tuple[Use, bool]:
     use, exact = run.recorder.source(run.head)
-    if use is None or use.rule is None or not use.slots:
+    if use is None or not (use.made if use.rule is None else use.slots):
         place = "" if use is None else f"model.{use.layer}".rstrip(".")
         made = f"`{use.operation}` in `{place}`" if use else "several operations"
         raise NoSingleHeadError(
             "`params` must not be 'last_layer' where no single layer produced the logits. They "
             f"come from {made}. Select them by a function: `params=lambda name, parameter: ...`."
         )
-    whole = use.rule.shape.positions == 1 and "weight" in use.slots and not (use.others or use.made)
+    alone = use.rule is not None and use.rule.shape.positions == 1 and "weight" in use.slots
+    whole = alone and not (use.others or use.made)
     return use, exact and whole and use.operation == "linear"
 
 

@@ -16,6 +16,7 @@ from fastgradnorm._model.layout import (
     is_only_called,
     may_be_in_place,
 )
+from fastgradnorm._model.lineage import Lineage
 from fastgradnorm._model.marks import marked
 from fastgradnorm._model.mixing import check_unmixed
 from fastgradnorm._model.numbers_of import parts, same
@@ -44,6 +45,7 @@ __all__ = [
     "Foreseen",
     "Given",
     "Held",
+    "Lineage",
     "Mold",
     "NoSnapshotError",
     "Origins",

@@ -68,6 +68,10 @@ class Lineage:
             numbers = tensor.is_floating_point() or tensor.is_complex()
             self._set(tensor, state if numbers else _State.SAMPLE)
 
+    def is_own(self, tensor: Tensor) -> bool:
+        """Whether it is made of the layer's parameters alone."""
+        return self._state(tensor) is _State.OWN
+
     def check(self, head: Tensor) -> None:
         """Raises `PlanChangedError` if what the layer should have made comes from another one."""
         if self._state(head) in (_State.OTHER, _State.BEYOND):

@@ -155,9 +155,25 @@ class Recorder(Followed):
         elif tracked and torch.is_grad_enabled():
             self.harmless.update((piece.name, name) for piece in tracked)
             self._note_nested(tracked)
-        elif len(fresh) == 1:
+        elif len(fresh) == 1 and not self._is_made_layer(func, args, kwargs, fresh[0]):
             self._follow(name, tensors, fresh[0])
         return output
+
+    def _is_made_layer(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        output: Tensor,
+    ) -> bool:
+        """Of a layer all whose parameters are made, as a weight that is normalised, and no bias."""
+        operation = table.known(func)
+        made = () if operation.rule is None else self._made(operation.bind(args, kwargs))
+        if made:
+            use = Use(getattr(func, "__name__", ""), self.layer, output=output, made=made)
+            self._sources[id(output)] = output, use, True
+            self._changed[id(use)] = marked(output)
+        return bool(made)
 
     def _note_nested(self, pieces: Iterable[Piece]) -> None:
         if torch.is_grad_enabled() and is_transforming():
