@@ -140,7 +140,7 @@ FAULTS = [
     ),
     Fault(
         _DIRECTIONS, "dropped factor",
-        "else total + weight * found", "else total + found",
+        "else total + more", "else total + found",
         "over checkpoints only the first has its weight",
     ),
     Fault(

@@ -167,7 +167,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            object.__setattr__(self, each.name, _validate.plain_integer(getattr(self, each.name)))
+            object.__setattr__(self, each.name, _validate.plain_number(getattr(self, each.name)))
         if self.loss is not None and self.scheme is _DEFAULT_SCHEME:
             object.__setattr__(self, "scheme", "loss")
         self._check_schemes()

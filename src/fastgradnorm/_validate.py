@@ -66,6 +66,7 @@ def check_number(
     bound = f" > {above:g}" if above is not None else ""
     bound += f" >= {at_least:g}" if at_least is not None else ""
     bound += f" and <= {at_most:g}" if at_most is not None else ""
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise fail_type(name, f"a number{bound}", value)
     low = (above is not None and not value > above) or (
@@ -91,6 +92,13 @@ def plain_integer(value: Any) -> Any:
     """An integer of NumPy's as one that JSON and digests take; anything else as it is."""
     foreign = isinstance(value, numbers.Integral) and not isinstance(value, int)
     return operator.index(value) if foreign else value
+
+
+def plain_number(value: Any) -> Any:
+    """A real number of NumPy's as one of Python's; anything else as it is."""
+    foreign = isinstance(value, numbers.Real) and not isinstance(value, (int, float))
+    whole = isinstance(value, numbers.Integral)
+    return float(value) if foreign and not whole else plain_integer(value)
 
 
 def check_amount(name: str, value: object, unit: str) -> None:

@@ -108,6 +108,10 @@ def gradient_dots(
 
 
 def _made(directions: Any, model: nn.Module) -> Any:
+    if isinstance(directions, nn.Module):  # which can be called, on inputs
+        wanted = "a mapping from parameters' names to tensors, or a function of the model"
+        advice = "Of its weights: `dict(module.named_parameters())`."
+        raise fail_type("directions", wanted, directions, advice)
     return directions(model) if callable(directions) else directions
 
 
@@ -140,7 +144,8 @@ def _over_checkpoints(
                 "one: turn shuffling off, or give its sampler a generator that starts anew.",
                 "loader",
             )
-        total = weight * found if total is None else total + weight * found
+        more = float(weight) * found
+        total = more if total is None else total + more
     assert total is not None
     return total
 
@@ -160,7 +165,9 @@ def _check_checkpoints(checkpoints: Any, loader: Any, options: Options) -> None:
             raise fail_type(told, "a pair (state dict or its path, weight)", pair)
         if not isinstance(pair[0], (Mapping, str, Path)):
             raise fail_type(f"{told}[0]", "a state dict, or the path of one", pair[0])
-        check_number(f"{told}[1]", pair[1])
+        weight = pair[1]  # an optimizer's learning rate may be a tensor
+        alone = isinstance(weight, Tensor) and weight.numel() == 1 and not weight.is_complex()
+        check_number(f"{told}[1]", weight.item() if alone else weight)
     if len(checkpoints) > 1 and hasattr(loader, "__next__"):
         advice = "Pass a DataLoader or a list."
         wanted = "one that can be read again, for several `checkpoints`"

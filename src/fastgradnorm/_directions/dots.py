@@ -246,6 +246,9 @@ def directed(wrapped: nn.Module, directions: Any) -> dict[str, Vectors]:
             if not isinstance(value, Tensor) or value.shape != shapes[name]:
                 wanted = f"a tensor of the parameter's shape {list(shapes[name])} for {name!r}"
                 raise fail(f"directions[{q}]", wanted, value)
+            if value.is_meta:
+                nothing = Words(f"a tensor on the meta device for {name!r}")
+                raise fail(f"directions[{q}]", "of numbers", nothing)
             value = value.detach().to_dense()  # gradients of lookups may be sparse
             if not is_finite(value):
                 others = Words(f"others for {name!r}")

@@ -48,7 +48,7 @@ def settled(
     wide = target.movedim(class_dim, -1) if -target.dim() <= class_dim < target.dim() else target
     if loss == "cross_entropy" and likelihood == "categorical":
         if not target.is_floating_point():
-            return _indices(target, positions, shape[-1])
+            return _indices(target, positions, shape[-1], class_dim)
         if list(wide.shape[1:]) != list(shape):
             raise fail(
                 "target",
@@ -70,21 +70,27 @@ def settled(
     raise fail("target", f"labels of the logits' shape [N{_more(shape)}]", target)
 
 
-def _indices(target: Tensor, positions: Sequence[int], classes: int) -> Tensor:
+def _indices(target: Tensor, positions: Sequence[int], classes: int, class_dim: int) -> Tensor:
     found = target.long()
     if list(found.shape[1:]) == [1, *positions]:  # the class dimension of a map that has one entry
         found = found[:, 0]
     if list(found.shape[1:]) != list(positions):
         rows = found.dim() == len(positions) + 2 and classes in found.shape[1:]
         advice = "Of one-hot rows pass `.argmax` of the classes, or `.float()`." if rows else ""
+        if positions and class_dim == 1 and list(found.shape[1:]) == [classes, *positions[:-1]]:
+            advice = "If the outputs have the classes last, pass `class_dim=-1`."
         raise fail("target", f"class indices [N{_more(positions)}]", target, advice)
     wrong = ((found < 0) | (found >= classes)) & (found != _IGNORED)
     if bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()
         place = f" at {at[1:]}" if at[1:] else ""
+        number, advice = int(found[tuple(at)]), ""
+        if bool((found[wrong] == number).all()):  # one number, which may stand for what is no class
+            advice = f" For what is left out write {_IGNORED}, or pass `nn.CrossEntropyLoss("
+            advice += f"ignore_index={number})`."
         raise LabelError(
             f"`target` must be class indices from 0 to {classes - 1}, or {_IGNORED} for what is "
-            f"left out. Got {int(found[tuple(at)])} for sample {at[0]} of a batch{place}.",
+            f"left out. Got {number} for sample {at[0]} of a batch{place}.{advice}",
             "target",
             at[0],
         )

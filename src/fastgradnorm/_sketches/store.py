@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgradnorm._pool import rows_of
-from fastgradnorm._validate import check_choice, fail
+from fastgradnorm._validate import check_choice, check_integer, fail, fail_type
 
 # Without norms, and with them in each row, after the sketches.
 KINDS = ("fastgradnorm sketches 1", "fastgradnorm sketches 2")
 RUN, INFO, INDICES = "gradients", "info.json", "indices.npy"
 _BLOCK = 1 << 24  # elements that are read at a time
+
+
+def folder_of(path: Any) -> Path:
+    """The path of a folder; raises for what is none."""
+    if not isinstance(path, (str, Path)):
+        raise fail_type("path", "the path of a folder", path)
+    return Path(path)
 
 
 class SketchStore:
@@ -43,10 +50,10 @@ class SketchStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = folder_of(path)
         try:
-            self.info: dict[str, Any] = json.loads((self.path / INFO).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            self.info: dict[str, Any] = dict(json.loads((self.path / INFO).read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             begun = any(self.path.glob(f"{RUN}*"))
             advice = (
                 "Its run was stopped: call `store_sketches` as before, and it goes on."
@@ -102,6 +109,8 @@ class SketchStore:
 
     def group(self, name: str) -> NDArray[Any]:
         """Sketches `[N, dim]` of one group of parameters."""
+        if not self.groups:
+            raise fail("name", "of a group", name, "All have one sketch here, `sketches`.")
         check_choice("name", name, self.groups)
         found: NDArray[Any] = self.sketches[:, self.groups.index(name)]
         return found
@@ -109,7 +118,7 @@ class SketchStore:
     def blocks(self, size: int | None = None) -> Iterator[Tensor]:
         """All sketches, some at a time, `[n, dim]`, of groups one after another `[n, G * dim]`."""
         width = int(np.prod(self.shape[1:]))
-        size = max(1, _BLOCK // width) if size is None else size
+        size = max(1, _BLOCK // width) if size is None else check_integer("size", size, at_least=1)
         for start in range(0, len(self), size):
             yield self[start : start + size].flatten(1)
 

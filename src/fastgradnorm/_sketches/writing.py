@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgradnorm._pool import Placement, Run, SharedRun, provenance, rows_of
 from fastgradnorm._sketches.sketched import COLUMN
-from fastgradnorm._sketches.store import INDICES, INFO, KINDS, RUN
+from fastgradnorm._sketches.store import INDICES, INFO, KINDS, RUN, folder_of
 from fastgradnorm._validate import fail
 from fastgradnorm.atomic import replacing, write_text
 
@@ -34,7 +34,7 @@ class Folder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+        self._path = folder_of(path)
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
