@@ -34,9 +34,11 @@ class Run:
         if not self.records:
             return f"{told}, nothing yet)"
         first, last = self.records[0], self.records[-1]
-        changes = [f"{first['labelled']} to {last['labelled']} labels"]
-        for name in (name for name in first["metrics"] if name in last["metrics"]):
-            changes.append(f"{name} {first['metrics'][name]:.4g} to {last['metrics'][name]:.4g}")
+        before, after = first["metrics"], last["metrics"]
+        changes = [
+            f"{first['labelled']} to {last['labelled']} labels",
+            *(f"{n} {before[n]:.4g} to {after[n]:.4g}" for n in before if n in after),
+        ]
         return f"{told}: {', '.join(changes)})"
 
     @property
