@@ -54,6 +54,32 @@ def test_a_dataset_is_for_acquire_alone_where_it_takes_it():
             assert "acquire" not in str(caught.value)
 
 
+class Averaged(nn.Module):
+    def __init__(self, inner, dims):
+        super().__init__()
+        self.inner, self.dims, self.head = inner, dims, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.inner(x).mean(self.dims))
+
+
+@pytest.mark.parametrize(
+    "model, sample",
+    [
+        (Averaged(nn.Conv2d(1, 4, 3), (-2, -1)), (1, 6, 6)),
+        (Averaged(nn.Conv1d(2, 4, 3), -1), (2, 6)),
+        (Averaged(nn.Linear(5, 4), -2), (7, 5)),
+    ],
+    ids=["pictures", "signals", "sequences"],
+)
+def test_samples_that_a_model_takes_without_a_batch_are_told_from_batches(model, sample):
+    """It runs on one, and what it gives has no dimension of samples."""
+    pool = list(torch.randn(6, *sample))
+    for call in (lambda: acquire(model, pool, 2), lambda: score_pool(model, pool)):
+        with pytest.raises(ValueError, match=r"DataLoader\(samples, batch_size=64\)"):
+            call()
+
+
 @pytest.mark.parametrize("strategy", ["herding", "margin", "badge", None, 3])
 def test_scores_alone_are_selected_by_score(strategy):
     with pytest.raises(ValueError, match=r"`strategy` must be one of 'top'.*`acquire`'s"):
