@@ -49,8 +49,8 @@ def one_sample(logits: Tensor, class_dim: int) -> Tensor:
             "model",
             "a classifier that returns logits [N, C, ...], here [1, C, ...] for one sample",
             logits,
-            "Keep the batch dimension (`squeeze(-1)`, not `squeeze()`). If these are samples and no "
-            "batches, make batches of them: `DataLoader(samples, batch_size=64)`.",
+            "Keep the batch dimension (`squeeze(-1)`, not `squeeze()`). If these are samples and "
+            "no batches, make batches of them: `DataLoader(samples, batch_size=64)`.",
         )
     if not 1 - logits.dim() <= class_dim < logits.dim():
         raise fail("class_dim", f"a dimension of the logits {list(logits.shape)}", class_dim)
