@@ -13,12 +13,13 @@ import inspect
 import itertools
 import re
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import Enum
 from types import (
     BuiltinFunctionType,
     CodeType,
     FunctionType,
+    MappingProxyType,
     MethodType,
     ModuleType,
     SimpleNamespace,
@@ -42,6 +43,8 @@ _OF_MODULES = frozenset(nn.Module().__dict__)
 _LOADED = ("LOAD_GLOBAL", "LOAD_NAME")
 _STORED = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
 _FILLED = (dict, list, set)
+# Python's own: others may read what they hold from files.
+_HOLDERS = (dict, MappingProxyType, list, tuple, set, frozenset)
 # Methods by which what is written to is a container that someone else made.
 _WRITING = frozenset({"append", "extend", "insert", "pop", "update", "setdefault", "add", "clear"})
 _PLAIN_OBJECTS = (SimpleNamespace, Namespace)
@@ -101,7 +104,7 @@ class _Walk:
             yield self._numbers(thing)
         elif depth == 0 or not self._is_new(thing):
             yield type(thing).__qualname__
-        elif isinstance(thing, (Mapping, list, tuple, set, frozenset)):
+        elif isinstance(thing, _HOLDERS):
             yield from self._elements(thing, depth)
         elif isinstance(thing, nn.Module):
             yield from self._module(thing, depth)
@@ -124,7 +127,8 @@ class _Walk:
         if isinstance(held, (set, frozenset)):
             yield from sorted(repr(each) for each in held if isinstance(each, _ATOMS))
             return
-        for key, value in held.items() if isinstance(held, Mapping) else enumerate(held):
+        mapping = isinstance(held, (dict, MappingProxyType))
+        for key, value in held.items() if mapping else enumerate(held):
             yield f"[{key!r}]" if isinstance(key, _ATOMS) else type(key).__name__
             yield from self.lines(value, depth - 1)
 
