@@ -130,11 +130,13 @@ class TestArrays:
             assert torch.equal(score(model, [batch]), expected)
         assert torch.equal(score(model, [array[:4], array[4:]]), expected)
 
+    @pytest.mark.slow
     def test_keep_what_a_wide_model_takes(self):
         x = np.random.default_rng(0).standard_normal((3, 10))
         model = MLP().double()
         assert torch.equal(scores(model, [x]), scores(model, [torch.from_numpy(x)]))
 
+    @pytest.mark.slow
     def test_of_labels_are_read_by_a_loss(self):
         x, y, model = torch.randn(6, 10), torch.arange(6) % 3, MLP()
         expected = scores(model, [(x, y)], loss="cross_entropy")

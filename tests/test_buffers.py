@@ -157,6 +157,7 @@ def test_a_write_that_later_samples_make(late):
         assert all(torch.equal(value, held[name]) for name, value in hold(model).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", [
     torch.ao.quantization.MovingAverageMinMaxObserver,
     torch.ao.quantization.MinMaxObserver,

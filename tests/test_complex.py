@@ -104,6 +104,7 @@ class TestModels:
         assert_close_relative(mean, norms, 0.02)
 
 
+@pytest.mark.slow
 def test_a_model_whose_first_parameter_is_complex():
     model = Custom(lambda m, x: m.head((x.to(m.first.dtype) @ m.first).abs()))
     model.first, model.head = weight(4, 4), linear(4, 3)

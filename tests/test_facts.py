@@ -57,6 +57,7 @@ def test_sum_with_detached_probabilities_has_no_gradient(model_and_inputs):
             assert g.abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_entropy_per_tensor_reproduces_the_published_code(model_and_inputs):
     model, inputs = model_and_inputs
     expected = torch.tensor([published_code(model, x) for x in oracle.ones(inputs)])
@@ -64,6 +65,7 @@ def test_entropy_per_tensor_reproduces_the_published_code(model_and_inputs):
     assert_close_relative(actual, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_expected_is_another_score_than_entropy(model_and_inputs):
     model, inputs = model_and_inputs
     by_scheme = score_pool(model, [inputs], scheme=("expected", "entropy"), progress=False)

@@ -199,6 +199,7 @@ def test_between_the_batches_of_a_stream_it_is_the_callers():
         assert switches() == before
 
 
+@pytest.mark.slow
 def test_two_scorers_in_two_threads():
     """The first to leave takes nothing away from the other; the last puts back."""
     before = switches()

@@ -87,6 +87,7 @@ def test_a_host_imports_the_face_and_its_own_package(host):
             assert others <= {"fastgradnorm"}, f"{name} imports {others}"
 
 
+@pytest.mark.slow
 def test_hosts_take_from_the_face_what_it_names():
     for name, path in FILES.items():
         if name.startswith(tuple(HOSTS)):

@@ -133,6 +133,7 @@ def test_a_sketch_does_not_depend_on_the_batch(name):
     assert torch.allclose(alone, together, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 @pytest.mark.parametrize("operation", [
     lambda a: torch.func.vmap(torch.func.jacrev(lambda t: LA.solve(t, t[:, :1].tanh())))(a),

@@ -65,6 +65,7 @@ class TestRunsThatStop:
         store = store_sketches(model, batches(given), tmp_path, 32, **OPTIONS)
         assert torch.equal(store[:], gradient_sketch(model, batches(given), 32, **OPTIONS))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("where", [0, 5000, -1])
     def test_rows_that_changed_are_noticed(self, given, tmp_path, where):
         model = given[0]

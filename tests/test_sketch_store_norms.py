@@ -65,6 +65,7 @@ def test_they_are_part_of_what_a_folder_is_of(given, tmp_path):
         store_sketches(given[0], batches(given), tmp_path / "other", 8, norms=1, **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [None, "module"])
 def test_handed_to_datasets(given, tmp_path, by):
     pytest.importorskip("datasets")

@@ -75,6 +75,7 @@ SCORERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", SCORERS)
 @pytest.mark.parametrize("second", ["pool", "naive"])
 def test_the_first_ends_first(first, second):
@@ -122,6 +123,7 @@ def test_three_of_them(order):
     assert process() == before
 
 
+@pytest.mark.slow
 def test_a_scorer_within_a_scorer():
     """In its loader, and in blocks of the engine's own."""
     before, model = process(), nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 3))
@@ -154,6 +156,7 @@ def test_what_another_changes_meanwhile_stays_changed():
         checkpoint.CheckpointFunction = before["reentrant"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_callers_own_choice_comes_back(enabled):
     before = torch.backends.mha.get_fastpath_enabled()

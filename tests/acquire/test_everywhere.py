@@ -193,6 +193,7 @@ def test_acquire(kind, expected):
     assert chosen_of(kind, "auto") == expected["auto"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mappings", "subset", "a generator of tuples", "stream"])
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 def test_acquire_by_other_strategies(kind, strategy, expected):

@@ -105,6 +105,7 @@ def test_nothing_is_labelled_in_the_first_round(model, pool, nothing):
     assert torch.equal(made.indices, expected.indices)
 
 
+@pytest.mark.slow
 def test_batches_that_are_read_once(model, pool):
     others = torch.randn(7, 5)
     expected = acquire(model, pool, 6, labelled=[others], progress=False)

@@ -60,6 +60,7 @@ def test_what_the_last_layer_is_given(name, params):
     assert len({*chosen}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "coreset", "bait"])
 def test_a_layer_that_is_given_no_features_is_told(strategy):
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten()).eval()

@@ -46,6 +46,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_until_nothing_is_left(model, x, name):
     """With nothing labelled, little, and all but one; `k` below and far above what is labelled."""
@@ -72,6 +73,7 @@ def test_each_way_says_the_same(model, x, way):
     assert torch.equal(made.indices, expected.indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "badge", "bait", "lcmd", "typiclust", "top", "random"])
 @pytest.mark.parametrize("kind", ["loader", "dataset", "batches"])
 def test_with_what_is_labelled_in_a_pool_of_its_own(model, x, name, kind):

@@ -98,6 +98,7 @@ def options_of(kind):
     return {"class_dim": -1} if kind == "tokens" else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["last_layer", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_and_predictions(kind, params):
@@ -147,6 +148,7 @@ def test_independent_labels():
     assert "residuals" not in columns
 
 
+@pytest.mark.slow
 def test_a_mask_and_a_temperature():
     model, valid = made("segmentation"), torch.rand(6, 6) < 0.4
     options = Options(
@@ -220,6 +222,7 @@ SHARED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_the_loop_chooses_the_same(trained, name):
     task, model = trained

@@ -69,6 +69,7 @@ def test_a_part_of_a_pool_in_its_order(model):
     assert torch.equal(scores.indices, expected.indices)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(model, tmp_path):
     def stopping():
         yield X[:6]

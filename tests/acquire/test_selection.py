@@ -175,6 +175,7 @@ def test_groups_and_near_duplicates(model):
     assert len({i % 10 for i in plain}) == 10
 
 
+@pytest.mark.slow
 def test_the_seed(model):
     first, same, other = (
         acquire(model, [X], 8, strategy="random", seed=seed, progress=False) for seed in (3, 3, 4)

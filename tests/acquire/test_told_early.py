@@ -25,6 +25,7 @@ def test_channels_that_come_last_are_told(shape, turned, dtype):
     assert "Channels" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_model_that_scales_bytes_itself_is_given_bytes():
     class Scales(nn.Module):
         def __init__(self):

@@ -34,6 +34,7 @@ class TestRounds:
         assert second.id == 2
         assert not {*second.keys} & {*first.keys}
 
+    @pytest.mark.slow
     def test_it_starts_from_what_is_labelled(self, tmp_path):
         made = campaign(tmp_path)
         first = ask(made)
@@ -59,6 +60,7 @@ class TestRounds:
 
 
 class TestAnswers:
+    @pytest.mark.slow
     def test_partial_late_duplicate_corrected_and_skipped(self, tmp_path):
         made = campaign(tmp_path)
         batch = ask(made)
@@ -125,6 +127,7 @@ class TestAnswers:
 
 
 class TestKeys:
+    @pytest.mark.slow
     def test_the_pool_may_grow_and_change_its_order(self, tmp_path):
         first = ask(campaign(tmp_path))
         more = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))

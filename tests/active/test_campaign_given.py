@@ -29,6 +29,7 @@ def test_columns_are_told_how_to_be_passed(tmp_path):
         Campaign(tmp_path / "other", pandas.DataFrame({"a": [1, 2]}), ["x", "y"])
 
 
+@pytest.mark.slow
 def test_a_pool_of_which_all_was_skipped(tmp_path):
     made = campaign(tmp_path)
     batch = ask(made, len(KEYS))

@@ -16,6 +16,7 @@ from tests.support.campaigns import KEYS, N, X, ask, campaign
 
 
 class TestKeys:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "names",
         [

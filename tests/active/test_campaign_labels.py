@@ -13,6 +13,7 @@ from tests.support.campaigns import KEYS, N, X, ask, campaign, lines, network
 
 
 class TestLabelsThatAreThere:
+    @pytest.mark.slow
     def test_they_are_not_asked_and_the_choice_starts_from_them(self, tmp_path):
         made = campaign(tmp_path / "new")
         known = {KEYS[i]: i % 3 for i in range(9)}

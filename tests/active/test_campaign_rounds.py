@@ -43,6 +43,7 @@ def test_each_round_is_drawn_by_a_seed_of_its_own(tmp_path, strategy, seed):
         made.tell(batch, dict.fromkeys(batch.keys, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["a list", "a mapping", "a tensor"])
 def test_groups_are_those_of_the_samples_that_are_left(tmp_path, form):
     made, numbers = campaign(tmp_path), [i // 5 for i in range(N)]
@@ -78,6 +79,7 @@ def test_records_of_a_round_after_some_were_skipped(tmp_path):
         assert row["score"] == pytest.approx(float(scores[row["index"]]), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["cat", None])
 def test_what_is_answered_while_a_batch_is_chosen_is_not_in_it(tmp_path, monkeypatch, label):
     made, other = campaign(tmp_path), campaign(tmp_path)
@@ -98,6 +100,7 @@ def test_what_is_answered_while_a_batch_is_chosen_is_not_in_it(tmp_path, monkeyp
     assert [row["index"] for row in batch.records] == list(batch.indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"subset": 12}, {"subset": 0.5, "params": "all"}], ids=str)
 def test_predictions_that_are_watched_are_those_of_their_samples(tmp_path, options):
     made = campaign(tmp_path)
@@ -110,6 +113,7 @@ def test_predictions_that_are_watched_are_those_of_their_samples(tmp_path, optio
     assert not {*found} & {*KEYS[3:7]}
 
 
+@pytest.mark.slow
 def test_the_same_samples_are_watched_whatever_the_order(tmp_path, monkeypatch):
     monkeypatch.setattr(_samples, "_WATCHED", 6)
     ask(campaign(tmp_path / "a"))

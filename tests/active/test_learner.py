@@ -38,6 +38,7 @@ class TestRun:
         other = ActiveLearner(SmallTask(), "badge", seed=4, **OPTIONS).run()
         assert other.records[0]["start"] != whole.records[0]["start"]
 
+    @pytest.mark.slow
     def test_strategies_of_a_seed_start_alike(self, whole):
         other = ActiveLearner(SmallTask(), "random", seed=3, **OPTIONS).run()
         assert other.records[0]["start"] == whole.records[0]["start"]

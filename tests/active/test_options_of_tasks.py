@@ -60,6 +60,7 @@ def flat():
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), torch.randn(20, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_forward_and_temperature(flat, name):
     """By `forward`, of a model that alone would fail; a temperature of 3 is a third of the head."""

@@ -11,6 +11,7 @@ from tests.support.shared_models import after
 
 
 class TestConvolutions:
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
     @pytest.mark.parametrize("dims", [1, 2, 3])
     def test_padding_modes(self, dims, mode):
@@ -18,6 +19,7 @@ class TestConvolutions:
         layer = kind(4, 6, 3, padding=2, stride=2, groups=2, padding_mode=mode)
         assert_exact(after(layer, 6), torch.randn(4, 4, *(6, 5, 4)[:dims]))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
     @pytest.mark.parametrize("kernel, dilation", [(2, 1), (4, 1), (2, 3), (3, 2), (4, 2)])
@@ -27,6 +29,7 @@ class TestConvolutions:
         )
         assert_exact(after(layer, 4), torch.randn(4, 2, 7, 5))
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
     @pytest.mark.parametrize("dims", [1, 3])
     def test_same_padding_of_even_kernels_in_other_dimensions(self, dims):
@@ -34,6 +37,7 @@ class TestConvolutions:
         layer = kind(2, 4, 2, padding="same", dilation=3, groups=2)
         assert_exact(after(layer, 4), torch.randn(4, 2, *(6, 5, 4)[:dims]))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dims", [1, 2, 3])
     @pytest.mark.parametrize(
         "options",
@@ -63,17 +67,20 @@ class TestConvolutions:
         model = after(layer, 4, lambda layer, x: layer(x, output_size=[8, 10]))
         assert_exact(model, torch.randn(4, 2, 3, 4))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("multiplier", [1, 2])
     def test_depthwise(self, multiplier):
         layer = nn.Conv2d(4, 4 * multiplier, 3, padding=1, groups=4)
         assert_exact(after(layer, 4 * multiplier), torch.randn(4, 4, 5, 5))
 
+    @pytest.mark.slow
     def test_without_a_batch_dimension(self):
         """A model that takes images apart and runs its convolution on each."""
         layer = nn.Conv2d(2, 4, 3)
         model = after(layer, 4, lambda layer, x: torch.stack([layer(image) for image in x]))
         assert_exact(model, torch.randn(4, 2, 5, 5))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("dims", [1, 2, 3])
     @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
@@ -93,6 +100,7 @@ class TestConvolutions:
         assert_exact(model.to(memory_format=torch.channels_last), x)
         assert_exact(model, x.to(memory_format=torch.channels_last))
 
+    @pytest.mark.slow
     def test_convolution_with_a_weight_made_by_the_model(self):
         """Weight standardisation, as in big-transfer networks."""
 
@@ -104,6 +112,7 @@ class TestConvolutions:
         model = Custom(forward, conv=nn.Conv2d(2, 4, 3), head=linear(4, 3))
         assert_exact(model, torch.randn(4, 2, 5, 5))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("layer", [nn.Fold((4, 4), 2, stride=2), nn.PixelShuffle(2)])
     def test_between_rearrangements(self, layer):
         def forward(m, x):
@@ -116,6 +125,7 @@ class TestConvolutions:
         )
         assert_exact(model, torch.randn(4, 2, 2, 2))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [1, 2, (1, None)])
     @pytest.mark.parametrize("pool", ["adaptive_avg_pool2d", "adaptive_max_pool2d"])
     def test_before_adaptive_pooling(self, pool, size):
@@ -125,6 +135,7 @@ class TestConvolutions:
         model = Custom(forward, conv=nn.Conv2d(2, 4, 2), head=linear(4, 3))
         assert_exact(model, torch.randn(4, 2, 5, 4))
 
+    @pytest.mark.slow
     def test_adaptive_pooling_of_transposed_activations(self):
         """Tokens to channels, as Swin pools: the layout of the input is not the usual one."""
         model = Custom(

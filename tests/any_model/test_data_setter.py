@@ -155,6 +155,7 @@ def test_what_changes_nothing_is_exact_and_fast(action):
     assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action, rtol", CASTS.values(), ids=CASTS.keys())
 def test_a_cast_goes_on_being_the_parameter(action, rtol):
     model, x = make(action)
@@ -205,6 +206,7 @@ def test_a_change_that_some_samples_make(first):
         assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [
     lambda m, x: m.fc.requires_grad_(False), lambda m, x: freeze(m.fc.weight),
     lambda m, x: m.fc.weight.detach_(), lambda m, x: [freeze(p) for p in m.fc.parameters()],
@@ -220,6 +222,7 @@ def test_what_is_frozen_while_the_model_runs_counts_no_more(action):
     assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 def test_activations_whose_data_are_assigned_to():
     class Scaled(nn.Sequential):
         def forward(self, x):

@@ -43,6 +43,7 @@ class TestEmbeddings:
         model.words = nn.Parameter(torch.randn(6, 4))
         assert_exact(model, torch.tensor([[5, 4, 3, 3], [5, 5, 5, 5], [0, 4, 1, 2]]))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("padding", [None, 0, 2])
     def test_tied_to_the_head(self, padding):
         """Cross terms of the padding row are none of the lookup's, and all of the head's."""
@@ -101,6 +102,7 @@ class TestEmbeddings:
         model.words = nn.Parameter(torch.randn(6, 4))
         assert_exact(model, torch.tensor([[4, 4, 1, 2], [5, 4, 4, 4], [0, 1, 2, 3]]))
 
+    @pytest.mark.slow
     def test_bags_with_weights(self):
         model = Custom(
             lambda m, ids: m.head(m.embed(ids, None, (0.5 + ids / 6).to(m.head.weight)).tanh()),
@@ -108,6 +110,7 @@ class TestEmbeddings:
         )  # fmt: skip
         assert_exact(model, torch.randint(0, 6, (5, 4)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("samples", [1, 4, 5])
     @pytest.mark.parametrize("lookup", ["arange", "buffer", "slice", "expanded", "cumulated"])
     def test_positions_looked_up_without_a_batch_dimension(self, lookup, samples):
@@ -133,6 +136,7 @@ class TestEmbeddings:
 
         assert_exact(Positions(), torch.randint(0, 6, (samples, 4)))
 
+    @pytest.mark.slow
     def test_types_with_one_row(self):
         """The same row of a table for all positions, broadcast over them."""
         model = Custom(

@@ -170,6 +170,7 @@ class TestExecution:
             expected = table.scores("expected", keep=lambda n, name=name: n == name)
             assert_close_relative(actual, expected, 1e-8, name)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["branch", "residual", "buffer", "copy"])
     def test_in_place_changes(self, mode):
         def forward(m, x):
@@ -190,6 +191,7 @@ class TestExecution:
 
         assert_exact(Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(4, 4))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fill", ["setitem", "index_put", "scatter", "index_fill", "masked"])
     def test_tables_filled_at_places_that_depend_on_the_sample(self, fill):
         """A constant that the model makes, written to in place where the sample says."""
@@ -212,6 +214,7 @@ class TestExecution:
 
         assert_exact(Custom(forward, body=linear(4, 4), head=linear(4, 3)), torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_complex_numbers(self):
         def forward(m, x):
             spectrum = torch.fft.rfft(m.body(x), dim=-1)
@@ -221,6 +224,7 @@ class TestExecution:
         model.filter = nn.Parameter(torch.randn(3, 2))
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_autograd_functions_of_the_models_own(self):
         """With and without a vmap rule; those without one take the slow path, and say so."""
 

@@ -158,6 +158,7 @@ def test_both_passes_agree_on_a_derivative_that_the_model_takes():
     assert_exact(model(forward, nn.GRU, back=linear(4, 5)), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_autocast(kind):
     built = model(lambda m, x: m.head(m.rnn(x)[0].mean(1)), kind)

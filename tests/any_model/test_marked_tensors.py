@@ -85,6 +85,7 @@ def make(name):
     return m, torch.randn(5, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKS)
 def test_marks_are_there_and_stay(name):
     m, x = make(name)

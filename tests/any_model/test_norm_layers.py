@@ -51,6 +51,7 @@ class OwnRMSNorm(nn.Module):
 
 
 class TestNorms:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "norm, shape",
         [
@@ -129,6 +130,7 @@ for score in (naive_score_pool, score_pool):
             model = after(nn.GroupNorm(3, 3), 3, before=nn.Conv2d(3, 3, 1))
             assert_exact(model, torch.randn(n, 3, 3, 3))
 
+    @pytest.mark.slow
     def test_batch_norm_in_train_mode_scored_in_eval_mode(self):
         model = after(nn.BatchNorm2d(4), 4, before=nn.Conv2d(2, 4, 1)).train()
         assert_exact(model, torch.randn(4, 2, 3, 3))
@@ -136,6 +138,7 @@ for score in (naive_score_pool, score_pool):
         assert model.layer.num_batches_tracked == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [1e-12, 0.3])
 @pytest.mark.parametrize("make", [
     pytest.param(lambda eps: nn.LayerNorm((4, 3), eps), id="layer"),

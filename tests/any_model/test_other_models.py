@@ -58,6 +58,7 @@ class TestOtherModels:
         for samples in (3, 4):
             assert_exact(model, torch.randn(samples, 4, 4))
 
+    @pytest.mark.slow
     def test_siamese(self):
         """A module run on two parts of the sample, and their distance classified."""
         model = Custom(

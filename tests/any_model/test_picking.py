@@ -109,6 +109,7 @@ def test_a_layer_that_is_given_nothing_has_gradients_of_zero(way):
     assert_fast_and_exact(model(way), texts(5, 0))
 
 
+@pytest.mark.slow
 def test_nothing_of_some_samples():
     assert_fast_and_exact(model("scattered"), torch.cat([texts(3, 0), texts(3, 2)]))
 
@@ -122,6 +123,7 @@ def assert_fast_and_exact(net, ids):
         assert_close_relative(scores[scheme], table.scores(scheme), 1e-9, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["mask of one sample", "written", "where", "words too"])
 def test_other_numbers_are_groups(way):
     net = model(way)

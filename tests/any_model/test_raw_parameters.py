@@ -29,6 +29,7 @@ class Raw(nn.Module):
 
 
 class TestParameters:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "function, shape",
         [
@@ -91,6 +92,7 @@ class TestParameters:
     def test_raw(self, function, shape):
         assert_exact(Raw(function, *shape), torch.randn(4, 4))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "function, shape",
         [
@@ -116,6 +118,7 @@ class TestParameters:
         model.weight = nn.Parameter(torch.randn(shape))
         assert_exact(model, torch.randn(3, 4, 5))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("parameters", [1, 4])
     def test_prelu_layers(self, parameters):
         model = after(nn.PReLU(parameters), 4, before=nn.Conv2d(2, 4, 1))
@@ -152,6 +155,7 @@ class TestParameters:
         expected = oracle.scores(plain, oracle.ones(x))
         assert_close_relative(score_pool(past, [x], progress=False), expected, 1e-5)
 
+    @pytest.mark.slow
     def test_experts_with_stacked_weights(self):
         """Weights `[experts, i, o]`, of which each token takes those of the highest gate."""
 
@@ -212,12 +216,14 @@ class TestParametrizations:
         parametrize.register_parametrization(model.body, "weight", self.Symmetric())
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_low_rank_over_a_frozen_weight(self):
         model = self.model()
         parametrize.register_parametrization(model.body, "weight", self.LowRank(4, 4))
         model.body.parametrizations.weight.original.requires_grad_(False)
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_several_on_one_weight(self):
         model = self.model()
         parametrize.register_parametrization(model.body, "weight", self.LowRank(4, 4))
@@ -238,11 +244,13 @@ class TestParametrizations:
             assert model.body.weight is kept
         assert_exact(model, x)
 
+    @pytest.mark.slow
     def test_orthogonal(self):
         model = self.model()
         nn.utils.parametrizations.orthogonal(model.body)
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dim", [0, 1, None])
     def test_weight_norm_of_convolutions(self, dim):
         layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3, groups=2), dim=dim)

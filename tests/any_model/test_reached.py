@@ -99,6 +99,7 @@ class TestEveryTapIsReached:
         # The bias of both uses has no rule; samples of both branches are gathered, and then split.
         assert sorted(found, key=len) == [{0, 1}, {0, 1, 2, "body.bias"}]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
     def test_the_same_call_with_a_gradient_for_some_samples(self, kind):
         """Casts to integers have none."""

@@ -58,6 +58,7 @@ if hasattr(nn.functional, "grouped_mm"):
     WAYS["experts"] = custom(experts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_exact_and_nothing_is_shown(way):
     torch.manual_seed(0)

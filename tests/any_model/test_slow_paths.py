@@ -38,6 +38,7 @@ class TestContinuousValues:
         for scheme in oracle.SCHEMES:
             assert_close_relative(scores[scheme], expected.scores(scheme), 1e-5, scheme)
 
+    @pytest.mark.slow
     def test_samples_that_are_alike_share_a_group(self):
         """A pool of few distinct values is no reason for the slow path."""
         model, x = self.model(), torch.randn(3, 4).repeat(4, 1)
@@ -62,6 +63,7 @@ class TestContinuousValues:
         expected = oracle.scores(model, oracle.ones(x))
         assert_close_relative(score_pool(model, x.split(1), progress=False), expected, 1e-5)
 
+    @pytest.mark.slow
     def test_nan_takes_a_branch_of_its_own(self):
         model, x = Branching(lambda x: x.sum() > 0), torch.randn(7, 4)
         x[2] = float("nan")
@@ -71,6 +73,7 @@ class TestContinuousValues:
         assert scores[2].isnan()
         assert_close_relative(scores[rest], expected, 1e-5)
 
+    @pytest.mark.slow
     def test_nan_as_the_value_branched_on(self):
         def forward(m, x):
             return m.head(torch.tanh(m.body(x) * x[:, 0].sum().round().item()))
@@ -85,6 +88,7 @@ class TestContinuousValues:
 
 
 class TestWhatCannotBeBatched:
+    @pytest.mark.slow
     def test_operations_without_a_rule_are_named_in_one_warning(self):
         """An autograd function that leaves PyTorch."""
 

@@ -57,6 +57,7 @@ def test_one_that_the_model_writes_to_stays_the_callers():
     assert torch.equal(made.graph.to_dense(), values)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")

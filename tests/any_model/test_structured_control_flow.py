@@ -133,6 +133,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written, plain", WAYS.values(), ids=WAYS.keys())
 def test_they_are_exact_and_fast(written, plain):
     torch.manual_seed(0)

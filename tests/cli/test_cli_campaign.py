@@ -190,6 +190,7 @@ def told(run, text):
     return run("tell", 1, "--answers", "again.csv").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, match",
     [

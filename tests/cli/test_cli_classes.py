@@ -81,6 +81,7 @@ def test_a_page_is_written_where_names_are_too_few(run, folder):
     assert "class 1" in (folder / "r" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_names_that_no_page_would_have(run, folder):
     (folder / "names.txt").write_text("ant\nbee\ncat\n")
     for command in (("acquire", 3), ("score",)):

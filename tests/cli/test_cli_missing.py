@@ -85,6 +85,7 @@ def test_a_missing_number(run, model, maker, keys, kind, blank):
     assert ran.out.split() == [f"r{whole[i]}" for i in made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_rows_keep_their_numbers(run, model, kind):
     before = X[10, 0]
@@ -100,6 +101,7 @@ def test_rows_keep_their_numbers(run, model, kind):
     assert sorted(map(int, ran.out.split())) == [i for i in range(N) if i not in BAD]
 
 
+@pytest.mark.slow
 def test_labels_that_are_missing(run, model, folder):
     rows = [[i % 3, *map(float, x)] for i, x in enumerate(X)]
     rows[5][0] = ""

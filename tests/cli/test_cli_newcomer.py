@@ -53,6 +53,7 @@ def wrong(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize(
     "maker, told",
@@ -98,6 +99,7 @@ def table(path, rows):
         csv.writer(file).writerows([("id", "a", "b", "label"), *rows])
 
 
+@pytest.mark.slow
 def test_columns_that_are_read_are_told(run, wrong):
     table("t.csv", [(i, i / 7, i % 3, i % 2) for i in range(9)])
     ran = run("acquire", "their_model:of_columns", "t.csv", "2", "--ids", "id")
@@ -141,6 +143,7 @@ def test_nobody_is_told_to_load_what_may_run_code(run, wrong, name):
         np.load(name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always:.*are NaN or infinite")
 @pytest.mark.parametrize("command", [["score"], ["acquire"]])
 def test_samples_without_a_score_are_named(run, wrong, command):
@@ -153,6 +156,7 @@ def test_samples_without_a_score_are_named(run, wrong, command):
     assert told.endswith(f": {names[0]}, {names[2]}")
 
 
+@pytest.mark.slow
 def test_what_is_explained_has_a_legend(run, wrong):
     ran = run("explain", "their_model:make", "pool")
     assert "T positions, I inputs, O outputs" in ran.err
@@ -167,6 +171,7 @@ def test_a_line_that_python_does_not_understand_is_told_once(run, folder):
     assert "SyntaxError: expected ':' (bad_syntax.py, line 2)" in ran.err
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_which_none_is_left(run, wrong):
     random = np.random.default_rng(0)
     np.save("same.npy", (1 + random.standard_normal((9, 2)) * 1e-4).astype(np.float32))

@@ -150,6 +150,7 @@ def test_weights(scored, made, pool, folder):
         assert_close_relative(scored("--weights", "w.pt").values, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", oracle.SCHEMES)
 def test_schemes(scored, made, pool, scheme):
     expected = table(made(), pool).scores(scheme)
@@ -187,6 +188,7 @@ def test_a_class_dimension(scored, made, pool):
         assert_close_relative(scored(*arguments, model="make_dense").values, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_device(run, pool, scored):
     assert len(scored("--device", "cpu")) == 12
     ran = run("score", "options_model:make", "plain.npz", "--device", "abacus")

@@ -42,6 +42,7 @@ def test_sizes_of_images(run, folder, model, images):
         assert_close_relative(found[size], expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_in_arrays_lie_as_they_are(run, folder, model):
     """Neither square nor symmetric, so that height and width cannot change places."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 12, 7, 3), dtype=np.uint8)

@@ -66,12 +66,14 @@ def test_of_classes(run, folder, numbers, suffix, params):
     check(read(out), torch.nn.Linear(4, 3)(numbers).softmax(1).detach())
 
 
+@pytest.mark.slow
 def test_of_a_folder_of_images(run, folder, model, images):
     assert run("score", "their_model:make", "pool", "--batch-size", 3).code == 0
     x = torch.stack([images[name] for name in sorted(images)])
     check(read(folder / "scores.csv"), model(x).softmax(1).detach())
 
 
+@pytest.mark.slow
 def test_of_many_positions_it_is_the_mean_over_them(run, folder, numbers):
     np.save(folder / "places.npy", numbers[:6].view(3, 2, 4).numpy())
     ran = run("score", "other_models:of_places", "places.npy")

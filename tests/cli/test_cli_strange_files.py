@@ -70,6 +70,7 @@ def test_names_that_are_no_text_are_written_and_read_again(run, printed, strange
     assert "Of 10 samples 10 have a label already" in again.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["s.csv", "s.jsonl", "s.parquet"])
 def test_scores_of_them(run, printed, strange, out):
     if out.endswith("parquet"):
@@ -142,6 +143,7 @@ def test_a_copy_that_is_stopped_leaves_no_half(folder, monkeypatch):
     assert not [*Path("there").iterdir()]
 
 
+@pytest.mark.slow
 def test_copies_of_long_names_and_of_files_that_nobody_may_write(run, folder):
     name = "n" * 250 + ".png"
     os.rename("pool/0.png", Path("pool", name))
@@ -192,6 +194,7 @@ def states(model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", states(nn.Linear(2, 2)))
 def test_checkpoints_of_trainers(run, tables, name):
     space = {}
@@ -210,6 +213,7 @@ def test_a_checkpoint_of_several_models(run, tables):
     assert "several sets of them, generator, discriminator" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["{}/their_model.py", "../{name}/their_model.py"])
 def test_a_model_by_its_path(run, folder, place, monkeypatch):
     before = [*sys.path]
@@ -218,6 +222,7 @@ def test_a_model_by_its_path(run, folder, place, monkeypatch):
     assert run("acquire", model, "pool", 2).code == 0
 
 
+@pytest.mark.slow
 def test_what_a_model_is_given_is_told_with_a_cure(run, tables):
     ran = run("acquire", "their_model:of_halves", "pool", 2)
     assert "the same. It was given torch.float32, its parameters are torch.float16" in ran.err

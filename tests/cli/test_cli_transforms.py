@@ -135,6 +135,7 @@ def test_a_transform_that_writes_into_its_row_leaves_the_pool_as_it_is():
         torch.testing.assert_close(rows[3], torch.from_numpy(X[3]) * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "npy", "parquet of columns"])
 def test_scores_are_of_what_the_transform_makes(run, folder, model, kind):
     write, path = FILES[kind]
@@ -219,6 +220,7 @@ def test_texts_of_which_the_transform_makes_nothing(run, folder, monkeypatch):
     assert "`--tokenizer` must be left out: MODEL returns a transform" in ran.err
 
 
+@pytest.mark.slow
 def test_a_size_of_images_that_a_transform_makes(run, folder):
     ran = run("acquire", "their_model:make_with_transform", "pool", 2, "--image-size", 8)
     assert ran.code == 2

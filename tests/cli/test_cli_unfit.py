@@ -68,6 +68,7 @@ def saved(name, change):
     torch.save(change(their_model.make().state_dict()), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, told",
     [

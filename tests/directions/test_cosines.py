@@ -29,6 +29,7 @@ def all_digits(model, sample):
     return (z[:, 1:] - z[:, :1]).logsumexp(1).exp().log1p().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*one by one", "ignore:.*values of its batch")
 @pytest.mark.parametrize("kind", [Foreign, Branching, "plain"])
 @pytest.mark.parametrize("few", [False, True])

@@ -32,6 +32,7 @@ def assert_close(actual, found, directions, scale=1.0):
     assert bool(((actual - scale * exact).abs() <= TOLERANCE * scale * room).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("count", [1, 3, 17])
 def test_products(name, count):

@@ -50,6 +50,7 @@ def check(model, batches, loss=None, count=1, tolerance=1e-5, **options):
     assert bool(((actual - exact).abs() <= tolerance * room).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_layers(name, ways):
     model, batch = made(name)
@@ -209,6 +210,7 @@ def test_hooks_on_gradients(ways):
     assert None not in ways
 
 
+@pytest.mark.slow
 def test_how_many_directions_and_what_else(ways):
     model, batch = _model(lambda m, x: m.inner(x))
     check(model, [batch], count=2)
@@ -219,6 +221,7 @@ def test_how_many_directions_and_what_else(ways):
     assert "autocast" in ways.pop()
 
 
+@pytest.mark.slow
 def test_few_convolutions_are_left_to_taps(ways, monkeypatch):
     monkeypatch.setattr(forward, "_LEAST", 4 * 9 * 2 * 3 * 3)
     body = nn.Conv2d(2, 4, 3)

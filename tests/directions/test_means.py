@@ -36,6 +36,7 @@ def assert_mean(model, batches, **options):
         assert torch.allclose(value.double(), exact, atol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", ["first", "sampled", "all"])
 @pytest.mark.parametrize(
     ("make", "lengths", "rows"),

@@ -22,6 +22,7 @@ TRANSFORMS = {
 
 
 # PyTorch warns so of its own rules of forward mode: 2.13 of a deprecation, 2.15 of the future.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -202,6 +202,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_states_of_any_form(form, tmp_path):
     torch.manual_seed(4)

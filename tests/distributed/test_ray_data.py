@@ -57,6 +57,7 @@ def table(rows=None):
     return {"x": rows.double().numpy(), "id": (100 + np.arange(len(rows))).astype(str)}
 
 
+@pytest.mark.slow
 def test_columns_in_columns_out():
     """The id column goes through as it is; inputs are cast to the model's dtype."""
     found = actor(score_column="gradnorm")(table())
@@ -83,6 +84,7 @@ def test_several_input_columns_are_keywords():
     assert_close_relative(torch.from_numpy(scorer(columns)["score"]), expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_one_plan_and_one_verification_for_all_batches(monkeypatch):
     from fastgradnorm._witness.witness import Witness
 

@@ -100,6 +100,7 @@ def masked():
 SETTINGS = [(1, 1.0, "global"), (-1, 2.5, "per_tensor"), (2, 0.4, "global")]
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("class_dim, temperature, reduction", SETTINGS)
@@ -154,6 +155,7 @@ def test_sketches_take_the_same_options(masked, likelihood, temperature):
     assert rows[1].eq(0).all()
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("order", [(4, 6), (6, 4)])
 def test_attention_masks_of_batches_of_different_lengths(way, order):
@@ -220,6 +222,7 @@ def test_a_last_layer_without_a_bias(classes, reduction):
         assert_close_relative(actual[scheme], expected, RTOL, scheme)
 
 
+@pytest.mark.slow
 def test_dense_outputs_of_one_position():
     """Which are made like those of none, and scored alike."""
     model, x = MLP(classes=3), torch.randn(7, 10)

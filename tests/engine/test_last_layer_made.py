@@ -128,6 +128,7 @@ def is_head(name):
     return name.startswith("head")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("name", MADE)

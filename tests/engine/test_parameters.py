@@ -54,6 +54,7 @@ class TestFrozenAndUnused:
         assert_close_relative(score_pool(model, [inputs[:4]], progress=False), expected, 1e-7)
         assert_exact(model, inputs[:4])
 
+    @pytest.mark.slow
     def test_parameters_used_under_no_grad_count_zero(self):
         def function(m, x):
             with torch.no_grad():
@@ -64,6 +65,7 @@ class TestFrozenAndUnused:
         table = assert_exact(model, torch.randn(4, 4))
         assert table.label_norms[..., :2].eq(0).all()
 
+    @pytest.mark.slow
     def test_used_under_no_grad_and_outside_of_it(self):
         def function(m, x):
             with torch.no_grad():
@@ -89,6 +91,7 @@ class TestTiedAndReused:
 
         assert_exact(Custom(function, embed=nn.Embedding(7, 5)), torch.randint(0, 7, (4, 3)))
 
+    @pytest.mark.slow
     def test_one_parameter_under_two_names(self):
         model = Custom(
             lambda m, x: m.head(torch.tanh(m.b(torch.tanh(m.a(x))))),
@@ -98,6 +101,7 @@ class TestTiedAndReused:
         table = assert_exact(model, torch.randn(4, 4))
         assert len(table.names) == 5
 
+    @pytest.mark.slow
     def test_module_applied_twice(self):
         model = Custom(
             lambda m, x: m.head(m.norm(torch.tanh(m.body(m.norm(torch.tanh(m.body(x))))))),
@@ -105,6 +109,7 @@ class TestTiedAndReused:
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_convolution_applied_twice(self):
         model = Custom(
             lambda m, x: m.head(m.conv(torch.tanh(m.conv(x))).mean((2, 3))),
@@ -112,6 +117,7 @@ class TestTiedAndReused:
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 2, 5, 5))
 
+    @pytest.mark.slow
     def test_weight_also_used_as_a_raw_tensor(self):
         model = Custom(
             lambda m, x: m.head(torch.tanh(m.body(x)) + x @ m.body.weight),
@@ -136,6 +142,7 @@ class TestTiedAndReused:
 
 
 class TestRawParameters:
+    @pytest.mark.slow
     @pytest.mark.parametrize("samples", [1, 4, 6])
     def test_layer_scale_position_table_and_gate(self, samples):
         """Also where the number of positions or features equals the number of samples."""
@@ -166,6 +173,7 @@ class TestRawParameters:
         ).eval()
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_adapter_over_frozen_weights(self):
         def function(m, x):
             return m.head(torch.tanh(m.body(x) + 0.5 * m.up(m.down(x))))

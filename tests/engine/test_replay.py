@@ -108,11 +108,13 @@ def test_the_second_of_a_kind_is_captured_and_the_others_replayed(captured, opti
     assert (StandIn.made, replayed(captured)) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_is_filled_up(captured):
     assert_same(Model().eval(), list(torch.randn(19, 4).split(4)))
     assert (StandIn.made, replayed(captured)) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_much_smaller_batch_is_a_kind_of_its_own(captured):
     assert_same(Model().eval(), list(torch.randn(41, 4).split(10)))
     assert replayed(captured) == 3
@@ -187,6 +189,7 @@ class TestBranches:
         assert_same(Branching().eval(), [sign * torch.rand(3, 4) for sign in signs])
         assert replayed(captured) > 0
 
+    @pytest.mark.slow
     def test_samples_of_one_batch_that_branch_apart(self, captured):
         signs = torch.tensor([1.0, 1, -1])[:, None]
         batches = [torch.rand(3, 4), torch.rand(3, 4), signs * torch.rand(3, 4), torch.rand(3, 4)]
@@ -255,6 +258,7 @@ class TestWhatCannotBeCaptured:
         assert any("out of memory" in (replays.reason or "") for replays in captured)
 
 
+@pytest.mark.slow
 def test_parameters_changed_in_place_between_pools_are_seen():
     model, batches = Model().eval(), list(torch.randn(12, 4).split(3))
     scorer = GradNormScorer(model, latency=0, verify=False, progress=False)

@@ -159,6 +159,7 @@ class TestWhereItDoesNotMatter:
             assert torch.equal(actual[name].values, exact.values)
             assert actual[name].standard_error is None
 
+    @pytest.mark.slow
     def test_the_naive_loop_is_exact(self, many):
         model, x = many[0], many[1][:2]
         assert torch.equal(naive_score_pool(model, [x], rtol=0.5), naive_score_pool(model, [x]))

@@ -9,6 +9,7 @@ from fastgradnorm import SlowPathWarning, gradient_sketch
 from tests.support.cases import Custom
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 @pytest.mark.parametrize("norms", [False, True])
 def test_they_are_what_others_are(norms, params):

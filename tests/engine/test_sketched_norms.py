@@ -38,6 +38,7 @@ def both(model, batches, **options):
     return gradient_sketch(model, batches, 16, norms=True, **OPTIONS, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", MODELS)
 def test_layers(name, form):
@@ -149,6 +150,7 @@ def test_a_parameter_that_some_samples_use_otherwise_too(form):
     assert float(((norms - exact).abs() / exact).max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_wrong_norms_are_noticed(monkeypatch):
     model, batch = made("positions")
     right = sketched.joint_sq_norm

@@ -50,6 +50,7 @@ FORMS = {
 MORE = {"rnn": nn.LSTM(4, 8, batch_first=True), "conv": nn.Conv2d(1, 8, 3, padding=1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_exact(name, passes):
     model = Custom(FORMS[name], **PARTS, **MORE)

@@ -78,6 +78,7 @@ def test_a_model_trained_further_is_scored_anew(model, pool, tmp_path):
     assert first["score"][:] != second["score"][:]
 
 
+@pytest.mark.slow
 def test_the_default_collator_and_options(pool):
     images = datasets.Dataset.from_dict(
         {"x": np.random.default_rng(0).standard_normal((6, 4)).tolist(), "label": [0] * 6}

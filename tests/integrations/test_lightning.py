@@ -67,6 +67,7 @@ def test_writer_and_predict_step_select_what_score_pool_selects(data, inference_
     copy.deepcopy(writer)
 
 
+@pytest.mark.slow
 def test_scores_are_in_the_order_of_the_dataset(data):
     writer = GradNormWriter(params="last_layer")
     loader = DataLoader(data, sampler=[3, 20, 1, 2, 0, *range(4, 20), 3], batch_size=8)

@@ -86,6 +86,7 @@ def test_distil(model, X):
     assert GradNorm(list(X), model, args).select(6) == outside(model, X, 6, params="last_layer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["test_args", "loader_te_args"])
 def test_deepal(model, X, key):
     class Network(torch.nn.Module):
@@ -115,6 +116,7 @@ def test_deepal(model, X, key):
     assert found.tolist() == Data.unlabeled[outside(model, X[Data.unlabeled], 5)].tolist()
 
 
+@pytest.mark.slow
 def test_libact(model, X):
     class Data:
         def get_unlabeled_entries(self):

@@ -92,6 +92,7 @@ class TestSelection:
             y[found] = truth[found]
         assert np.isnan(y).sum() == 22 - 12
 
+    @pytest.mark.slow
     def test_fit_clf_trains_a_copy(self, data):
         X, y, _ = data
         clf = classifier()
@@ -251,6 +252,7 @@ class TestTemplate:
         (found,) = GradNormSampling().query(X, y, classifier())
         assert found >= labels
 
+    @pytest.mark.slow
     def test_same_state_same_result_and_an_unchanged_classifier(self, data, fitted):
         X, y, _ = data
         net = fitted.neural_net_

@@ -40,6 +40,7 @@ def fitted(data):
     return classifier().fit(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "published", "sketch/predicted/all/lcmd", *TABLE])
 def test_chooses_what_acquire_does(data, fitted, name):
     X, y, _ = data
@@ -68,6 +69,7 @@ def test_options_and_utilities(data, fitted):
         assert np.isnan(utilities[i]).sum() == 8 + i
 
 
+@pytest.mark.slow
 def test_utilities_of_an_iterator_that_shuffles(data, fitted):
     X, y, _ = data
     asked = {"fit_clf": False, "batch_size": 3, "return_utilities": True}
@@ -80,6 +82,7 @@ def test_utilities_of_an_iterator_that_shuffles(data, fitted):
     assert found.tolist() == (8 + expected.topk(3).indices).tolist()
 
 
+@pytest.mark.slow
 def test_candidates_as_indices_and_as_samples(data, fitted):
     X, y, _ = data
     few = np.array([20, 9, 25, 11, 28, 13])

@@ -47,6 +47,7 @@ def options():
     return {"max_epochs": 1, "batch_size": 7, "verbose": 0, "train_split": None}
 
 
+@pytest.mark.slow
 def test_selects_what_score_pool_selects(X, options):
     net = fit(skorch.NeuralNet(MLP, criterion=nn.CrossEntropyLoss, **options), X)
     training = net.module_.training
@@ -203,6 +204,7 @@ def test_regressions_are_refused(X, options, criterion, values):
     assert_close_relative(said, outside, 1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_given_counts_instead_of_the_criterion(X, options):
     net = initialised(MLP, nn.MSELoss, options)
     given = score_skorch(net, X, progress=False, forward=lambda model, batch: model(batch[0]))

@@ -37,6 +37,7 @@ def test_every_block_that_is_skipped_elsewhere_is_run_here():
         assert f'"{name}")' in source or f"<!-- {name} -->" in source, name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
 @pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
 def test_lightning(tmp_path, monkeypatch):

@@ -71,6 +71,7 @@ def test_strides():
     )
 
 
+@pytest.mark.slow
 def test_beyond_32_bits():
     ids, g = _tokens(3, 4, 3), randn(3, 1, 4, 3, dtype=torch.float16)
     expected = embedding_norm.embedding_sq_norm(ids, g)

@@ -116,6 +116,7 @@ def test_ties(kernel):
     assert entropy[0] == 0
 
 
+@pytest.mark.slow
 def test_classes_that_are_ruled_out(kernel):
     z = guarded(randn(3, 9))
     kept = [0, 2, 3, 7]
@@ -173,6 +174,7 @@ def test_strides(kernel):
     torch.testing.assert_close(kernel(z.T.contiguous().T, q), expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_beyond_32_bits(kernel):
     z, q = randn(3, 9, dtype=torch.float16), randn(3).square()
     # Vectors of numbers that lie side by side are added up in another order.

@@ -288,6 +288,7 @@ def stacked(rows):
     return Plain(torch.stack([row.x for row in rows]), torch.stack([row.mask for row in rows]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loaders_of_containers(model, workers):
     items = [Plain(x, mask) for x, mask in zip(X, MASK, strict=True)]

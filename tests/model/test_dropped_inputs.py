@@ -110,6 +110,7 @@ class TestDroppedInputs:
         _, (told,) = messages(seeded(make), [tensors], naive_score_pool)
         assert f"model(batch[0], {cure})" in told
 
+    @pytest.mark.slow
     def test_the_cure_is_one(self):
         model = seeded(Optional)
         loader = DataLoader(TensorDataset(IDS, MASK, LABELS), 3)

@@ -40,6 +40,7 @@ SLICES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["expected", "entropy"])
 @pytest.mark.parametrize("name", SLICES)
 def test_each_counts_as_what_it_is(name, scheme):

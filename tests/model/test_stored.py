@@ -115,6 +115,7 @@ def by_a_teacher(model, teacher, output, batch):
     return F.cross_entropy(output, batch[1]) + F.mse_loss(teacher(batch[0]), output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [calls_again, by_a_teacher])
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("training", [True, False])

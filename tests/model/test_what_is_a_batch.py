@@ -80,6 +80,7 @@ class TestLists:
         assert "[5, 10], [3, 10], [4, 10]" in told
         assert "3 samples, or inputs of 5 samples and their labels" in told
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rest", [
         [torch.zeros(5).long()], [torch.zeros(5)], [torch.zeros(5, 3)], [torch.zeros(5, 7, 2)],
         [torch.zeros(5).long(), torch.arange(5)], [["a", "b", "c", "d", "e"]], [None], [],

@@ -60,6 +60,7 @@ CALLS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_of_features(name):
     model = Custom(
@@ -70,6 +71,7 @@ def test_of_features(name):
     assert_exact(model, torch.randn(5, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_of_a_parameter(name):
     def forward(m, x):

@@ -60,6 +60,7 @@ OF_PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", OF_PARAMETERS.values(), ids=OF_PARAMETERS.keys())
 def test_of_parameters(way):
     torch.manual_seed(0)

@@ -94,6 +94,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:index_reduce.. is in beta")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_it_is_exact_and_runs_at_once(way):

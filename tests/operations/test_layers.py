@@ -75,6 +75,7 @@ class TestInPlace:
         )  # fmt: skip
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_normalised_activations(self):
         model = Custom(
             lambda m, x: m.head(F.relu(m.norm(m.body(x)), inplace=True)),
@@ -88,6 +89,7 @@ class TestInPlace:
         model = Custom(lambda m, x: m.head(x).mul_(3.0), head=linear(4, 3))
         assert_exact(model, torch.randn(4, 4))
 
+    @pytest.mark.slow
     def test_assignment_into_a_slice(self):
         def function(m, x):
             x = m.body(x)
@@ -98,6 +100,7 @@ class TestInPlace:
 
 
 class TestNormsAndPositions:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "norm, shape",
         [
@@ -136,6 +139,7 @@ class TestNormsAndPositions:
             naive_score_pool(model, [x]), oracle.scores(model, oracle.ones(x)), 1e-5
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 1, 3, 4)])
     def test_linear_at_many_positions(self, shape):
         model = Custom(
@@ -184,6 +188,7 @@ BROADCAST = [
 class TestParametersThatBroadcast:
     """Their gradient is a sum over what they are broadcast to."""
 
+    @pytest.mark.slow
     def test_in_a_body(self, function, weight, bias):
         width = 3 * (5 if len(weight) > 1 else 1)
         model = Custom(

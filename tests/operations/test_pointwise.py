@@ -23,6 +23,7 @@ class _Pixels(nn.Module):
         return self.head(x.square().mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, is_product",
     [

@@ -81,6 +81,7 @@ def test_the_formula_is_for_gpus(monkeypatch, on_device):
     assert isinstance(found, str) == on_device
 
 
+@pytest.mark.slow
 def test_features_of_a_last_layer_called_either_way():
     chosen = []
     for function in (F.rms_norm, torch.rms_norm):

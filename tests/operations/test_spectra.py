@@ -55,6 +55,7 @@ WAYS |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The length of signal is shorter")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_it_is_exact_and_runs_at_once(way):

@@ -69,6 +69,7 @@ def test_losses_of_the_callers(loss):
 TRIPLETS = [{}, {"p": 1.0}, {"swap": True}, {"margin": 0.2, "reduction": "sum"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", TRIPLETS, ids=str)
 def test_triplets_of_one_sample(given):
     torch.manual_seed(0)

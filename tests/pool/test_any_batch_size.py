@@ -179,6 +179,7 @@ def test_a_loader_may_write_where_its_last_batch_was(what):
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_the_sample_that_is_not_finite_is_named(size):
     model, x = MLP(), inputs()

@@ -140,6 +140,7 @@ def reads(monkeypatch, loader, **options):
     return sizes_read(monkeypatch, model_of(), loader, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*PoolScores.indices:UserWarning")
 @pytest.mark.parametrize(
     ("name", "sizes"),

@@ -45,6 +45,7 @@ class TestResuming:
         assert told["seconds"] > spent > 0
         assert len(told["model"]) == 64
 
+    @pytest.mark.slow
     def test_finished_returns_at_once(self, pool, path, monkeypatch):
         model, inputs = pool
         expected = scorer(model, path).score(inputs.split(4))
@@ -70,6 +71,7 @@ class TestResuming:
         assert torch.equal(torch.cat(first), expected[:12])
         assert torch.equal(score_pool(model, inputs.split(4), checkpoint=path, **options), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("subset", [None, 10])
     def test_loads_only_what_is_left_of_an_indexable_dataset(self, pool, path, subset):
         model, inputs = pool
@@ -122,6 +124,7 @@ def _entries(path):
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_another_model(self, begun, path):
         model, inputs = begun
         parameter = next(model.parameters())
@@ -141,6 +144,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"differs in torch \(2.* there, 9.9 here\)"):
             scorer(model, path).score(inputs.split(4))
 
+    @pytest.mark.slow
     def test_another_pool(self, begun, path):
         model, inputs = begun
         with pytest.raises(ValueError, match="differs in first samples"):
@@ -152,6 +156,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"whose first 12 samples were scored; here it has 4"):
             scorer(model, path).score([inputs[:4]])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("finished", [True, False])
     @pytest.mark.parametrize("kind", [list, tuple])
     @pytest.mark.parametrize("change", [-1, 1])
@@ -171,6 +176,7 @@ class TestRefusals:
         ):
             scorer(model, path).score(second)
 
+    @pytest.mark.slow
     def test_a_list_in_other_batches(self, pool, path):
         model, inputs = pool
         expected = scorer(model, path).score(list(inputs.split(4)))
@@ -187,6 +193,7 @@ class TestRefusals:
                 scorer(model, path).score(inputs.split(4))
             assert path.read_bytes() == content
 
+    @pytest.mark.slow
     def test_a_damaged_file(self, begun, path):
         model, inputs = begun
         content = bytearray(path.read_bytes())
@@ -242,6 +249,7 @@ class TestTornWrites:
         monkeypatch.setattr(checkpoint_module.os, "write", real)
         assert_same(scorer(model, path).score(inputs.split(4)), expected)
 
+    @pytest.mark.slow
     def test_two_processes_do_not_share_a_file(self, pool, path):
         model, inputs = pool
         with pytest.raises(Stop):

@@ -106,6 +106,7 @@ def test_of_a_part_that_is_drawn(draws):
     assert told
 
 
+@pytest.mark.slow
 def test_where_a_run_goes_on(tmp_path):
     class Stopped(Files):
         def __getitem__(self, i):

@@ -38,6 +38,7 @@ def notes(loader, model=None, error=IndexError, **options):
 ODD = [*range(1, 41, 2)]  # of which number 11 is 23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loader", "options", "told"),
     [

@@ -96,6 +96,7 @@ def test_who_chooses_is_told():
         acquire(model(), shuffled(OneByOne(sorted)), 3, verify=False, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "take", [lambda keys: keys, tuple, iter], ids=["as asked", "as a tuple", "one after another"]
 )

@@ -259,6 +259,7 @@ def test_a_model_that_holds_what_cannot_be_looked_into_is_read_each_time(model, 
     assert kept(scorer) is None
 
 
+@pytest.mark.slow
 def test_an_engine_that_was_short_of_memory_is_not_kept(monkeypatch, model):
     monkeypatch.setattr(traces, "_BEEN", 99)
     scorer = GradNormScorer(model)

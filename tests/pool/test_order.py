@@ -183,6 +183,7 @@ class TestCheckpoint:
                 assert torch.equal(found.indices, expected.indices)
             assert_traced(found, Rows(inputs), drawn)
 
+    @pytest.mark.slow
     def test_refuses_another_order(self, drawn, tmp_path):
         model, inputs, _ = drawn
         options = {"checkpoint": tmp_path / "scores.jsonl"}
@@ -194,6 +195,7 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"from number 4 on are 18, 17, 16, 15 of the data"):
             scored(model, of(Rows(inputs), later), **options)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("missing", [0, 5, 10, 21, 22])
     def test_remembers_that_order_was_lost(self, drawn, missing, tmp_path):
         """Also where a later batch lost it, which is not read again."""

@@ -40,6 +40,7 @@ BARE = {
 
 
 class TestBareScores:
+    @pytest.mark.slow
     @pytest.mark.parametrize("function", BARE)
     @pytest.mark.parametrize("way", [
         "shuffle", "subset at random", "weighted", "own", "share", "batches", "own batches",
@@ -54,6 +55,7 @@ class TestBareScores:
         assert f"`{function}`" in order[0]
         assert "shuffle=False" in order[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("function", BARE)
     @pytest.mark.parametrize("make", [
         lambda d: of(d), lambda d: of(d, num_workers=1), lambda d: of(d, SequentialSampler(d)),
@@ -185,6 +187,7 @@ class Wrapper:
 
 
 class TestCount:
+    @pytest.mark.slow
     @pytest.mark.parametrize("way, missing, again", [
         ("own that drops", 11, 0), ("share", 15, 0), ("padded share", 20, 0), ("dropped", 3, 0),
         ("list that repeats", 20, 1),

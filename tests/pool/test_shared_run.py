@@ -50,6 +50,7 @@ def test_pull_backs_of_all_batches(one_rank):
     assert torch.equal(shared.standard_error, alone.standard_error)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_of_a_rank_and_of_how_many_there_are(one_rank, path):
     """Shares of two ranks are no part of those of three."""
     model, x = MLP(), torch.randn(12, 10)

@@ -68,6 +68,7 @@ def compared(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_only_the_first_of_a_model_that_stays_is_verified(model, compared):
     scorer = GradNormScorer(model)
     want = naive_score_pool(model, [X])
@@ -160,6 +161,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_model_that_changed_is_verified_anew(model, compared, change):
     scorer = GradNormScorer(model)
@@ -200,6 +202,7 @@ def test_so_is_one_that_makes_tensors_of_another_dtype(compared):
     assert len(compared) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"temperature": 2.0}, {"scheme": "entropy"}, {"verify": "all"}])
 def test_so_is_one_with_other_options(model, compared, other):
     scorer = GradNormScorer(model)
@@ -219,6 +222,7 @@ def test_so_is_one_that_is_called_under_autocast(compared):
     assert len(compared) == 2
 
 
+@pytest.mark.slow
 def test_so_is_one_whose_values_nobody_counts(compared):
     """Of inference mode."""
     with torch.inference_mode():
@@ -242,6 +246,7 @@ def test_samples_alone_are_seen_in_company_too(model, compared):
     assert len(compared) == 2
 
 
+@pytest.mark.slow
 def test_a_fault_is_seen_once_the_model_changed(model, monkeypatch):
     """Scores that are wrong only then: what was verified before does not stand for it."""
     scorer, make = GradNormScorer(model), Norms.make

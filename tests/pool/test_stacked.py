@@ -176,6 +176,7 @@ def test_a_sample_in_the_last_of_several_batches_is_verified(monkeypatch):
         GradNormScorer(nn.Linear(5, 3).eval(), verify="all").score(loader)
 
 
+@pytest.mark.slow
 def test_shuffled_batches_that_come_as_one_are_told_by_indices():
     model = nn.Linear(5, 3).eval()
     loader = DataLoader(TensorDataset(X), 2, shuffle=True)

@@ -43,6 +43,7 @@ class TestOfADataset:
     def loader(self, inputs, **options):
         return DataLoader(Images(inputs), 4, collate_fn=images_only, **options)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("subset, count", [(11, 11), (0.3, 9), (1.0, SIZE), (1, 1), (1e-9, 1)])
     def test_scores_so_many_and_loads_no_others(self, pool, subset, count):
         model, inputs, all_scores = pool
@@ -75,6 +76,7 @@ class TestOfADataset:
         result = scored(model, self.loader(inputs, shuffle=True), 12)
         assert torch.allclose(result.values, all_scores[result.indices], rtol=1e-5)
 
+    @pytest.mark.slow
     def test_dropped_samples_are_not_in_the_pool(self, pool):
         model, inputs, _ = pool
         result = scored(model, self.loader(inputs, drop_last=True), 1.0)
@@ -183,6 +185,7 @@ class TestResult:
             GradNormScorer(model, subset=0.5).stream([inputs])
 
 
+@pytest.mark.slow
 def test_shuffling_is_warned_of_without_a_subset(pool):
     model, inputs, _ = pool
     data = TensorDataset(inputs)

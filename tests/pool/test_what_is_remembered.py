@@ -167,6 +167,7 @@ def test_the_seed_draws_the_subset_of_a_stream():
     assert chosen(3) == chosen(3) != chosen(4)
 
 
+@pytest.mark.slow
 def test_settings_that_a_run_found_out_are_gone_on_with(path, monkeypatch):
     """How the model was run is part of its bits."""
     model, x = MLP(), torch.randn(12, 10)
@@ -197,6 +198,7 @@ def _rewritten(content, old, new):
     return b"\n".join(lines) + b"\n"
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_what_it_counted(path):
     model, x = MLP(), torch.randn(8, 10)
     first = scorer(model, path).score(x.split(4))["entropy"].provenance

@@ -33,6 +33,7 @@ def sampled(pool):
 
 
 class TestValues:
+    @pytest.mark.slow
     def test_are_the_scores_in_loader_order(self, pool, exact):
         model, inputs = pool
         assert isinstance(exact, PoolScores)

@@ -135,6 +135,7 @@ class TestDense:
             actual = scores(model, ids.split(3), scheme="entropy", class_dim=class_dim)
             assert_close_relative(actual, table.scores("entropy"), RTOL)
 
+    @pytest.mark.slow
     def test_attention_mask_of_a_mapping_is_the_default_mask(self):
         """Padding changes no score, neither its amount nor its content."""
         model, ids = Tagger(), torch.randint(0, 9, (5, 4))

@@ -245,6 +245,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_by", [*GROUPS])
 @pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
 def test_squares_by_group_sum_to_the_total(model, group_by, loss, tmp_path):

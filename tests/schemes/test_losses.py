@@ -81,6 +81,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_named_losses_are_those_of_plain_autograd(name):
     torch.manual_seed(1)
@@ -183,6 +184,7 @@ def test_a_loss_beside_other_schemes(loss):
     assert torch.equal(torch.cat([part["loss"] for part in streamed]), several["loss"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_vmap_cannot_run_is_named():
     torch.manual_seed(9)
     model, batches = classifier(), images()

@@ -103,6 +103,7 @@ def test_an_infinite_slope_is_that_of_its_own_sample(slope, scheme):
     assert_close_relative(found[rest], exact[rest], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_by", ["parameter", "module"])
 def test_groups_and_parts_of_the_parameters(model, group_by):
     loss, bad = LOSSES["a factor that is NaN"]

@@ -110,6 +110,7 @@ class TestBatches:
         assert_close_relative(by_scheme["expected"], expected, RTOL)
         assert next(pool, None) is None
 
+    @pytest.mark.slow
     def test_parameters_and_inputs_are_moved_to_the_device(self, mlp):
         model, inputs, expected = mlp
         for device in ("cpu", torch.device("cpu")):
@@ -125,6 +126,7 @@ class Output:
 
 
 class TestOutputs:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "wrap",
         [

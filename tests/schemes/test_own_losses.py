@@ -107,6 +107,7 @@ def test_a_loss_that_the_model_was_given_no_labels_for():
         score(Labelled(), [{"x": X, "labels": Y}], loss=lambda output, batch: output.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("factor", [1.0, 0.01])
 def test_a_loss_of_16_bits_pulls_back_what_autograd_does(model, dtype, factor):

@@ -76,6 +76,7 @@ def truth(model, x, likelihood="categorical", reduction="global", keep=lambda na
     return found | {"gini": torch.stack(ginis)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", oracle.REDUCTIONS)
 @pytest.mark.parametrize("params", ["all", "last_layer"])
 @pytest.mark.parametrize("classes", [4, 2, 1, -3])  # below 2, that many labels of their own

@@ -241,6 +241,7 @@ def test_classes_of_a_map_are_counted_by_its_classes(label):
             score(model, [(x, y)], loss=loss)
 
 
+@pytest.mark.slow
 def test_what_a_loss_does_is_told_of_the_loss():
     model, _, pair, _ = made(Pair)
     mixing = nn.Sequential(nn.BatchNorm1d(3), nn.Softmax(-1))

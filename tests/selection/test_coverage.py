@@ -50,6 +50,7 @@ def ten_percent(given):
 
 
 class TestAgainstALoop:
+    @pytest.mark.slow
     def test_herding_weighs_by_score(self):
         scores = torch.rand(60, generator=torch.Generator().manual_seed(1)) ** 3
         given = pool(scores=scores)
@@ -67,6 +68,7 @@ class TestAgainstALoop:
         expected = brute(given, torch.ones(60), ten_percent(given))
         assert max_herding(given).positions.tolist() == expected
 
+    @pytest.mark.slow
     def test_uncertainty_herding_has_the_radius_of_what_is_labelled(self):
         margins = torch.rand(60, generator=torch.Generator().manual_seed(2))
         given = pool(margins=margins)

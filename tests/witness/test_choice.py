@@ -152,6 +152,7 @@ def test_norms_put_together_otherwise(monkeypatch, options, instead):
         score_pool(MLP(), [torch.randn(6, 10)], progress=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"temperature": 3.0}, {"reduction": "per_tensor"}], ids=str)
 def test_the_closed_form_of_the_last_layer(monkeypatch, options):
     from fastgradnorm_kernels import head_scores
@@ -179,6 +180,7 @@ class TestRecord:
         found = made.score(batches).provenance["verified"]
         assert (found["mode"], found["batches"], found["scores"]) == ("all", 6, 24)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("verify", [True, "sampled", "first", "all", False])
     def test_of_each_mode(self, verify):
         scorer = GradNormScorer(MLP(), verify=verify, progress=False)

@@ -83,6 +83,7 @@ class TestRefused:
 class TestPlaces:
     """The layer that mixes is named, wherever it is."""
 
+    @pytest.mark.slow
     def test_batch_second(self):
         layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0)
         model = perturb(Custom(
@@ -187,6 +188,7 @@ BRANCHES = {
 class TestWhatMayBeMeant:
     """Scored as if alone, and told."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("branch", BRANCHES.values(), ids=BRANCHES.keys())
     @pytest.mark.parametrize("size", [4, 12])
     def test_a_branch_of_the_batch(self, branch, size):

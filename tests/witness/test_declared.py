@@ -200,6 +200,7 @@ def test_losses_that_fit_are_silent(loss):
     assert not warned(held(loss, classes), [torch.randn(20, 6)])
 
 
+@pytest.mark.slow
 def test_losses_for_something_else_are_silent():
     """By another name, beside one of classes, in a part, or of the caller's own."""
     pool = [torch.randn(20, 6)]

@@ -62,6 +62,7 @@ def made(middle, **parts):
     return Custom(forward, body=linear(4, 5), head=linear(5, 3), mix=Mean(), **parts).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"verify": "all", "scheme": "entropy"}], ids=str)
 @pytest.mark.parametrize("middle", MIXING)
 def test_gradients_that_mix_samples_are_refused_by_name(middle, options):

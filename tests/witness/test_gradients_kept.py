@@ -122,6 +122,7 @@ def test_gradients_of_before_are_kept(middle, way, some):
     assert_close_relative(scores, wanted, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_those_of_before_the_second_time_are_kept(way):
     model = Net(MIDDLES["of the caller's own"]).eval()

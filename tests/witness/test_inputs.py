@@ -115,6 +115,7 @@ def pixels():
 
 
 class TestTold:
+    @pytest.mark.slow
     def test_pixels_to_255(self, model, pixels):
         level, message = findings(model, [255 * pixels])["inputs"]
         assert level == "warn"
@@ -232,6 +233,7 @@ def test_statistics_of_unknown_age_count():
     assert "inputs" in warned(model, [200 * torch.randn(16, 3, 8, 8)])
 
 
+@pytest.mark.slow
 def test_tables():
     """Columns of other units than in training."""
     generator = torch.Generator().manual_seed(0)

@@ -76,6 +76,7 @@ def test_after_an_error_too():
     assert_unchanged(before, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", ["first", "all"])
 def test_random_states_and_batches(verify):
     def forward(m, x):

@@ -69,6 +69,7 @@ def test_they_are_refused(loss, function):
         function(made(), [(X, Y)], loss=lambda o, b: loss(o, b[1]), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", COMPARING)
 def test_outputs_of_any_kind(loss):
     model = Named()

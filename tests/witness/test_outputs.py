@@ -217,6 +217,7 @@ def test_what_fits_nothing_that_was_scored_is_a_note():
     assert found["parameters left out"][0] == "note"
 
 
+@pytest.mark.slow
 def test_an_early_exit_is_no_missing_head():
     """What the first sample leaves out may count for others."""
 

@@ -38,6 +38,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [0.0, 1e-5, 1e-3, 1e-2, 0.1])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_student_near_its_teacher(name, distance):
