@@ -78,8 +78,7 @@ def test_every_strategy_chooses_distinct_candidates(name, kind, request):
     assert torch.isin(chosen, given.indices).all()
     assert given.seconds["score"] > 0
     given = dataclasses.replace(given, score_options={"verify": False})
-    # Verified last layers come from one plain pass of all, which rounds otherwise than samples by
-    # themselves: of two candidates that are as good, either may be taken.
+    # One plain pass rounds otherwise: of two candidates that are as good, either may be taken.
     again = strategy(name).select(given)
     assert int((again != chosen).sum()) <= 1
     assert torch.equal(strategy(name).select(given), again)
