@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fastgradnorm import acquire, score_pool, select
+from fastgradnorm import acquire, naive_score_pool, score_pool, select
 
 MODEL = nn.Sequential(nn.Linear(4, 3)).eval()
 X = torch.ones(6, 4)
@@ -84,3 +84,32 @@ def test_samples_that_a_model_takes_without_a_batch_are_told_from_batches(model,
 def test_scores_alone_are_selected_by_score(strategy):
     with pytest.raises(ValueError, match=r"`strategy` must be one of 'top'.*`acquire`'s"):
         select([1.0, 2.0], 1, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.Conv1d(1, 1, 3, padding=1), (1, 8)),
+        (nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8)),
+        (nn.ConvTranspose2d(1, 1, 3, padding=1), (1, 8, 8)),
+        (nn.Conv3d(1, 1, 3, padding=1), (1, 4, 4, 4)),
+    ],
+)
+@pytest.mark.parametrize("wrap", [nn.Identity(), nn.Sequential(nn.Identity())], ids=["", "within"])
+def test_samples_that_a_convolution_takes_without_a_batch(layer, shape, wrap):
+    """Of one channel: what it makes of a sample has the shape of a batch of one."""
+    model, samples = nn.Sequential(wrap, layer).eval(), torch.randn(5, *shape)
+    with pytest.raises(ValueError, match=r"for a sample without a batch.*DataLoader\(samp"):
+        score_pool(model, list(samples), class_dim=1, progress=False)
+    batches = DataLoader(samples, batch_size=2)
+    assert len(score_pool(model, batches, class_dim=1, progress=False)) == 5
+
+
+def test_a_model_that_takes_images_one_by_one():
+    class Looping(nn.Sequential):
+        def forward(self, x):
+            return torch.stack([super(Looping, self).forward(each).mean((1, 2)) for each in x])
+
+    model, images = Looping(nn.Conv2d(1, 3, 3)), torch.randn(4, 1, 8, 8)
+    found = score_pool(model.eval(), [images], progress=False)
+    torch.testing.assert_close(found, naive_score_pool(model, [images]), rtol=1e-5, atol=0)

@@ -201,6 +201,7 @@ def _record(subject: Subject, batch: Batch, measured: bool = True) -> _Run:
         Origins(inputs, stand_ins.stands_in) if subject.options.params == "last_layer" else None
     )
     recorder = Recorder(Pieces(leaves, indexed=True), stand_ins, Passage(_PLAIN), origins)
+    recorder.given = inputs
     _track_layers(view, recorder)
     saved = SavedBytes(leaves.values(), subject.options.autocast)
     try:

@@ -9,7 +9,9 @@ import torch
 from fastgradnorm_kernels.functorch import is_transforming
 from fastgradnorm_kernels.switches import marked
 from torch import Tensor
+from torch.nn import functional as F
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._model.origin import Origins
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
@@ -61,6 +63,28 @@ class Use:
         return {piece.name for piece in (*self.slots.values(), *self.others)}
 
 
+# Dimensions behind the channels. Without one for samples, what comes first is taken for channels.
+_SPACE: dict[Callable[..., Any], int] = {
+    **dict.fromkeys((F.conv1d, F.conv_transpose1d), 1),
+    **dict.fromkeys((F.conv2d, F.conv_transpose2d), 2),
+    **dict.fromkeys((F.conv3d, F.conv_transpose3d), 3),
+}
+
+
+def _check_batched(x: Tensor, space: int, name: str, layer: str) -> None:
+    """Raises `ArgumentError` if a layer takes a batch for one sample."""
+    if x.dim() == space + 1:
+        wanted = ", ".join(["N", "channels", *("D", "H", "W")[-space:]])
+        place = f"model.{layer}".rstrip(".")
+        raise ArgumentError(
+            f"`loader` must yield batches [{wanted}]. Got {list(x.shape)} for one sample, which "
+            f"`{name}` in `{place}` takes for a sample without a batch, and its first dimension "
+            "for channels. If these are samples, make batches of them: `DataLoader(samples, "
+            "batch_size=64)`; if they lack the channels, add them: `x.unsqueeze(1)`.",
+            "loader",
+        )
+
+
 class Recorder(Followed):
     """Notes each use of a tracked parameter in a plain forward pass with autograd.
 
@@ -74,7 +98,10 @@ class Recorder(Followed):
             one that the logits do not depend on.
         statistics: Path of the module of each norm by the statistics of a batch, in order.
         origins: What tensors are made of, if that is to be known.
+        given: What the model is given, a batch of one sample.
     """
+
+    given: Sequence[Tensor] = ()
 
     def __init__(
         self,
@@ -104,6 +131,9 @@ class Recorder(Followed):
             self.statistics.append(self.layer)
             if call["input"].numel() <= call["input"].shape[1]:
                 raise mixing_error()  # one value each: of one sample
+        space = _SPACE.get(func)
+        if space is not None and any(call["input"] is x for x in self.given):
+            _check_batched(call["input"], space, func.__name__, self.layer)
         super().check(func, call)
 
     def ruled(
