@@ -155,7 +155,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/together.py", "dropped step",
-        "        if not mode.found:\n            break\n        seen.add(mode.found)\n",
+        "        if not mode.found or seen.settled:\n            break\n        seen.add(mode.found)\n",
         "        seen.add(mode.found)\n        break\n",
         "the bits of a batch depend on those that came before it",
     ),

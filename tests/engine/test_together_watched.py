@@ -144,3 +144,21 @@ def test_a_last_layer_that_a_later_batch_calls_otherwise():
     batches = (X, X, wide, wide, X)
     for batch, score in zip(batches, scores(model, *batches), strict=True):
         torch.testing.assert_close(score.double(), exact(model, batch), rtol=1e-5, atol=0)
+
+
+def test_functions_that_a_model_makes_each_time(passes, monkeypatch):
+    """Of which there is no end: the pass is watched, and ends."""
+    monkeypatch.setattr(together, "_MOST", 20)
+
+    def forward(m, x):
+        def scaled(h):
+            if torch.overrides.has_torch_function((h,)):
+                return torch.overrides.handle_torch_function(scaled, (h,), h)
+            return 2 * h
+
+        return m.head(scaled(m.conv(x)).mean((2, 3)))
+
+    model = Custom(forward, **PARTS)
+    for batch, score in zip((X, X + 1, X), scores(model, X, X + 1, X), strict=True):
+        torch.testing.assert_close(score.double(), exact(model, batch), rtol=1e-5, atol=0)
+    assert passes and all(made for made, _ in passes)

@@ -32,6 +32,8 @@ from fastgradnorm._model import (
 from fastgradnorm._operations import COPIED, table
 from fastgradnorm._process import is_out_of_memory
 
+# Operations of a model, beyond which they are taken for ones that it makes itself.
+_MOST = 1 << 10
 _CONVOLUTIONS = frozenset({F.conv2d, F.conv_transpose2d})
 
 
@@ -59,11 +61,13 @@ class Seen:
         plain: Those that are only called, unless it is with a parameter of the last layer.
         watched: Those that are watched each time, as what they did was more than that.
         channels_last: Whether images may have the channels last in memory.
+        settled: Whether nothing is noted any more: a model may make functions anew each time.
     """
 
     plain: set[Callable[..., Any]] = field(default_factory=set)
     watched: set[Callable[..., Any]] = field(default_factory=set)
     channels_last: bool = True
+    settled: bool = False
 
     @property
     def has_layout(self) -> bool:
@@ -72,6 +76,7 @@ class Seen:
 
     def add(self, found: Mapping[Callable[..., Any], bool]) -> None:
         """Notes which operations of one pass were plain, at each of their calls."""
+        self.settled = len(self.plain | self.watched) > _MOST
         self.watched.update(func for func, plain in found.items() if not plain)
         self.plain.update(found)
         self.plain -= self.watched
@@ -198,7 +203,7 @@ def head_together(
                 return None  # what a model raises for a batch it may not raise for one sample
             seen.channels_last = False
             continue
-        if not mode.found:
+        if not mode.found or seen.settled:
             break
         seen.add(mode.found)
     return _read(mode, logits, same, len(leaves[0]), width)

@@ -47,7 +47,8 @@ def check_memory(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], outp
 def is_only_called(name: str) -> bool:
     """Whether a call of that name is no matter of memory: nothing is to be done but to make it."""
     special = name in _VIEW_OR_COPY or name in ("as_strided", "__array__", "numpy", "register_hook")
-    return not special and not is_looked_at(name)
+    overload = "." in name  # an operator of PyTorch's by its full name, which tells less
+    return not special and not overload and not is_looked_at(name)
 
 
 def may_be_in_place(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
