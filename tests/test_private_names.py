@@ -1,4 +1,4 @@
-"""Every private name of PyTorch stands in one of three files, and here with its reason."""
+"""Every private name of PyTorch stands in a file for such, and here with its reason."""
 
 import ast
 import re
@@ -66,6 +66,24 @@ NAMES = {
         "_global_forward_pre_hooks": "likewise",
         "_version": "parameters that a model changes in place are noticed",
         "_cache_enabled": "parametrized tensors are made anew",
+    },
+    "src/fastgradnorm/_operations/operators.py": {
+        "_ops": "the module that has the kinds of operators",
+        "_C": "the module that has what follows: functions with the arguments of their operators",
+        "_nn": "those of layers",
+        "_linalg": "likewise",
+        "_special": "likewise",
+        "_fft": "likewise",
+        "_qualified_op_name": "by which an operator finds its function",
+        "_overloadname": "likewise",
+        "_schema": "losses with a reduction are told by it",
+        "_local_scalar_dense": "an operator that exported programs call, as `Tensor.item`",
+        "_native_batch_norm_legit_no_training": "likewise, as a batch norm",
+        "native_group_norm": "likewise, as a group norm",
+    },
+    "src/fastgradnorm/_pool/functions.py": {
+        "_orig_mod": "a compiled function or module is what it was compiled from",
+        "_torchdynamo_orig_callable": "likewise",
     },
     # No public module flattens nested inputs as `torch.func` does, with the node types that other
     # libraries register there. It stands or falls with `torch.func` itself.

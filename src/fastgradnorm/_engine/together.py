@@ -35,6 +35,11 @@ from fastgradnorm._process import is_out_of_memory
 # Operations of a model, beyond which they are taken for ones that it makes itself.
 _MOST = 1 << 10
 _CONVOLUTIONS = frozenset({F.conv2d, F.conv_transpose2d})
+# Of which PyTorch's own call is the fastest for many samples.
+_LAYERS = _CONVOLUTIONS | {
+    *(F.conv1d, F.conv3d, F.conv_transpose1d, F.conv_transpose3d, F.linear, F.batch_norm),
+    *(F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm, torch.rms_norm, torch.cat),
+}
 
 
 class Head(NamedTuple):
@@ -137,9 +142,10 @@ class _Rows(HeadInput):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        """Calls a layer as it is: its forms are for samples by themselves."""
+        """Calls a layer as it is: its form is for samples by themselves."""
         operation, call = table.known(func), self._calls[-1]
-        if operation.form is not None and operation.rule is None and not operation.has_layout:
+        formed = operation.form is not None and func not in _LAYERS
+        if formed or operation.opened is not None:  # which may do more another time
             return self.run(func, args, kwargs)
         call.plain = call.func is func and call.args is args
         name = getattr(func, "__name__", "")
