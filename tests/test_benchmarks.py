@@ -135,8 +135,8 @@ def test_readme_gets_its_tables(results, tmp_path):
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))
     assert command_line.main(["readme", "--file", str(page), "--out", str(results)]) == 0
     text = page.read_text()
-    # Neither traps nor planted faults were run, nor packages for influence, nor anything on a GPU.
-    assert text.count("old") == 6
+    # Neither traps nor planted faults were run, nor bfloat16, packages for influence, or a GPU.
+    assert text.count("old") == 7
     assert text.count(f"| {TINY.title}") >= 2
     assert len(targets.table(results).splitlines()) == 2 + len(targets.TARGETS)
 
