@@ -85,7 +85,13 @@ def changed_by_an_operator(m, x):
     return m.head(images.mean((2, 3)))
 
 
-LAYOUTS = [by_view, by_stride, changed_in_place, changed_by_an_operator]
+def of_transposed_rows(m, x):
+    """A copy in any layout, which may be changed."""
+    rows = m.conv(x).transpose(1, 2).reshape(len(x), -1).mul_(2)
+    return m.head(rows.unflatten(1, (8, 8, 8)).mean((1, 3)))
+
+
+LAYOUTS = [of_transposed_rows, by_view, by_stride, changed_in_place, changed_by_an_operator]
 
 
 @pytest.mark.parametrize("forward", LAYOUTS)

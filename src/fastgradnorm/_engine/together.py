@@ -90,14 +90,27 @@ class Seen:
 class _Rows(HeadInput):
     """As that, of a plain pass of many samples.
 
+    Args:
+        tracked: Parameters of the last layer.
+        stand_ins: As of any watch.
+        passage: Likewise.
+        seen: What is known of the model's operations.
+        laid_out: Whether images have the channels last in memory.
+
     Attributes:
         found: Operations that were not known, and whether they were plain.
     """
 
     def __init__(
-        self, tracked: Mapping[str, Tensor], stand_ins: StandIns, passage: Passage, seen: Seen
+        self,
+        tracked: Mapping[str, Tensor],
+        stand_ins: StandIns,
+        passage: Passage,
+        seen: Seen,
+        laid_out: bool,
     ) -> None:
         super().__init__(Pieces(tracked), stand_ins, passage, ())
+        self._laid_out = laid_out
         self._own, self._seen = frozenset(map(id, tracked.values())), seen
         self._calls: list[_Call] = []
         self.found: dict[Callable[..., Any], bool] = {}
@@ -148,6 +161,8 @@ class _Rows(HeadInput):
         if formed or operation.opened is not None:  # which may do more another time
             return self.run(func, args, kwargs)
         call.plain = call.func is func and call.args is args
+        if not self._laid_out:
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         check_copies(name, args, kwargs)
         output = func(*args, **kwargs)
@@ -193,7 +208,7 @@ def head_together(
     while True:
         laid_out = passage.settings.channels_last and seen.has_layout
         view, stand_ins = subject.view(tracked)
-        mode = _Rows(tracked, stand_ins, passage, seen)
+        mode = _Rows(tracked, stand_ins, passage, seen, laid_out)
         try:
             with torch.no_grad():
                 given = [_laid_out(leaf, laid_out) for leaf in leaves]
