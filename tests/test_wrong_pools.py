@@ -99,7 +99,7 @@ def test_scores_alone_are_selected_by_score(strategy):
 def test_samples_that_a_convolution_takes_without_a_batch(layer, shape, wrap):
     """Of one channel: what it makes of a sample has the shape of a batch of one."""
     model, samples = nn.Sequential(wrap, layer).eval(), torch.randn(5, *shape)
-    with pytest.raises(ValueError, match=r"for a sample without a batch.*DataLoader\(samp"):
+    with pytest.raises(ValueError, match=r"as one sample without a batch.*DataLoader\(samp"):
         score_pool(model, list(samples), class_dim=1, progress=False)
     batches = DataLoader(samples, batch_size=2)
     assert len(score_pool(model, batches, class_dim=1, progress=False)) == 5
