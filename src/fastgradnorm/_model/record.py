@@ -80,7 +80,8 @@ def _check_batched(x: Tensor, space: int, name: str, layer: str) -> None:
             f"`loader` must yield batches [{wanted}]. Got {list(x.shape)} for one sample of the "
             f"loader, which `{name}` in `{place}` takes as one sample without a batch, and its "
             "first dimension for channels. If these are samples, make batches of them: "
-            "`DataLoader(samples, batch_size=64)`; if they lack the channels, add them: `x.unsqueeze(1)`.",
+            "`DataLoader(samples, batch_size=64)`; if they lack the channels, add them: "
+            "`x.unsqueeze(1)`.",
             "loader",
         )
 
