@@ -5,7 +5,7 @@ from fastgradnorm._model.branches import Branches, DivergentControlFlowError, Fo
 from fastgradnorm._model.buffers import without_values
 from fastgradnorm._model.chance import check_repeatable, own_states
 from fastgradnorm._model.changes import Unchanged
-from fastgradnorm._model.code_names import is_of_packages, names_in
+from fastgradnorm._model.code_names import globals_in, is_of_packages, names_in
 from fastgradnorm._model.declared import meaning_of_loss
 from fastgradnorm._model.given import Given
 from fastgradnorm._model.handed import constant
@@ -72,6 +72,7 @@ __all__ = [
     "check_unmixed",
     "constant",
     "extract",
+    "globals_in",
     "is_of_packages",
     "is_only_called",
     "loss_failed",

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgradnorm._model import is_of_packages, names_in
+from fastgradnorm._model import globals_in, is_of_packages, names_in
 
 _DEPTH = 6  # of things that hold others
 _MOST = 1000  # elements of one container: longer ones are vocabularies, or data
@@ -40,7 +40,6 @@ _LINES = 100_000  # of one function
 _OTHERS = frozenset({"fastgradnorm", "lightning", "numpy", "pytorch_lightning", "torch"})
 _ATOMS = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, np.generic)
 _OF_MODULES = frozenset(nn.Module().__dict__)
-_LOADED = ("LOAD_GLOBAL", "LOAD_NAME")
 _STORED = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
 _FILLED = (dict, list, set)
 # Python's own: others may read what they hold from files.
@@ -253,7 +252,7 @@ def _read(function: FunctionType) -> Iterator[tuple[str, Any]]:
         with contextlib.suppress(ValueError):  # of a name that is still to be assigned
             found[name] = cell.cell_contents
     space = function.__globals__
-    found |= {name: space[name] for name in sorted({*_told(code, _LOADED)} & space.keys())}
+    found |= {name: space[name] for name in sorted(globals_in(code) & space.keys())}
     own = {*_told(code, _STORED)}
     fills = _fills(code)
     for name, value in found.items():
