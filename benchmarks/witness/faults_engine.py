@@ -98,7 +98,7 @@ FAULTS = [
     ),
     Fault(
         "_engine/together.py", "dropped guard",
-        "            raise _ApartError\n", "            pass\n",
+        "            raise _ApartError\n        call = ", "            pass\n        call = ",
         "values that a model reads are those of all samples of a batch",
     ),
     Fault(

@@ -165,6 +165,21 @@ FAULTS = [
         "models that count on how images lie in memory lose the plain pass",
     ),
     Fault(
+        "_witness/witness.py", "dropped guard",
+        "allow_together(agreed and self._disturbed.stay(look.batch))", "allow_together(agreed)",
+        "one sample that is far from the others changes the last layer's scores of its whole batch",
+    ),
+    Fault(
+        "_witness/disturbed.py", "dropped step",
+        "            if found is not None:\n                return found\n", "",
+        "likewise where numbers far beyond those of the first batch alone change the others",
+    ),
+    Fault(
+        "_witness/disturbed.py", "lost in one branch",
+        "        if len(beyond) > 1 and ", "        if len(beyond) > 9 and ",
+        "likewise of a model that is given places in a table too",
+    ),
+    Fault(
         _SNAPSHOT, "dropped guard",
         "of_module = name in loaded ", "of_module = True ",
         "score_batch plans anew where a name of the script is called as an attribute is",

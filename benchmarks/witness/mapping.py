@@ -47,6 +47,7 @@ TESTS = {
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together engine/test_together_watched",
+    "_witness/disturbed": "engine/test_disturbed",
     "_engine/traced": "engine/test_traced engine/test_traced_random",
     "_engine/traces": "engine/test_traced engine/test_traced_layouts "
     "engine/test_traced_kinds engine/test_traced_contract",
@@ -163,7 +164,8 @@ TESTS = {
     "witness/test_left_as_it_was witness/test_formulas witness/test_seen_logits test_linalg "
     "any_model/test_reached",
     "_witness/noting": "witness/test_cut_off witness/test_left_as_it_was",
-    "_witness/witness": "witness/test_cut_off engine/test_small_numbers witness/test_rounding "
+    "_witness/witness": "engine/test_disturbed witness/test_cut_off "
+    "engine/test_small_numbers witness/test_rounding "
     "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
     "witness/test_seen_logits any_model/test_reached test_linalg",
     "_witness/loss": "witness/test_losses_that_compare schemes/test_labels",

@@ -20,7 +20,7 @@ from fastgradnorm._engine.replay import Replays
 from fastgradnorm._engine.tapped import TappedPass
 from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
-from fastgradnorm._engine.together import Head, Seen, head_together
+from fastgradnorm._engine.together import Head, Seen, head_together, logits_together
 from fastgradnorm._engine.traces import Traces
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
@@ -228,6 +228,14 @@ class Passes:
         found = self._again(f"together {id(plan)}", run, batch)
         self._check_repeatable(batch)
         return None if found is None else Head(*found)
+
+    def rows(self, batch: Batch) -> Tensor | None:
+        """Logits `[N, ..., C]` by one plain pass of all samples; None if there is no such thing."""
+        drew = self.subject.drew
+        try:
+            return logits_together(self.subject, batch, Passage(self.settings))
+        finally:
+            self.subject.drew = drew  # what is seen here is none of a pool's
 
     def _laid_out(self, run: Callable[[], Any]) -> Any:
         """What `run` gives; for models that need it, with all tensors contiguous."""

@@ -24,6 +24,7 @@ from fastgradnorm._model import (
     PlanChangedError,
     StandIns,
     Subject,
+    Watch,
     check_copies,
     check_memory,
     is_only_called,
@@ -228,6 +229,41 @@ def head_together(
             break
         seen.add(mode.found)
     return _read(mode, logits, same, len(leaves[0]), width)
+
+
+class _Unread(Watch):
+    """Follows a plain pass of many samples, and leaves it where the model reads a value."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in READING:
+            raise _ApartError
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def logits_together(subject: Subject, batch: Batch, passage: Passage) -> Tensor | None:
+    """Logits `[N, ..., C]` of a plain pass of many samples, of which nothing is kept.
+
+    Returns:
+        None where the model fails on them, reads a value or has no row for each.
+    """
+    view, stand_ins = subject.view({})
+    try:
+        with torch.no_grad():
+            given = [leaf.clone() for leaf in batch.leaves]
+            return subject.rows(view, batch, given, _Unread(Pieces({}), stand_ins, passage, ()))
+    except (_ApartError, PlanChangedError):
+        return None
+    except Exception as error:  # of the model, or its answer to samples that are none of the pool's
+        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+            raise
+        subject.blamed = False
+        return None
 
 
 def _laid_out(leaf: Tensor, channels_last: bool) -> Tensor:

@@ -21,6 +21,7 @@ from fastgradnorm._model import Batch
 from fastgradnorm._process import autograd_ready, is_out_of_memory
 from fastgradnorm._schemes import Scored
 from fastgradnorm._witness.disagreements import compare
+from fastgradnorm._witness.disturbed import Disturbed
 from fastgradnorm._witness.logits import agree, check_rows, seen_logits, tell_carried
 from fastgradnorm._witness.loss import check_company
 from fastgradnorm._witness.meaning import Meaning
@@ -81,6 +82,7 @@ class Witness:
         self._single: Batch | None = None  # a first batch of one, to be joined by the next
         self._plans: list[Batch] = []
         self._scoring = False  # plans that a look itself leads to are none of the pool's
+        self._disturbed = Disturbed(engine)
         self._apart = False  # whether the model is known to give samples other logits in company
         self.also = None if engine.also is None else Witness(engine.also)
         if self.record is not None:
@@ -183,7 +185,7 @@ class Witness:
         apart = self.engine.making(Seen(()))
         seen = apart.score(look.batch).scores["logits"]
         agreed = apart.loop_reason is None and agree(self.engine, look.logits, seen)
-        self.engine.allow_together(agreed)
+        self.engine.allow_together(agreed and self._disturbed.stay(look.batch))
         return replace(look, seen=seen)
 
     def _noticed(self, plan: Plan, batch: Batch) -> None:
