@@ -170,6 +170,17 @@ FAULTS = [
         "one sample that is far from the others changes the last layer's scores of its whole batch",
     ),
     Fault(
+        "_engine/passes.py", "dropped guard",
+        "if found is None or not self._agrees(seen, batch, Head(*found)):", "if found is None:",
+        "a model that mixes samples in longer or larger batches alone gets their scores wrong",
+    ),
+    Fault(
+        "_engine/passes.py", "option forgotten in one branch",
+        "self.logits(batch.take(ends), None) * self.subject.options.temperature",
+        "self.logits(batch.take(ends), None)",
+        "with a temperature no last layer is scored by one plain pass of many samples",
+    ),
+    Fault(
         "_witness/disturbed.py", "dropped step",
         "            if found is not None:\n                return found\n", "",
         "likewise where numbers far beyond those of the first batch alone change the others",

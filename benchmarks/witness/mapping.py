@@ -58,8 +58,8 @@ TESTS = {
     "schemes/test_likelihoods",
     "_engine/engine": "engine/test_combinations any_model/test_slow_paths "
     "engine/test_known_reasons any_model/test_control_flow any_model/test_clipped_gradients",
-    "_engine/passes": "engine/test_combinations engine/test_in_place_inputs engine/test_rtol "
-    "cuda/test_emulated_device any_model/test_clipped_gradients",
+    "_engine/passes": "engine/test_together_later engine/test_in_place_inputs engine/test_rtol "
+    "engine/test_combinations cuda/test_emulated_device any_model/test_clipped_gradients",
     "_engine/tapped": "engine/test_combinations engine/test_parameters any_model/test_reached "
     "any_model/test_raw_parameters engine/test_memory engine/test_chunks",
     "_engine/plain": "engine/test_combinations process/test_side_effects",

@@ -51,6 +51,7 @@ class Passes:
         replays: Runs the passes, on a GPU from captured ones.
         traces: Runs them on the CPU, some from traced ones.
         branched: Whether the model has read values of its samples to decide what to do.
+        alike: Whether logits `[n, ..., C]` of two passes differ by rounding alone.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Passes:
         self._kept = Kept(subject.values([*subject.parameters]).values())
         self._seen: dict[int, Seen] = {}  # by the `id` of plans, which stay as long
         self.branched = False
+        self.alike: Callable[[Tensor, Tensor], bool] = torch.equal
 
     def clear(self) -> None:
         """Lets go of all captured and traced passes."""
@@ -220,14 +222,29 @@ class Passes:
         (shape,) = (use.rule.shape for use in plan.uses if use.rule is not None)
         width = shape.inputs, shape.outputs
 
+        seen = self._seen.setdefault(id(plan), Seen())
+
         def run(_: Branches, *leaves: Tensor) -> Head | None:
             passage = Passage(self.settings)
-            seen = self._seen.setdefault(id(plan), Seen())
             return head_together(self.subject, batch, leaves, plan.names, width, passage, seen)
 
         found = self._again(f"together {id(plan)}", run, batch)
         self._check_repeatable(batch)
-        return None if found is None else Head(*found)
+        if found is None or not self._agrees(seen, batch, Head(*found)):
+            return None
+        return Head(*found)
+
+    def _agrees(self, seen: Seen, batch: Batch, found: Head) -> bool:
+        """Whether two samples are as if alone, which is looked at once where a plan is new.
+
+        A model may do something else with longer samples, with more of them, or as it is told.
+        """
+        if len(batch) <= max(1, seen.compared.get(batch.kind, 1)):
+            return True
+        ends = slice(0, len(batch), len(batch) - 1)
+        alone = self.logits(batch.take(ends), None) * self.subject.options.temperature
+        seen.compared[batch.kind] = len(batch)
+        return self.alike(found.logits[ends], alone)
 
     def rows(self, batch: Batch) -> Tensor | None:
         """Logits `[N, ..., C]` by one plain pass of all samples; None if there is no such thing."""

@@ -68,12 +68,15 @@ class Seen:
         watched: Those that are watched each time, as what they did was more than that.
         channels_last: Whether images may have the channels last in memory.
         settled: Whether nothing is noted any more: a model may make functions anew each time.
+        compared: Of how many samples a pass was at most of which some were compared with samples
+            alone, for each way in which the model was called.
     """
 
     plain: set[Callable[..., Any]] = field(default_factory=set)
     watched: set[Callable[..., Any]] = field(default_factory=set)
     channels_last: bool = True
     settled: bool = False
+    compared: dict[Any, int] = field(default_factory=dict)
 
     @property
     def has_layout(self) -> bool:

@@ -83,6 +83,7 @@ class Witness:
         self._plans: list[Batch] = []
         self._scoring = False  # plans that a look itself leads to are none of the pool's
         self._disturbed = Disturbed(engine)
+        engine.passes.alike = lambda found, alone: agree(engine, found, alone)
         self._apart = False  # whether the model is known to give samples other logits in company
         self.also = None if engine.also is None else Witness(engine.also)
         if self.record is not None:
