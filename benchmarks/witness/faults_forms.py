@@ -181,6 +181,11 @@ FAULTS = [
         "with a temperature no last layer is scored by one plain pass of many samples",
     ),
     Fault(
+        "_model/record.py", "lost in one branch",
+        "added = (*use.added, *self.pieces.among(beside))", "added = use.added",
+        "a last layer that is written out is scored without its bias",
+    ),
+    Fault(
         "_witness/disturbed.py", "dropped step",
         "            if found is not None:\n                return found\n", "",
         "likewise where numbers far beyond those of the first batch alone change the others",

@@ -146,7 +146,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
     leaves, exact_head = run.leaves, False
     if subject.options.params == "last_layer":
         head, exact_head = _last_layer(run)
-        chosen = {piece.name for piece in head.slots.values()}
+        chosen = {piece.name for piece in (*head.slots.values(), *head.added)}
         chosen |= {name for made in head.made for name in behind(made, run.leaves)}
         leaves = {name: leaf for name, leaf in leaves.items() if name in chosen}
         exact_head = exact_head and run.logits.dim() == 1 and not subject.options.by_output

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ _SAME_VALUES = frozenset({
     "to", "movedim", "__getitem__",
 })
 # fmt: on
+# What a bias may be added by.
+_ADDED = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "sub_", "__isub__"})
+_ADDED |= {"__sub__", "__rsub__", "rsub", "subtract"}
 # To autograd a view that is made under `no_grad` is none, though it says that it has a gradient, as
 # in the `forward` of a custom function: no number of reads in the graph may match that of its base.
 _UNLIKE_ANY = 1 << 40
@@ -42,6 +45,7 @@ class Use:
         rule: The rule, or None.
         output: What it returned.
         made: Arguments that are made of parameters alone, such as a weight that is normalised.
+        added: Parameters that were added to what came out, as a bias by itself.
     """
 
     operation: str
@@ -51,6 +55,7 @@ class Use:
     rule: Rule | None = None
     output: Tensor | None = None
     made: tuple[Tensor, ...] = ()
+    added: tuple[Piece, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -188,7 +193,22 @@ class Recorder(Followed):
             self._note_nested(tracked)
         elif len(fresh) == 1 and not self._is_made_layer(func, args, kwargs, fresh[0]):
             self._follow(name, tensors, fresh[0])
+        if self.origins is not None and name in _ADDED and torch.is_grad_enabled():
+            self._note_bias(tensors, outputs[0])
         return output
+
+    def _note_bias(self, tensors: Sequence[Tensor], output: Tensor) -> None:
+        """Of a layer that is written out, as `x @ weight + bias`, the last part."""
+        made = self._made({str(i): t for i, t in enumerate(tensors)})
+        beside = [t for t in tensors if self.pieces.of(t) is not None or any(t is m for m in made)]
+        layers = [t for t in tensors if t.requires_grad and all(t is not b for b in beside)]
+        if len(layers) != 1 or not beside or layers[0].shape != output.shape:
+            return
+        _, use, _ = self._sources.get(id(layers[0]), (None, Use("", ""), False))
+        if use.slots or use.made:
+            added = (*use.added, *self.pieces.among(beside))
+            joined = replace(use, added=added, made=(*use.made, *made))
+            self._sources[id(output)] = output, joined, False
 
     def _is_made_layer(
         self,
