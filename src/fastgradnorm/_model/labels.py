@@ -72,7 +72,7 @@ class Whole:
         call: Callable[[nn.Module, Any], Any],
         settings: set[str],
     ) -> None:
-        _check_lists(raw, size)
+        _check_lists(raw, size, inputs, settings)
         self._labels, self._call = labels, call
         known = {id(leaf): i for i, leaf in enumerate(inputs) if isinstance(leaf, Tensor)}
         self._opened = opened(raw, closed=is_plain_list)
@@ -135,19 +135,39 @@ def _has_no_labels(raw: Any, labels: Labels) -> bool:
     return isinstance(raw, Tensor) or not any(key in raw for key in _KEYS)
 
 
-def _check_lists(raw: Any, size: int) -> None:
-    """Samples in a list are of several sizes: which of their tensors' entries are whose?"""
-    parts = list(raw.values()) if isinstance(raw, Mapping) else raw
-    for part in parts if isinstance(parts, (list, tuple)) else ():
-        inside = part if isinstance(part, (list, tuple)) else ()
-        own = [isinstance(each, Mapping) or _is_other(each, size) for each in inside]
-        if len(inside) == size and any(own):
+def _check_lists(raw: Any, size: int, inputs: Sequence[Any], settings: set[str]) -> None:
+    """Samples in a list are of several sizes: which of their tensors' entries are whose?
+
+    Not if it is the list that the number of samples was read of, which was judged then; if an
+    earlier batch had more or fewer samples than it has parts; or if these are unlike each other.
+    """
+    first = next((leaf for leaf in inputs if isinstance(leaf, Tensor)), None)
+    named = raw if isinstance(raw, Mapping) else {}
+    parts = dict(enumerate(raw)) if isinstance(raw, (list, tuple)) else named
+    for place, part in parts.items():
+        if not isinstance(part, (list, tuple)) or any(each is first for each in part):
+            continue
+        own = [isinstance(each, Mapping) or _is_other(each, size) for each in part]
+        if not any(own) or not _are_alike(part):
+            continue
+        name = f"parts {place!r}"
+        if len(part) != size:
+            settings.add(name)
+        elif name not in settings:
             raise ArgumentError(
                 "`loader` must yield labels as tensors with one entry a sample. Got a "
                 f"{type_name(part)} for {size} samples. Pad and stack them in the loader's "
                 "collate_fn, or score batches of one sample whose labels are no list.",
                 "loader",
             )
+
+
+def _are_alike(parts: Sequence[Any]) -> bool:
+    """Whether parts may be samples: all of one kind, and mappings of the same keys."""
+    mappings = [part for part in parts if isinstance(part, Mapping)]
+    if len(mappings) not in (0, len(parts)):
+        return all(not isinstance(part, Tensor) for part in parts)
+    return isinstance(parts, list) or all(m.keys() == mappings[0].keys() for m in mappings)
 
 
 def _is_other(item: Any, size: int) -> bool:
