@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.functorch import outside as outside
@@ -84,6 +85,8 @@ def is_differentiated(*tensors: Tensor | None) -> bool | None:
             continue
         tensor = functorch.alive(tensor)
         if functorch.is_differentiable(tensor) and functorch.level_of(tensor) == level:
+            if not tensor.requires_grad and unpack_dual(tensor).tangent is not None:
+                return None  # by the model's own `jvp`
             found, tensor = True, functorch.unwrap(tensor)
         if bare(tensor) is None:
             return None
