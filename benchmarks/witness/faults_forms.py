@@ -181,6 +181,11 @@ FAULTS = [
         "with a temperature no last layer is scored by one plain pass of many samples",
     ),
     Fault(
+        "_operations/ctc.py", "factor lost",
+        "return g[:, None] * slopes, None", "return slopes, None",
+        "scores of a loss that is made of a sequence's, such as a part of it, are that of the sequence's",
+    ),
+    Fault(
         "_model/record.py", "lost in one branch",
         "added = (*use.added, *self.pieces.among(beside))", "added = use.added",
         "a last layer that is written out is scored without its bias",
