@@ -118,9 +118,8 @@ TESTS = {
     "_operations/numbers": "test_complex",
     "_operations/table": "any_model/test_structured_control_flow test_complex operations",
     "_operations/recurrent": "any_model/test_packed_sequences any_model/test_recurrent "
-    "operations/test_layers",
+    "any_model/test_folded_recurrences operations/test_layers",
     "_operations/recurrence": "any_model/test_recurrent any_model/test_folded_recurrences",
-    "_operations/recurrent_gates": "any_model/test_recurrent any_model/test_folded_recurrences",
     "_operations/folded_recurrences": "any_model/test_folded_recurrences",
     "_operations/numbered": "any_model/test_numbered_indices",
     "_operations/writing": "any_model/test_written_indices",
@@ -129,6 +128,7 @@ TESTS = {
     "any_model/test_written_indices operations/test_counting",
     "_operations/packed": "any_model/test_packed_sequences",
     "_operations/counting": "operations/test_counting",
+    "_operations/ctc": "operations/test_ctc",
     "_operations/conjugates": "operations/test_conjugates",
     "_operations/spectra": "operations/test_spectra",
     "_operations/sparse": "any_model/test_sparse_buffers",
