@@ -11,7 +11,10 @@ from tests.support.asserts import assert_close_relative
 from tests.support.cases import Custom, linear
 
 # PyTorch's own forward derivatives.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning"),
+]
 
 X = torch.randn(5, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 PARTS = {
