@@ -156,12 +156,12 @@ FAULTS = [
     ),
     Fault(
         _TAPS, "dropped guard",
-        "if any((piece.name, name) not in self.harmless for piece in tracked):\n                raise PlanChangedError",
-        "if False:\n                raise PlanChangedError",
+        "if any((piece.name, name) not in harmless for piece in tracked):\n        raise PlanChangedError",
+        "if False:\n        raise PlanChangedError",
         "samples that use a parameter by another operation than planned get 0 for it",
     ),
     Fault(
-        _TAPS, "stale plan",
+        "_engine/head_input.py", "stale plan",
         "if self.output is None or self._changed():", "if self.output is None:",
         "with params='last_layer', logits changed in place by some samples' branch are scored unchanged",
     ),

@@ -181,6 +181,22 @@ FAULTS = [
         "with a temperature no last layer is scored by one plain pass of many samples",
     ),
     Fault(
+        "_engine/head_input.py", "dropped guard",
+        "        if not self.linked:  # the model's own no_grad: nothing counts\n            return self.run(func, args, kwargs)\n", "",
+        "models that look at their logits under no_grad before they make them cannot be scored",
+    ),
+    Fault(
+        "_engine/head_input.py", "dropped guard",
+        "return untapped(self, self.harmless, func, tensors, args, kwargs, linked=self.linked)",
+        "return self.run(func, args, kwargs)",
+        "samples that use the last layer's weight for something else too are scored as if not",
+    ),
+    Fault(
+        "_engine/together.py", "dropped guard",
+        "        if type(value) in (list, tuple):\n            yield from map(id, value)\n", "",
+        "likewise of batches that put it into a list",
+    ),
+    Fault(
         "_operations/ctc.py", "factor lost",
         "return g[:, None] * slopes, None", "return slopes, None",
         "scores of a loss that is made of a sequence's, such as a part of it, are that of the sequence's",

@@ -46,7 +46,7 @@ TESTS = {
     "_schemes/table": "engine/test_combinations schemes/test_likelihoods",
     "_schemes/pull_backs": "schemes/test_dense schemes/test_likelihoods",
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
-    "_engine/together": "engine/test_together engine/test_together_watched",
+    "_engine/together": "engine/test_together engine/test_together_watched engine/test_head_uses",
     "_witness/disturbed": "engine/test_disturbed",
     "_engine/traced": "engine/test_traced engine/test_traced_random",
     "_engine/traces": "engine/test_traced engine/test_traced_layouts "
@@ -66,9 +66,9 @@ TESTS = {
     "_engine/plan": "any_model/test_meta_and_nested engine/test_last_layer_made "
     "engine/test_combinations process/test_side_effects test_errors "
     "any_model/test_weight_standardisation any_model/test_custom_functions",
-    "_engine/taps": "engine/test_small_numbers engine/test_last_layer_output "
-    "any_model/test_control_flow any_model/test_reached operations/test_frozen "
-    "any_model/test_raw_parameters",
+    "_engine/head_input": "engine/test_head_uses engine/test_last_layer_output",
+    "_engine/taps": "engine/test_small_numbers any_model/test_control_flow any_model/test_reached "
+    "operations/test_frozen any_model/test_raw_parameters",
     "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
     "any_model/test_control_flow engine/test_parameters any_model/test_execution",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",

@@ -91,8 +91,26 @@ def scaled_if_long(m, x):
     return m.head(h if x.shape[1] < 7 else h / float(h.detach().abs().amax()))
 
 
+def counted_if_long(m, x):
+    h = m.body(x).mean(1)
+    return m.head(h if x.shape[1] < 7 or len((x > 2).nonzero()) == 0 else -3 * h)
+
+
+def placed_if_long(m, x):
+    h = m.body(x).mean(1)
+    return m.head(h if x.shape[1] < 7 or len(torch.where(x > 2)[0]) < 3 else -3 * h)
+
+
+def different_if_long(m, x):
+    h = m.body(x).mean(1)
+    return m.head(h if x.shape[1] < 7 or len((x > 2).unique()) == 1 else -3 * h)
+
+
+LONG = [reading_if_long, scaled_if_long, counted_if_long, placed_if_long, different_if_long]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("forward", [reading_if_long, scaled_if_long])
+@pytest.mark.parametrize("forward", LONG)
 @pytest.mark.filterwarnings("ignore::fastgradnorm.SlowPathWarning")
 @pytest.mark.filterwarnings("ignore::fastgradnorm.BatchDependenceWarning")
 def test_left_where_only_later_batches_read_a_value(forward, passes):

@@ -117,23 +117,34 @@ def test_bits_are_the_same_whichever_pass_came_before(verify):
     assert torch.equal(after, torch.cat([alone[0], alone[1], alone[0]]))
 
 
-def test_a_buffer_of_the_callers_is_not_written_to():
-    """By a layer that was plain on what the model had made, when it was watched."""
+WRITES = {
+    "a layer": lambda m, buffer: m.act(buffer),
+    "a view": lambda m, buffer: buffer[:8].mul_(2),
+    "a row": lambda m, buffer: buffer.view(2, 4)[0].relu_().sum(),
+    "as an output": lambda m, buffer: torch.mul(buffer, 2, out=buffer),
+    "a list": lambda m, buffer: torch.stack([buffer, buffer])[0].mul_(2),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_buffer_of_the_callers_is_not_written_to(name):
+    """By what was plain on what the model had made, when it was watched."""
     callers, usual = [], sys.getswitchinterval()
 
     def forward(m, x):
         h = m.act(m.conv(x)).mean((2, 3))
-        return m.head(h + m.act(callers[0]) if sys.getswitchinterval() > usual else h)
+        h = torch.mul(torch.stack([h[:8], h[:8]])[0].mul_(0.5), 2).view(len(x), 8).relu_()
+        return m.head(h + WRITES[name](m, callers[0]) if sys.getswitchinterval() > usual else h)
 
     model = Custom(forward, **PARTS)
     model.register_buffer("shift", torch.full((8,), -1.0))
     callers.append(model.shift)
     scorer = GradNormScorer(model, params="last_layer")
     for _ in range(3):
-        scorer.score_batch(X)
+        scorer.score_batch(X[:8])
     try:
         sys.setswitchinterval(2 * usual)  # of the process, where nobody looks for what a model does
-        scorer.score_batch(X)
+        scorer.score_batch(X[:8])
     finally:
         sys.setswitchinterval(usual)
     assert torch.equal(model.shift, torch.full((8,), -1.0))

@@ -89,6 +89,8 @@ class LayerInput(Followed):
     def _note(
         self, func: Callable[..., Any], call: Mapping[str, Any], slots: Sequence[str]
     ) -> None:
+        if not torch.is_grad_enabled():  # the model's own no_grad: this makes no logits
+            return
         found = _input_of(func, call, slots)
         if found is None:
             self.other = getattr(func, "__name__", "")

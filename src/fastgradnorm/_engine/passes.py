@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.func import vmap
 
 from fastgradnorm._engine.chunks import Chunks
+from fastgradnorm._engine.head_input import HeadInput
 from fastgradnorm._engine.plan import Plan
 from fastgradnorm._engine.replay import Replays
 from fastgradnorm._engine.tapped import TappedPass
-from fastgradnorm._engine.taps import HeadInput
 from fastgradnorm._engine.timing import Clock
-from fastgradnorm._engine.together import Head, Seen, head_together, logits_together
+from fastgradnorm._engine.together import Head, Seen, head_together
 from fastgradnorm._engine.traces import Traces
+from fastgradnorm._engine.unread import logits_together
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
     Batch,
@@ -206,8 +207,9 @@ class Passes:
         def per_sample(passage: Passage, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
             tracked = {k: v.detach() for k, v in subject.values(plan.names).items()}
             view, stand_ins = subject.view(tracked)
-            mode = HeadInput(Pieces(tracked), stand_ins, passage, leaves)
-            with mode:
+            mode = HeadInput(Pieces(tracked), stand_ins, passage, leaves, plan.harmless)
+            # No tensor has a gradient here; what the model keeps out of its graph is still seen.
+            with torch.enable_grad(), mode:
                 logits = subject.run(view, batch, [leaf[None].clone() for leaf in leaves])
             if mode.given is None or mode.output is None:
                 raise PlanChangedError
@@ -222,7 +224,7 @@ class Passes:
         (shape,) = (use.rule.shape for use in plan.uses if use.rule is not None)
         width = shape.inputs, shape.outputs
 
-        seen = self._seen.setdefault(id(plan), Seen())
+        seen = self._seen.setdefault(id(plan), Seen(plan.harmless))
 
         def run(_: Branches, *leaves: Tensor) -> Head | None:
             passage = Passage(self.settings)

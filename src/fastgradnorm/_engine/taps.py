@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from fastgradnorm_kernels import KernelError, computed_by
-from fastgradnorm_kernels.functorch import in_memory
-from fastgradnorm_kernels.switches import marked
 from torch import Tensor
 
 from fastgradnorm._engine.timing import Clock
@@ -228,61 +226,42 @@ class Tapping(Followed):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        tracked = self.pieces.among(tensors)
-        output = self.run(func, args, kwargs)
-        if (
-            tracked
-            and not self.pieces.note_view(func, args, kwargs, output)
-            and torch.is_grad_enabled()
-        ):
-            name = getattr(func, "__name__", str(func))
-            if any((piece.name, name) not in self.harmless for piece in tracked):
-                raise PlanChangedError
-            made = constant(func, args, kwargs, output)
-            if made is None:
-                raise PlanChangedError
-            output = made[0]
+        linked = torch.is_grad_enabled()
+        return untapped(self, self.harmless, func, tensors, args, kwargs, linked=linked)
+
+
+def untapped(
+    mode: Watch,
+    harmless: frozenset[tuple[str, str]],
+    func: Callable[..., Any],
+    tensors: Sequence[Tensor],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    linked: bool,
+) -> Any:
+    """Calls an operation without a rule, which may read tracked parameters.
+
+    Args:
+        mode: What watches the pass.
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
+        func: The operation.
+        tensors: All among its arguments.
+        args: Those by position.
+        kwargs: Those by name.
+        linked: Whether what it makes may have a gradient.
+
+    Raises:
+        PlanChangedError: If it makes something of a parameter that a plan knows nothing of.
+    """
+    tracked = mode.pieces.among(tensors)
+    output = mode.run(func, args, kwargs)
+    if not tracked or mode.pieces.note_view(func, args, kwargs, output) or not linked:
         return output
-
-
-class HeadInput(Watch):
-    """Keeps input and output of the one linear layer that holds a tracked parameter."""
-
-    def __init__(
-        self,
-        pieces: Pieces,
-        stand_ins: StandIns,
-        passage: Passage,
-        leaves: Sequence[Tensor],
-    ) -> None:
-        super().__init__(pieces, stand_ins, passage, leaves)
-        self.given: Tensor | None = None
-        self.output: Tensor | None = None
-        self._changed: Callable[[], bool] = lambda: True
-
-    def ruled(
-        self,
-        func: Callable[..., Any],
-        call: Mapping[str, Any],
-        slots: Sequence[str],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        if func is not torch.nn.functional.linear or self.given is not None:
-            raise PlanChangedError
-        output: Tensor = self.run(func, args, kwargs)
-        self.given, self.output = call["input"], output
-        self._changed = marked(in_memory(output))
-        return output
-
-    def is_output(self, logits: Tensor) -> bool:
-        """Whether these are the layer's output itself; if not, they may be a copy of it.
-
-        Raises:
-            PlanChangedError: If the output was changed in place since.
-        """
-        if self.output is None or self._changed():
-            raise PlanChangedError
-        found, made = in_memory(logits), in_memory(self.output)
-        same = found.data_ptr() == made.data_ptr() and found.dtype == made.dtype
-        return same and found.numel() == made.numel()
+    name = getattr(func, "__name__", str(func))
+    if any((piece.name, name) not in harmless for piece in tracked):
+        raise PlanChangedError
+    made = constant(func, args, kwargs, output)
+    if made is None:
+        raise PlanChangedError
+    return made[0]

@@ -6,7 +6,7 @@ reads a value, which may be of several samples, it is left. Its operations are w
 of which nothing had to be done but to call them are only called from then on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgradnorm._engine.taps import HeadInput
+from fastgradnorm._engine.head_input import HeadInput
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
     READING,
@@ -24,17 +24,19 @@ from fastgradnorm._model import (
     PlanChangedError,
     StandIns,
     Subject,
-    Watch,
     check_copies,
     check_memory,
     is_only_called,
     may_be_in_place,
 )
-from fastgradnorm._operations import COPIED, table
+from fastgradnorm._operations import COPIED, table, tensors_in
 from fastgradnorm._process import is_out_of_memory
 
 # Operations of a model, beyond which they are taken for ones that it makes itself.
 _MOST = 1 << 10
+# Calls of which the host learns something of all samples: values, or how many there are of some.
+_TOLD = READING | {"__array__", "argwhere", "masked_select", "nonzero", "numpy", "unique"}
+_TOLD |= {"unique_consecutive"}
 _CONVOLUTIONS = frozenset({F.conv2d, F.conv_transpose2d})
 # Of which PyTorch's own call is the fastest for many samples.
 _LAYERS = _CONVOLUTIONS | {
@@ -64,6 +66,7 @@ class Seen:
     """What the passes of a model have shown of its operations.
 
     Attributes:
+        harmless: (parameter, function) pairs that read a parameter without a gradient.
         plain: Those that are only called, unless it is with a parameter of the last layer.
         watched: Those that are watched each time, as what they did was more than that.
         channels_last: Whether images may have the channels last in memory.
@@ -72,6 +75,7 @@ class Seen:
             alone, for each way in which the model was called.
     """
 
+    harmless: frozenset[tuple[str, str]] = frozenset()
     plain: set[Callable[..., Any]] = field(default_factory=set)
     watched: set[Callable[..., Any]] = field(default_factory=set)
     channels_last: bool = True
@@ -113,11 +117,16 @@ class _Rows(HeadInput):
         seen: Seen,
         laid_out: bool,
     ) -> None:
-        super().__init__(Pieces(tracked), stand_ins, passage, ())
+        super().__init__(Pieces(tracked), stand_ins, passage, (), seen.harmless)
         self._laid_out = laid_out
-        self._own, self._seen = frozenset(map(id, tracked.values())), seen
+        self._own, self._seen = set(map(id, tracked.values())), seen
         self._calls: list[_Call] = []
         self.found: dict[Callable[..., Any], bool] = {}
+
+    @property
+    def linked(self) -> bool:
+        """Without gradients it is not seen what the model itself keeps out of its graph."""
+        return True
 
     def __torch_function__(
         self,
@@ -127,10 +136,12 @@ class _Rows(HeadInput):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        others = self._own.isdisjoint(map(id, (*args, *kwargs.values())))
-        if func in self._seen.plain and others and not self._may_harm(name, args, kwargs):
+        ids = [*_ids((*args, *kwargs.values()))]
+        others = self._own.isdisjoint(ids)
+        alone = others and not self.stand_ins.swaps(ids)
+        if func in self._seen.plain and alone and not self._may_harm(name, args, kwargs):
             return func(*args, **kwargs)
-        if name in READING:
+        if name in _TOLD or (name == "where" and len(args) == 1 and not kwargs):
             raise _ApartError
         call = _Call(func, args)
         self._calls.append(call)
@@ -146,7 +157,7 @@ class _Rows(HeadInput):
 
     def _may_harm(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether it may change what is the caller's, or a copy that would have been a view."""
-        if torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() or kwargs.get("out") is not None:
             return True
         if not args or not may_be_in_place(name, args, kwargs):
             return False
@@ -160,6 +171,10 @@ class _Rows(HeadInput):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """Calls a layer as it is: its form is for samples by themselves."""
+        if self.pieces.among(tensors):
+            made = super().plain(func, tensors, args, kwargs)
+            self._own.update(map(id, tensors_in([made], {})))
+            return made
         operation, call = table.known(func), self._calls[-1]
         formed = operation.form is not None and func not in _LAYERS
         if formed or operation.opened is not None:  # which may do more another time
@@ -172,6 +187,14 @@ class _Rows(HeadInput):
         output = func(*args, **kwargs)
         check_memory(name, args, kwargs, output)
         return output
+
+
+def _ids(values: Iterable[Any]) -> Iterator[int]:
+    """Of arguments, and of those in a list."""
+    for value in values:
+        yield id(value)
+        if type(value) in (list, tuple):
+            yield from map(id, value)
 
 
 @dataclass
@@ -232,41 +255,6 @@ def head_together(
             break
         seen.add(mode.found)
     return _read(mode, logits, same, len(leaves[0]), width)
-
-
-class _Unread(Watch):
-    """Follows a plain pass of many samples, and leaves it where the model reads a value."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if getattr(func, "__name__", "") in READING:
-            raise _ApartError
-        return super().__torch_function__(func, types, args, kwargs)
-
-
-def logits_together(subject: Subject, batch: Batch, passage: Passage) -> Tensor | None:
-    """Logits `[N, ..., C]` of a plain pass of many samples, of which nothing is kept.
-
-    Returns:
-        None where the model fails on them, reads a value or has no row for each.
-    """
-    view, stand_ins = subject.view({})
-    try:
-        with torch.no_grad():
-            given = [leaf.clone() for leaf in batch.leaves]
-            return subject.rows(view, batch, given, _Unread(Pieces({}), stand_ins, passage, ()))
-    except (_ApartError, PlanChangedError):
-        return None
-    except Exception as error:  # of the model, or its answer to samples that are none of the pool's
-        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
-            raise
-        subject.blamed = False
-        return None
 
 
 def _laid_out(leaf: Tensor, channels_last: bool) -> Tensor:

@@ -10,7 +10,7 @@ hook) changes no parameter's, and cannot be asked for under transforms: nothing 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -69,6 +69,10 @@ class StandIns:
     def stands_in(self, tensor: Tensor) -> bool:
         """Whether it is one that the model was given, not one that it has made."""
         return id(tensor) in self._ours or id(tensor) in self._for
+
+    def swaps(self, ids: Iterable[int]) -> bool:
+        """Whether there is a stand-in for any of the tensors with these `id`s."""
+        return not self._for.keys().isdisjoint(ids)
 
     def spread(self, each: Callable[[Tensor], Tensor]) -> None:
         """From now on, what `each` makes of the tensors that the model was seen to write to."""

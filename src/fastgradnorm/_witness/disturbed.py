@@ -16,6 +16,7 @@ from fastgradnorm._model import Batch
 from fastgradnorm._witness.logits import agree
 
 _FAR = 1e3  # times the largest number of a batch
+_ROWS = 4  # samples that show it: of two in turn the others are changed, in two ways each
 
 
 class Disturbed:
@@ -32,6 +33,7 @@ class Disturbed:
     def stay(self, batch: Batch) -> bool:
         """Whether every other sample of the first batch that was asked about is as it was."""
         if self._stay is None:
+            batch = batch.take(slice(0, _ROWS))
             usual = self._engine.passes.rows(batch)
             self._stay = usual is not None and all(
                 self._stays(batch, usual, first) for first in (0, 1)
