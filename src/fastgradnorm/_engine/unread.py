@@ -43,8 +43,10 @@ def logits_together(subject: Subject, batch: Batch, passage: Passage) -> Tensor 
             return subject.rows(view, batch, given, _Unread(Pieces({}), stand_ins, passage, ()))
     except (_ReadError, PlanChangedError):
         return None
-    except Exception as error:  # of the model, or its answer to samples that are none of the pool's
-        if is_out_of_memory(error) or isinstance(error, NOT_THE_MODELS):
+    except Exception as error:
+        # Of the model, or its answer to samples that are none of the pool's: their numbers may be
+        # sizes for which there is no memory.
+        if isinstance(error, NOT_THE_MODELS) and not is_out_of_memory(error):
             raise
         subject.blamed = False
         return None
