@@ -94,6 +94,7 @@ def _facts(setting: Setting, rates: dict[str, float]) -> Row:
         "matrix_rate": max(rates.values()),
         "matrix_rate_of": max(rates, key=lambda name: rates[name]),
         "device": source["device"],
+        "processor": source["machine"]["processor"],
         "threads": source["machine"]["threads"],
         "torch": source["versions"]["torch"],
         "commit": source["commit"],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bfloat16, tables, targets
+from benchmarks import bfloat16, real_sizes, recurrent, tables, targets
 from benchmarks.attribution import pages as attribution
 from benchmarks.gradients import pages as gradients
 from benchmarks.label_efficiency import regimes
@@ -36,6 +36,8 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "peers": ("peers", tables.peers),
     "memory": ("memory", tables.memory),
     "scaling": ("scaling", tables.scaling),
+    "real-sizes": ("real_sizes", real_sizes.page),
+    "recurrent": ("recurrent", recurrent.page),
     "bfloat16": ("bfloat16", bfloat16.page),
     "traps": ("traps", _traps),
     "witness": ("witness", _witness),

@@ -28,6 +28,7 @@ from benchmarks.zoo import torchvision_operators
 
 LAST = "channels last"
 POOL = 1_281_167
+_TIMES = "speedup_over_naive"
 # What is asked of each score: times the floor, a training step, or a forward pass.
 ASKED = {
     "expected": ("over_floor", 1.25),
@@ -151,6 +152,27 @@ def main(
 def tiny(folder: Path | None) -> int:
     """Every step on a model of a few hundred parameters."""
     return _told(_rows(Setting(TINY, 3, 2, pool=POOL), 0.0, cap=5.0), folder)
+
+
+def page(results: dict[str, Any]) -> str:
+    """A row a model, for the documentation: ratios of one run, as runs are of several machines."""
+    heads = ["plain loop, samples/s", *(f"**{score}**" for score in OURS), "vmap(grad) / expected"]
+    heads += [f"{score} / {key[5:].replace('_', ' ')}" for score, (key, _) in ASKED.items()]
+    lines = ["| | " + " | ".join([*heads, "GFLOP/s"]) + " |"]
+    lines.append("|---|" + "---:|" * (len(heads) + 1))
+    moments = []
+    for title, count, rows in tables.by_case(results["rows"]):
+        by = {row["column"]: row for row in rows}
+        found = [by["naive"].get("samples_per_second"), *(by[s].get(_TIMES) for s in OURS)]
+        found.append(by.get("vmap(grad)", {}).get("times_ours"))
+        found += [by[score].get(key) for score, (key, _) in ASKED.items()]
+        forms = ["{:.2f}", *["{:.1f}x"] * len(OURS), *["{:.2f}"] * (1 + len(ASKED))]
+        cells = ["—" if v is None else f.format(v) for v, f in zip(found, forms, strict=True)]
+        cells.append(f"{rows[0]['matrix_rate'] / 1e9:.0f}")
+        lines.append(f"| {title}, {count} classes | " + " | ".join(cells) + " |")
+        known = {"processor": results["provenance"]["machine"]["processor"]}
+        moments.append(known | rows[0])
+    return "\n".join(lines) + "\n\n" + tables.source(results, "real-sizes", moments)
 
 
 def _rows(setting: Setting, seconds: float, cap: float) -> list[Row]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import timing
+from benchmarks import tables, timing
 from benchmarks.provenance import provenance, store
 from fastgradnorm import GradNormScorer, naive_score_pool
 
@@ -72,6 +72,23 @@ def main(
     if folder is not None:
         store("recurrent", {"provenance": provenance(), "rows": rows}, folder)
     return int(any(row["error"] > 1e-5 for row in rows))
+
+
+def page(results: dict[str, Any]) -> str:
+    """A row a classifier, for the documentation."""
+    heads = {
+        "naive_over_expected": "expected, times the plain loop",
+        "expected_over_pulls": "expected / forward and pull-backs",
+        "entropy_over_step": "entropy / training step",
+        "last_layer_over_forward": "last layer / forward",
+    }
+    lines = ["| | " + " | ".join(heads.values()) + " |", "|---|" + "---:|" * len(heads)]
+    for row in results["rows"]:
+        layers = "one layer" if row["layers"] == 1 else f"{row['layers']} layers"
+        ways = "" if row["directions"] == 1 else ", both directions"
+        cells = [f"{row[key]:.2f}" for key in heads]
+        lines.append(f"| {row['model']}, {layers}{ways} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + tables.source(results, "recurrent")
 
 
 def _row(model: Classifier, ids: Tensor, budget: float) -> dict[str, Any]:

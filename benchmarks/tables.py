@@ -242,7 +242,8 @@ def source(results: Results, command: str, moments: Sequence[dict[str, Any]] = (
     own = {moment["processor"] for moment in moments} or {machine["processor"]}
     processors = " and ".join(sorted(own))
     day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"Measured by `python -m benchmarks {command}` on {processors}, "
-        f"{machine['threads']} threads, torch {facts['versions']['torch']}, {day}."
+        f"Measured by `python -m benchmarks {command}` on {processors}, {threads}, "
+        f"torch {facts['versions']['torch']}, {day}."
     )

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command_line
-from benchmarks import alone, columns, floor, interruptions, readme, targets, timing
+from benchmarks import (
+    alone,
+    columns,
+    floor,
+    interruptions,
+    readme,
+    real_sizes,
+    recurrent,
+    targets,
+    timing,
+)
 from benchmarks.attribution import pages as attribution
 from benchmarks.cases import TINY
 from benchmarks.engines import ENGINES
@@ -93,9 +103,18 @@ def test_bfloat16(tmp_path):
     assert all(row["times_as_fast"] > 0 for row in found["rows"])
 
 
+def test_real_sizes(tmp_path):
+    assert command_line.main(["real-sizes", "--tiny", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "real_sizes.json").read_text())
+    assert {row["column"] for row in found["rows"] if "asked" in row} == {*columns.OURS}
+    assert f"| {TINY.title}, 3 classes | " in real_sizes.page(found)
+
+
 def test_recurrent(tmp_path):
     assert command_line.main(["recurrent", "--tiny", "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "recurrent.json").read_text())["rows"]
+    found = json.loads((tmp_path / "recurrent.json").read_text())
+    rows = found["rows"]
+    assert recurrent.page(found).count("| LSTM, ") == 2
     assert {row["model"] for row in rows} == {"LSTM", "GRU", "RNN"}
     assert len(rows) == 6
     assert max(row["error"] for row in rows) < 1e-5
@@ -135,8 +154,8 @@ def test_readme_gets_its_tables(results, tmp_path):
     page.write_text("\n".join(f"<!-- {b}:start -->\nold\n<!-- {b}:end -->" for b in BLOCKS))
     assert command_line.main(["readme", "--file", str(page), "--out", str(results)]) == 0
     text = page.read_text()
-    # Neither traps nor planted faults were run, nor bfloat16, packages for influence, or a GPU.
-    assert text.count("old") == 7
+    # Neither traps nor planted faults were run, nor what has a test of its own here, or a GPU.
+    assert text.count("old") == 9
     assert text.count(f"| {TINY.title}") >= 2
     assert len(targets.table(results).splitlines()) == 2 + len(targets.TARGETS)
 
