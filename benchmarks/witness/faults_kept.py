@@ -135,4 +135,9 @@ FAULTS = [
         "return _Kept(engine, snapshot) if engine.subject.follows() else None", "return None",
         "score_batch plans anew in each call",
     ),
+    Fault(
+        "_engine/traces.py", "dropped guard",
+        "repays and _tracing.acquire(blocking=False)", "repays and (_tracing.acquire(blocking=False) or True)",
+        "of two threads that trace at once one fails, or leaves PyTorch's modules changed",
+    ),
 ]  # fmt: skip

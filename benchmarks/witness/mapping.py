@@ -49,7 +49,7 @@ TESTS = {
     "_engine/together": "engine/test_together engine/test_together_watched engine/test_head_uses",
     "_witness/disturbed": "engine/test_disturbed",
     "_engine/traced": "engine/test_traced engine/test_traced_random",
-    "_engine/traces": "engine/test_traced engine/test_traced_layouts "
+    "_engine/traces": "engine/test_traced engine/test_traced_threads engine/test_traced_layouts "
     "engine/test_traced_kinds engine/test_traced_contract",
     "_engine/lengths": "pool/test_lengths",
     "_engine/lighter": "engine/test_lighter",

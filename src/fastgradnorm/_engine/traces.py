@@ -1,5 +1,6 @@
 """Which passes are traced, and when: where a pool is long enough to repay it."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ _UNTRACEABLE = (
 )
 # Replays of which one must take less than every pass before.
 _TRIES = 5
+# PyTorch replaces methods of all modules while it traces, and puts back what it found. Of threads
+# that do so at once one fails, or leaves the other's behind. Nobody waits: a later pass is traced.
+_tracing = threading.Lock()
 
 
 @dataclass
@@ -126,9 +130,13 @@ class Traces:
         kind.own = min(kind.own, time.thread_time() - own)
         kind.seconds = min(kind.seconds, time.perf_counter() - start)
         kind.runs += 1
-        if outputs is not None and self._repays(kind, args):
+        repays = outputs is not None and self._repays(kind, args)
+        if repays and _tracing.acquire(blocking=False):
             start = time.perf_counter()
-            self._trace(kind, run, branches, args, outputs)
+            try:
+                self._trace(kind, run, branches, args, outputs)
+            finally:
+                _tracing.release()
             self.seconds += time.perf_counter() - start
         if kind.traced is None and not kind.given_up and _count(args) == 1:
             kind.earlier = args
