@@ -140,4 +140,14 @@ FAULTS = [
         "repays and _tracing.acquire(blocking=False)", "repays and (_tracing.acquire(blocking=False) or True)",
         "of two threads that trace at once one fails, or leaves PyTorch's modules changed",
     ),
+    Fault(
+        "_engine/traced.py", "dropped guard",
+        "    if threading.current_thread() is threading.main_thread():\n        return True\n    mended", "    mended",
+        "with an older PyTorch that finds no GPU, nothing is replayed",
+    ),
+    Fault(
+        "_engine/traces.py", "dropped guard",
+        "if repays and not is_safe_here():", "if False:",
+        "with an older PyTorch that finds no GPU, the process ends where threads score one after another",
+    ),
 ]  # fmt: skip

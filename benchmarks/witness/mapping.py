@@ -48,7 +48,7 @@ TESTS = {
     "_schemes": "engine/test_combinations engine/test_rtol_draws engine/test_rtol",
     "_engine/together": "engine/test_together engine/test_together_watched engine/test_head_uses",
     "_witness/disturbed": "engine/test_disturbed",
-    "_engine/traced": "engine/test_traced engine/test_traced_random",
+    "_engine/traced": "engine/test_traced engine/test_traced_random engine/test_traced_threads",
     "_engine/traces": "engine/test_traced engine/test_traced_threads engine/test_traced_layouts "
     "engine/test_traced_kinds engine/test_traced_contract",
     "_engine/lengths": "pool/test_lengths",

@@ -33,7 +33,7 @@ def warn_if_untested() -> None:
         installed["triton"] = _installed("triton")
     for name, found in installed.items():
         lowest, newest = TESTED[name]
-        if _release(found) > _release(newest):
+        if release(found) > release(newest):
             warnings.warn(
                 f"fastgradnorm {__version__} is tested with {name} {lowest} to {newest}. Got "
                 f"{name} {found}, which is newer. Scores are verified on the first samples as "
@@ -51,6 +51,6 @@ def _installed(name: str) -> str:
         return "0"
 
 
-def _release(text: str) -> tuple[int, ...]:
+def release(text: str) -> tuple[int, ...]:
     """The first two numbers: patches, builds and previews of a release count as that release."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])

@@ -7,6 +7,7 @@ digits, is looked at after each replay; where it is otherwise, the pass is run a
 """
 
 import operator
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,26 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from fastgradnorm._engine.lighter import by_functions, lighter
+from fastgradnorm._version import release
 
 # What has a shape, or gives the host a value, that depends on numbers.
 _REFUSED = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 # Sizes, strides, and where in its memory a tensor begins.
 _Layout = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def is_safe_here() -> bool:
+    """Whether what this thread traces leaves the process as it was.
+
+    A PyTorch that is built for CUDA and finds no GPU notes, while it traces, a guard that is in the
+    memory of the thread. Before 2.13 it went on to read that after the thread had ended
+    (https://github.com/pytorch/pytorch/pull/178950), and the process was gone. The main thread
+    does not end.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return True
+    mended = release(str(torch.__version__)) >= (2, 13)
+    return mended or not torch.backends.cuda.is_built() or torch.cuda.is_available()
 
 
 class NotTraceableError(Exception):

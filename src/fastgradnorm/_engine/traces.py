@@ -11,7 +11,7 @@ from fastgradnorm_kernels.deferred import deferred
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgradnorm._engine.traced import NotTraceableError, Traced
+from fastgradnorm._engine.traced import NotTraceableError, Traced, is_safe_here
 from fastgradnorm._errors import NOT_THE_MODELS
 from fastgradnorm._model import (
     Branches,
@@ -131,6 +131,11 @@ class Traces:
         kind.seconds = min(kind.seconds, time.perf_counter() - start)
         kind.runs += 1
         repays = outputs is not None and self._repays(kind, args)
+        if repays and not is_safe_here():
+            repays, self.reason = (
+                False,
+                "this PyTorch, without a GPU, traces in the main thread alone",
+            )
         if repays and _tracing.acquire(blocking=False):
             start = time.perf_counter()
             try:
