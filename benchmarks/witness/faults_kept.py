@@ -150,4 +150,14 @@ FAULTS = [
         "if repays and not is_safe_here():", "if False:",
         "with an older PyTorch that finds no GPU, the process ends where threads score one after another",
     ),
+    Fault(
+        "_model/beside_classes.py", "dropped guard",
+        "return dict.fromkeys([*own, *told])", "return dict.fromkeys(own)",
+        "what an object is set to while a pool is scored goes unseen where its class said it until then",
+    ),
+    Fault(
+        "_model/beside.py", "dropped guard",
+        "            if name in self._names and is_in_base(kind, name):\n", "            if False:\n",
+        "a method that a model's class gets while a pool is scored, and had of a base, goes unseen",
+    ),
 ]  # fmt: skip

@@ -85,7 +85,7 @@ TESTS = {
     "engine/test_parameters test_scoring any_model/test_retied",
     "_model/glance": "model/test_changes pool/test_kept_calls",
     "_model/changes": "model/test_changes model/test_changes_beside",
-    "_model/beside": "model/test_changes_beside test_randomness",
+    "_model/beside": "model/test_changes_beside model/test_changes_of_classes test_randomness",
     "_model/plain_values": "model/test_changes_beside model/test_changes",
     "_model/sameness": "pool/test_single_calls",
     "_model/snapshot": "pool/test_kept_calls pool/test_kept_calls_elsewhere",

@@ -7,7 +7,7 @@ most of these with the caller's, and a pass that is replayed has taken in what t
 
 import functools
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from fastgradnorm._model.code_names import is_of_packages, names_in
+from fastgradnorm._model.beside_classes import (
+    found,
+    is_in_base,
+    is_other,
+    names_of,
+    own_bases,
+    spaces,
+)
+from fastgradnorm._model.code_names import names_in
 from fastgradnorm._model.generators import is_generator
 from fastgradnorm._model.plain_values import GONE, differ, is_memory, is_setting
 
@@ -24,8 +32,6 @@ _DEPTH = 3  # of settings in settings
 _FUNCTIONS = 6  # that call functions
 _MOST = 1000  # elements of one container: longer ones are vocabularies, or data
 _ARRAY = 1 << 14  # elements of an array that are compared
-# Whose functions and objects are no caller's, beside those of Python itself.
-_OTHERS = frozenset({"fastgradnorm", "lightning", "numpy", "pytorch_lightning", "torch"})
 _PLAIN_OBJECTS = (SimpleNamespace, Namespace)
 _ATOMS = (bool, float, int, str, bytes, type(None))
 _NO_OBJECTS = (nn.Module, Tensor, type, ModuleType, FunctionType, MethodType)
@@ -92,10 +98,11 @@ class Beside:
         elif isinstance(value, (set, frozenset)) and len(value) <= _MOST:
             self._add(value, "", f"`{name}`", functools.partial(frozenset, value))
         elif _is_object(value):
-            for key, inner in list(vars(value).items()):
-                told = f"{name}.{key}", key[:1] == "_"
+            look = functools.partial(found, spaces(value))
+            for key in names_of(value):
+                inner, told = look(key), (f"{name}.{key}", key[:1] == "_")
                 if not private:
-                    self._add_inner(value, key, vars(value).get, *told, depth)
+                    self._add_inner(value, key, look, *told, depth)
                 elif is_generator(inner):
                     self.add_value(told[0], inner)
 
@@ -122,14 +129,14 @@ class Beside:
             self._add(holder, key, f"`{name}`", functools.partial(look, key, GONE))
         self.add_value(name, value, private, depth - 1)
 
-    def add_classes(self, kinds: Iterable[type]) -> None:
+    def add_classes(self, kinds: Collection[type]) -> None:
         """What classes of modules say of them that is read while these run, once all else is added.
 
         Methods are looked at whose names are in what runs, from `forward` on.
         """
         members = [
             (each, name, value)
-            for each in dict.fromkeys(chain.from_iterable(map(_own_bases, kinds)))
+            for each in dict.fromkeys(chain.from_iterable(map(own_bases, kinds)))
             for name, value in list(vars(each).items())
         ]
         count = 0
@@ -138,6 +145,11 @@ class Beside:
             for each, name, value in members:
                 if name in self._names and (id(each), name) not in self._places:
                     self._add_member(each, name, value)
+        inherited = {(kind, name) for kind in kinds for _, name, _ in members}
+        for kind, name in sorted(inherited, key=str):  # which a class may get of its own
+            if name in self._names and is_in_base(kind, name):
+                look = functools.partial(found, spaces(kind), name)
+                self._add(kind, name, f"`{kind.__name__}.{name}`", look)
 
     def _add_member(self, kind: type, name: str, value: Any) -> None:
         told, function = f"{kind.__name__}.{name}", _function(value)
@@ -146,7 +158,7 @@ class Beside:
             self._add(kind, name, f"`{told}`", look)
         if function is not None:
             self.add_function(f"`{told}`", function)
-        elif not _is_other(kind):
+        elif not is_other(kind):
             self.add_value(told, value)
 
     def add_function(self, reader: str, function: Any, depth: int = _FUNCTIONS) -> None:
@@ -169,7 +181,7 @@ class Beside:
             owner, function = function.__self__, function.__func__
             if not isinstance(owner, (nn.Module, type)):
                 self.add_value(f"{type(owner).__name__} of {reader}".replace("`", ""), owner)
-        if not isinstance(function, FunctionType) or _is_other(function) or depth == 0:
+        if not isinstance(function, FunctionType) or is_other(function) or depth == 0:
             return
         if not self._is_new(function.__code__, function.__closure__):
             return
@@ -201,12 +213,11 @@ class Beside:
             self._add(*where[:2], f"`{name}`, which {reader} calls,", where[-1])
             self.add_function(reader, value, depth - 1)
         elif isinstance(value, (ModuleType, type)) or _is_object(value):
-            if isinstance(value, (ModuleType, type)) and _is_other(value):
+            if isinstance(value, (ModuleType, type)) and is_other(value):
                 return
-            for inner in sorted(names & vars(value).keys()):
-                look = functools.partial(vars(value).get, inner, GONE)
-                found = value, inner, look
-                self._follow(reader, f"{name}.{inner}", found, frozenset(), depth - 1)
+            for inner in sorted(names & names_of(value).keys()):
+                where = value, inner, functools.partial(found, spaces(value), inner)
+                self._follow(reader, f"{name}.{inner}", where, frozenset(), depth - 1)
         else:
             if is_setting(value, False):
                 self._add(*where[:2], f"`{name}`, which {reader} reads,", where[-1])
@@ -227,16 +238,6 @@ class Beside:
         new = key not in self._seen
         self._seen[key] = things
         return new
-
-
-def _own_bases(kind: type) -> Iterator[type]:
-    """The caller's classes that a module is of; of PyTorch's the first."""
-    for each in kind.__mro__:
-        if each is nn.Module:
-            return
-        yield each
-        if _is_other(each):
-            return
 
 
 def _function(value: Any) -> Any:
@@ -265,13 +266,8 @@ def _numbers(array: np.ndarray[Any, Any]) -> Any:
     return some.tolist() if array.dtype.hasobject else (array.shape, some.tobytes())
 
 
-def _is_other(thing: Any) -> bool:
-    """Whether a function, class or module of code is none of the caller's."""
-    return is_of_packages(thing, _OTHERS)
-
-
 def _is_object(value: Any) -> bool:
     """Whether it is something of the caller's that has attributes."""
     if isinstance(value, _NO_OBJECTS) or not hasattr(value, "__dict__"):
         return False
-    return type(value) in _PLAIN_OBJECTS or not _is_other(type(value))
+    return type(value) in _PLAIN_OBJECTS or not is_other(type(value))
