@@ -7,27 +7,11 @@ import torch
 from torch import nn
 
 from fastgradnorm import score_pool
-from fastgradnorm._engine import together
 from tests.support import oracle
 from tests.support.cases import Custom, linear
 
 X = torch.randn(12, 6, 4)
 PARTS = {"body": linear(4, 8), "head": linear(8, 3)}
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """What each plain pass gave: whether there was anything to be had from it."""
-    found = []
-    right = together.head_together
-
-    def noting(*args):
-        made = right(*args)
-        found.append(made is not None)
-        return made
-
-    monkeypatch.setattr("fastgradnorm._engine.passes.head_together", noting)
-    return found
 
 
 def last(model, x, **options):

@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from fastgradnorm import GradNormScorer, score_pool
-from tests.engine.test_disturbed import passes  # noqa: F401
 from tests.support import oracle
 from tests.support.cases import Custom, linear
 
@@ -84,7 +83,7 @@ def test_samples_that_mix_where_a_batch_says_so(mark):
         )
 
 
-def test_texts_of_many_lengths_are_run_at_once(passes):  # noqa: F811
+def test_texts_of_many_lengths_are_run_at_once(passes):
     model = Custom(lambda m, x: m.head(m.body(x).amax(1)), **PARTS)
     batches = [torch.randn(5, 4 + i * 7 % 11, 4) for i in range(11)]
     found = score_pool(model, batches, params="last_layer", progress=False, temperature=2.0)
