@@ -67,9 +67,8 @@ TESTS = {
     "engine/test_combinations process/test_side_effects test_errors "
     "any_model/test_weight_standardisation any_model/test_custom_functions",
     "_engine/head_input": "engine/test_head_uses engine/test_last_layer_output",
-    "_engine/taps": "engine/test_head_uses engine/test_small_numbers "
-    "any_model/test_control_flow any_model/test_reached operations/test_frozen "
-    "any_model/test_raw_parameters",
+    "_engine/taps": "engine/test_head_uses engine/test_small_numbers any_model/test_control_flow "
+    "any_model/test_reached operations/test_frozen any_model/test_raw_parameters",
     "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
     "any_model/test_control_flow engine/test_parameters any_model/test_execution",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
