@@ -5,6 +5,9 @@ MKL and nothing is laid out anew. Of a convolution less than its patches is copi
 dimension of space the window moves on by rows of the same copy, and what one row of the kernel sees
 at all positions is a matrix in it. Elsewhere than on Intel's processors another library is faster
 (see `_matmul`), for which `reference` lays its factors out.
+
+MKL makes a product of fewer than 16 columns at a fifteenth of its rate, and one of as few rows at
+half of it or more: the narrower factor gives the rows.
 """
 
 import math
@@ -18,23 +21,60 @@ from fastgradnorm_kernels._sample_groups import grouped_sq_norm, is_grouped
 from fastgradnorm_kernels.geometry import Geometry
 from fastgradnorm_kernels.patches import are_left_out
 from fastgradnorm_kernels.shapes import Float
+from fastgradnorm_kernels.squares import sum_of_squares
 
-# Multiplications of a sample and cotangent, and elements of a sample's patches, from which on each
-# is a product of its own.
-_OWN_CALL, _OWN_WINDOWS = 1 << 18, 1 << 16
+# Numbers of the gradients of one cotangent from which on a call for each takes less than laying
+# them out anew, and elements of a sample's patches from which on these are not copied.
+_WORTH, _OWN_WINDOWS = 1 << 13, 1 << 16
+# Numbers of several samples' weight gradients that stay in the cache; and of one from which on it
+# is a product of its own, squared while it is in there.
+_BLOCK, _OWN_CALL = 1 << 19, 1 << 14
+# Columns below which a product is slow. Rows up to which those of all cotangents are put together,
+# and inputs from which on the copy that it may take is little beside the product.
+_NARROW, _FEW, _PAYS = 16, 8, 32
 # Channels from which on rows of a sequence are long enough not to be put side by side.
 _CHANNELS = 16
 
 
 def direct_sq_norm(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K"]:
     """`reference.direct_sq_norm`."""
-    n, _, t, o = g.shape
-    plain = a.dtype == g.dtype == torch.float32
-    if n == 0 or not plain or t * o * a.shape[-1] < _OWN_CALL or not _matmul.has_fast_mkl():
+    n, k, t, o = g.shape
+    plain = a.dtype == g.dtype == torch.float32 and n > 0
+    if not plain or n * t * o < _WORTH or not _matmul.has_fast_mkl():
         return reference.direct_sq_norm(a, g)
-    pairs = zip(a, g, strict=True)
-    found = [_square(torch.mm(a_i.mT, each)) for a_i, g_i in pairs for each in g_i]
-    return torch.stack(found).view(g.shape[:2])
+    inputs = a.shape[-1]
+    block = max(1, _BLOCK // (k * o * inputs))
+    last = g.stride(2) == 1 and inputs >= _NARROW  # the positions, as convolutions have them
+    if k > 1 and (last or (o <= _FEW and inputs >= _PAYS)):
+        rows = zip(a.split(block), g.mT.flatten(1, 2).split(block), strict=True)
+        return torch.cat([sum_of_squares(torch.bmm(y, x).view(len(x), k, -1)) for x, y in rows])
+    if o * inputs >= _OWN_CALL:
+        each = ((x, y) for x, rows in zip(a, g, strict=True) for y in rows)
+        if o < _NARROW:
+            return torch.stack([_square(torch.mm(y.mT, x)) for x, y in each]).view(n, k)
+        return torch.stack([_square(torch.mm(x.mT, y)) for x, y in each]).view(n, k)
+    pairs = zip(a.split(block), g.split(block), strict=True)
+    return torch.cat([_in_fewer_calls(x, y) for x, y in pairs])
+
+
+def _in_fewer_calls(a: Float[Tensor, "N T I"], g: Float[Tensor, "N K T O"]) -> Float[Tensor, "N K"]:
+    """One a sample, of all its cotangents, or one a cotangent, of all samples."""
+    n, k = g.shape[:2]
+    if n < k:
+        pairs = zip(a, g, strict=True)
+        return sum_of_squares(torch.stack([_turned(x.expand(k, -1, -1), y) for x, y in pairs]))
+    return sum_of_squares(torch.stack([_turned(a, y) for y in g.unbind(1)])).mT
+
+
+def _turned(a: Float[Tensor, "B T I"], g: Float[Tensor, "B T O"]) -> Float[Tensor, "B OI"]:
+    """The numbers of `aᵀ g`, of which the narrower factor gives the rows."""
+    narrow = a.shape[-1] < min(g.shape[-1], 2 * _NARROW)
+    return (torch.bmm(a.mT, g) if narrow else torch.bmm(g.mT, a)).flatten(1)
+
+
+def _square(x: Tensor) -> Tensor:
+    flat = x.view(-1)
+    return torch.dot(flat, flat)
 
 
 def direct_conv_sq_norm(
@@ -50,11 +90,6 @@ def direct_conv_sq_norm(
     if is_grouped(x, g):
         return grouped_sq_norm(x, g, geometry)
     return reference.direct_conv_sq_norm(x, g, *geometry, 1)
-
-
-def _square(x: Tensor) -> Tensor:
-    flat = x.view(-1)
-    return torch.dot(flat, flat)
 
 
 def _of_sequences(
@@ -79,17 +114,39 @@ def _of_images(
 ) -> Float[Tensor, "N K"]:
     """Sample by sample, in memory that is used again: little is called beside the products."""
     windows, found = _Windows(x, g.shape[3:], geometry), list[Tensor]()
-    rows = g.flatten(3).mT[:, :, None]  # [N, K, 1, T, O]
-    parts = [(part, rows.expand(-1, -1, len(part), -1, -1)) for part in windows.parts]
-    made = [x.new_empty(*part.shape[:2], g.shape[2]) for part in windows.parts]
+    columns = g.flatten(3).mT
+    n, k, _, o = columns.shape
+    places, inputs = geometry.kernel_size[0], windows.parts[0].shape[1]
+    together = k > 1 and o < 2 * _NARROW <= 2 * inputs and columns.stride(2) == 1
+    if together and k * o * inputs * places <= _BLOCK:
+        return _of_all_cotangents(x, columns, windows)
+    turned = o < _NARROW <= inputs  # the narrower factor gives the rows
+    shape = (o, inputs) if turned else (inputs, o)
+    columns = columns[:, :, None]
+    parts = [(part, columns.expand(-1, -1, len(part), -1, -1)) for part in windows.parts]
+    made = [part.new_empty(len(part), *shape) for part, _ in parts]
     flat = [each.view(-1) for each in made]
     for sample, *each_part in zip(x.movedim(1, -1), *(each for _, each in parts), strict=True):
         windows.fill(sample)
         for each in zip(*each_part, strict=True):
             for (part, _), cotangent, into in zip(parts, each, made, strict=True):
-                torch.bmm(part, cotangent, out=into)
+                factors = (cotangent.mT, part.mT) if turned else (part, cotangent)
+                torch.bmm(*factors, out=into)
             found += [torch.dot(gradient, gradient) for gradient in flat]
-    return torch.stack(found).view(*g.shape[:2], -1).sum(-1)
+    return torch.stack(found).view(n, k, -1).sum(-1)
+
+
+def _of_all_cotangents(
+    x: Float[Tensor, "N C *space"], columns: Float[Tensor, "N K T O"], windows: "_Windows"
+) -> Float[Tensor, "N K"]:
+    """The same, with the few outputs of all cotangents in the rows of one product."""
+    found, k = list[Tensor](), columns.shape[1]
+    for sample, rows in zip(x.movedim(1, -1), columns.mT.flatten(1, 2), strict=True):
+        windows.fill(sample)
+        each = [torch.bmm(rows.expand(len(part), -1, -1), part.mT) for part in windows.parts]
+        squares = [sum_of_squares(made.view(len(made), k, -1)).sum(0) for made in each]
+        found.append(squares[0] if len(squares) == 1 else torch.stack(squares).sum(0))
+    return torch.stack(found)
 
 
 class _Windows:

@@ -12,7 +12,7 @@ from tests.support.kernel_support import conv_oracle, linear_oracle
 @pytest.fixture(autouse=True)
 def takes_them(monkeypatch):
     monkeypatch.setattr(_matmul, "has_fast_mkl", lambda: True)
-    monkeypatch.setattr(_direct, "_OWN_CALL", 0)
+    monkeypatch.setattr(_direct, "_WORTH", 0)
     monkeypatch.setattr(_direct, "_OWN_WINDOWS", 0)
 
 
@@ -23,15 +23,41 @@ def alone(monkeypatch):
     monkeypatch.delattr(reference, "direct_conv_sq_norm")
 
 
-@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("N, K", [(2, 1), (2, 3), (4, 3)])
+@pytest.mark.parametrize("I, O", [(5, 4), (40, 4), (40, 20), (20, 40), (4, 40)])
 @pytest.mark.parametrize("layout", ["plain", "positions last", "cotangents first"])
-def test_linear(K, layout, alone):
-    a, g = torch.randn(2, 7, 5), torch.randn(2, K, 7, 4)
+def test_linear(layout, I, O, N, K, own, alone, monkeypatch):
+    """Whichever factor is narrow, a product each, or several in one call."""
+    monkeypatch.setattr(_direct, "_OWN_CALL", 0 if own else 1 << 14)
+    monkeypatch.setattr(_direct, "_BLOCK", 2 * K * I * O)  # of two samples
+    a, g = torch.randn(N, 7, I), torch.randn(N, K, 7, O)
     if layout == "positions last":
         a, g = a.mT.contiguous().mT, g.mT.contiguous().mT
     elif layout == "cotangents first":
         g = g.transpose(0, 1).contiguous().transpose(0, 1)
     assert_close_relative(_direct.direct_sq_norm(a, g), linear_oracle(a, g), 1e-5)
+
+
+@pytest.mark.parametrize("outputs", [4, 20])
+@pytest.mark.parametrize("last", [True, False])
+def test_few_columns_are_the_rows(last, outputs, monkeypatch):
+    """MKL takes fifteen times as long for fewer than 16 columns as for as many rows."""
+    seen, bmm = [], torch.bmm
+
+    def looked_at(x, y, **named):
+        seen.append(y.shape[-1])
+        return bmm(x, y, **named)
+
+    monkeypatch.setattr(torch, "bmm", looked_at)
+    a, g = torch.randn(4, 9, 40), torch.randn(4, 3, 9, outputs)
+    _direct.direct_sq_norm(a, g.mT.contiguous().mT if last else g)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x, g = torch.randn(2, 16, 6, 7), torch.randn(2, 3, outputs, 6, 7)
+    if last:
+        g = g.movedim(2, -1).contiguous().movedim(-1, 2)
+    _direct.direct_conv_sq_norm(x, g, geometry)
+    assert min(seen) >= 16
 
 
 # Channels, space, outputs, kernel size, stride, padding, dilation.
@@ -45,6 +71,11 @@ CONVOLUTIONS = {
     "stride and dilation": (2, (13, 14), 3, (3, 3), (2, 2), (2, 3), (2, 3)),
     "stride and dilation, no divisors": (2, (21, 14), 3, (4, 3), (4, 2), (6, 3), (6, 3)),
     "a row": (3, (1, 9), 2, (1, 3), (1, 1), (0, 1), (1, 1)),
+    "few outputs": (16, (6, 7), 3, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "few outputs, stride": (16, (9, 8), 3, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "some outputs": (16, (6, 7), 20, (3, 2), (1, 1), (1, 1), (1, 1)),
+    "many outputs": (16, (6, 7), 40, (3, 2), (1, 1), (1, 1), (1, 1)),
+    "few outputs, 3-D": (8, (4, 5, 6), 3, (3, 2, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2)),
     "3-D": (2, (4, 5, 6), 3, (3, 2, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2)),
     "1-D": (16, (12,), 3, (3,), (1,), (1,), (1,)),
     "1-D, causal": (16, (12,), 3, (3,), (1,), (4,), (2,)),
