@@ -32,6 +32,8 @@ from fastgradnorm._options import Options
 from fastgradnorm._process import collection_paused, heap, is_out_of_memory
 from fastgradnorm._schemes import Scored
 
+# Cotangents of a sample from which on it pays to prepare for each.
+_SEVERAL = 4
 # What transforms raise for what they cannot run; where the model means it, its loop raises it too.
 _OF_TRANSFORMS = (RuntimeError, NotImplementedError, IndexError)
 
@@ -120,6 +122,7 @@ class Engine:
         """What is asked for of all samples, in order."""
         plan = self.plan(batch)
         planned, count = self.outcome.planned(plan), self.outcome.count(plan)
+        self.passes.settings = replace(self.passes.settings, several=count >= _SEVERAL)
         with heap.kept(self.options.max_memory is None), self.subject.gradients_kept():
             return Scored.join(self.chunks.run(self._split, batch, planned, count))
 

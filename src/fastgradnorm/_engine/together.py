@@ -176,7 +176,7 @@ class _Rows(HeadInput):
             self._own.update(map(id, tensors_in([made], {})))
             return made
         operation, call = table.known(func), self._calls[-1]
-        formed = operation.form is not None and func not in _LAYERS
+        formed = operation.form is not None and not operation.several and func not in _LAYERS
         if formed or operation.opened is not None:  # which may do more another time
             return self.run(func, args, kwargs)
         call.plain = call.func is func and call.args is args

@@ -14,12 +14,14 @@ class Settings:
         channels_last: Whether convolutions may put the channels last in memory.
         spread: Whether new tensors get a value a sample, so that the model may write values of its
             samples into them.
+        several: Whether several cotangents of a sample are pulled back from a pass.
         together: Whether a last layer may be found by one plain forward pass of many samples.
     """
 
     backend: str = "auto"
     channels_last: bool = True
     spread: bool = False
+    several: bool = False
     together: bool = False
 
 

@@ -187,13 +187,15 @@ class Watch(TorchFunctionMode):
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls an operation, out of this mode."""
         operation = table.known(func)
-        channels_last = self.passage.settings.channels_last
+        settings = self.passage.settings
+        channels_last = settings.channels_last
         name = getattr(func, "__name__", "")
         check_copies(name, args, kwargs)
         if operation.form is not None and operation.has_layout:
             self.passage.laid_out = self.passage.laid_out or channels_last
             return operation.form(*args, channels_last=channels_last, **kwargs)
-        output = (operation.form or func)(*args, **kwargs)
+        form = operation.form if settings.several or not operation.several else None
+        output = (form or func)(*args, **kwargs)
         if channels_last:
             check_memory(name, args, kwargs, output)
         if self._zero is not None and name in FACTORIES:

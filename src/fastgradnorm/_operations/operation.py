@@ -20,6 +20,7 @@ class Operation:
         defaults: Of those that have some.
         rule: Makes the rule of a call.
         form: The same values in a way that suits vmap better, called out of the mode.
+        several: Whether `form` is for passes from which several cotangents are pulled back.
         has_layout: Whether `form` is told, by `channels_last`, how its output may lie in memory.
         narrow: Whether autocast multiplies in a narrow dtype there.
         opened: The same values by other operations, each of which the mode sees in turn. It gives
@@ -32,6 +33,7 @@ class Operation:
     form: Callable[..., Any] | None = None
     has_layout: bool = False
     narrow: bool = False
+    several: bool = False
     opened: Callable[..., Any] | None = None
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

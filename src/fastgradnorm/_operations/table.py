@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastgradnorm._errors import ArgumentTypeError
 from fastgradnorm._operations import (
+    activations,
     attention,
     conjugates,
     control_flow,
@@ -43,6 +44,7 @@ from fastgradnorm._operations.operation import Operation
 from fastgradnorm._operations.rules import Call, Rule
 
 TABLE: dict[Callable[..., Any], Operation] = {
+    **activations.OPERATIONS,
     **attention.OPERATIONS,
     **conjugates.OPERATIONS,
     **control_flow.OPERATIONS,
