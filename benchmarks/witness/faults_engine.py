@@ -178,7 +178,7 @@ FAULTS = [
     ),
     Fault(
         _COVERAGE, "dropped guard",
-        "        and _disjoint(recorder, by_piece)\n", "",
+        "if _disjoint(recorder, by_piece)\n        and all(", "if all(",
         "elements of a parameter that two overlapping views share are added up as squares",
     ),
     Fault(

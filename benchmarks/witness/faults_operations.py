@@ -38,9 +38,8 @@ FAULTS = [
     ),
     Fault(
         _RULES, "dropped guard",
-        "return len(paddings) <= 1 and (len(kinds) == 1 or paddings == {None})",
-        "return len(paddings) <= 1",
-        "an embedding with padding_idx tied to the head counts cross terms of the padding row",
+        "if joint.padding_idx is not None:", "if False:",
+        "an embedding with padding_idx tied to the head counts the padding row",
     ),
     Fault(
         _RULES, "dropped factor",
@@ -50,9 +49,19 @@ FAULTS = [
     ),
     Fault(
         _RULES, "dropped guard",
-        "if len({r.groups for r in rules}) > 1 or len({j.flipped for j in known}) > 1:",
-        "if len({r.groups for r in rules}) > 1:",
+        "parts[joint.kind].append((own, a) if exchanged else (a, own))",
+        "parts[joint.kind].append((a, own))",
         "a square weight used as it is and transposed is added up the wrong way round",
+    ),
+    Fault(
+        _RULES, "dropped guard",
+        'if any(j.flipped for j in known if j.kind == "rows"):', "if False:",
+        "an embedding whose rows and columns are both looked up adds the columns to rows",
+    ),
+    Fault(
+        "_engine/coverage.py", "dropped guard",
+        "table.mT if table.dim() == 2 else None", "table.mT",
+        "a kernel of one dimension and its mirror image are added up as one weight and its transpose",
     ),
     Fault(
         _RULES, "dropped term",
@@ -66,7 +75,7 @@ FAULTS = [
     ),
     Fault(
         _RULES, "wrong reduction",
-        "a, g = (torch.cat([p[i] for p in parts[\"outer\"]], 1) for i in (0, 1))",
+        "a, g = (_cat([p[i] for p in parts[\"outer\"]]) for i in (0, 1))",
         "a, g = parts[\"outer\"][-1]",
         "of a weight that is used several times only the last use counts",
     ),

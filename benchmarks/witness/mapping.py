@@ -69,8 +69,8 @@ TESTS = {
     "_engine/head_input": "engine/test_head_uses engine/test_last_layer_output",
     "_engine/taps": "engine/test_head_uses engine/test_small_numbers any_model/test_control_flow "
     "any_model/test_reached operations/test_frozen any_model/test_raw_parameters",
-    "_engine/coverage": "any_model/test_reached any_model/test_raw_parameters "
-    "any_model/test_control_flow engine/test_parameters any_model/test_execution",
+    "_engine/coverage": "any_model/test_reached model/test_transposed engine/test_parameters "
+    "any_model/test_raw_parameters any_model/test_control_flow any_model/test_execution",
     "_engine/chunks": "engine/test_chunks engine/test_memory test_guarantees pool/test_checkpoint",
     "_model/batches": "test_batch_errors model/test_dropped_inputs model/test_constants "
     "engine/test_combinations test_errors integrations/test_huggingface",
@@ -138,7 +138,7 @@ TESTS = {
     "_operations/others": "operations/test_arguments operations/test_layers "
     "any_model/test_raw_parameters any_model/test_norm_layers any_model/test_clipped_gradients",
     "_operations/pooling": "operations/test_max_pool operations",
-    "_operations/rules": "any_model/test_embeddings engine/test_parameters "
+    "_operations/rules": "any_model/test_embeddings model/test_transposed engine/test_parameters "
     "any_model/test_raw_parameters operations/test_layers",
     "_operations/norms": "any_model/test_norm_layers operations/test_layers "
     "operations/test_rms_norm",

@@ -35,16 +35,9 @@ def foldable(name: str, columns: int | None = None) -> Callable[[F], F]:
             if looks and functorch.is_wrapped(g):
                 folded = _folded(a, g)
                 if folded is not None:
-                    a, g, (s, n, _, k), levels = folded
+                    a, g, split = folded
                     with outside():
                         outputs = function(a, g, *options, **named)
-                    # [samples, N, cotangents, K], of which the second is inside the first.
-                    inside = (s, n, k) if len(levels) == 1 else (s, n, -1, k)
-
-                    def split(o: Tensor) -> Tensor:
-                        o = o.view(*inside, *o.shape[2:])
-                        return wrapped(o if len(levels) == 1 else o.movedim(2, 1), levels)
-
                     return _each(outputs, split)
             return op(a, g, *options, **named)
 
@@ -53,24 +46,34 @@ def foldable(name: str, columns: int | None = None) -> Callable[[F], F]:
     return decorate
 
 
-def _folded(
-    a: Tensor, g: Tensor
-) -> tuple[Tensor, Tensor, tuple[int, int, int, int], tuple[int, ...]] | None:
-    """`a [S*N, ...]` and `g [S*N, L*K, ...]` of samples S and cotangents L, S N L K, and levels.
+def _folded(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
+    """Samples S and N in one, cotangents L and K too, and what gives outputs their wrappers back.
 
+    Activations of each cotangent, as where factors are exchanged, are those of so many samples.
     None for other wrappers.
     """
     inner, outer = bare(a), bare(g)
-    if inner is None or outer is None or len(inner.places) != 1:
+    if inner is None or outer is None or not inner.places:
         return None
     levels = tuple(outer.places)
-    if len(levels) > 2 or {*inner.places} != {*levels[:1]}:
+    if len(levels) > 2 or tuple(inner.places) != levels[: len(inner.places)]:
         return None
     x, y = inner.fronted(), outer.fronted()
-    if len(levels) == 1:
-        y = y.unsqueeze(1)
+    if len(inner.places) == len(levels):  # [S, N, K, ...] or [S, L, N, K, ...]
+        count = len(levels)
+        sizes = y.shape[: count + 2]
+        return (
+            x.flatten(0, count),
+            y.flatten(0, count),
+            lambda o: wrapped(o.view(*sizes, *o.shape[2:]), levels),
+        )
     y = y.movedim(1, 2)  # [S, N, L, K, ...]
-    return x.flatten(0, 1), y.flatten(2, 3).flatten(0, 1), tuple(y.shape[:4]), levels  # type: ignore[return-value]
+    sizes = y.shape[:4]
+    return (
+        x.flatten(0, 1),
+        y.flatten(2, 3).flatten(0, 1),
+        lambda o: wrapped(o.view(*sizes, *o.shape[2:]).movedim(2, 1), levels),
+    )
 
 
 def _each(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:

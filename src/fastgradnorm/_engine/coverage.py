@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,15 +85,15 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
     """Decides for the parameters `leaves`: taps where every use has a rule, else leftovers."""
     groups = _groups(recorder, edges, leaves)
     single: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    joint: dict[int, tuple[str, str]] = {}
+    joint: dict[int, tuple[str, str, bool]] = {}
     members: list[tuple[int, ...]] = []
     for name, by_piece in groups.items():
         for uses in by_piece.values():
             if len(uses) == 1:
-                single[uses[0][0]].append((uses[0][1], name))
+                single[uses[0].place].append((uses[0].slot, name))
             else:
-                members.append(tuple(i for i, _ in uses))
-                joint.update({i: (slot, name) for i, slot in uses})
+                members.append(tuple(use.place for use in uses))
+                joint.update({use.place: (use.slot, name, use.transposed) for use in uses})
     order = sorted({*single, *joint})
     place = {use: i for i, use in enumerate(order)}
     taps = tuple(
@@ -102,6 +102,7 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
             tuple(slot for slot, _ in single[i]),
             joint[i][0] if i in joint else None,
             *_output(recorder.uses[i]),
+            i in joint and joint[i][2],
         )
         for i in order
     )
@@ -123,33 +124,86 @@ def cover(recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]) -> Cov
     )
 
 
-_Uses = list[tuple[int, str]]  # (index of the use, argument)
+class _Use(NamedTuple):
+    """Of one piece of a parameter.
+
+    Attributes:
+        place: Of the use among all.
+        slot: The argument.
+        transposed: Whether that is the piece transposed.
+    """
+
+    place: int
+    slot: str
+    transposed: bool = False
 
 
 def _groups(
     recorder: Recorder, edges: Edges, leaves: Mapping[str, Tensor]
-) -> dict[str, dict[Piece, _Uses]]:
+) -> dict[str, dict[Piece, list[_Use]]]:
     """Uses by piece of each parameter that rules account for in full."""
-    found: dict[str, dict[Piece, _Uses]] = {name: defaultdict(list) for name in leaves}
+    found: dict[str, dict[Piece, list[_Use]]] = {name: defaultdict(list) for name in leaves}
     spoilt = {piece.name for use in recorder.uses for piece in use.others}
     for i, use in enumerate(recorder.uses):
         for slot, piece in use.slots.items():
             if piece.name in found:
-                found[piece.name][piece].append((i, slot))
+                found[piece.name][piece].append(_Use(i, slot))
     for tensor, piece in recorder.pieces.tensors():
         if edges.into(tensor) != recorder.reads[id(tensor)]:
             spoilt.add(piece.name)
-    return {
-        name: dict(by_piece)
+    merged = {
+        name: _merged(recorder, by_piece, leaves[name])
         for name, by_piece in found.items()
-        if by_piece
-        and name not in spoilt
-        and _disjoint(recorder, by_piece)
+        if by_piece and name not in spoilt
+    }
+    return {
+        name: by_piece
+        for name, by_piece in merged.items()
+        if _disjoint(recorder, by_piece)
         and all(_joinable(recorder, uses) for uses in by_piece.values())
     }
 
 
-def _disjoint(recorder: Recorder, by_piece: Mapping[Piece, _Uses]) -> bool:
+def _merged(
+    recorder: Recorder, by_piece: Mapping[Piece, list[_Use]], leaf: Tensor
+) -> dict[Piece, list[_Use]]:
+    """Uses of views that hold the same elements, as they are or transposed, as of one of them."""
+    if len(by_piece) == 1:
+        return dict(by_piece)
+    found: dict[Piece, list[_Use]] = {}
+    tables: dict[Piece, Tensor] = {}
+    for piece, uses in by_piece.items():
+        table = recorder.pieces.elements(piece)
+        if table is None:
+            table = torch.arange(leaf.numel(), device=leaf.device).view(leaf.shape)
+        same = next((known for known, own in tables.items() if torch.equal(table, own)), None)
+        turned = table.mT if table.dim() == 2 else None
+        back = next(
+            (p for p, t in tables.items() if turned is not None and torch.equal(turned, t)), None
+        )
+        if same is not None:
+            found[same] += uses
+        elif back is not None:
+            found[back] += [use._replace(transposed=True) for use in uses]
+        else:
+            found[piece], tables[piece] = [*uses], table
+    return {piece: _by_rows(recorder, uses) for piece, uses in found.items()}
+
+
+def _by_rows(recorder: Recorder, uses: list[_Use]) -> list[_Use]:
+    """The same, seen from a lookup of rows if there is one: what is transposed depends on that."""
+    rules = [recorder.uses[use.place].rule for use in uses]
+    lookups = [
+        use.transposed
+        for use, rule in zip(uses, rules, strict=True)
+        if rule is not None and rule.joint is not None and rule.joint.kind == "rows"
+    ]
+    if not any(lookups):
+        return uses
+    return [use._replace(transposed=not use.transposed) for use in uses]
+
+
+def _disjoint(recorder: Recorder, by_piece: Mapping[Piece, list[_Use]]) -> bool:
     """Whether no element of a parameter stands in two places: an index may pick one twice."""
     parts = [recorder.pieces.elements(piece) for piece in by_piece]
     if any(part is None for part in parts):
@@ -158,13 +212,14 @@ def _disjoint(recorder: Recorder, by_piece: Mapping[Piece, _Uses]) -> bool:
     return len(elements) == len(elements.unique())
 
 
-def _joinable(recorder: Recorder, uses: _Uses) -> bool:
+def _joinable(recorder: Recorder, uses: list[_Use]) -> bool:
     if len(uses) == 1:
         return True
-    rules = [recorder.uses[i].rule for i, _ in uses]
-    if len({i for i, _ in uses}) < len(uses) or any(rule is None for rule in rules):
+    rules = [recorder.uses[use.place].rule for use in uses]
+    if len({use.place for use in uses}) < len(uses) or any(rule is None for rule in rules):
         return False
-    return can_join([rule for rule in rules if rule], [slot for _, slot in uses])
+    known = [rule for rule in rules if rule]
+    return can_join(known, [use.slot for use in uses], [use.transposed for use in uses])
 
 
 def _planned_key(use: Use, groups: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -119,6 +119,7 @@ class PlannedTap:
         joint: The argument that is a parameter used elsewhere too, if there is one.
         output_shape: Of the operation's output, for a joint parameter.
         output_dtype: Likewise.
+        transposed: Whether the joint parameter is used transposed.
     """
 
     key: tuple[Any, ...]
@@ -126,6 +127,7 @@ class PlannedTap:
     joint: str | None
     output_shape: tuple[int, ...]
     output_dtype: torch.dtype
+    transposed: bool = False
 
 
 class Tapping(Followed):
@@ -191,7 +193,8 @@ class Tapping(Followed):
         if carrier is not None:
             if output.shape != carrier.shape or rule.joint is None:
                 raise PlanChangedError
-            self.joints[index] = (rule.joint, rule.saved)
+            joint = rule.joint.of_transposed() if planned.transposed else rule.joint
+            self.joints[index] = (joint, rule.saved)
             output = tap(self.level, output, carrier, lambda saved, g: self._seen(index, g))
         if not planned.single:
             return output

@@ -34,11 +34,7 @@ def _rule(dims: int, call: Call, tracked: Collection[str]) -> Rule:
         return _longer(x[None] if unbatched else x, more)
 
     def parts(saved: Saved, g: Tensor) -> tuple[Tensor, Tensor]:
-        patches = kernels.conv_patches(inputs(saved[0]), *geometry)  # [B, C*I, T]
-        a = patches.unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, I, B*T]
-        g = (g[None] if unbatched else g).flatten(2)
-        rows = g.unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, O, B*T]
-        return a.mT, rows.mT
+        return _outer(inputs(saved[0]), g[None] if unbatched else g, geometry, groups)
 
     def weight_norm(saved: Saved, g: Tensor) -> Tensor:
         if not unbatched and len(saved[0]) > 1:  # frames in the batch add to one gradient
@@ -56,6 +52,14 @@ def _rule(dims: int, call: Call, tracked: Collection[str]) -> Rule:
     sq_norms = _weight_and_bias(weight_norm, rows, tracked)
     joint = Joint("outer", "weight", parts)
     return Rule(("weight", "bias"), (x,), sq_norms, shape, groups, joint)
+
+
+def _outer(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> tuple[Tensor, Tensor]:
+    """Patches of x and positions of g, `[G, T, I]` and `[G, T, O]`."""
+    patches = kernels.conv_patches(x, *geometry)  # [B, C*I, T]
+    a = patches.unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, I, B*T]
+    rows = g.flatten(2).unflatten(1, (groups, -1)).movedim(0, -2).flatten(-2)  # [G, O, B*T]
+    return a.mT, rows.mT
 
 
 def _longer(x: Tensor, more: Sequence[int]) -> Tensor:
@@ -102,6 +106,9 @@ def _transposed_rule(dims: int, call: Call, tracked: Collection[str]) -> Rule | 
     added = zip(sizes(call["output_padding"], dims), geometry.stride, strict=True)
     more = [extra // step for extra, step in added]
 
+    def parts(saved: Saved, g: Tensor) -> tuple[Tensor, Tensor]:
+        return _outer(g, _longer(saved[0], more), geometry, groups)
+
     def weight_norm(saved: Saved, g: Tensor) -> Tensor:
         a = _longer(saved[0], more)
         norm: Tensor = kernels.conv_sq_norm(g, a[:, None], *geometry, groups)
@@ -109,7 +116,8 @@ def _transposed_rule(dims: int, call: Call, tracked: Collection[str]) -> Rule | 
 
     shape = Shape(x[0, 0].numel(), weight[0].numel(), x.shape[1] // groups)
     sq_norms = _weight_and_bias(weight_norm, position_rows, tracked)
-    return Rule(("weight", "bias"), (x,), sq_norms, shape, groups)
+    joint = Joint("outer", "weight", parts)
+    return Rule(("weight", "bias"), (x,), sq_norms, shape, groups, joint)
 
 
 _CONVS: list[Callable[..., Tensor]] = [F.conv1d, F.conv2d, F.conv3d]

@@ -1,7 +1,8 @@
 """Rules: how squared norms of parameters' gradients follow from the gradient at an output."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import fastgradnorm_kernels as kernels
@@ -37,7 +38,7 @@ class Joint:
         slot: The argument that is the parameter.
         parts: `(saved, gradient at the output) -> (a, g)`.
         padding_idx: The row that does not count.
-        flipped: The parameter is `[I, O]`, not `[O, I]`.
+        flipped: The parameter is `[I, O]`, not `[O, I]`; of rows, that they are its columns.
     """
 
     kind: Literal["outer", "rows"]
@@ -45,6 +46,10 @@ class Joint:
     parts: Parts
     padding_idx: int | None = None
     flipped: bool = False
+
+    def of_transposed(self) -> "Joint":
+        """What it adds to the parameter, where that was used transposed."""
+        return replace(self, flipped=not self.flipped)
 
 
 @dataclass(frozen=True)
@@ -109,19 +114,26 @@ def outer_rule(
 
 
 def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]]) -> Tensor:
-    """Squared norm of a parameter's gradient over several uses: positions of all, joined."""
+    """Squared norm of a parameter's gradient over several uses: positions of all, joined.
+
+    A use of the transposed parameter, whose gradient is `Σ_t a_t g_tᵀ`, has its factors exchanged.
+    """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {"outer": [], "rows": []}
+    flipped = all(joint.flipped for joint, *_ in uses)
     for joint, saved, g in uses:
-        parts[joint.kind].append(joint.parts(saved, g))
+        a, own = joint.parts(saved, g)
+        if joint.padding_idx is not None:
+            own = own.masked_fill((a == joint.padding_idx)[:, None], 0)
+        exchanged = joint.kind == "outer" and joint.flipped != flipped
+        parts[joint.kind].append((own, a) if exchanged else (a, own))
     total = uses[0][2].new_zeros((), dtype=kernels.accumulation_dtype(uses[0][2].dtype))
     outer, rows = None, None
     if parts["outer"]:
-        a, g = (torch.cat([p[i] for p in parts["outer"]], 1) for i in (0, 1))
+        a, g = (_cat([p[i] for p in parts["outer"]]) for i in (0, 1))
         outer, total = (a, g), total + outer_sq_norm(a, g)
     if parts["rows"]:
         ids, g = (torch.cat([p[i] for p in parts["rows"]]) for i in (0, 1))
-        padding = uses[0][0].padding_idx
-        squared = kernels.embedding_sq_norm(ids[None], g[None, None], padding)[0, 0]
+        squared = kernels.embedding_sq_norm(ids[None], g[None, None])[0, 0]
         rows, total = (ids, g), total + squared
     if outer is not None and rows is not None:
         # Cross terms of an embedding tied to a head: row id_s meets position t through both
@@ -135,19 +147,29 @@ def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]]) -> Ten
     return total
 
 
-def can_join(rules: Sequence[Rule], slots: Sequence[str]) -> bool:
-    """Whether uses of one parameter, each under a rule, can be joined."""
-    joints = [rule.joint for rule in rules]
-    if any(j is None or j.slot != slot for j, slot in zip(joints, slots, strict=True)):
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    """Positions of several uses, in the widest dtype: autocast narrows the one, not the other."""
+    wide = functools.reduce(torch.promote_types, (part.dtype for part in parts))
+    return torch.cat([part.to(wide) for part in parts], 1)
+
+
+def can_join(rules: Sequence[Rule], slots: Sequence[str], transposed: Sequence[bool]) -> bool:
+    """Whether uses of one parameter, each under a rule, can be joined.
+
+    Args:
+        rules: Of the uses.
+        slots: Which of their arguments is the parameter.
+        transposed: Whether it is used transposed.
+    """
+    known = [rule.joint for rule in rules if rule.joint is not None]
+    if [joint.slot for joint in known] != [*slots]:
         return False
-    known = [j for j in joints if j is not None]
-    if len({r.groups for r in rules}) > 1 or len({j.flipped for j in known}) > 1:
-        return False
-    kinds = {j.kind for j in known}
+    known = [j.of_transposed() if t else j for j, t in zip(known, transposed, strict=True)]
     shapes = {
-        (r.shape.inputs, r.shape.outputs) for r in rules if r.joint and r.joint.kind == "outer"
+        (shape.inputs, shape.outputs) if joint.flipped else (shape.outputs, shape.inputs)
+        for shape, joint in zip((rule.shape for rule in rules), known, strict=True)
+        if joint.kind == "outer"
     }
-    if len(shapes) > 1 or (len(kinds) > 1 and known[0].flipped):
+    if any(j.flipped for j in known if j.kind == "rows"):
         return False
-    paddings = {j.padding_idx for j in known if j.kind == "rows"}
-    return len(paddings) <= 1 and (len(kinds) == 1 or paddings == {None})
+    return len({r.groups for r in rules}) == 1 and len(shapes) <= 1
