@@ -170,21 +170,28 @@ def embedding_sq_norm(
 ) -> Float[Tensor, "N K"]:
     r"""`Σ_v ‖Σ_{t: id_t = v} g_t‖²` over the looked-up rows, without `padding_idx`.
 
-    Gradients of equal tokens are added in the slot of the token's first occurrence, so that memory
-    grows with the text, not with the vocabulary.
+    Gradients of equal tokens are added in a slot of their own, one for each that the text has, so
+    that memory grows with the text, not with the vocabulary.
     """
     (g,) = widen(grad_outputs)
     if padding_idx is not None:
         g = g.masked_fill((ids == padding_idx)[:, None, :, None], 0)
     if ids.shape[1] == 0:
         return g.new_zeros(g.shape[:2])
-    first = (ids[:, :, None] == ids[:, None, :]).to(torch.uint8).argmax(-1)  # [N, T]
+    slot = _ranks(ids)
     # Whole rows are added: by an index for each number it takes twice the time.
     n, k, t, o = g.shape
     starts = torch.arange(0, n * k * t, t, device=g.device).view(n, k, 1)
     slots = g.new_zeros(n * k * t, o)
-    slots.index_add_(0, (first[:, None] + starts).flatten(), g.reshape(-1, o))
+    slots.index_add_(0, (slot[:, None] + starts).flatten(), g.reshape(-1, o))
     return _sum_of_squares(slots.view(n, k, t, o))
+
+
+def _ranks(ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+    """How many smaller ids its row has, each counted once: by sorting, not by comparing pairs."""
+    values, order = ids.sort(-1)
+    steps = (values[:, 1:] != values[:, :-1]).long().cumsum(-1)
+    return torch.zeros_like(order).scatter_(-1, order[:, 1:], steps)
 
 
 def direct_conv_sq_norm(

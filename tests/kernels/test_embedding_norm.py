@@ -49,6 +49,18 @@ def test_nothing_but_padding():
     assert (embedding_norm.embedding_sq_norm(ids, randn(2, 2, 20, 4), 5) == 0).all()
 
 
+def test_as_many_positions_as_a_table_of_relative_ones_has():
+    """Ids are sorted: a comparison of each with each would be of a hundred million here."""
+    ids = torch.randint(-40, 1 << 40, (2, 2000))[:, torch.arange(10_000) % 2000]
+    g = randn(2, 2, 10_000, 1, dtype=torch.float64)
+    actual = reference.embedding_sq_norm(ids, g)
+    expected = [
+        torch.stack([g[i, k, :, 0].view(5, 2000).sum(0).square().sum() for k in (0, 1)])
+        for i in (0, 1)
+    ]
+    torch.testing.assert_close(actual, torch.stack(expected))
+
+
 def test_narrow_ids():
     ids, g = _tokens(2, 9, 6), randn(2, 1, 9, 4)
     expected = embedding_norm.embedding_sq_norm(ids, g)
