@@ -74,10 +74,10 @@ class TestRunsThatStop:
         found = bytearray(content(tmp_path))
         found[where] ^= 1
         (tmp_path / "gradients.bin").write_bytes(found)
-        with pytest.raises(ValueError, match=r"`checkpoint` must be whole.*damaged in line"):
+        with pytest.raises(ValueError, match=r"`path` must be whole.*damaged in line"):
             store_sketches(model, batches(given), tmp_path, 32, **OPTIONS)
         (tmp_path / "gradients.bin").write_bytes(found[:100])
-        with pytest.raises(ValueError, match=r"`checkpoint` must be whole.*damaged in line"):
+        with pytest.raises(ValueError, match=r"`path` must be whole.*damaged in line"):
             store_sketches(model, batches(given), tmp_path, 32, **OPTIONS)
 
     @pytest.mark.slow
@@ -87,7 +87,9 @@ class TestRunsThatStop:
         others = {"sketches": (16, {}), "seed": (32, {"seed": 4}), "group_by": (32, {})}
         others["group_by"][1]["group_by"] = "module"
         for what, (dim, more) in others.items():
-            with pytest.raises(ValueError, match=f"same model, options and pool.*{what}"):
+            with pytest.raises(
+                ValueError, match=f"^`path` must be of the same model, options and pool.*{what}"
+            ):
                 store_sketches(model, batches(given), tmp_path, dim, **OPTIONS, **more)
         assert len(SketchStore(tmp_path)) == 400
 

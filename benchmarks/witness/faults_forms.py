@@ -149,11 +149,6 @@ FAULTS = [
         "score_batch fails on a model that holds a generator, in PyTorch's words",
     ),
     Fault(
-        "_engine/together.py", "dropped guard",
-        " and not self._may_harm(name, args, kwargs):", ":",
-        "a layer that works in place writes to the caller's tensors",
-    ),
-    Fault(
         "_engine/together.py", "dropped step",
         "        if not mode.found or seen.settled:\n            break\n        seen.add(mode.found)\n",
         "        seen.add(mode.found)\n        break\n",
@@ -220,5 +215,20 @@ FAULTS = [
         _SNAPSHOT, "dropped guard",
         "of_module = name in loaded ", "of_module = True ",
         "score_batch plans anew where a name of the script is called as an attribute is",
+    ),
+    Fault(
+        "_operations/activations.py", "wrong sign",
+        "        return g * slope, None\n", "        return g * slope.abs(), None\n",
+        "GELU, SiLU and Mish have no slope below zero where several cotangents are pulled back",
+    ),
+    Fault(
+        "_operations/activations.py", "dropped guard",
+        "any(o is True or isinstance(o, Tensor) for o in (*args, *named.values()))", "False",
+        "an activation in place changes a copy, and what else reads its input sees the old values",
+    ),
+    Fault(
+        "_operations/activations.py", "dropped guard",
+        " or not is_differentiated(input):", ":",
+        "an activation within the model's own derivative ends the pass",
     ),
 ]  # fmt: skip

@@ -46,7 +46,7 @@ FAULTS = [
     ),
     Fault(
         "_pool/functions.py", "forgotten in the fingerprint",
-        "return inspect.getsource(code)", "return code.co_name",
+        "found = inspect.getsource(code)", "found = code.co_name",
         "a checkpoint goes on where `forward` has other code under the same name",
     ),
     Fault(

@@ -2,6 +2,13 @@
 
 from benchmarks.witness.fault import Fault
 
+# What looks at samples again, wherever it looks.
+_LOOKS = (
+    "engine/test_small_numbers witness/test_rounding witness/test_choice witness/test_company "
+    "witness/test_left_as_it_was witness/test_formulas witness/test_seen_logits "
+    "any_model/test_reached test_linalg"
+)
+
 # By how a path begins, files and folders below `tests`; the longest beginning counts.
 TESTS = {
     "_pool/scored": "cuda/test_emulated_device",
@@ -109,6 +116,7 @@ TESTS = {
     "_model/lineage": "engine/test_last_layers_in_a_row",
     "_model/substitution": "any_model/test_structured_control_flow any_model/test_norm_layers "
     "operations",
+    "_operations/activations": "operations/test_activations",
     "_operations/embeddings": "any_model/test_embeddings operations/test_layers",
     "_operations/convolutions": "any_model/test_convolutions operations/test_layers "
     "operations/test_rules",
@@ -152,22 +160,13 @@ TESTS = {
     "any_model/test_norm_layers",
     "_operations": "operations/test_layers operations/test_light any_model/test_raw_parameters "
     "any_model/test_norm_layers any_model/test_embeddings any_model/test_weight_standardisation",
-    "_witness": "engine/test_small_numbers witness/test_rounding witness/test_choice "
-    "witness/test_company witness/test_left_as_it_was witness/test_formulas "
-    "witness/test_seen_logits any_model/test_reached test_linalg",
-    "_witness/logits": "witness/test_teachers engine/test_small_numbers witness/test_rounding "
-    "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
-    "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness": _LOOKS,
+    "_witness/logits": f"witness/test_teachers {_LOOKS}",
     "_witness/formulas": "witness/test_smallest_numbers witness/test_formulas schemes/test_losses",
     "_witness/gradients": "witness/test_smallest_numbers engine/test_last_layers_in_a_row "
-    "engine/test_small_numbers witness/test_rounding witness/test_choice witness/test_company "
-    "witness/test_left_as_it_was witness/test_formulas witness/test_seen_logits test_linalg "
-    "any_model/test_reached",
+    + _LOOKS,
     "_witness/noting": "witness/test_cut_off witness/test_left_as_it_was",
-    "_witness/witness": "engine/test_disturbed witness/test_cut_off "
-    "engine/test_small_numbers witness/test_rounding "
-    "witness/test_choice witness/test_company witness/test_left_as_it_was witness/test_formulas "
-    "witness/test_seen_logits any_model/test_reached test_linalg",
+    "_witness/witness": f"engine/test_disturbed witness/test_cut_off {_LOOKS}",
     "_witness/loss": "witness/test_losses_that_compare schemes/test_labels",
     "_witness/meaning": "witness/test_dimensions witness/test_silence",
     "_witness/scores": "witness/test_scores witness/test_silence",

@@ -76,6 +76,18 @@ def of_object(settings):
     return lambda output, batch: settings.scale * F.cross_entropy(output, batch[1])
 
 
+def signed(n):
+    """Of functions that read the same names and numbers."""
+    if n == 1:
+        return lambda output, batch: F.cross_entropy(output, batch[1]) + output.square().mean()
+    return lambda output, batch: F.cross_entropy(output, batch[1]) - output.square().mean()
+
+
+# fmt: off
+ON_ONE_LINE = (lambda z, b: (z + z[:, :1]).square().mean(), lambda z, b: (z - z[:, :1]).square().mean())  # noqa: E501
+# fmt: on
+
+
 def taught(teacher):
     return lambda output, batch: F.mse_loss(output, teacher(batch[0]))
 
@@ -128,6 +140,8 @@ FORMS = {
     "settings in a closure": lambda n: of_object(SimpleNamespace(scale=n)),
     "a teacher in a closure": lambda n: taught(teacher(n)),
     "what is around it": lambda n: times(plain, n),
+    "an operator": signed,
+    "an operator on one line": lambda n: ON_ONE_LINE[n - 1],
     "a compiled closure": lambda n: compiled(around(smoothed(n / 10))),
     "a compiled module": lambda n: compiled(Inner(n / 10)),
 }

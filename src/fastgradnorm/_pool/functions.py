@@ -192,7 +192,7 @@ class _Walk:
             return
         code = thing.__code__
         yield _source(code)
-        for each in _within(code):  # two functions on one line have the same source
+        for each in _within(code):
             yield from (repr(value) for value in each.co_consts if isinstance(value, _ATOMS))
             yield from each.co_names
         given = *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).items()
@@ -239,10 +239,13 @@ class _Walk:
 
 
 def _source(code: CodeType) -> str:
-    try:
-        return inspect.getsource(code)
-    except (OSError, TypeError):
-        return " ".join(each.co_code.hex() for each in _within(code))
+    found = ""
+    with contextlib.suppress(OSError, TypeError):
+        found = inspect.getsource(code)
+        if code.co_name != "<lambda>" or found.count("lambda") == 1:
+            return found
+    # Of several on one line, that line does not tell which.
+    return found + " ".join(each.co_code.hex() for each in _within(code))
 
 
 def _read(function: FunctionType) -> Iterator[tuple[str, Any]]:

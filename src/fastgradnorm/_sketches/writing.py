@@ -1,5 +1,6 @@
 """The folder of a `SketchStore`, while its sketches are made."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,28 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastgradnorm._errors import ArgumentError
 from fastgradnorm._pool import Placement, Run, SharedRun, provenance, rows_of
 from fastgradnorm._sketches.sketched import COLUMN
 from fastgradnorm._sketches.store import INDICES, INFO, KINDS, RUN, folder_of
 from fastgradnorm._validate import fail
 from fastgradnorm.atomic import replacing, write_text
+
+
+@contextlib.contextmanager
+def _called_path() -> Iterator[None]:
+    """What is wrong with the checkpoint within a folder is told of the argument that names it."""
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument == "checkpoint":
+            error.argument = "path"
+            error.args = (str(error).replace("`checkpoint`", "`path`", 1),)
+        raise
+    except OSError as error:
+        if error.strerror:
+            error.strerror = error.strerror.replace("`checkpoint`", "`path`", 1)
+        raise
 
 
 class Folder:
@@ -48,8 +66,13 @@ class Folder:
         """Everything that the run makes.
 
         Raises:
+            ValueError: If it is of another run, or damaged.
             OSError: If it cannot be written.
         """
+        with _called_path():
+            self._write(run, placement)
+
+    def _write(self, run: Run | SharedRun, placement: Placement) -> None:
         shared = run if isinstance(run, SharedRun) else None
         if shared is not None and (self._path / INFO).exists():
             advice = "Delete it to start anew, or open it with `SketchStore`."
