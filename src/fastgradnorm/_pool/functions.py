@@ -239,13 +239,11 @@ class _Walk:
 
 
 def _source(code: CodeType) -> str:
-    found = ""
     with contextlib.suppress(OSError, TypeError):
         found = inspect.getsource(code)
         if code.co_name != "<lambda>" or found.count("lambda") == 1:
-            return found
-    # Of several on one line, that line does not tell which.
-    return found + " ".join(each.co_code.hex() for each in _within(code))
+            return found  # else that line does not tell which of them it is
+    return " ".join(each.co_code.hex() for each in _within(code))
 
 
 def _read(function: FunctionType) -> Iterator[tuple[str, Any]]:
