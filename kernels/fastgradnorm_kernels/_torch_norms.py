@@ -37,6 +37,9 @@ _WIDE = 2
 # 64 positions and 256 outputs in three fifths of the time. And the numbers of their gradients that
 # are laid out side by side for it at a time.
 _OWN_PRODUCT, _TOGETHER = 1 << 21, 1 << 19
+# Numbers of a sample's patches from which on a convolution in groups is left to oneDNN, where there
+# is one cotangent.
+_LARGE = 1 << 18
 # Multiplications of an activation Gram from which on it is a product of its own.
 _OWN_GRAM = 1 << 24
 
@@ -73,9 +76,12 @@ def conv_sq_norm(
         wide_x, wide_g = reference.widen(x, g)
         return depthwise_sq_norm(wide_x, wide_g, geometry)
     if n == 0 or t == 1 or groups > 1:
-        if len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct":
+        direct = len(out) == 2 and choose_form(t, inputs, o // groups, k) == "direct"
+        if direct and not _are_products(x, g, geometry, groups):
             return reference.direct_conv_sq_norm(x, g, *geometry, groups)
-        return weight_sq_norm(*grouped(x, g, geometry, groups)).view(n, groups, k).sum(1)
+        xs, gs = (sample_blocks(each, t * inputs * groups) for each in (x, g))
+        pairs = (grouped(*pair, geometry, groups) for pair in zip(xs, gs, strict=True))
+        return torch.cat([weight_sq_norm(*pair).view(-1, groups, k).sum(1) for pair in pairs])
     form = _cheapest(x, g, geometry)
     if form == "direct":
         return _narrow.direct_conv_sq_norm(x, g, geometry)
@@ -83,6 +89,20 @@ def conv_sq_norm(
     grams = _patch_grams if form == "patches" else _pixel_grams
     rows = (g if _matmul.has_fast_mkl() else g.contiguous()).flatten(3).mT
     return _ghost(grams(x, out, geometry), rows, lambda: conv_patches(x, *geometry).mT)
+
+
+def _are_products(
+    x: Float[Tensor, "N C *space"], g: Float[Tensor, "N K O *out"], geometry: Geometry, groups: int
+) -> bool:
+    """Whether MKL makes the products of groups faster than oneDNN a sample's gradient.
+
+    Not of single channels, nor, of one cotangent with the channels last, of many patches.
+    """
+    if groups == x.shape[1] or not _matmul.has_fast_mkl():
+        return False
+    kernel, patches = math.prod(geometry.kernel_size), x.shape[1] * math.prod(g.shape[3:])
+    few = kernel == 1 or kernel * patches < _LARGE
+    return few or g.shape[1] > 1 or x.stride(1) != 1
 
 
 def _pixels(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:

@@ -15,6 +15,8 @@ _BLOCK, _MOST = 1 << 20, 1 << 22
 # Numbers of a weight up to which, and positions from which on, oneDNN's own gradient is faster than
 # patches, for one cotangent and channels last: 0.7 to 1.0 times the time from 32x32 on.
 _SHORT, _MANY_POSITIONS = 1 << 18, 1 << 10
+# Outputs of a group from which on it is copied in less time as they lie.
+_RUN = 16
 
 
 def conv_patches(
@@ -30,7 +32,7 @@ def conv_patches(
         return x.reshape(n, c, math.prod(space))
     # Strided views copied: five times as fast as `F.unfold` on the CPU.
     views = seen(padded(x, padding), kernel_size, stride, dilation)
-    return views.reshape(n, c * math.prod(kernel_size), -1)
+    return views.reshape(n, c * math.prod(kernel_size), math.prod(views.shape[2 + len(space) :]))
 
 
 def seen(
@@ -63,6 +65,10 @@ def grouped(
     t = math.prod(out)
     patches = conv_patches(x, *geometry)  # [N, C*I, T]
     inputs = patches.shape[1] // groups
+    if grad_outputs.stride(2) == 1 and o >= _RUN * groups:  # channels last, copied group by group
+        rows = grad_outputs.movedim(2, -1).reshape(n, k, t, groups, o // groups)
+        rows = rows.movedim(3, 1).reshape(n * groups, k, t, o // groups)
+        return patches.reshape(n * groups, inputs, t).mT, rows
     rows = grad_outputs.reshape(n, k, groups, o // groups, t).transpose(1, 2)
     rows = rows.reshape(n * groups, k, o // groups, t).mT
     return patches.reshape(n * groups, inputs, t).mT, rows

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fastgradnorm_kernels import _direct, _matmul, _torch_norms, reference
+from fastgradnorm_kernels import _direct, _matmul, _torch_norms, patches, reference
 from fastgradnorm_kernels.geometry import Geometry
 
 from tests.support.asserts import assert_close_relative
@@ -96,6 +96,23 @@ def test_convolutions(name, last, K, alone):
         g = g.movedim(2, -1).contiguous().movedim(-1, 2)
     actual = _direct.direct_conv_sq_norm(x, g, geometry)
     assert_close_relative(actual, conv_oracle(x, g, geometry, 1), 1e-5)
+
+
+@pytest.mark.parametrize("N, K", [(1, 1), (3, 2), (0, 2)])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("groups, kernel", [(2, 3), (2, 1), (4, 3)])
+@pytest.mark.parametrize("outputs", [8, 40])
+def test_groups(outputs, groups, kernel, last, N, K, monkeypatch):
+    """Products of groups, of a few samples at a time: two images of patches are one too many."""
+    monkeypatch.setattr(patches, "_BLOCK", 8 * kernel**2 * 144 * 2)
+    monkeypatch.delattr(reference, "direct_conv_sq_norm")
+    geometry = Geometry((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1))
+    x, g = torch.randn(N, 8, 12, 12), torch.randn(N, K, outputs, 12, 12)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+        g = g.movedim(2, -1).contiguous().movedim(-1, 2)
+    actual = _torch_norms.conv_sq_norm(x, g, geometry, groups)
+    assert_close_relative(actual, conv_oracle(x, g, geometry, groups), 1e-5)
 
 
 @pytest.mark.parametrize("form", ["patches", "pixels"])
