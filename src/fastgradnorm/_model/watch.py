@@ -191,10 +191,11 @@ class Watch(TorchFunctionMode):
         channels_last = settings.channels_last
         name = getattr(func, "__name__", "")
         check_copies(name, args, kwargs)
-        if operation.form is not None and operation.has_layout:
-            self.passage.laid_out = self.passage.laid_out or channels_last
-            return operation.form(*args, channels_last=channels_last, **kwargs)
         form = operation.form if settings.several or not operation.several else None
+        if form is not None and operation.has_layout:
+            # Those for several cotangents keep a layout that others have made.
+            self.passage.laid_out |= channels_last and not operation.several
+            kwargs = {**kwargs, "channels_last": channels_last}
         output = (form or func)(*args, **kwargs)
         if channels_last:
             check_memory(name, args, kwargs, output)

@@ -35,6 +35,7 @@ from fastgradnorm._operations import (
     pooling,
     products,
     recurrent,
+    regrouping,
     shared_indices,
     sparse,
     spectra,
@@ -70,6 +71,7 @@ TABLE: dict[Callable[..., Any], Operation] = {
     **spectra.OPERATIONS,
     **unbatched.OPERATIONS,
     **unbatched_losses.OPERATIONS,
+    **regrouping.OPERATIONS,
 }
 _UNKNOWN = Operation()
 TABLE |= {func: replace(TABLE.get(func, _UNKNOWN), form=f) for func, f in sparse.FORMS.items()}
