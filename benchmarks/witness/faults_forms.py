@@ -223,12 +223,22 @@ FAULTS = [
     ),
     Fault(
         "_operations/activations.py", "dropped guard",
-        "any(o is True or isinstance(o, Tensor) for o in (*args, *named.values()))", "False",
+        'any((named.get("inplace"), *args[place : place + 1]))', "False",
         "an activation in place changes a copy, and what else reads its input sees the old values",
     ),
     Fault(
         "_operations/activations.py", "dropped guard",
         " or not is_differentiated(input):", ":",
         "an activation within the model's own derivative ends the pass",
+    ),
+    Fault(
+        "_operations/activations.py", "dropped guard",
+        "input.dtype in _NARROW and function in _ROUNDED", "False",
+        "SELU's slope is rounded alike in all layers of a model in bfloat16, by 5 % after 24 of them",
+    ),
+    Fault(
+        "_model/own_levels.py", "wrong constant",
+        "current_level() or 0", "2",
+        "models with a derivative of a convolution in them fail in batches of one, and with `rtol`",
     ),
 ]  # fmt: skip

@@ -97,6 +97,7 @@ TESTS = {
     "_model/sameness": "pool/test_single_calls",
     "_model/snapshot": "pool/test_kept_calls pool/test_kept_calls_elsewhere",
     "_model/modes": "model/test_modes",
+    "_model/own_levels": "any_model/test_derivatives_within",
     "_model/returned": "schemes/test_outputs engine/test_combinations schemes/test_dense",
     "_model/derivatives": "any_model/test_plain_derivatives",
     "_model/views": "model/test_slices any_model/test_raw_parameters operations",

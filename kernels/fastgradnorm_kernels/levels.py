@@ -20,7 +20,20 @@ from fastgradnorm_kernels.functorch import outside as outside
 # Samples, and the derivative: transforms nested deeper are the model's.
 _OWN_LEVELS = 2
 
-_forwards = threading.local()
+_forwards, _own = threading.local(), threading.local()
+
+
+def set_own_levels(levels: int) -> int:
+    """From now on, in this thread, transforms nested deeper than so many levels are the model's.
+
+    Where the engine takes no derivative, one of the model's own has the level that its would have.
+
+    Returns:
+        What was said before.
+    """
+    before: int = getattr(_own, "levels", _OWN_LEVELS)
+    _own.levels = min(levels, _OWN_LEVELS)
+    return before
 
 
 @contextmanager
@@ -85,6 +98,8 @@ def is_differentiated(*tensors: Tensor | None) -> bool | None:
             continue
         tensor = functorch.alive(tensor)
         if functorch.is_differentiable(tensor) and functorch.level_of(tensor) == level:
+            if level > getattr(_own, "levels", _OWN_LEVELS):
+                return None
             if not tensor.requires_grad and unpack_dual(tensor).tangent is not None:
                 return None  # by the model's own `jvp`
             found, tensor = True, functorch.unwrap(tensor)

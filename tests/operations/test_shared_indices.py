@@ -46,6 +46,11 @@ def other_size(m, x):
     return h.new_zeros(len(x), 9, 4).index_add(1, TO + 2, h.index_select(1, FROM))
 
 
+def one_index(m, x):
+    h = torch.tanh(m.layer(x))
+    return h.index_add(1, torch.tensor(3), h.index_select(1, torch.tensor(2)))
+
+
 def of_each_sample(m, x):
     h = torch.tanh(m.layer(x))
     order = x[:, :, 0].argsort(1)
@@ -64,7 +69,7 @@ def of_numbers(m, x):
     return torch.tanh(m.layer(x)) * counts[..., None]
 
 
-MOVED = [graph, functions, in_place, into_shared_zeros, last_dimension, other_size]
+MOVED = [graph, functions, in_place, into_shared_zeros, last_dimension, other_size, one_index]
 
 
 def make(forward):

@@ -10,11 +10,11 @@ from fastgradnorm_kernels import functorch
 from fastgradnorm_kernels.levels import outside
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from fastgradnorm._errors import UnsupportedModelError
 from fastgradnorm._model.handed import handed
 from fastgradnorm._model.layout import check_copies, check_memory
+from fastgradnorm._model.own_levels import OwnLevels
 from fastgradnorm._model.passage import Passage
 from fastgradnorm._model.standins import StandIns
 from fastgradnorm._model.views import Pieces
@@ -72,7 +72,7 @@ class PlanChangedError(Exception):
     """A forward pass used parameters in another way than the one the plan was made from."""
 
 
-class Watch(TorchFunctionMode):
+class Watch(OwnLevels):
     """Follows tracked parameters, swaps strays, settles branches, opens composite functions.
 
     Args:
@@ -192,6 +192,7 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         check_copies(name, args, kwargs)
         form = operation.form if settings.several or not operation.several else None
+        form = None if kwargs.get("out") is not None else form  # which makes its own tensor
         if form is not None and operation.has_layout:
             # Those for several cotangents keep a layout that others have made.
             self.passage.laid_out |= channels_last and not operation.several

@@ -23,10 +23,20 @@ from fastgradnorm._operations.single_level import SingleLevel, is_differentiated
 _LEAST = 1 << 13
 
 
+# Narrow numbers have few digits. A slope that is the same at many of them, as SELU's 1.05 or a
+# sigmoid's near 1, is rounded in the same way at each, layer after layer.
+_NARROW, _ROUNDED = (torch.bfloat16, torch.float16), (F.logsigmoid, F.selu, F.softplus)
+# Which argument behind the input asks for a change in place: by whatever is true.
+_IN_PLACE = {F.hardswish: 0, F.selu: 0, F.silu: 0, F.celu: 1, F.elu: 1}
+
+
 def activation(function: Callable[..., Tensor], input: Tensor, *args: Any, **named: Any) -> Tensor:
     """`function`, of which each value is of one number alone."""
-    # Another tensor may have a gradient; a `True` asks for a change in place.
-    usual = not any(o is True or isinstance(o, Tensor) for o in (*args, *named.values()))
+    place = _IN_PLACE.get(function, len(args))
+    usual = not any((named.get("inplace"), *args[place : place + 1]))
+    # Another tensor may have a gradient.
+    usual = usual and not any(isinstance(o, Tensor) for o in (*args, *named.values()))
+    usual = usual and not (input.dtype in _NARROW and function in _ROUNDED)
     output = sloped(lambda x: function(x, *args, **named), input) if usual else None
     return function(input, *args, **named) if output is None else output
 

@@ -61,12 +61,12 @@ def _others(tensor: Tensor, dim: int) -> tuple[int, ...]:
 
 def _shared(rows: Tensor, index: Tensor) -> Tensor | None:
     """The index `[E]` without wrappers, if all samples share it and PyTorch would take it."""
-    if not rows.is_floating_point() or rows.dim() == 0 or index.dim() != 1:
+    if not rows.is_floating_point() or rows.dim() == 0 or index.dim() > 1:
         return None
     if not functorch.works() or not functorch.is_batched_anywhere(rows):
         return None
     index = plain(index)
-    return None if functorch.is_wrapped(index) else index
+    return None if functorch.is_wrapped(index) else index.reshape(-1)
 
 
 def _folded(x: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
