@@ -109,10 +109,13 @@ def _exact() -> Iterator[tuple[str, Callable[[], Any]]]:
     """Exact products of float32: convolutions, a strided pull-back, and a linear layer."""
     square, point = ((3, 3), (1, 1), (1, 1), (1, 1)), ((), (), (), ())
     strided = ((3, 3), (2, 2), (1, 1), (1, 1))
+    cube = ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1))
     for outputs, inputs, make, geometry in (
         *((64, 64, exact_plans.pull_plan, square),),
         *((256, 256, exact_plans.forward_plan, square),),
         *((128, 16, exact_plans.pull_plan, strided),),
+        *((768, 64, exact_plans.forward_plan, square), (768, 64, exact_plans.forward_plan, cube)),
+        *((64, 64, exact_plans.forward_plan, cube),),
         *((3072, 768, exact_plans.forward_plan, point),),
     ):
         space = (16,) * len(geometry[0])

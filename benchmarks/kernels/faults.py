@@ -37,7 +37,8 @@ _SECONDS = 240  # a run that takes longer is as good as failed
 _DEPENDENTS = {
     "_math": ["head_stream", "logit_head"],
     "head_stream": ["logit_head"],
-    "_addresses": ["direct_norm"],
+    "_addresses": ["_tile_gradients", "direct_norm"],
+    "_tile_gradients": ["direct_norm"],
     "_grams": ["ghost_norm"],
     "checked_norm": ["conv_norm"],
 }
@@ -51,6 +52,7 @@ _TESTS = {
     "_grams": ["ghost_norm", "conv_norm"],
     "ghost_norm": ["ghost_norm", "conv_norm"],
     "direct_norm": ["direct_norm", "conv_norm"],
+    "_tile_gradients": ["direct_norm", "conv_norm"],
     "conv_norm": ["conv_norm"],
     "checked_norm": ["checked_norm", "conv_norm"],
     "affine_norm": ["affine_norm"],

@@ -19,11 +19,26 @@ def tile_pair(pair):
 
 @triton.jit
 def tile_positions(
-    tile, T, stack, STACKED: tl.constexpr, VECTOR: tl.constexpr, BLOCK_T: tl.constexpr
+    tile,
+    T,
+    stack,
+    pairs,
+    STACKED: tl.constexpr,
+    SHARED: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_T: tl.constexpr,
 ):
     """A tile's positions, which of the stacked cotangents each is of, and whether there is one."""
     row = tl.arange(0, BLOCK_T)
-    if STACKED:
+    if SHARED:
+        # Of several tiles each has positions of one cotangent. Of one, up to 128 places are divided
+        # by T, exactly: its inverse is rounded up by less than 1, and 128^2 < 2^20. As divisions
+        # they would be a fifth of all that is compiled.
+        place = tile * BLOCK_T + row
+        inside = place < T * stack
+        slot = place * tl.where(pairs == 1, tl.cdiv(1 << 20, T), 0) >> 20
+        t = tl.where(inside, place - slot * T, 0)
+    elif STACKED:
         slot = row // T
         inside = slot < stack
         t = tl.where(inside, row % T, 0)
@@ -36,10 +51,12 @@ def tile_positions(
 
 
 @triton.jit
-def input_places(t, OUT, STEPS, PLAIN: tl.constexpr):
+def input_places(t, OUT, STEPS, PLAIN: tl.constexpr, FLAT: tl.constexpr):
     """Elements from a sample's first position to its positions `t`."""
     if PLAIN:
         return t * STEPS[2]
+    if FLAT:
+        return t // OUT[1] * STEPS[1] + t % OUT[1] * STEPS[2]
     z, y, x = t // (OUT[0] * OUT[1]), t // OUT[1] % OUT[0], t % OUT[1]
     return z * STEPS[0] + y * STEPS[1] + x * STEPS[2]
 
@@ -63,6 +80,7 @@ def activation_gram(
     KERNEL,
     TAPS,
     PLAIN: tl.constexpr,
+    FLAT: tl.constexpr,
     SAME: tl.constexpr,
     VECTOR: tl.constexpr,
     EVEN: tl.constexpr,
@@ -97,8 +115,9 @@ def activation_gram(
             c = tl.where(c >= channels, 0, c)
             y += (x >= KERNEL[1]).to(tl.int32)
             x = tl.where(x >= KERNEL[1], 0, x)
-            z += (y >= KERNEL[0]).to(tl.int32)
-            y = tl.where(y >= KERNEL[0], 0, y)
+            if not FLAT:
+                z += (y >= KERNEL[0]).to(tl.int32)
+                y = tl.where(y >= KERNEL[0], 0, y)
     return gram
 
 

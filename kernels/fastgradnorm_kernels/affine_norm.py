@@ -20,17 +20,18 @@ from fastgradnorm_kernels._validate import check_affine
 from fastgradnorm_kernels.reference import AffineNorm
 from fastgradnorm_kernels.shapes import Float
 
-# Bytes of g that a program reads at a time, so that each thread has four loads under way, and of
-# each row of it. Not measured.
-_BYTES, _ROW = 8192, 256
+# Bytes of g that a program reads at a time, so that each thread has four loads under way, and
+# numbers of each row of it, two cache lines or one. Not measured.
+_BYTES, _ROW = 8192, 64
+# A block that is filled to less than this is made smaller: else others have it compiled already.
+_LEAST = 4
 
 
 @triton.jit(do_not_specialize=["K", "blocks"])
 def _affine_sq_norm_kernel(
     x_ptr,  # [N, T, D]
     g_ptr,  # [N, K, T, D]
-    weight_ptr,  # [N, K, blocks], float32
-    bias_ptr,  # the same
+    partial_ptr,  # [N, K, blocks, 2], float32
     K,
     T,
     D,
@@ -61,22 +62,27 @@ def _affine_sq_norm_kernel(
         weight += g * x
         bias += g
     weight, bias = tl.sum(weight, 0), tl.sum(bias, 0)  # [BLOCK_D]
-    slot = (n * K + k) * blocks + block
-    tl.store(weight_ptr + slot, tl.sum(weight * weight))
-    tl.store(bias_ptr + slot, tl.sum(bias * bias))
+    slot = ((n * K + k) * blocks + block) * 2
+    tl.store(partial_ptr + slot, tl.sum(weight * weight))
+    tl.store(partial_ptr + slot + 1, tl.sum(bias * bias))
 
 
 def blocks(positions: int, features: int, position_stride: int, itemsize: int) -> dict[str, Any]:
-    """Block sizes and warps: wide along whichever dimension is contiguous, and no wider than g."""
+    """Block sizes and warps: wide along whichever dimension is contiguous, no wider than pays."""
     numbers = _BYTES // itemsize
-    most_t, most_d = (triton.next_power_of_2(max(1, size)) for size in (positions, features))
     if position_stride == 1 and positions > 1:
-        block_t = min(_ROW // itemsize, most_t)
-        block_d = min(numbers // block_t, most_d)
+        block_t = _filled(_ROW, positions)
+        block_d = _filled(numbers // block_t, features)
     else:
-        block_d = min(_ROW // itemsize, most_d)
-        block_t = min(numbers // block_d, most_t)
+        block_d = _filled(_ROW, features)
+        block_t = _filled(numbers // block_d, positions)
     return {"BLOCK_T": block_t, "BLOCK_D": block_d, "num_warps": 4}
+
+
+def _filled(most: int, size: int) -> int:
+    """The size of a block of `most`, or less where little would be in it."""
+    fewer: int = triton.next_power_of_2(max(1, size))
+    return most if fewer * _LEAST >= most else fewer
 
 
 def affine_sq_norm(
@@ -94,10 +100,10 @@ def affine_sq_norms(
     n, k, t, d = grad_outputs.shape
     options = blocks(t, d, grad_outputs.stride(2), grad_outputs.element_size())
     tiles = triton.cdiv(d, options["BLOCK_D"])
-    partial = torch.empty(2, n, k, tiles, dtype=torch.float32, device=grad_outputs.device)
+    partial = torch.empty(n, k, tiles, 2, dtype=torch.float32, device=grad_outputs.device)
     if partial.numel():
         strides = (*normalized.stride(), *grad_outputs.stride())
         _affine_sq_norm_kernel[(n * k * tiles,)](
-            normalized, grad_outputs, *partial, k, t, d, tiles, *strides, **options, **LAUNCH
+            normalized, grad_outputs, partial, k, t, d, tiles, *strides, **options, **LAUNCH
         )
-    return (partial[..., 0] if tiles == 1 else partial.sum(-1)).movedim(0, -1)
+    return partial[:, :, 0] if tiles == 1 else partial.sum(2)

@@ -18,6 +18,9 @@ from fastgradnorm_kernels.shapes import Bool, Float
 from fastgradnorm_kernels.tiles import Tile
 from fastgradnorm_kernels.windows import Windows
 
+# Channels of an image, below which PyTorch lays it out rather than a kernel of its own.
+_FEW = 16
+
 
 def _prepare(
     x: Tensor,
@@ -27,8 +30,17 @@ def _prepare(
     sixteens: bool,
 ) -> tuple[Windows, Gradients]:
     check_conv(x, grad_outputs, options, groups)
-    activations = windows.of_convolution(x, grad_outputs.shape[3:], options, groups, sixteens)
-    return activations, gradients.of(grad_outputs.flatten(3).mT, groups)
+    given = gradients.of(grad_outputs.flatten(3).mT, groups)
+    if not given.positions_last and x.shape[1] < _FEW:
+        x = _as_others(x)
+    return windows.of_convolution(x, grad_outputs.shape[3:], options, groups, sixteens), given
+
+
+def _as_others(x: Tensor) -> Tensor:
+    """A first layer's image with its channels last, as the inputs of all others then are."""
+    if x.shape[1] == 1:
+        return x.squeeze(1).unsqueeze(-1).movedim(-1, 1)  # a view that says so
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def conv_direct_sq_norm(

@@ -21,6 +21,7 @@ from torch import Tensor
 from fastgradnorm_kernels import gradients, tiles, windows
 from fastgradnorm_kernels._addresses import NOT_SPECIALISED, aligned, input_steps
 from fastgradnorm_kernels._launch import LAUNCH
+from fastgradnorm_kernels._tile_gradients import tile_gradient
 from fastgradnorm_kernels._validate import check_pair, check_precision, dense
 from fastgradnorm_kernels.gradients import Gradients
 from fastgradnorm_kernels.shapes import Bool, Float
@@ -31,73 +32,8 @@ from fastgradnorm_kernels.windows import Windows
 _MOST_ROWS = 2**31 - 2**16
 # Programs a sample and group where few norms are needed: most have nothing to do.
 _PROGRAMS_IF_NEEDED = 8
-
-
-@triton.jit
-def _add_product(g, a, gradient, PRECISION: tl.constexpr, PROMOTE: tl.constexpr):
-    """`gradient + g a`."""
-    if PROMOTE:
-        # The matrix units round sums toward zero: long ones are added up outside of them. A last
-        # argument that only other types heed keeps the two additions apart.
-        depth: tl.constexpr = g.shape[1]
-        return gradient + tl.dot(g, a, input_precision=PRECISION, max_num_imprecise_acc=depth)
-    return tl.dot(g, a, gradient, input_precision=PRECISION)
-
-
-@triton.jit
-def _gradient(
-    x_ptr,  # the sample's and group's first input
-    x_steps,  # [1, BLOCK_I], elements from a position's first input to its inputs
-    g_rows,  # pointers to the outputs at the first position, [PART_O, 1] for each part of the rows
-    T,
-    g_stride,
-    OUT,
-    STEPS,
-    PLAIN: tl.constexpr,
-    POSITIONS_LAST: tl.constexpr,
-    VECTOR_X: tl.constexpr,
-    VECTOR_G: tl.constexpr,
-    EVEN_T: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    PRECISION: tl.constexpr,
-    PROMOTE: tl.constexpr,
-):
-    """The parts [PART_O, BLOCK_I] of a tile of the weights' gradient."""
-    gradients = ()
-    for part in tl.static_range(len(g_rows)):
-        gradients = gradients + (tl.zeros([g_rows[part].shape[0], x_steps.shape[1]], tl.float32),)
-    first = tl.arange(0, BLOCK_T)
-    # The place of each position in space, and how far BLOCK_T positions are, in mixed radix.
-    z, y, x = first // (OUT[0] * OUT[1]), first // OUT[1] % OUT[0], first % OUT[1]
-    more_z, more_y = BLOCK_T // (OUT[0] * OUT[1]), BLOCK_T // OUT[1] % OUT[0]
-    more_x = BLOCK_T % OUT[1]
-    limit = aligned(T, VECTOR_G) if POSITIONS_LAST else T
-    for start in range(0, T, BLOCK_T):
-        t = start + first
-        places = t * STEPS[2] if PLAIN else z * STEPS[0] + y * STEPS[1] + x * STEPS[2]
-        g_steps = t if POSITIONS_LAST else t * g_stride
-        if not EVEN_T:
-            # Triton 3.9 forgets what divides a choice, and then loads number by number.
-            places = tl.multiple_of(tl.where(t < T, places, 0), VECTOR_X)
-        loaded, added = (), ()
-        for part in tl.static_range(len(g_rows)):
-            if EVEN_T:
-                g = tl.load(g_rows[part] + g_steps[None, :])  # [PART_O, BLOCK_T]
-            else:
-                mask = (t < limit)[None, :]
-                g = tl.load(g_rows[part] + g_steps[None, :], mask=mask, other=0.0)
-            loaded = loaded + (g,)
-        a = tl.load(x_ptr + (places[:, None] + x_steps))  # [BLOCK_T, BLOCK_I]
-        for part in tl.static_range(len(g_rows)):
-            added = added + (_add_product(loaded[part], a, gradients[part], PRECISION, PROMOTE),)
-        gradients = added
-        if not PLAIN:
-            x += more_x
-            y += more_y + (x >= OUT[1]).to(tl.int32)
-            x = tl.where(x >= OUT[1], x - OUT[1], x)
-            z += more_z + (y >= OUT[0]).to(tl.int32)
-            y = tl.where(y >= OUT[0], y - OUT[0], y)
-    return gradients
+# Columns of a tile of split products for these: as of layers with few inputs.
+_COLUMNS_IF_NEEDED = 64
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
@@ -130,12 +66,15 @@ def _direct_sq_norm_kernel(
     g_stride_n,
     g_stride_k,
     g_stride,
+    every,  # whether all norms are needed after all, where kernels are shared
     PLAIN: tl.constexpr,
+    FLAT: tl.constexpr,
     POSITIONS_LAST: tl.constexpr,
     VECTOR_X: tl.constexpr,
     VECTOR_G: tl.constexpr,
     EVEN_T: tl.constexpr,
     HAS_NEEDED: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_O: tl.constexpr,
     PART_O: tl.constexpr,  # rows of one product
     BLOCK_I: tl.constexpr,
@@ -173,7 +112,9 @@ def _direct_sq_norm_kernel(
             else:
                 g_row = g_ptr + tl.max_contiguous(tl.multiple_of(far + o, VECTOR_G), VECTOR_G)
             if HAS_NEEDED:
-                present = tl.load(needed_ptr + n * K + k, mask=present, other=0) != 0
+                read = present & (every == 0) if SHARED else present
+                found = tl.load(needed_ptr + n * K + k, mask=read, other=0) != 0
+                present = present & (found | (every != 0)) if SHARED else found
                 end = tl.where(tl.max(present.to(tl.int32), 0) != 0, last, end)
             slots, g_rows, needed = slots + (rows,), g_rows + (g_row[:, None],), needed + (present,)
             totals = totals + (tl.zeros([PART_O], tl.float32),)
@@ -181,10 +122,10 @@ def _direct_sq_norm_kernel(
             columns = tile * BLOCK_I + tl.arange(0, BLOCK_I)
             i = tl.where(columns < inputs, columns, 0)
             i = tl.max_contiguous(tl.multiple_of(i, VECTOR_X), VECTOR_X)
-            x_steps = input_steps(i, channels, kernel, taps, PLAIN, VECTOR_X)
-            gradients = _gradient(
-                *(x_group, x_steps[None, :], g_rows, T, g_stride, out, steps),
-                *(PLAIN, POSITIONS_LAST, VECTOR_X, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
+            x_steps = input_steps(i, channels, kernel, taps, PLAIN, FLAT, VECTOR_X)
+            gradients = tile_gradient(
+                *(x_group, x_steps[None, :], g_rows, T, g_stride, out, steps, PLAIN, FLAT),
+                *(POSITIONS_LAST, VECTOR_X, VECTOR_G, EVEN_T, BLOCK_T, PRECISION, PROMOTE),
             )
             added = ()
             for part in tl.static_range(BLOCK_O // PART_O):
@@ -232,26 +173,32 @@ def _part(
     x, g, t, i = activations.x, grads.g, activations.positions, activations.inputs
     n, k, _, o = g.shape
     groups, o = activations.groups, o // activations.groups
+    # Few norms are needed: they are not worth a compilation of their own. The loops of split
+    # products have so many instructions that masks do not count, and all of them share one.
+    shared = tiles.shares(g.dtype, input_precision, g.device)
     if tile is None:
         vectors = min(activations.vector, grads.vector) * g.element_size() == 16
-        tile = tiles.choose("direct", g.dtype, input_precision, (k * o, i), vectors, g.device)
-        if needed is not None:
+        columns = min(i, _COLUMNS_IF_NEEDED) if shared and needed is not None else i
+        tile = tiles.choose("direct", g.dtype, input_precision, (k * o, columns), vectors, g.device)
+        if needed is not None and not shared:
             tile = tiles.small(tile)
     row_tiles, column_tiles = triton.cdiv(k * o, tile.rows), triton.cdiv(i, tile.columns)
     own_rows, own_columns = _program_tiles(row_tiles, column_tiles, needed is not None)
     splits = triton.cdiv(column_tiles, max(1, own_columns))
     partial = torch.empty(n, groups, splits, k * o, dtype=torch.float32, device=g.device)
-    flags = partial if needed is None else needed.to(torch.int8).contiguous()
+    flags = torch.empty(16, dtype=torch.int8, device=g.device) if needed is None else needed
     if partial.numel():
         grid = (n * groups * triton.cdiv(row_tiles, own_rows) * splits,)
         sizes = (k, t, i, o, groups, own_rows, own_columns, splits)
         _direct_sq_norm_kernel[grid](
-            *(x, g, flags, partial, *sizes),
+            *(x, g, flags.to(torch.int8).contiguous(), partial, *sizes),
             **activations.arguments(),
             **grads.arguments(),
-            # Few norms are needed: they are not worth a compilation of their own.
-            EVEN_T=needed is None and t % tile.depth == 0,
-            HAS_NEEDED=needed is not None,
+            every=int(needed is None),
+            FLAT=activations.flat and tiles.flattens(g.dtype, input_precision, g.device),
+            EVEN_T=not shared and needed is None and t % tile.depth == 0,
+            HAS_NEEDED=shared or needed is not None,
+            SHARED=shared,
             BLOCK_O=tile.rows,
             PART_O=tiles.product_rows(tile, input_precision, g.device),
             BLOCK_I=tile.columns,

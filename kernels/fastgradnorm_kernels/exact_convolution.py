@@ -37,6 +37,28 @@ def _fact(phases_ptr, phase, column: tl.constexpr, FACTS: tl.constexpr):
 
 
 @triton.jit
+def _positions(m, size_z, size_y, size_x, FLAT: tl.constexpr):
+    """The row that each is of, and where it is in space."""
+    # Of a phase without positions nothing is present: it must not be divided by zero, no more.
+    size_z, size_y, size_x = tl.maximum(size_z, 1), tl.maximum(size_y, 1), tl.maximum(size_x, 1)
+    row, y, x = m // size_x // size_y, m // size_x % size_y, m % size_x
+    z = tl.zeros_like(row)
+    if not FLAT:
+        row, z = row // size_z, row % size_z
+    return row, z, y, x
+
+
+@triton.jit
+def _places(in_z, in_y, in_x, SPACE_Z, SPACE_Y, SPACE_X, FLAT: tl.constexpr):
+    """Inputs as they are numbered, and whether there are any."""
+    inside = (in_y >= 0) & (in_y < SPACE_Y) & (in_x >= 0) & (in_x < SPACE_X)
+    if not FLAT:
+        inside &= (in_z >= 0) & (in_z < SPACE_Z)
+        in_y += in_z * SPACE_Y
+    return in_y * SPACE_X + in_x, inside
+
+
+@triton.jit
 def _carried(digit, next, base):
     """Two digits of a number, the lower of which has just been counted up."""
     full = (digit >= base).to(tl.int32)
@@ -85,6 +107,7 @@ def _exact_convolution_kernel(
     EACH_X,
     HAS_BIAS: tl.constexpr,
     POINTWISE: tl.constexpr,
+    FLAT: tl.constexpr,  # nothing is along the first of three dimensions
     VECTOR: tl.constexpr,
     FIRST_OUT: tl.constexpr,
     FIRST_IN: tl.constexpr,
@@ -103,22 +126,20 @@ def _exact_convolution_kernel(
     size_z, size_y, size_x = _fact(phases_ptr, phase, SIZES, FACTS)
     taps_z, taps_y, taps_x = _fact(phases_ptr, phase, TAPS, FACTS)
     first_z, first_y, first_x = _fact(phases_ptr, phase, FIRST_IN, FACTS)
+    if FLAT:
+        size_z = 1
     if POINTWISE:
-        size_z, size_y, size_x = 1, 1, 1
+        size_y, size_x = 1, 1
     m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     present = m < rows * size_z * size_y * size_x
-    m = tl.where(present, m, 0)
-    # Of a phase without positions nothing is present: it must not be divided by zero, no more.
-    size_z, size_y, size_x = tl.maximum(size_z, 1), tl.maximum(size_y, 1), tl.maximum(size_x, 1)
-    x, y = m % size_x, m // size_x % size_y
-    z, row = m // size_x // size_y % size_z, m // size_x // size_y // size_z
+    row, z, y, x = _positions(tl.where(present, m, 0), size_z, size_y, size_x, FLAT)
     from_row = tl.cast(row, tl.int64) * (SPACE_Z * SPACE_Y * SPACE_X * channels)
     from_z, from_y, from_x = z * STEP_Z + first_z, y * STEP_Y + first_y, x * STEP_X + first_x
     c, column = tl.arange(0, BLOCK_C), column_tile * BLOCK_O + tl.arange(0, BLOCK_O)
     within = column < columns
     column = tl.max_contiguous(tl.multiple_of(tl.where(within, column, 0), VECTOR), VECTOR)
-    place = tl.load(phases_ptr + phase * FACTS + PLACE)
-    weights = (place * channels + c)[:, None] * columns + column[None, :]
+    first = tl.load(phases_ptr + phase * FACTS + PLACE)
+    weights = (first * channels + c)[:, None] * columns + column[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_O], tl.float32)
     tap_z, tap_y, tap_x, channel = 0, 0, 0, 0
     for _ in range(taps_z * taps_y * taps_x * (channels // BLOCK_C)):
@@ -128,9 +149,9 @@ def _exact_convolution_kernel(
         else:
             in_z, in_y = from_z + tap_z * EACH_Z, from_y + tap_y * EACH_Y
             in_x = from_x + tap_x * EACH_X
-            inside = present & (in_z >= 0) & (in_z < SPACE_Z) & (in_y >= 0) & (in_y < SPACE_Y)
-            inside &= (in_x >= 0) & (in_x < SPACE_X)
-            source = from_row + (((in_z * SPACE_Y + in_y) * SPACE_X + in_x) * channels + channel)
+            place, inside = _places(in_z, in_y, in_x, SPACE_Z, SPACE_Y, SPACE_X, FLAT)
+            inside &= present
+            source = from_row + (place * channels + channel)
         source = tl.multiple_of(source, BLOCK_C)[:, None] + c[None, :]
         high = tl.load(high_ptr + source, mask=inside[:, None], other=0.0)
         low = tl.load(low_ptr + source, mask=inside[:, None], other=0.0)
@@ -144,14 +165,16 @@ def _exact_convolution_kernel(
         if not POINTWISE:
             channel, tap_x = _carried(channel, tap_x, channels)
             tap_x, tap_y = _carried(tap_x, tap_y, taps_x)
-            tap_y, tap_z = _carried(tap_y, tap_z, taps_y)
+            if not FLAT:
+                tap_y, tap_z = _carried(tap_y, tap_z, taps_y)
     total *= tl.load(inverse_ptr + row)[:, None]
     total *= tl.load(weight_inverse_ptr + column)[None, :]
     if HAS_BIAS:
         total += tl.load(bias_ptr + column)[None, :]
     out_z, out_y, out_x = _fact(phases_ptr, phase, FIRST_OUT, FACTS)
     out_z, out_y, out_x = out_z + z * OUT_STEP_Z, out_y + y * OUT_STEP_Y, out_x + x * OUT_STEP_X
-    target = (tl.cast(row, tl.int64) * OUT_Z + out_z) * OUT_Y + out_y
+    target = tl.cast(row, tl.int64)
+    target = (target if FLAT else target * OUT_Z + out_z) * OUT_Y + out_y
     target = (target * OUT_X + out_x) * columns
     target = tl.multiple_of(target, VECTOR)[:, None] + column[None, :]
     tl.store(out_ptr + target, total, mask=present[:, None] & within[None, :])
@@ -200,6 +223,7 @@ def convolve(
         *(*space, *sizes, *plan.step, *plan.out_step, *plan.each),
         HAS_BIAS=bias is not None,
         POINTWISE=pointwise,
+        FLAT=pointwise or len(plan.shape) < 3,
         VECTOR=math.gcd(columns, 8),
         FIRST_OUT=exact_plans.FIRST_OUT,
         FIRST_IN=exact_plans.FIRST_IN,

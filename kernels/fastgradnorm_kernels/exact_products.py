@@ -104,6 +104,11 @@ def pulls(g: Tensor, weight: Tensor) -> bool:
     return _fits(weight, weight.shape[0], weight.shape[1]) and _is_exact(g, weight)
 
 
+def precedes(x: Tensor, weight: Tensor) -> bool:
+    """Whether exact products take what a convolution of x by this weight makes."""
+    return weight.shape[0] % 16 == 0 and _is_exact(x, weight)
+
+
 def _fits(weight: Tensor, inputs: int, outputs: int) -> bool:
     """Whether the channels are whole steps of the matrix units, and whole vectors."""
     return inputs % 16 == 0 == outputs % 8 and 0 < weight.numel() < _MOST_NUMBERS

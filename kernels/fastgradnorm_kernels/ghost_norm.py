@@ -70,10 +70,12 @@ def _ghost_sq_norm_kernel(
     g_stride_k,
     g_stride,
     PLAIN: tl.constexpr,
+    FLAT: tl.constexpr,
     POSITIONS_LAST: tl.constexpr,
     VECTOR_X: tl.constexpr,
     VECTOR_G: tl.constexpr,
     STACKED: tl.constexpr,  # all positions are in one tile, of one cotangent or of several
+    SHARED: tl.constexpr,  # or not: `pairs` tells
     EVEN_I: tl.constexpr,
     EVEN_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -93,22 +95,23 @@ def _ghost_sq_norm_kernel(
     positions = aligned(T, VECTOR_G) if POSITIONS_LAST else T
     row, column = tile_pair(pair)
     vector: tl.constexpr = VECTOR_G if POSITIONS_LAST else 1
-    t, slot, inside = tile_positions(row, positions, stack, STACKED, vector, BLOCK_T)
+    t, slot, inside = tile_positions(row, positions, stack, pairs, STACKED, SHARED, vector, BLOCK_T)
     column_t, column_slot, column_inside = tile_positions(
-        column, positions, stack, STACKED, vector, BLOCK_T
+        column, positions, stack, pairs, STACKED, SHARED, vector, BLOCK_T
     )
+    same: tl.constexpr = STACKED and not SHARED
     x_group = x_ptr + aligned(n * x_stride_n + group * x_stride_group, VECTOR_X)
-    places = tl.multiple_of(input_places(t, out, steps, PLAIN), VECTOR_X)
-    column_places = tl.multiple_of(input_places(column_t, out, steps, PLAIN), VECTOR_X)
+    places = tl.multiple_of(input_places(t, out, steps, PLAIN, FLAT), VECTOR_X)
+    column_places = tl.multiple_of(input_places(column_t, out, steps, PLAIN, FLAT), VECTOR_X)
     channels = aligned(channels, VECTOR_X)
     gram_a = activation_gram(
         *(x_group, places, column_places, I, channels, kernel, taps),
-        *(PLAIN, STACKED, VECTOR_X, EVEN_I, BLOCK_D, PRECISION, PROMOTE),
+        *(PLAIN, FLAT, same, VECTOR_X, EVEN_I, BLOCK_D, PRECISION, PROMOTE),
     )
     used = inside[:, None] & column_inside[None, :] & (slot[:, None] == column_slot[None, :])
     gram_a = tl.where(used, gram_a, 0.0)
     diagonal = t[:, None] == column_t[None, :]
-    width = positions if STACKED else pairs
+    width = tl.where(pairs == 1, positions, pairs) if SHARED else positions if STACKED else pairs
     g_group = group * O * g_stride if POSITIONS_LAST else aligned(group * O, VECTOR_G)
     g_group = g_ptr + aligned(n * g_stride_n, VECTOR_G) + g_group
     for k in range(first_k, tl.minimum(first_k + chunk, K), stack):
@@ -121,17 +124,22 @@ def _ghost_sq_norm_kernel(
         )
         gram = gram_a * gradient_gram(
             *(rows, columns, O, g_stride),
-            *(STACKED, POSITIONS_LAST, VECTOR_G, EVEN_O, BLOCK_D, PRECISION, PROMOTE),
+            *(same, POSITIONS_LAST, VECTOR_G, EVEN_O, BLOCK_D, PRECISION, PROMOTE),
         )
         on_diagonal = tl.where(diagonal, gram, 0.0)
         first = ((n * groups + group) * K + k) * width
+        weight = tl.where(row == column, 1.0, 2.0)
         if STACKED:
             slots = first + tl.arange(0, BLOCK_T)
             written = inside & (slot < K - k)
-            tl.store(sq_norm_ptr + slots, tl.sum(gram, 1), mask=written)
-            tl.store(uncancelled_ptr + slots, tl.sum(on_diagonal, 1), mask=written)
+            sq_norms, uncancelled = tl.sum(gram, 1), tl.sum(on_diagonal, 1)
+            if SHARED:
+                written &= pairs == 1
+                tl.store(sq_norm_ptr + first + pair, weight * tl.sum(sq_norms), mask=pairs != 1)
+                tl.store(uncancelled_ptr + first + pair, tl.sum(uncancelled), mask=pairs != 1)
+            tl.store(sq_norm_ptr + slots, sq_norms, mask=written)
+            tl.store(uncancelled_ptr + slots, uncancelled, mask=written)
         else:
-            weight = tl.where(row == column, 1.0, 2.0)
             tl.store(sq_norm_ptr + first + pair, weight * tl.sum(gram))
             tl.store(uncancelled_ptr + first + pair, tl.sum(on_diagonal))
 
@@ -180,6 +188,9 @@ def parts(
     pairs = blocks * (blocks + 1) // 2
     chunk = _chunk((i, o, k), stack, n * groups * pairs, tiles.processors(g.device))
     width = t if pairs == 1 else pairs
+    # Split products of a tile with itself take as many instructions as of two tiles, and what they
+    # read twice is in the cache: one compilation serves all numbers of tiles.
+    shared = tiles.shares(g.dtype, input_precision, g.device)
     shape, device = (n, groups, k, width), g.device
     sq_norm, uncancelled = (
         torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)
@@ -190,7 +201,9 @@ def parts(
             *(x, g, sq_norm, uncancelled, k, t, i, o, groups, pairs, chunk, stack),
             **activations.arguments(),
             **grads.arguments(),
-            STACKED=pairs == 1,
+            FLAT=activations.flat and tiles.flattens(g.dtype, input_precision, g.device),
+            STACKED=shared or pairs == 1,
+            SHARED=shared,
             EVEN_I=i % depth == 0,
             EVEN_O=o % depth == 0,
             BLOCK_T=side,

@@ -40,6 +40,7 @@ class Windows(NamedTuple):
         numbers: Sizes of the output's and of the kernel's two last dimensions, then the elements
             from one output position to the next and from one kernel position to the next, in each
             of three dimensions.
+        flat: Whether nothing is along the first of three dimensions.
     """
 
     x: Tensor
@@ -50,6 +51,7 @@ class Windows(NamedTuple):
     vector: int
     group_step: int
     numbers: dict[str, int]
+    flat: bool
 
     @property
     def plain(self) -> bool:
@@ -80,7 +82,7 @@ def of_linear(activations: Float[Tensor, "N T I"]) -> Windows:
     """Those of a linear layer, whose activations are dense."""
     _, t, i = activations.shape
     aligned = vector(math.gcd(i, activations.stride(0)), activations.element_size())
-    return Windows(activations, t, i, 1, i, aligned, 0, {})
+    return Windows(activations, t, i, 1, i, aligned, 0, {}, True)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
@@ -106,6 +108,7 @@ def _channels_last_kernel(
     x_stride_x,
     C_LAST: tl.constexpr,
     X_LAST: tl.constexpr,
+    FLAT: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -114,13 +117,19 @@ def _channels_last_kernel(
     n = tl.cast(tl.program_id(0) // blocks_c // blocks_p, tl.int64)
     x = p % (SPACE_X + 2 * PADDING_X) - PADDING_X
     rest = p // (SPACE_X + 2 * PADDING_X)
-    y = rest % (SPACE_Y + 2 * PADDING_Y) - PADDING_Y
-    z = rest // (SPACE_Y + 2 * PADDING_Y) - PADDING_Z
-    inside = (x >= 0) & (x < SPACE_X) & (y >= 0) & (y < SPACE_Y) & (z >= 0) & (z < SPACE_Z)
+    inside = (x >= 0) & (x < SPACE_X)
+    places = x if X_LAST else tl.cast(x, tl.int64) * x_stride_x
+    if FLAT:
+        y = rest - PADDING_Y
+    else:
+        y = rest % (SPACE_Y + 2 * PADDING_Y) - PADDING_Y
+        z = rest // (SPACE_Y + 2 * PADDING_Y) - PADDING_Z
+        inside &= (z >= 0) & (z < SPACE_Z)
+        places += tl.cast(z, tl.int64) * x_stride_z
+    inside &= (y >= 0) & (y < SPACE_Y)
+    places += tl.cast(y, tl.int64) * x_stride_y
     channel = c % channels
     held = (c < all_channels) & (channel < C)
-    places = tl.cast(z, tl.int64) * x_stride_z + tl.cast(y, tl.int64) * x_stride_y
-    places += x if X_LAST else tl.cast(x, tl.int64) * x_stride_x
     channel_steps = tl.cast(c // channels * C + channel, tl.int64)
     channel_steps = channel_steps if C_LAST else channel_steps * x_stride_c
     source = x_ptr + n * x_stride_n + places[:, None] + channel_steps[None, :]
@@ -157,7 +166,8 @@ def _channels_last(x: Tensor, padding: Sequence[int], groups: int, channels: int
         strides = (*x.stride()[:2], *_three(x.stride()[2:], 0))
         sizes = (positions, c // groups, channels, *space, *pads, width, *blocks)
         grid = (n * blocks[0] * blocks[1],)
-        last = {"C_LAST": strides[1] == 1, "X_LAST": strides[-1] == 1}
+        last = {"C_LAST": strides[1] == 1, "X_LAST": strides[-1] == 1 != strides[1]}
+        last["FLAT"] = x.dim() < 5
         _channels_last_kernel[grid](x, out, *sizes, *strides, **last, **_BLOCKS, **LAUNCH)
     return out
 
@@ -184,5 +194,5 @@ def of_convolution(
             numbers[f"{of}_step_{dim}"] = step * place
     inputs = math.prod(kernel) * channels
     aligned = vector(channels, x.element_size())
-    t = math.prod(out)
-    return Windows(copy, t, inputs, groups, channels, aligned, channels, numbers)
+    t, flat = math.prod(out), len(kernel) < 3
+    return Windows(copy, t, inputs, groups, channels, aligned, channels, numbers, flat)

@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 from fused import FUSED
+from torch._prims_common import suggest_memory_format
 from torch.utils._pytree import tree_map
 
 _PRODUCTS = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::mv"})
@@ -49,7 +50,19 @@ def _nothing(func, args, kwargs):
     meta = tree_map(lambda v: v.to("meta") if isinstance(v, torch.Tensor) else v, (args, kwargs))
     if "device" in kwargs:
         meta[1]["device"] = "meta"
-    return tree_map(_untouched, FUSED.get(func._schema.name, func)(*meta[0], **meta[1]))
+    made = FUSED.get(func._schema.name, func)(*meta[0], **meta[1])
+    if func._schema.name in _CONVOLUTIONS:
+        made = tree_map(lambda tensor: _as_cudnn_has_it(tensor, *args), made)
+    return tree_map(_untouched, made)
+
+
+def _as_cudnn_has_it(made, *given):
+    """What a convolution gives, with the channels last where its input or its weight has them."""
+    tensors = [t for t in given if isinstance(t, torch.Tensor) and t.dim() == 4][-2:]
+    last = torch.channels_last in map(suggest_memory_format, tensors)
+    if made is None or made.dim() != 4 or not last or made.dtype == torch.float64:
+        return made
+    return made.contiguous(memory_format=torch.channels_last)
 
 
 def _untouched(value):

@@ -8,5 +8,6 @@ collect_ignore = [
     "emulator.py",
     "inside.py",
     "loaders.py",
+    "noted.py",
     "planted.py",
 ]

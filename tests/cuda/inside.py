@@ -21,6 +21,7 @@ from changes import in_a_stream
 from contract import CASES
 from fastgradnorm_kernels import _backends, exact_products
 from loaders import KINDS
+from noted import noted
 from planted import PLANTED
 
 from fastgradnorm import (
@@ -237,6 +238,9 @@ def main(names):
                 found = captured(CASES[planted.case if rest in PLANTED else rest], planted.fault)
             elif kind == "count":
                 found = counted(rest)
+            elif kind == "launched":
+                with _as_compiled():
+                    found = noted(rest, converted)
             elif kind == "loader":
                 found = KINDS[rest](CASES["mlp"])
             elif kind == "changed":

@@ -108,12 +108,20 @@ def test_other_devices_are_plain_gpus():
 def test_exact_products_sum_alike_however_many_rows_there_are(monkeypatch):
     monkeypatch.setattr(tiles, "gpu", lambda device: ("", (9, 0)))
     device = torch.device("cpu")
-    few, many = (tiles.exact(rows, 256, device) for rows in (64, 1 << 20))
+    few, many = (tiles.exact(rows, 1024, device) for rows in (64, 1 << 20))
     assert few != many
     assert few.depth == many.depth
-    narrow = {tiles.exact(rows, 64, device) for rows in (64, 1 << 20)}
+    # Of a network's narrower layers there is one, which is compiled once.
+    narrow = {tiles.exact(rows, columns, device) for rows in (64, 1 << 20) for columns in (64, 512)}
     assert len(narrow) == 1
     assert all(tile.columns <= 64 for tile in narrow)
+
+
+def test_split_products_are_narrow_where_that_saves_more_than_it_costs(monkeypatch):
+    monkeypatch.setattr(tiles, "gpu", lambda device: ("", (9, 0)))
+    for inputs, columns in ((36, 64), (64, 64), (128, 128), (576, 64), (1152, 128), (10_000, 128)):
+        tile = tiles.choose("direct", torch.float32, "bf16x6", (640, inputs), True, CPU)
+        assert tile == Tile(128, columns, 32, 8, 3)
 
 
 @pytest.mark.parametrize("other, warps", [((9, 0), 4), ((8, 0), 8), ((10, 0), 16), ((12, 0), 32)])
@@ -127,3 +135,11 @@ def test_elsewhere_the_assembler_decides_on_registers(other, warps, monkeypatch)
 def test_blackwell_may_use_all_registers(blackwell, warps, monkeypatch):
     monkeypatch.setattr(tiles, "gpu", lambda device: ("GPU X", blackwell))
     assert tiles.registers(CPU, warps) == {"maxnreg": 255}
+
+
+@pytest.mark.parametrize("dtype, precision", ARITHMETIC)
+def test_on_hopper_alone_kernels_differ_in_what_was_seen_to_pay(dtype, precision, capability):
+    hopper, ieee = capability == (9, 0), (dtype, precision) == (torch.float32, "ieee")
+    assert tiles.flattens(dtype, precision, CPU) == (hopper and not ieee)
+    split = precision in ("tf32x3", "bf16x6")
+    assert tiles.shares(dtype, precision, CPU) == (hopper and split)

@@ -37,6 +37,7 @@ _KEPT = "fastgradnorm_laid_out"
 
 _Sizes = tuple[int, ...]
 _Options = tuple[_Sizes, _Sizes, _Sizes, int]  # stride, padding, dilation, groups
+_Formats = tuple[torch.memory_format, torch.memory_format]  # of what is multiplied, and comes out
 _PULLED: tuple[Callable[..., Tensor], ...] = (conv1d_input, conv2d_input, conv3d_input)
 
 
@@ -72,9 +73,14 @@ def conv(
     format = torch.channels_last if last else torch.contiguous_format
     if not (groups == 1 and exact_products.pulls(input, weight)):  # has its weights' parts itself
         weight = laid_out(weight, format)
+    # Of a first layer exact products that follow would copy it so: forward, and the gradients of
+    # all cotangents back.
+    first = channels_last and dims == 2 and not input.requires_grad
+    precedes = first and exact_products.precedes(input, weight)
+    formats = format, torch.channels_last if precedes else format
     if not differentiated:
-        return _forward(Rows.of(input), weight, bias, options, format)
-    output: Tensor = _Conv.within(input, weight, bias, options, format)
+        return _forward(Rows.of(input), weight, bias, options, formats)
+    output: Tensor = _Conv.within(input, weight, bias, options, formats)
     return output
 
 
@@ -115,17 +121,24 @@ def prefers_channels_last(input: Tensor, weight: Tensor, geometry: Geometry, gro
 
 
 def _forward(
-    x: Rows, weight: Tensor, bias: Tensor | None, options: _Options, format: torch.memory_format
+    x: Rows,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: _Options,
+    formats: _Formats,
 ) -> Tensor:
+    format, made = formats
+
     def run(rows: Tensor) -> Tensor:
         if options[3] == 1 and exact_products.convolves(rows, weight):
             output = exact_products.convolution(rows, weight, bias, _geometry(weight, options))
-            return output.contiguous(memory_format=format)
+            return output.contiguous(memory_format=made)
         rows = rows.contiguous(memory_format=format)
         if _is_product(rows, weight, options):
             return _product(rows, weight.flatten(1), bias)
         function = (F.conv1d, F.conv2d, F.conv3d)[len(options[0]) - 1]
-        return function(rows, weight, bias, *options)
+        output = function(rows, weight, bias, *options)
+        return output if made == format else output.contiguous(memory_format=made)
 
     return x.apply(run)
 
@@ -163,16 +176,16 @@ class _Conv(SingleLevel):
         weight: Tensor,
         bias: Tensor | None,
         options: _Options,
-        format: torch.memory_format,
+        formats: _Formats,
     ) -> Tensor:
         rows = Rows.of(unwrap(x))
         ctx.save_for_backward(weight)
-        ctx.options, ctx.format = options, format
+        ctx.options, ctx.format = options, formats[0]
         ctx.shape, ctx.like = x.shape, layout(rows.tensor)
         # Found here: the backward pass of a GPU has another thread.
         exact = options[3] == 1 and exact_products.pulls(rows.tensor, weight)
         ctx.parts = exact_products.kept() if exact else None
-        return wrap(_forward(rows, weight, bias, options, format))
+        return wrap(_forward(rows, weight, bias, options, formats))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
