@@ -5,6 +5,7 @@ from fastgradnorm_kernels.tiles import Tile
 
 from tests.support.kernel_support import (
     DEVICE,
+    Mode,
     assert_within_budget,
     far_apart,
     guarded,
@@ -58,6 +59,16 @@ def test_tiles_and_stacks(T, last, mode):
     ref = reference.ghost_sq_norm(a, g)
     assert_within_budget(actual.sq_norm, ref.sq_norm, linear_oracle(a, g), mode.slack)
     assert_within_budget(actual.uncancelled, ref.uncancelled, _uncancelled(a, g), mode.slack)
+
+
+@pytest.mark.parametrize("mode", [Mode(torch.float32, "tf32x3", 2e-6)], ids=["split"])
+def test_many_positions(mode):
+    # So many that places in the last tile, divided as those of few are, would be rounded up.
+    a, g = map(guarded, _pair(1, 1, 1500, 16, 16, mode.dtype))
+    tile = Tile(128, 128, 16, 4, 2)
+    actual = ghost_norm.ghost_sq_norm(a, g, input_precision=mode.precision, tile=tile)
+    ref = reference.ghost_sq_norm(a, g)
+    assert_within_budget(actual.sq_norm, ref.sq_norm, linear_oracle(a, g), mode.slack)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 3, 4, 5), (2, 0, 3, 4, 5), (2, 2, 0, 4, 5)], ids=str)
