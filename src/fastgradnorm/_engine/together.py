@@ -44,6 +44,10 @@ _LAYERS = _CONVOLUTIONS | {
     *(F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm, torch.rms_norm, torch.cat),
 }
 
+# Which are written out for samples by themselves.
+_WHOLE = frozenset({torch.gru_cell, torch.lstm_cell, torch.rnn_relu_cell, torch.rnn_tanh_cell})
+_WHOLE |= {torch.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.prelu}
+
 
 class Head(NamedTuple):
     """What a last layer was given and what came of it.
@@ -139,7 +143,9 @@ class _Rows(HeadInput):
         ids = [*_ids((*args, *kwargs.values()))]
         others = self._own.isdisjoint(ids)
         alone = others and not self.stand_ins.swaps(ids)
-        if func in self._seen.plain and alone and not self._may_harm(name, args, kwargs):
+        plain = func in self._seen.plain or func in _WHOLE
+        plain = plain or (name == "__getitem__" and _is_view(args[1]))
+        if plain and alone and not self._may_harm(name, args, kwargs):
             return func(*args, **kwargs)
         if name in _TOLD or (name == "where" and len(args) == 1 and not kwargs):
             raise _ApartError
@@ -187,6 +193,15 @@ class _Rows(HeadInput):
         output = func(*args, **kwargs)
         check_memory(name, args, kwargs, output)
         return output
+
+
+def _is_view(index: Any) -> bool:
+    """Whether an index is of numbers alone, as of a step in a loop over them."""
+    for part in index if type(index) is tuple else (index,):
+        bounds = (part.start, part.stop, part.step) if type(part) is slice else (part,)
+        if not all(each is None or each is ... or type(each) is int for each in bounds):
+            return False
+    return True
 
 
 def _ids(values: Iterable[Any]) -> Iterator[int]:
