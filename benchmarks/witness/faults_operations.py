@@ -43,8 +43,8 @@ FAULTS = [
     ),
     Fault(
         _RULES, "dropped factor",
-        "total = total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()",
-        "total = total + ((a[0] @ row_grads.mT) * chosen).sum()",
+        "return total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()",
+        "return total + ((a[0] @ row_grads.mT) * chosen).sum()",
         "an embedding tied to the head: half of the cross terms are missing",
     ),
     Fault(
@@ -75,9 +75,14 @@ FAULTS = [
     ),
     Fault(
         _RULES, "wrong reduction",
-        "a, g = (_cat([p[i] for p in parts[\"outer\"]]) for i in (0, 1))",
-        "a, g = parts[\"outer\"][-1]",
+        "outer = _cat([a for a, _ in parts[\"outer\"]]), _cat([g for _, g in parts[\"outer\"]])",
+        "outer = parts[\"outer\"][-1]",
         "of a weight that is used several times only the last use counts",
+    ),
+    Fault(
+        _RULES, "dropped term",
+        ".scatter_add(0, index, row_grads).square().sum()", ".square().sum()",
+        "lookups of long texts do not count for an embedding that is tied to a head",
     ),
     Fault(
         _CONVOLUTIONS, "dropped term",

@@ -63,7 +63,7 @@ def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _sum_of_squares(x: Float[Tensor, "N K ..."]) -> Float[Tensor, "N K"]:
-    return sum_of_squares(x.reshape(*x.shape[:2], -1))
+    return sum_of_squares(x.flatten(2))
 
 
 def _rows(grad_outputs: Float[Tensor, "N K T O"]) -> Float[Tensor, "N KO T"]:

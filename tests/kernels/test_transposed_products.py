@@ -1,5 +1,6 @@
 """Weight norms by products that take transposed factors as they lie, against float64."""
 
+import fastgradnorm_kernels as kernels
 import pytest
 import torch
 from fastgradnorm_kernels import _direct, _matmul, _torch_norms, patches, reference
@@ -157,3 +158,10 @@ def test_no_samples():
     x, g = torch.randn(0, 5, 6, 7), torch.randn(0, 3, 4, 6, 7)
     assert _direct.direct_conv_sq_norm(x, g, geometry).shape == (0, 3)
     assert _direct.direct_sq_norm(torch.randn(0, 7, 5), torch.randn(0, 3, 7, 4)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_no_samples_of_one_position(groups):
+    geometry = (3,), (1,), (0,), (1,)
+    x, g = torch.randn(0, 4, 3), torch.randn(0, 2, 6, 1)
+    assert kernels.conv_sq_norm(x, g, *geometry, groups).shape == (0, 2)

@@ -12,6 +12,7 @@ from tests.support.cases import Custom, linear
 
 X = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0))
 IDS = torch.randint(6, (5, 4), generator=torch.Generator().manual_seed(1))
+LONG = torch.arange(19) % 5  # more pairs of positions than the gradient has numbers
 
 
 def there_and_back(m, x):
@@ -72,6 +73,16 @@ def lookup_of_rows_and_columns(m, x):
     return m.head((x * F.embedding(IDS[:1], m.S) + F.embedding(IDS[:1], m.S.t())).sum(1))
 
 
+def long_lookup_and_logits(m, x):
+    rows = torch.tanh(F.embedding(LONG[None], m.S, padding_idx=2))
+    return m.head((rows @ m.S.T).sum(1) + x.sum(1))
+
+
+def long_lookup_and_back(m, x):
+    rows = torch.tanh(F.embedding(LONG[None], m.S))
+    return m.head((torch.tanh(F.linear(rows, m.S)) @ m.S).sum(1) * x.sum(1))
+
+
 def padded_lookup(m, x):
     y = F.embedding(IDS[:1], m.S, padding_idx=2)
     return m.head((torch.tanh(y) @ m.S.T + x).sum(1))
@@ -112,7 +123,7 @@ def reversed_rows(m, x):
 JOINED = [
     *(there_and_back, several_times, square, views, slices, one_position, added, batched),
     *(lookup_and_logits, lookup_and_back, lookup_of_columns, convolved_and_back, back_in_groups),
-    *(padded_lookup, padded_otherwise),
+    *(padded_lookup, padded_otherwise, long_lookup_and_logits, long_lookup_and_back),
 ]
 FORMED = [
     *(lookup_of_rows_and_columns, kernels_turned, overlapping, reversed_rows),

@@ -1,7 +1,7 @@
 """What a pass needs in memory, as far as one plain pass tells."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,8 +9,9 @@ import fastgradnorm_kernels as kernels
 import torch
 from torch import Tensor
 
+from fastgradnorm._engine.coverage import Coverage
 from fastgradnorm._model import Subject, Use, parts
-from fastgradnorm._operations import Rule, count
+from fastgradnorm._operations import Rule, count, forms_tied
 
 _MANY = 1 << 20
 
@@ -63,11 +64,39 @@ class SavedBytes:
         return self.tensors[number]
 
 
-def transient_elements(uses: Sequence[Use], subject: Subject, leftovers: Sequence[str]) -> int:
+def transient_elements(uses: Sequence[Use], subject: Subject, coverage: Coverage) -> int:
     """The largest step of a pull-back: a gradient, what its rule makes of it, and copies."""
     outputs = max([count(use.output) for use in uses if use.output is not None], default=1)
-    largest = max([count(subject.parameters[name]) for name in leftovers], default=0)
-    return 4 * outputs + 2 * largest
+    largest = max([count(subject.parameters[name]) for name in coverage.leftovers], default=0)
+    return 4 * outputs + 2 * largest + _joined_elements(uses, {*coverage.joint_names})
+
+
+def _joined_elements(uses: Sequence[Use], joined: Set[str]) -> int:
+    """Of the parameters that several uses have: their positions, as they are and side by side.
+
+    For a tied embedding, pairs of a lookup and a position too, or the gradient.
+    """
+    found: dict[str, list[tuple[Rule, str]]] = defaultdict(list)
+    for use in uses:
+        rule, joint = use.rule, None if use.rule is None else use.rule.joint
+        piece = None if joint is None else use.slots.get(joint.slot)
+        if rule is not None and joint is not None and piece is not None and piece.name in joined:
+            found[piece.name].append((rule, joint.kind))
+    return max(map(_side_by_side, found.values()), default=0)
+
+
+def _side_by_side(rules: Sequence[tuple[Rule, str]]) -> int:
+    outer = [(rule.groups, rule.shape) for rule, kind in rules if kind == "outer"]
+    rows = [rule.shape for rule, kind in rules if kind == "rows"]
+    sides = sum(
+        groups * (shape.inputs + shape.outputs) * shape.positions for groups, shape in outer
+    )
+    sides += sum(shape.positions * shape.outputs for shape in rows)
+    if not outer or not rows:
+        return 2 * sides
+    t, s = sum(shape.positions for _, shape in outer), sum(shape.positions for shape in rows)
+    i, o = outer[0][1].inputs, outer[0][1].outputs
+    return 2 * sides + (3 * i * o if forms_tied(t, s, i, o) else 4 * t * s)
 
 
 def scratch_elements(use: Use) -> int:

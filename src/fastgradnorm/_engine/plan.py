@@ -166,7 +166,7 @@ def make_plan(subject: Subject, batch: Batch) -> Plan:
         exact_head=exact_head and lone,
         hooked=run.recorder.passage.hooked,
         activation_bytes=run.saved_bytes,
-        transient_bytes=width * transient_elements(uses, subject, coverage.leftovers),
+        transient_bytes=width * transient_elements(uses, subject, coverage),
         scratch_bytes=width * max(map(scratch_elements, ruled), default=0),
         gradient_bytes=width * max(map(gradient_elements, ruled), default=0),
         item_bytes=width,

@@ -109,7 +109,9 @@ class TappedPass:
         if self._passage.hooked and not plan.hooked:
             raise PlanChangedError
         self._joints = {i: joint for i, (joint, _) in mode.joints.items()}
-        return logits, {i: saved for i, (_, saved) in mode.joints.items()}
+        saved = {i: saved for i, (_, saved) in mode.joints.items()}
+        mode.joints.clear()  # a circle, by the graph of what is saved, which would stay for long
+        return logits, saved
 
     def _zeros(self) -> _Primals:
         """Extra inputs of taps: for norms, for output gradients of joint parameters, leftovers."""

@@ -9,7 +9,7 @@ from fastgradnorm._operations.numbers import count, in_double, is_finite, model_
 from fastgradnorm._operations.operators import in_python
 from fastgradnorm._operations.others import ASKED
 from fastgradnorm._operations.recurrence_operators import DIRECTLY
-from fastgradnorm._operations.rules import Joint, Rule, can_join, joint_sq_norm
+from fastgradnorm._operations.rules import Joint, Rule, can_join, forms_tied, joint_sq_norm
 from fastgradnorm._operations.single_level import (
     SingleLevel,
     autocast_dtype,
@@ -35,6 +35,7 @@ __all__ = [
     "choose_form",
     "count",
     "current_level",
+    "forms_tied",
     "in_double",
     "in_python",
     "inverse",

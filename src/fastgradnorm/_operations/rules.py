@@ -126,25 +126,44 @@ def joint_sq_norm(uses: Sequence[tuple[Joint, Sequence[Tensor], Tensor]]) -> Ten
             own = own.masked_fill((a == joint.padding_idx)[:, None], 0)
         exchanged = joint.kind == "outer" and joint.flipped != flipped
         parts[joint.kind].append((own, a) if exchanged else (a, own))
-    total = uses[0][2].new_zeros((), dtype=kernels.accumulation_dtype(uses[0][2].dtype))
+    wide = kernels.accumulation_dtype(uses[0][2].dtype)
     outer, rows = None, None
     if parts["outer"]:
-        a, g = (_cat([p[i] for p in parts["outer"]]) for i in (0, 1))
-        outer, total = (a, g), total + outer_sq_norm(a, g)
+        outer = _cat([a for a, _ in parts["outer"]]), _cat([g for _, g in parts["outer"]])
     if parts["rows"]:
-        ids, g = (torch.cat([p[i] for p in parts["rows"]]) for i in (0, 1))
-        squared = kernels.embedding_sq_norm(ids[None], g[None, None])[0, 0]
-        rows, total = (ids, g), total + squared
+        rows = torch.cat([a for a, _ in parts["rows"]]), torch.cat([g for _, g in parts["rows"]])
     if outer is not None and rows is not None:
-        # Cross terms of an embedding tied to a head: row id_s meets position t through both
-        # factors.
-        # Autocast narrows a product's operands, and leaves the gradients of a lookup wide.
-        wide = total.dtype
-        (a, g), (ids, row_grads) = outer, rows
-        a, g, row_grads = a.to(wide), g.to(wide), row_grads.to(wide)
-        chosen = g[0].gather(1, ids[None].expand(g.shape[1], -1))  # [T, S]
-        total = total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()
-    return total
+        return _tied_sq_norm(outer, rows, wide)
+    if rows is not None:
+        squared: Tensor = kernels.embedding_sq_norm(rows[0][None], rows[1][None, None])[0, 0]
+        return squared.to(wide)
+    assert outer is not None
+    return outer_sq_norm(*outer).to(wide)
+
+
+def _tied_sq_norm(
+    outer: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor], wide: torch.dtype
+) -> Tensor:
+    """Of an embedding that is tied to a head: `Σ_t g_t a_tᵀ`, and rows that are added to it.
+
+    Row id_s meets position t through both factors, a term for each pair of these, unless the whole
+    gradient has fewer numbers: then it is formed.
+    """
+    # Autocast narrows a product's operands, and leaves the gradients of a lookup wide.
+    (a, g), (ids, row_grads) = (tuple(t.to(wide) for t in outer), (rows[0], rows[1].to(wide)))
+    if forms_tied(a.shape[1], len(ids), a.shape[2], g.shape[2]):
+        index = ids.long()[:, None].expand(row_grads.shape)
+        return (g[0].mT @ a[0]).scatter_add(0, index, row_grads).square().sum()
+    total = (
+        outer_sq_norm(*outer) + kernels.embedding_sq_norm(ids[None], row_grads[None, None])[0, 0]
+    )
+    chosen = g[0].gather(1, ids.long()[None].expand(g.shape[1], -1))  # [T, S]
+    return total + 2 * ((a[0] @ row_grads.mT) * chosen).sum()
+
+
+def forms_tied(positions: int, lookups: int, inputs: int, outputs: int) -> bool:
+    """Whether the gradient of a tied embedding is formed: the smaller of that and the pairs."""
+    return inputs * outputs <= positions * lookups
 
 
 def _cat(parts: Sequence[Tensor]) -> Tensor:
