@@ -227,7 +227,7 @@ def _forms() -> dict[Callable[..., Any], Callable[..., Any]]:
         found |= {owner.cumprod: cumprod, owner.take: take, owner.renorm: renorm}
         found |= {owner.quantile: partial(quantile, False)}
         found |= {owner.nanquantile: partial(quantile, True)}
-    names = ("to", "contiguous", "clone", "float", "double", "half", "bfloat16")
+    names = ("to", "clone", "float", "double", "half", "bfloat16")
     cast = {name: getattr(Tensor, name) for name in names} | {"torch.clone": torch.clone}
     return found | {function: partial(laid_out, function) for function in cast.values()}
 
