@@ -167,7 +167,7 @@ FAULTS = [
     Fault("_grams", _GHOST, "swap sizes", "row % T", "row"),
     Fault("_grams", _GHOST, "drop guard", "tl.where(pairs == 1, tl.cdiv(1 << 20, T), 0)", "tl.cdiv(1 << 20, T)", seen_by="test_many_positions"),
     Fault("_grams", _GHOST, "rounded down", "tl.cdiv(1 << 20, T)", "(1 << 20) // T"),
-    Fault("ghost_norm", _GHOST, "drop mask", "written &= pairs == 1", "written &= pairs >= 1"),
+    Fault("ghost_norm", _GHOST, "drop mask", "(slot < reach)", "(slot < K - k)"),
     Fault("ghost_norm", "parts", "wrong constant", "STACKED=shared or pairs == 1", "STACKED=True"),
     Fault("ghost_norm", "parts", "wrong constant", "SHARED=shared", "SHARED=False"),
     Fault("ghost_norm", "parts", "wrong constant", "EVEN_I=i % depth == 0", "EVEN_I=True"),

@@ -131,10 +131,10 @@ def _ghost_sq_norm_kernel(
         weight = tl.where(row == column, 1.0, 2.0)
         if STACKED:
             slots = first + tl.arange(0, BLOCK_T)
-            written = inside & (slot < K - k)
+            reach = tl.where(pairs == 1, K - k, 0) if SHARED else K - k
+            written = inside & (slot < reach)
             sq_norms, uncancelled = tl.sum(gram, 1), tl.sum(on_diagonal, 1)
             if SHARED:
-                written &= pairs == 1
                 tl.store(sq_norm_ptr + first + pair, weight * tl.sum(sq_norms), mask=pairs != 1)
                 tl.store(uncancelled_ptr + first + pair, tl.sum(uncancelled), mask=pairs != 1)
             tl.store(sq_norm_ptr + slots, sq_norms, mask=written)
